@@ -1,0 +1,56 @@
+"""bridge: two roads out of CLIP, on one set of towers.
+
+``import bridge`` is light: nothing heavier than the standard library loads until a
+verb is called. The verbs live in their rooms and are looked up on first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from bridge.conditioning import Conditioning, condition
+    from bridge.diffusion import Generation, generate, load_pipeline
+    from bridge.errors import BridgeError
+    from bridge.vlm import BridgeVLM, describe, load_vlm
+
+# Public name -> the module that defines it.
+_HOMES = {
+    "BridgeError": "bridge.errors",
+    "BridgeVLM": "bridge.vlm",
+    "Conditioning": "bridge.conditioning",
+    "Generation": "bridge.diffusion",
+    "condition": "bridge.conditioning",
+    "describe": "bridge.vlm",
+    "generate": "bridge.diffusion",
+    "load_pipeline": "bridge.diffusion",
+    "load_vlm": "bridge.vlm",
+}
+
+__all__ = [
+    "BridgeError",
+    "BridgeVLM",
+    "Conditioning",
+    "Generation",
+    "condition",
+    "describe",
+    "generate",
+    "load_pipeline",
+    "load_vlm",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its room on first use (PEP 562)."""
+    if name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'bridge' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

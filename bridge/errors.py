@@ -1,0 +1,43 @@
+"""Every error that bridge raises on purpose, under one root.
+
+Each message names the input, says what was wrong with it, and what to do.
+No torch here: errors must be importable before anything heavy loads.
+"""
+
+from __future__ import annotations
+
+
+class BridgeError(Exception):
+    """Root of bridge's own errors. Catch this to catch them all."""
+
+
+class PromptError(BridgeError, ValueError):
+    """A prompt, negative prompt or question that cannot be encoded."""
+
+
+class OptionError(BridgeError, ValueError):
+    """An option of a verb (steps, seed, size, layer ...) outside its range."""
+
+
+class ImageError(BridgeError, ValueError):
+    """An image that cannot be read, or that is outside the accepted sizes."""
+
+
+class UnknownModelError(BridgeError, LookupError):
+    """A model name that is no recipe, no embedded model, no folder and no hub id."""
+
+
+class WeightsError(BridgeError, OSError):
+    """A weights file that is missing, damaged or of the wrong layout."""
+
+
+class HubError(BridgeError, OSError):
+    """A hub repository that could not be fetched (no network, no access, no such id)."""
+
+
+class UnsupportedModelError(BridgeError, TypeError):
+    """A pipeline or checkpoint whose kind bridge has no recipe for."""
+
+
+class MissingDependencyError(BridgeError, ImportError):
+    """An optional package that a feature needs; the message names the extra to install."""
