@@ -1,0 +1,164 @@
+"""Captions of scenes, in several phrasings; some phrasings are kept for scoring only.
+
+What a caption leaves unsaid has a default the models can learn: no background means white,
+no size means normal, no tint means natural colours. An unnamed style may be any of the three,
+and an unnamed relation any arrangement.
+"""
+
+from __future__ import annotations
+
+import random
+
+from bridge.emoji.concepts import CONCEPTS
+from bridge.emoji.scenes import Group, Scene
+
+_WORDS = {1: "one", 2: "two", 3: "three", 4: "four"}
+
+# {a} and {b} are the groups' phrases; a stands left of (above) b. The second forms name b first.
+_RELATIONS = {
+    "left": (
+        "{a} left of {b}",
+        "{a} to the left of {b}",
+        "{b} right of {a}",
+        "{b} to the right of {a}",
+        "{a} on the left and {b} on the right",
+    ),
+    "above": (
+        "{a} above {b}",
+        "{a} over {b}",
+        "{b} below {a}",
+        "{b} under {a}",
+        "{a} at the top and {b} at the bottom",
+    ),
+}
+_RELATIONS_HELD_OUT = {
+    "left": ("{b} on the right of {a}", "on the left {a}, on the right {b}"),
+    "above": ("{b} at the bottom, {a} at the top", "at the top {a} and under it {b}"),
+}
+# {what} is the objects' phrase, {bg} and {style} the optional clauses.
+_FRAMES = (
+    "{what}{bg}{style}",
+    "{what}{bg}{style}",
+    "a picture of {what}{bg}{style}",
+    "{there} {what}{bg}{style}",
+    "an emoji of {what}{bg}{style}",
+    "{Style}{what}{bg}",
+)
+_FRAMES_HELD_OUT = (
+    "{what} in a picture{bg}{style}",
+    "emoji, {what}{bg}{style}",
+    "{Bg}{what}{style}",
+)
+_BACKGROUND = (" on {a} background", ", {c} background", " on {c}")
+_STYLE = (" in {} style", ", {} style", ", {}")
+
+
+def article(phrase: str) -> str:
+    """``phrase`` with its indefinite article."""
+    vowel = phrase[0] in "aeio" or phrase.startswith("umb")
+    return f"{'an' if vowel else 'a'} {phrase}"
+
+
+def noun_phrase(group: Group, *, count_word: str | None = None, definite: bool = False) -> str:
+    """The group in words: "two small red cats", "a big dog", "the red cat"."""
+    concept = CONCEPTS[group.concept]
+    size = "" if group.size == "normal" else group.size + " "
+    tint = "" if group.tint is None else group.tint + " "
+    if group.count == 1:
+        phrase = size + tint + concept.one
+        return f"the {phrase}" if definite else article(phrase)
+    number = "the " if definite else f"{count_word or _WORDS[group.count]} "
+    return number + size + tint + concept.many
+
+
+def _keywords(scene: Scene, rng: random.Random) -> str:
+    """The keyword list a diffusion user types: "cat x2, red, blue background, noto"."""
+    parts = []
+    for group in scene.groups:
+        words = [] if group.size == "normal" else [group.size]
+        words += [] if group.tint is None else [group.tint]
+        words.append(CONCEPTS[group.concept].name)
+        parts.append(" ".join(words) + (f" x{group.count}" if group.count > 1 else ""))
+    if scene.background != "white" or rng.random() < 0.3:
+        parts.append(f"{scene.background} background")
+    if rng.random() < 0.7:
+        parts.append(scene.style)
+    return ", ".join(parts)
+
+
+def _emoji(scene: Scene) -> str:
+    """The scene typed in emoji characters, with the words they cannot say."""
+    said = []
+    for group in scene.groups:
+        looks = "" if group.size == "normal" else group.size + " "
+        looks += "" if group.tint is None else group.tint + " "
+        said.append(looks + CONCEPTS[group.concept].emoji * group.count)
+    joint = {"left": " left of ", "above": " above ", None: ", "}[scene.relation]
+    background = "" if scene.background == "white" else f", {scene.background} background"
+    return joint.join(said) + background + f", {scene.style}"
+
+
+def _objects(scene: Scene, rng: random.Random, held_out: bool, relate: bool) -> str:
+    """The objects' part of a sentence."""
+    digits = rng.random() < 0.25
+    phrases = [noun_phrase(g, count_word=str(g.count) if digits else None) for g in scene.groups]
+    if scene.relation and relate:
+        forms = (_RELATIONS_HELD_OUT if held_out else _RELATIONS)[scene.relation]
+        return rng.choice(forms).format(a=phrases[0], b=phrases[1])
+    rng.shuffle(phrases)
+    if len(phrases) == 1:
+        return phrases[0]
+    return ", ".join(phrases[:-1]) + " and " + phrases[-1]
+
+
+def caption(
+    scene: Scene,
+    rng: random.Random,
+    *,
+    held_out: bool = False,
+    relation: bool | None = None,
+    style: bool | None = None,
+) -> str:
+    """One caption of the scene in a random phrasing.
+
+    Args:
+        held_out: use the phrasings that training never shows.
+        relation, style: force the relation or the style to be named (True) or left out
+            (False); None leaves it to chance.
+    """
+    if not held_out and relation is None and style is None:
+        draw = rng.random()
+        if draw < 0.05:
+            return _emoji(scene)
+        if draw < 0.15 and scene.relation is None:
+            return _keywords(scene, rng)
+    relate = rng.random() < 0.85 if relation is None else relation
+    say_style = rng.random() < 0.7 if style is None else style
+    say_background = scene.background != "white" or rng.random() < 0.25
+    background = (
+        rng.choice(_BACKGROUND).format(c=scene.background, a=article(scene.background))
+        if say_background
+        else ""
+    )
+    frame = rng.choice(_FRAMES_HELD_OUT if held_out else _FRAMES)
+    what = _objects(scene, rng, held_out, relate)
+    return frame.format(
+        what=what,
+        there="there is" if what.startswith(("a ", "an ")) else "there are",
+        bg="" if "{Bg}" in frame else background,
+        Bg=f"{scene.background} background, " if say_background else "",
+        style=rng.choice(_STYLE).format(scene.style) if say_style else "",
+        Style=f"{scene.style} style, " if say_style else "",
+    )
+
+
+def plain_caption(scene: Scene) -> str:
+    """The one full description that names everything: what the VLM answers to "describe"."""
+    phrases = [noun_phrase(group) for group in scene.groups]
+    if scene.relation == "left":
+        what = f"{phrases[0]} to the left of {phrases[1]}"
+    elif scene.relation == "above":
+        what = f"{phrases[0]} above {phrases[1]}"
+    else:
+        what = " and ".join(phrases)
+    return f"{what} on {article(scene.background)} background in {scene.style} style"

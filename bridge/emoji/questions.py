@@ -1,0 +1,221 @@
+"""Questions about scenes with their answers, by kind, for training and scoring the VLM."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bridge.emoji.captions import article, noun_phrase, plain_caption
+from bridge.emoji.concepts import CONCEPTS
+from bridge.emoji.scenes import TINTS, Group, Scene
+
+_WORDS = {1: "one", 2: "two", 3: "three", 4: "four"}
+
+
+@dataclass(frozen=True)
+class Question:
+    """``answer`` is the one right answer, in lower case without a full stop."""
+
+    kind: str
+    text: str
+    answer: str
+
+
+def _name(group: Group) -> str:
+    """A thing without its looks: "a cat", "two cats"."""
+    return noun_phrase(Group(group.concept, group.count))
+
+
+def _bare(group: Group) -> str:
+    return CONCEPTS[group.concept].one if group.count == 1 else CONCEPTS[group.concept].many
+
+
+def _pick(rng: random.Random, held_out: bool, seen: list[str], kept: list[str]) -> str:
+    return rng.choice(kept if held_out else seen)
+
+
+def _object(scene: Scene, rng: random.Random, held_out: bool) -> Question | None:
+    if len(scene.groups) != 1:
+        return None
+    text = _pick(
+        rng,
+        held_out,
+        ["what is this?", "what is in the picture?", "what do you see?"],
+        ["what do you see in the picture?", "what is in this?"],
+    )
+    return Question("object", text, _name(scene.groups[0]))
+
+
+def _position(scene: Scene, rng: random.Random, held_out: bool) -> Question | None:
+    if scene.relation is None:
+        return None
+    first, second = scene.groups
+    ends = ("left", "right") if scene.relation == "left" else ("top", "bottom")
+    preposition = "on" if scene.relation == "left" else "at"
+    side, answer = rng.choice(((ends[0], first), (ends[1], second)))
+    text = _pick(
+        rng,
+        held_out,
+        [f"what is {preposition} the {side}?", f"what do you see {preposition} the {side}?"],
+        [f"what is {preposition} the {side} in the picture?"],
+    )
+    return Question("position", text, _name(answer))
+
+
+def _relation(scene: Scene, rng: random.Random, held_out: bool) -> Question | None:
+    if scene.relation is None:
+        return None
+    first, second = scene.groups
+    a, b = f"the {_bare(first)}", f"the {_bare(second)}"
+    forward, backward = ("left of", "right of") if scene.relation == "left" else ("above", "below")
+    draw = rng.random()
+    if draw < 0.5:
+        word, asked, answer = rng.choice(((forward, b, first), (backward, a, second)))
+        text = _pick(
+            rng, held_out, [f"what is {word} {asked}?"], [f"what do you see {word} {asked}?"]
+        )
+        return Question("position", text, _name(answer))
+    word = rng.choice((forward, backward))
+    plural = first.count > 1
+    text = f"{'are' if plural else 'is'} {a} {word} {b}?"
+    return Question("position", text, "yes" if word == forward else "no")
+
+
+def _count(scene: Scene, rng: random.Random, held_out: bool) -> Question | None:
+    group = rng.choice(scene.groups)
+    many = CONCEPTS[group.concept].many
+    text = _pick(
+        rng,
+        held_out,
+        [f"how many {many} are there?", f"how many {many}?"],
+        [f"how many {many} are in the picture?"],
+    )
+    return Question("count", text, _WORDS[group.count])
+
+
+def _count_all(scene: Scene, rng: random.Random, held_out: bool) -> Question | None:
+    text = _pick(
+        rng, held_out, ["how many things are there?"], ["how many things are in the picture?"]
+    )
+    return Question("count", text, _WORDS[len(scene.objects)])
+
+
+def _colour(scene: Scene, rng: random.Random, held_out: bool) -> Question | None:
+    dyed = [g for g in scene.groups if g.tint]
+    group = rng.choice(dyed) if dyed and rng.random() < 0.8 else rng.choice(scene.groups)
+    verb = "is" if group.count == 1 else "are"
+    bare = _bare(group)
+    text = _pick(
+        rng,
+        held_out,
+        [f"what colour {verb} the {bare}?", f"what color {verb} the {bare}?"],
+        [f"what is the colour of the {bare}?"],
+    )
+    return Question("colour", text, group.tint or "natural")
+
+
+def _binding(scene: Scene, rng: random.Random, held_out: bool) -> Question | None:
+    if len(scene.groups) < 2:
+        return None
+    dyed = [g for g in scene.groups if g.tint]
+    only = [g for g in dyed if sum(o.tint == g.tint for o in scene.groups) == 1]
+    if not only:
+        return None
+    group = rng.choice(only)
+    text = _pick(
+        rng, held_out, [f"what is {group.tint}?"], [f"what do you see that is {group.tint}?"]
+    )
+    return Question("binding", text, _name(group))
+
+
+def _exists(scene: Scene, rng: random.Random, held_out: bool) -> Question | None:
+    present = {g.concept for g in scene.groups}
+    if rng.random() < 0.5:
+        concept, answer = rng.choice(sorted(present)), "yes"
+    else:
+        concept = rng.choice([c for c in range(len(CONCEPTS)) if c not in present])
+        answer = "no"
+    thing = article(CONCEPTS[concept].one)
+    text = _pick(
+        rng,
+        held_out,
+        [f"is there {thing}?", f"do you see {thing}?"],
+        [f"is there {thing} in the picture?"],
+    )
+    return Question("exists", text, answer)
+
+
+def _exists_tinted(scene: Scene, rng: random.Random, held_out: bool) -> Question | None:
+    """Right thing, right or wrong colour: the question that binding decides."""
+    dyed = [g for g in scene.groups if g.tint and g.count == 1]
+    if not dyed:
+        return None
+    group = rng.choice(dyed)
+    right = rng.random() < 0.5
+    tint = group.tint if right else rng.choice([t for t in TINTS if t != group.tint])
+    thing = article(f"{tint} {CONCEPTS[group.concept].one}")
+    text = _pick(rng, held_out, [f"is there {thing}?"], [f"do you see {thing} in the picture?"])
+    return Question("binding", text, "yes" if right else "no")
+
+
+def _style(scene: Scene, rng: random.Random, held_out: bool) -> Question | None:
+    text = _pick(
+        rng, held_out, ["which style is this?", "what style is it?"], ["which style is it?"]
+    )
+    return Question("style", text, scene.style)
+
+
+def _background(scene: Scene, rng: random.Random, held_out: bool) -> Question | None:
+    text = _pick(
+        rng,
+        held_out,
+        ["what colour is the background?", "what color is the background?"],
+        ["what is the colour of the background?"],
+    )
+    return Question("background", text, scene.background)
+
+
+def _caption(scene: Scene, rng: random.Random, held_out: bool) -> Question | None:
+    text = _pick(
+        rng,
+        held_out,
+        ["describe the picture.", "describe this picture.", "what does the picture show?"],
+        ["describe what the picture shows."],
+    )
+    return Question("caption", text, plain_caption(scene))
+
+
+_Maker = Callable[[Scene, random.Random, bool], Question | None]
+_MAKERS: tuple[_Maker, ...] = (
+    _object,
+    _position,
+    _relation,
+    _count,
+    _count_all,
+    _colour,
+    _binding,
+    _exists,
+    _exists_tinted,
+    _style,
+    _background,
+    _caption,
+)
+KINDS = (
+    "object",
+    "position",
+    "count",
+    "colour",
+    "binding",
+    "exists",
+    "style",
+    "background",
+    "caption",
+)
+
+
+def questions(scene: Scene, rng: random.Random, *, held_out: bool = False) -> list[Question]:
+    """Every kind of question the scene allows, in random order; held-out phrasings if asked."""
+    made = [question for make in _MAKERS if (question := make(scene, rng, held_out))]
+    rng.shuffle(made)
+    return made
