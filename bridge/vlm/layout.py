@@ -6,6 +6,7 @@ shares `bridge.vlm.chat` with it, so the text seen in training and in use is one
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ IGNORE_LABEL = -100
 def build_tokenizer(
     corpus: Iterable[str], vocab_size: int, *, context: int = 512
 ) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE tokenizer on ``corpus``.
+    """Train a byte-level BPE tokenizer on ``corpus`` (best: texts of `chat_text`).
 
     Ids 0-4 are ``<unk> <s> </s> <pad> <image>``; the 256 bytes follow, so any text can be
     encoded and no ``<unk>`` is ever produced. ``<s>`` is put before every text encoded with
@@ -55,7 +56,10 @@ def build_tokenizer(
         initial_alphabet=sorted(alphabet),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(corpus, trainer)
+    # Special tokens are set apart before the merges are learnt, as they are in use.
+    special = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
+    pieces = (piece for text in corpus for piece in special.split(text) if piece)
+    tokenizer.train_from_iterator(pieces, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A",
         pair="<s> $A $B",

@@ -1,0 +1,204 @@
+"""Anything a person hands over as a picture, to one RGB PIL image, or one clear error.
+
+The size is read from the header and judged before a single pixel is decoded, so that a
+small file which unpacks to gigabytes costs nothing. Only raster formats are tried: PIL's
+PostScript reader, for one, starts another program.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from bridge.errors import ImageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+
+ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image | np.ndarray"
+
+MAX_PIXELS = 50_000_000
+# Processors that resize the short side to 224 px would turn a 1x20000 strip into 4.5 million
+# columns; such a strip shows nothing anyway.
+MAX_ASPECT = 200
+
+_FORMATS = frozenset(
+    "AVIF BMP DIB GIF ICNS ICO JPEG JPEG2000 MPO PCX PNG PPM QOI SGI TGA TIFF WEBP XBM".split()
+)
+
+
+def load_image(image: ImageInput) -> Image:
+    """Read a picture as RGB, the right way up.
+
+    ``image`` is a path, the bytes of a file, a PIL image, or an array of shape (H, W),
+    (H, W, 1), (H, W, 3) or (H, W, 4): uint8, uint16, bool, or floats in 0..1 or 0..255.
+
+    - From 1x1 to 50 megapixels, sides at most 200 to 1.
+    - An animation gives its first frame (a live PIL image: the frame it stands at).
+    - Transparency is laid over white; CMYK, palettes, grey and 16 bits become RGB.
+    - The EXIF orientation is applied, for files and live images alike.
+
+    The caller's own object is never changed. Raises ImageError for all else: a missing file,
+    a folder, a file that is no image or is cut short, a size out of range, another type.
+    """
+    import numpy as np
+    from PIL import Image
+
+    if isinstance(image, Image.Image):
+        return _decode(image, "the PIL image")
+    if isinstance(image, np.ndarray):
+        return _to_rgb(_from_array(image))
+    if isinstance(image, bytes | bytearray | memoryview):
+        data = bytes(image)
+        return _open(lambda: io.BytesIO(data), f"the image of {len(data):,} bytes", len(data))
+    if isinstance(image, str | os.PathLike):
+        return _open_path(image)
+    raise ImageError(
+        f"cannot read a picture from {type(image).__name__}; "
+        "give a path, bytes, a PIL image or a numpy array"
+    )
+
+
+def _open_path(path: str | os.PathLike[str]) -> Image:
+    text = os.fspath(path)
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise ImageError(f"{text!r} is not a path; give the path of an image file")
+    if text.startswith(("http://", "https://")):
+        raise ImageError(f"{text!r} is an address; download the picture and give its path")
+    file = Path(text).expanduser()
+    name = repr(text)
+    if file.is_dir():
+        raise ImageError(f"{name} is a directory; give the path of an image file")
+    if not file.exists():
+        raise ImageError(f"no such image file: {name}")
+    if not file.is_file():
+        raise ImageError(f"{name} is not a regular file; give the path of an image file")
+    return _open(lambda: file.open("rb"), name, file.stat().st_size)
+
+
+def _open(opener: Callable[[], Any], name: str, n_bytes: int) -> Image:
+    """Open an encoded picture, judge its header, then decode it."""
+    from PIL import Image, UnidentifiedImageError
+
+    if n_bytes == 0:
+        raise ImageError(f"{name} is empty (0 bytes)")
+    Image.init()
+    formats = [name for name in Image.ID if name in _FORMATS]
+    try:
+        with opener() as stream, Image.open(stream, formats=formats) as picture:
+            return _decode(picture, name)
+    except UnidentifiedImageError:
+        raise ImageError(
+            f"{name} is not an image bridge can read (PNG, JPEG, WebP, GIF, BMP, TIFF ...), "
+            "or its header is damaged"
+        ) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        # PIL refuses on opening, before the size can be asked for; its message has the count.
+        raise ImageError(f"{name} is too big; at most {MAX_PIXELS:,} pixels: {error}") from None
+    except ImageError:
+        raise
+    except Exception as error:
+        raise ImageError(f"{name} cannot be read: {error}") from error
+
+
+def _decode(picture: Image, name: str) -> Image:
+    """Judge the size, decode, turn upright, and give RGB. Never returns ``picture`` itself."""
+    _check_size(*picture.size, name)
+    try:
+        picture.load()
+    except Exception as error:
+        # Damaged data surfaces in PIL's decoders as almost any exception class.
+        raise ImageError(f"{name} is truncated or damaged: {error}") from error
+    return _to_rgb(_upright(picture))
+
+
+def _check_size(width: int, height: int, name: str) -> None:
+    if width < 1 or height < 1:
+        raise ImageError(f"{name} has no pixels ({width}x{height})")
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"{name} is too big: {width}x{height} is {width * height:,} pixels, "
+            f"at most {MAX_PIXELS:,}; make it smaller first"
+        )
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise ImageError(
+            f"{name} is too narrow: {width}x{height}; "
+            f"one side may be at most {MAX_ASPECT} times the other"
+        )
+
+
+def _upright(picture: Image) -> Image:
+    from PIL import ImageOps
+
+    try:
+        return ImageOps.exif_transpose(picture)
+    except Exception:
+        # Unreadable EXIF says nothing about the pixels, which did decode.
+        return picture
+
+
+def _to_rgb(picture: Image) -> Image:
+    """Any mode to RGB, over white where it is transparent."""
+    from PIL import Image
+
+    if picture.mode == "RGB" and "transparency" not in picture.info:
+        return picture.copy()
+    if picture.mode.startswith(("I", "F")):
+        return _grey_of_wide(picture).convert("RGB")
+    if picture.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in picture.info:
+        # RGBa and La go by way of their own unpremultiplied mode.
+        direct = {"RGBa": "RGBA", "La": "LA"}.get(picture.mode, picture.mode)
+        rgba = picture.convert(direct).convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _grey_of_wide(picture: Image) -> Image:
+    """16-bit, 32-bit and float grey to 8 bits. PIL's own conversion clips instead of scaling."""
+    import numpy as np
+    from PIL import Image
+
+    values = np.nan_to_num(np.asarray(picture, dtype=np.float64))
+    top = float(values.max())
+    if picture.mode.startswith("I;16"):
+        scale = 255.0 / 65535.0
+    elif picture.mode == "F":
+        scale = 255.0 if top <= 1.0 else 1.0
+    else:
+        # Mode "I" carries no depth: 8-bit values as they are, 16-bit ones scaled, else by the top.
+        scale = 1.0 if top <= 255 else 255.0 / max(65535.0, top)
+    return Image.fromarray(np.clip(np.rint(values * scale), 0, 255).astype(np.uint8))
+
+
+def _from_array(array: np.ndarray) -> Image:
+    import numpy as np
+    from PIL import Image
+
+    name = f"the array of shape {array.shape} and type {array.dtype}"
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+        raise ImageError(f"{name} is no picture; give (H, W), (H, W, 3) or (H, W, 4)")
+    _check_size(array.shape[1], array.shape[0], name)
+    if array.dtype == np.uint8:
+        return Image.fromarray(np.ascontiguousarray(array))
+    if array.dtype == np.bool_:
+        return Image.fromarray(array.astype(np.uint8) * 255)
+    if not np.issubdtype(array.dtype, np.integer) and not np.issubdtype(array.dtype, np.floating):
+        raise ImageError(f"{name} holds no numbers that could be pixels")
+    values = array.astype(np.float64)
+    if not np.isfinite(values).all():
+        raise ImageError(f"{name} holds NaN or infinity")
+    low, top = float(values.min()), float(values.max())
+    is_float = np.issubdtype(array.dtype, np.floating)
+    limit = 65535.0 if array.dtype == np.uint16 else 1.0 if is_float and top <= 1.0 else 255.0
+    if low < 0 or top > limit:
+        raise ImageError(
+            f"{name} runs from {low:g} to {top:g}; scale it to 0..1 (floats) or 0..255 first"
+        )
+    return Image.fromarray(np.rint(values * (255.0 / limit)).astype(np.uint8))
