@@ -1,0 +1,49 @@
+"""`import bridge` stays light, whatever its rooms need."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = {"torch", "numpy", "transformers", "diffusers", "PIL", "gradio", "huggingface_hub"}
+
+
+def modules_after(code: str) -> set[str]:
+    """Top-level names in sys.modules of a fresh interpreter that ran ``code``."""
+    program = f"{code}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return {name.partition(".")[0] for name in json.loads(done.stdout.splitlines()[-1])}
+
+
+def test_import_bridge_loads_nothing_heavy() -> None:
+    assert not HEAVY & modules_after("import bridge")
+
+
+def test_errors_and_listing_load_nothing_heavy() -> None:
+    code = "import bridge, bridge.errors\ndir(bridge)\nbridge.BridgeError"
+    assert not HEAVY & modules_after(code)
+
+
+def test_prompts_are_planned_without_torch() -> None:
+    assert "torch" not in modules_after("import bridge.prompt")
+
+
+def test_public_names_are_all_listed() -> None:
+    import bridge
+
+    assert set(bridge.__all__) <= set(dir(bridge))
+    assert all(getattr(bridge, name) is not None for name in bridge.__all__)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    import bridge
+
+    with pytest.raises(AttributeError, match="no attribute 'condtion'"):
+        _ = bridge.condtion
