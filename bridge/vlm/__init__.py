@@ -1,1 +1,32 @@
-"""Pictures into answers: LLaVA's road, in parts that can be read and changed."""
+"""Pictures into answers: LLaVA's road, in parts that can be read and changed.
+
+Names load on first use, so that reading a picture or writing a chat needs no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bridge.vlm.answering import describe
+    from bridge.vlm.image import load_image
+    from bridge.vlm.load import load_vlm
+    from bridge.vlm.model import BridgeVLM, from_llava
+
+# Public name -> the module that defines it.
+_HOMES = {
+    "BridgeVLM": "bridge.vlm.model",
+    "describe": "bridge.vlm.answering",
+    "from_llava": "bridge.vlm.model",
+    "load_image": "bridge.vlm.image",
+    "load_vlm": "bridge.vlm.load",
+}
+
+__all__ = ["BridgeVLM", "describe", "from_llava", "load_image", "load_vlm"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'bridge.vlm' has no attribute {name!r}")

@@ -26,9 +26,12 @@ MAX_PIXELS = 50_000_000
 # columns; such a strip shows nothing anyway.
 MAX_ASPECT = 200
 
-_FORMATS = frozenset(
-    "AVIF BMP DIB GIF ICNS ICO JPEG JPEG2000 MPO PCX PNG PPM QOI SGI TGA TIFF WEBP XBM".split()
-)
+# fmt: off
+_FORMATS = frozenset({
+    "AVIF", "BMP", "DIB", "GIF", "ICNS", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM",
+    "QOI", "SGI", "TGA", "TIFF", "WEBP", "XBM",
+})
+# fmt: on
 
 
 def load_image(image: ImageInput) -> Image:

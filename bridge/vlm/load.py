@@ -1,0 +1,109 @@
+"""A LLaVA folder, by name, path or hub id, to a BridgeVLM."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bridge.errors import UnsupportedModelError, WeightsError
+from bridge.runtime import quiet_loading, resolve_device, resolve_dtype
+from bridge.vlm.model import BridgeVLM, from_llava
+from bridge.vlm.preprocess import load_image_processor
+
+if TYPE_CHECKING:
+    import torch
+
+# What is fetched of a hub repository: never pickled weights, never code.
+_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
+
+
+def load_vlm(
+    model: str | os.PathLike[str] = "emoji-llava",
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = "auto",
+    revision: str | None = None,
+) -> BridgeVLM:
+    """Load a checkpoint of LlavaForConditionalGeneration's layout (LLaVA 1.5 and its like).
+
+    ``model`` is an embedded name, a folder or a hub id. ``dtype`` "auto" is fp32 on a CPU,
+    bf16 on CUDA. Raises UnknownModelError, HubError, WeightsError (missing, damaged or
+    incomplete weights), UnsupportedModelError (another architecture), OptionError.
+    """
+    from bridge.store import resolve
+
+    place = resolve_device(device)
+    kind = resolve_dtype(dtype, place)
+    folder = Path(resolve(model, revision=revision, allow_patterns=_PATTERNS))
+    _check_architecture(folder)
+    image_processor = load_image_processor(folder)
+    from transformers import AutoTokenizer
+
+    with quiet_loading():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError, KeyError) as error:
+            raise WeightsError(f"{folder}: the tokenizer cannot load: {error}") from error
+        stock = _load_weights(folder, kind)
+    return from_llava(
+        stock.to(place).eval(),
+        tokenizer,
+        image_processor,
+        chat_template=_chat_template(folder, tokenizer),
+        name=os.fspath(model),
+    )
+
+
+def _check_architecture(folder: Path) -> None:
+    config = folder / "config.json"
+    if not config.is_file():
+        raise UnsupportedModelError(
+            f"{folder} has no config.json; give a folder of LlavaForConditionalGeneration"
+        )
+    try:
+        kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise WeightsError(f"{config}: not readable as JSON ({error})") from error
+    if kind != "llava":
+        raise UnsupportedModelError(
+            f"{folder} is a {kind!r} checkpoint; answering needs 'llava' (LLaVA 1.5's layout)"
+        )
+
+
+def _load_weights(folder: Path, dtype: torch.dtype) -> Any:
+    from safetensors import SafetensorError
+    from transformers import LlavaForConditionalGeneration
+
+    try:
+        model, info = LlavaForConditionalGeneration.from_pretrained(
+            folder,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise WeightsError(f"{folder}: the weights cannot load: {error}") from error
+    # transformers fills a missing tensor with random numbers and goes on; answers would be noise.
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise WeightsError(
+            f"{folder}: {len(missing)} tensors are missing, such as {missing[0]!r}; "
+            "get the complete checkpoint"
+        )
+    return model
+
+
+def _chat_template(folder: Path, tokenizer: Any) -> str | None:
+    """The folder's chat template: the tokenizer's, or an older processor's own file."""
+    template = tokenizer.chat_template
+    if isinstance(template, str):
+        return template
+    legacy = folder / "chat_template.json"
+    if legacy.is_file():
+        found = json.loads(legacy.read_text(encoding="utf-8")).get("chat_template")
+        if isinstance(found, str):
+            return found
+    return None
