@@ -5,5 +5,8 @@ from setuptools import find_packages, setup
 setup(
     packages=[*find_packages(include=["bridge", "bridge.*"]), "bridge._weights"],
     package_dir={"bridge._weights": "weights"},
-    package_data={"bridge": ["**/*.tsv", "**/*.json", "**/*.txt", "py.typed"], "bridge._weights": ["**/*"]},
+    package_data={
+        "bridge": ["**/*.tsv", "**/*.json", "**/*.txt", "py.typed"],
+        "bridge._weights": ["**/*"],
+    },
 )
