@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -9,7 +10,11 @@ from typing import TYPE_CHECKING
 from bridge.errors import OptionError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
+
+_SMALL = 1 << 30
 
 _DTYPES = {
     "float32": "float32",
@@ -45,39 +50,60 @@ def resolve_device(device: str | torch.device | None = None) -> torch.device:
     return found
 
 
-def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    """The floating type asked for; for None and "auto": fp32 on a CPU, else bf16, else fp16.
+def check_dtype(dtype: str | torch.dtype | None) -> None:
+    """Raise OptionError unless ``dtype`` is None, "auto" or a floating type bridge runs in."""
+    import torch
 
-    fp32 on a CPU because most CPUs have no fast half-precision arithmetic, and because
-    exactness against other libraries is stated in fp32. Raises OptionError for other names.
+    if dtype is None or dtype == "auto" or (isinstance(dtype, str) and dtype in _DTYPES):
+        return
+    if dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
+        return
+    names = ", ".join(sorted(set(_DTYPES.values())))
+    raise OptionError(f"dtype {dtype!r} is not one of auto, {names}")
+
+
+def resolve_dtype(
+    dtype: str | torch.dtype | None, device: torch.device, folder: Path | None = None
+) -> torch.dtype:
+    """The floating type asked for. For None and "auto": fp32 on a CPU, and for small models.
+
+    Most CPUs have no fast half-precision arithmetic. A model whose ``folder`` has under a GiB
+    of weights is fast in fp32 on any card, and then gives there what it gives on a CPU. What is
+    larger runs on CUDA in bf16, or fp16 where the card has no bf16. Raises OptionError.
     """
     import torch
 
-    if dtype is None or dtype == "auto":
-        if device.type == "cuda":
-            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-        return torch.float32
+    check_dtype(dtype)
     if isinstance(dtype, torch.dtype):
-        if dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
-            return dtype
-    elif dtype in _DTYPES:
-        found = getattr(torch, _DTYPES[dtype])
-        assert isinstance(found, torch.dtype)
-        return found
-    raise OptionError(
-        f"dtype {dtype!r} is not one of auto, {', '.join(sorted(set(_DTYPES.values())))}"
-    )
+        return dtype
+    if dtype is not None and dtype != "auto":
+        named = getattr(torch, _DTYPES[dtype])
+        assert isinstance(named, torch.dtype)
+        return named
+    if device.type != "cuda" or (folder is not None and _weights_bytes(folder) < _SMALL):
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def _weights_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
 
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Hide the loading bars of transformers, and put them back as they were."""
+    """Hide the loading bars of transformers and diffusers, and put them back as they were."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    bars = [logging]
+    if "diffusers" in sys.modules:
+        from diffusers.utils import logging as diffusers_logging
+
+        bars.append(diffusers_logging)
+    shown = [bar for bar in bars if bar.is_progress_bar_enabled()]
+    for bar in shown:
+        bar.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
-            logging.enable_progress_bar()
+        for bar in shown:
+            bar.enable_progress_bar()

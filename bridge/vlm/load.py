@@ -8,15 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bridge.errors import UnsupportedModelError, WeightsError
-from bridge.runtime import quiet_loading, resolve_device, resolve_dtype
+from bridge.runtime import check_dtype, quiet_loading, resolve_device, resolve_dtype
 from bridge.vlm.model import BridgeVLM, from_llava
 from bridge.vlm.preprocess import load_image_processor
 
 if TYPE_CHECKING:
     import torch
-
-# What is fetched of a hub repository: never pickled weights, never code.
-_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
 
 
 def load_vlm(
@@ -28,15 +25,17 @@ def load_vlm(
 ) -> BridgeVLM:
     """Load a checkpoint of LlavaForConditionalGeneration's layout (LLaVA 1.5 and its like).
 
-    ``model`` is an embedded name, a folder or a hub id. ``dtype`` "auto" is fp32 on a CPU,
-    bf16 on CUDA. Raises UnknownModelError, HubError, WeightsError (missing, damaged or
-    incomplete weights), UnsupportedModelError (another architecture), OptionError.
+    ``model`` is an embedded name, a folder or a hub id. ``dtype`` "auto" is fp32 for
+    small models and on a CPU, else half precision. Raises UnknownModelError, HubError,
+    WeightsError (missing, damaged or incomplete weights), UnsupportedModelError (another
+    architecture), OptionError.
     """
     from bridge.store import resolve
 
     place = resolve_device(device)
-    kind = resolve_dtype(dtype, place)
-    folder = Path(resolve(model, revision=revision, allow_patterns=_PATTERNS))
+    check_dtype(dtype)
+    folder = Path(resolve(model, revision=revision))
+    kind = resolve_dtype(dtype, place, folder)
     _check_architecture(folder)
     image_processor = load_image_processor(folder)
     from transformers import AutoTokenizer
@@ -77,7 +76,7 @@ def _load_weights(folder: Path, dtype: torch.dtype) -> Any:
     from transformers import LlavaForConditionalGeneration
 
     try:
-        model, info = LlavaForConditionalGeneration.from_pretrained(
+        loaded: Any = LlavaForConditionalGeneration.from_pretrained(
             folder,
             dtype=dtype,
             local_files_only=True,
@@ -86,6 +85,7 @@ def _load_weights(folder: Path, dtype: torch.dtype) -> Any:
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise WeightsError(f"{folder}: the weights cannot load: {error}") from error
+    model, info = loaded
     # transformers fills a missing tensor with random numbers and goes on; answers would be noise.
     missing = sorted(info["missing_keys"])
     if missing:

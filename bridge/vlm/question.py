@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from bridge.errors import OptionError, PromptError
+from bridge.prompt import check_text
 from bridge.vlm.chat import Turn
 
 # Far beyond any context; keeps a pasted book from being tokenised at all.
@@ -53,19 +54,14 @@ def checked_max_new_tokens(value: object) -> int:
 
 
 def _checked_text(text: object, what: str, *, may_be_empty: bool = False) -> str:
-    if not isinstance(text, str):
-        raise PromptError(f"{what} is a {type(text).__name__}; give a string")
-    if not may_be_empty and not text.strip():
+    checked = check_text(text, what)
+    if not may_be_empty and not checked.strip():
         raise PromptError(f"{what} is empty; ask something, such as 'what is on the left?'")
-    if "\0" in text:
-        raise PromptError(f"{what} {_shown(text)} holds a NUL character; take it out")
-    if len(text) > MAX_CHARACTERS:
-        raise PromptError(f"{what} has {len(text):,} characters; at most {MAX_CHARACTERS:,}")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise PromptError(f"{what} {_shown(text)} holds half a surrogate pair") from None
-    return text
+    if len(checked) > MAX_CHARACTERS:
+        raise PromptError(
+            f"{what} has {len(checked):,} characters; at most {MAX_CHARACTERS:,}: ask more briefly"
+        )
+    return checked
 
 
 def _shown(text: str) -> str:

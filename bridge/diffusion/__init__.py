@@ -1,0 +1,30 @@
+"""Conditioning into pictures: thin glue over stock diffusers pipelines.
+
+Names load on first use, so that checking options or reading a result type needs no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bridge.diffusion.drawing import Generation, StepPreview, StopGeneration, generate
+    from bridge.diffusion.load import load_pipeline
+
+# Public name -> the module that defines it.
+_HOMES = {
+    "Generation": "bridge.diffusion.drawing",
+    "StepPreview": "bridge.diffusion.drawing",
+    "StopGeneration": "bridge.diffusion.drawing",
+    "generate": "bridge.diffusion.drawing",
+    "load_pipeline": "bridge.diffusion.load",
+}
+
+__all__ = ["Generation", "StepPreview", "StopGeneration", "generate", "load_pipeline"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'bridge.diffusion' has no attribute {name!r}")

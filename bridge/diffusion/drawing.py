@@ -1,0 +1,209 @@
+"""`bridge.generate`: a prompt becomes pictures on any SD or SDXL pipeline.
+
+The pipeline itself stays stock: bridge makes the conditioning, one random generator a
+picture, and reads along for previews. Nothing of a live pipeline is changed, because the
+work is done on a shallow copy (same modules, own scheduler and flags); so two threads may
+draw with one pipeline, and each can be stopped alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from bridge.diffusion.load import SUPPORTED, load_folder, pipeline_class_name, size_factor
+from bridge.diffusion.options import Options, check_size, checked_options
+from bridge.diffusion.preview import render, watch_clean_estimate
+from bridge.errors import OptionError, UnsupportedModelError
+from bridge.runtime import check_dtype, resolve_device, resolve_dtype
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from bridge.conditioning import Conditioning
+
+
+class StopGeneration(Exception):
+    """Raise it in ``on_step`` to end drawing early; `generate` returns what there is."""
+
+
+@dataclass(frozen=True)
+class StepPreview:
+    """One finished step. ``images`` is worked out when first asked for, so looking at every
+    third step costs a third."""
+
+    step: int  # 1 for the first
+    steps: int  # how many the sampler takes in all
+    latents: torch.Tensor = field(repr=False)  # (B, C, h, w), the estimate of the clean picture
+    _pipe: Any = field(repr=False)
+
+    @cached_property
+    def images(self) -> list[Image]:
+        """What each picture looks like so far, at full size."""
+        return render(self._pipe, self.latents)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Pictures with what made them. ``seeds[i]`` alone draws ``images[i]`` again."""
+
+    images: list[Image]
+    seeds: tuple[int, ...]
+    conditioning: Conditioning
+    steps_done: int
+    stopped: bool
+
+
+OnStep = Callable[[StepPreview], object]
+
+
+def generate(
+    prompt: str | Sequence[str],
+    *,
+    negative_prompt: str | Sequence[str] | None = None,
+    model: str | os.PathLike[str] = "emoji-xl",
+    pipeline: Any = None,
+    seed: int | Sequence[int] | None = None,
+    steps: int = 20,
+    guidance_scale: float = 5.0,
+    num_images: int = 1,
+    height: int | None = None,
+    width: int | None = None,
+    on_step: OnStep | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    progress: bool = False,
+) -> Generation:
+    """Draw ``num_images`` pictures of every prompt.
+
+    ``model`` is an embedded name, a recipe name, a folder or a hub id, kept loaded between
+    calls; a live ``pipeline`` goes before it and keeps its own device and dtype. Picture i
+    takes ``seed + i``, or the i-th of a list of seeds; None draws a seed, which the result
+    reports. Noise is made on the CPU, so a seed means the same picture on every device, alone
+    or in a batch. ``guidance_scale`` of 1 and below turns guidance, and with it the negative
+    prompt, off.
+
+    ``on_step(StepPreview)`` is called after every step. When it returns False (not None) or
+    raises StopGeneration, drawing stops and the estimate of the clean picture so far is
+    returned with ``stopped=True``; any other exception passes through.
+
+    Input is checked before any model loads. Raises PromptError (empty, NUL ...), OptionError,
+    UnsupportedModelError, and what `load_pipeline` raises.
+    """
+    options = checked_options(
+        prompt,
+        negative_prompt,
+        seed=seed,
+        steps=steps,
+        guidance_scale=guidance_scale,
+        num_images=num_images,
+        height=height,
+        width=width,
+    )
+    pipe = (
+        _live(pipeline, options) if pipeline is not None else _named(model, options, device, dtype)
+    )
+    return _draw(pipe, options, on_step, progress)
+
+
+def _live(pipeline: Any, options: Options) -> Any:
+    name = type(pipeline).__name__
+    if name not in SUPPORTED:
+        raise UnsupportedModelError(
+            f"pipeline is a {name}; bridge draws with {' and '.join(SUPPORTED)}"
+        )
+    check_size(options, pipeline.vae_scale_factor)
+    return pipeline
+
+
+def _named(
+    model: str | os.PathLike[str],
+    options: Options,
+    device: str | torch.device | None,
+    dtype: str | torch.dtype | None,
+) -> Any:
+    from bridge.store import resolve
+
+    place = resolve_device(device)
+    check_dtype(dtype)
+    folder = Path(resolve(model))
+    pipeline_class_name(folder)
+    check_size(options, size_factor(folder))
+    return _loaded(folder, place, resolve_dtype(dtype, place, folder))
+
+
+@lru_cache(maxsize=2)
+def _loaded(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
+    return load_folder(folder, device, dtype)
+
+
+def _draw(pipe: Any, options: Options, on_step: OnStep | None, progress: bool) -> Generation:
+    from bridge.conditioning import condition
+
+    negatives = None if options.negatives is None else list(options.negatives)
+    conditioning = condition(
+        list(options.prompts),
+        negatives,
+        model=pipe,
+        height=options.height,
+        width=options.width,
+    )
+    own = _own_copy(pipe, progress)
+    clean_estimate = watch_clean_estimate(own.scheduler) if on_step else None
+    done: list[int] = [0]
+    stopped: list[bool] = [False]
+
+    def after_step(running: Any, index: int, _: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        done[0] = index + 1
+        if on_step is None or clean_estimate is None:
+            return {}
+        estimate = clean_estimate()
+        latents = tensors["latents"] if estimate is None else estimate
+        preview = StepPreview(index + 1, running.num_timesteps, latents, running)
+        try:
+            go_on = on_step(preview) is not False
+        except StopGeneration:
+            go_on = False
+        if go_on or index + 1 == running.num_timesteps:
+            return {}
+        running._interrupt = True  # the pipelines' own flag; the steps left become no-ops
+        stopped[0] = True
+        return {"latents": latents.to(tensors["latents"].dtype)}
+
+    settings = {**conditioning.kwargs(), **_size(options)}
+    try:
+        result = own(
+            **settings,
+            num_inference_steps=options.steps,
+            guidance_scale=options.guidance_scale,
+            num_images_per_prompt=options.num_images,
+            generator=[torch.Generator("cpu").manual_seed(s) for s in options.seeds],
+            callback_on_step_end=after_step,
+        )
+    except torch.OutOfMemoryError as error:
+        raise OptionError(
+            f"no memory left for {len(options.seeds)} pictures at once; "
+            "ask for fewer, or for smaller ones"
+        ) from error
+    return Generation(list(result.images), options.seeds, conditioning, done[0], stopped[0])
+
+
+def _size(options: Options) -> dict[str, int]:
+    sizes = {"height": options.height, "width": options.width}
+    return {name: value for name, value in sizes.items() if value is not None}
+
+
+def _own_copy(pipe: Any, progress: bool) -> Any:
+    """The pipeline with the same modules, but a scheduler, flags and settings of its own."""
+    own = copy.copy(pipe)
+    own.scheduler = copy.deepcopy(pipe.scheduler)
+    # Set anew rather than through set_progress_bar_config, whose dictionary is shared.
+    own._progress_bar_config = {"disable": not progress, "leave": False}
+    return own

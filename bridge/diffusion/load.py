@@ -1,0 +1,88 @@
+"""A Stable Diffusion folder, by name, path or hub id, to a stock diffusers pipeline."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bridge.errors import UnsupportedModelError, WeightsError
+from bridge.runtime import check_dtype, quiet_loading, resolve_device, resolve_dtype
+
+if TYPE_CHECKING:
+    import torch
+
+SUPPORTED = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+
+
+def load_pipeline(
+    model: str | os.PathLike[str] = "emoji-xl",
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    revision: str | None = None,
+) -> Any:
+    """Load a StableDiffusionPipeline or StableDiffusionXLPipeline, as diffusers would.
+
+    ``model`` is an embedded name, a recipe name, a folder or a hub id. Without ``device``: CUDA
+    if there is one. Without ``dtype``: fp32 for small models and on a CPU, else half precision.
+    Raises UnknownModelError, HubError, WeightsError (missing or damaged files),
+    UnsupportedModelError (another kind of pipeline), OptionError.
+    """
+    from bridge.store import resolve
+
+    place = resolve_device(device)
+    check_dtype(dtype)
+    folder = Path(resolve(model, revision=revision))
+    pipeline_class_name(folder)
+    return load_folder(folder, place, resolve_dtype(dtype, place, folder))
+
+
+def load_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
+    """`load_pipeline` for a folder that is known to be of a supported kind."""
+    import diffusers
+    from safetensors import SafetensorError
+
+    pipeline_class = getattr(diffusers, pipeline_class_name(folder))
+    with quiet_loading():
+        try:
+            pipe = pipeline_class.from_pretrained(
+                folder, torch_dtype=dtype, local_files_only=True, use_safetensors=True
+            )
+        except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
+            raise WeightsError(f"{folder}: the pipeline cannot load: {error}") from error
+    return pipe.to(device)
+
+
+def pipeline_class_name(folder: Path) -> str:
+    """The pipeline class that a folder's model_index.json names, if bridge draws with it."""
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise UnsupportedModelError(
+            f"{folder} has no model_index.json; give a folder in diffusers' layout"
+        )
+    name = _json(index).get("_class_name")
+    if name not in SUPPORTED:
+        raise UnsupportedModelError(
+            f"{folder} is a {name!r}; bridge draws with {' and '.join(SUPPORTED)}"
+        )
+    return str(name)
+
+
+def size_factor(folder: Path) -> int:
+    """How many pixels a latent is wide, from the VAE's config: nothing is loaded."""
+    blocks = _json(folder / "vae" / "config.json").get("block_out_channels")
+    if not isinstance(blocks, list) or not blocks:
+        raise WeightsError(f"{folder / 'vae' / 'config.json'}: no block_out_channels")
+    return int(2 ** (len(blocks) - 1))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(data, dict):
+        raise WeightsError(f"{path}: not a JSON object")
+    return data

@@ -1,0 +1,113 @@
+"""The options of `generate`, judged before any model loads. No torch here."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bridge.errors import OptionError, PromptError
+from bridge.prompt import check_paired, check_prompts
+
+MAX_STEPS = 1000
+MAX_IMAGES = 64
+MAX_SIDE = 4096
+_SEEDS = 1 << 63
+
+
+@dataclass(frozen=True)
+class Options:
+    """Checked options; ``prompts``, ``negatives`` and ``seeds`` are spelt out."""
+
+    prompts: tuple[str, ...]
+    negatives: tuple[str, ...] | None
+    seeds: tuple[int, ...]  # one a picture: all of the first prompt's, then the second's ...
+    steps: int
+    guidance_scale: float
+    num_images: int
+    height: int | None
+    width: int | None
+
+
+def checked_options(
+    prompt: object,
+    negative_prompt: object,
+    *,
+    seed: object,
+    steps: object,
+    guidance_scale: object,
+    num_images: object,
+    height: object,
+    width: object,
+) -> Options:
+    """Raises PromptError and OptionError; every message names the option and its range."""
+    prompts = check_prompts(prompt)
+    for index, text in enumerate(prompts):
+        if not text.strip():
+            which = "prompt" if isinstance(prompt, str) else f"prompt {index}"
+            raise PromptError(
+                f"{which} is empty; say what to draw, such as 'two red apples left of a cat'."
+            )
+    per_prompt = _whole(num_images, "num_images", 1, MAX_IMAGES)
+    total = per_prompt * len(prompts)
+    if total > MAX_IMAGES:
+        raise OptionError(
+            f"{len(prompts)} prompts of {per_prompt} pictures are {total} pictures; at most "
+            f"{MAX_IMAGES} a call"
+        )
+    return Options(
+        prompts=prompts,
+        negatives=check_paired(negative_prompt, len(prompts)),
+        seeds=_seeds(seed, total),
+        steps=_whole(steps, "steps", 1, MAX_STEPS),
+        guidance_scale=_guidance(guidance_scale),
+        num_images=per_prompt,
+        height=None if height is None else _whole(height, "height", 1, MAX_SIDE),
+        width=None if width is None else _whole(width, "width", 1, MAX_SIDE),
+    )
+
+
+def check_size(options: Options, factor: int) -> None:
+    """Raise OptionError unless height and width are multiples of the model's ``factor``."""
+    for name, value in (("height", options.height), ("width", options.width)):
+        if value is not None and value % factor:
+            near = max(factor, round(value / factor) * factor)
+            raise OptionError(f"{name} {value} is no multiple of {factor}; {near} would do")
+
+
+def _whole(value: object, name: str, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise OptionError(f"{name} is {value!r}; give a whole number from {low} to {high}")
+    return value
+
+
+def _guidance(value: object) -> float:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not math.isfinite(value)
+        or value < 0
+    ):
+        raise OptionError(
+            f"guidance_scale is {value!r}; give a number of 0 or more (1 and below: no guidance)"
+        )
+    return float(value)
+
+
+def _seeds(seed: object, total: int) -> tuple[int, ...]:
+    if seed is None:
+        first = secrets.randbelow(1 << 32)
+        return tuple(range(first, first + total))
+    if isinstance(seed, Sequence) and not isinstance(seed, str | bytes):
+        if len(seed) != total:
+            raise OptionError(f"{len(seed)} seeds for {total} pictures; give one a picture")
+        return tuple(_seed(value) for value in seed)
+    first = _seed(seed)
+    return tuple((first + index) % _SEEDS for index in range(total))
+
+
+def _seed(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _SEEDS:
+        raise OptionError(f"seed is {value!r}; give a whole number from 0 to 2**63 - 1")
+    return value
