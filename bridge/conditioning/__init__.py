@@ -1,0 +1,25 @@
+"""From prompts and towers to a ``Conditioning``, the way each model family does it.
+
+``condition`` is the verb, ``RECIPES`` the table, ``tokenizers_of`` feeds the token report.
+"""
+
+from bridge.conditioning.encode import condition
+from bridge.conditioning.kit import Kit, forget_towers, open_kit, tokenizers_of
+from bridge.conditioning.recipes import RECIPES, Recipe, TowerUse, find_recipe
+from bridge.conditioning.result import Conditioning, ConditioningReport
+from bridge.conditioning.sizes import Sizes
+
+__all__ = [
+    "RECIPES",
+    "Conditioning",
+    "ConditioningReport",
+    "Kit",
+    "Recipe",
+    "Sizes",
+    "TowerUse",
+    "condition",
+    "find_recipe",
+    "forget_towers",
+    "open_kit",
+    "tokenizers_of",
+]

@@ -1,0 +1,93 @@
+"""SDXL's micro-conditioning: sizes as ``add_time_ids``.
+
+Podell et al. 2023, "SDXL", section 2.2. The order is diffusers' (``_get_add_time_ids``):
+original height and width, crop top and left, target height and width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bridge.errors import OptionError
+
+# diffusers' default for the refiner, whose ids end in a score instead of the target size.
+_AESTHETIC_SCORE = 6.0
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes as ``(height, width)``, the crop as ``(top, left)``.
+
+    ``given`` says whether the caller named any of them. Only then do they go into a pipeline
+    call: left alone, img2img and inpaint take them from their picture.
+    """
+
+    original_size: tuple[int, int]
+    crops_coords_top_left: tuple[int, int]
+    target_size: tuple[int, int]
+    given: bool
+
+    def time_ids(self, wants_score: bool = False) -> tuple[float, ...]:
+        """The row of ``add_time_ids`` for one prompt: six numbers, five with a score."""
+        last = (_AESTHETIC_SCORE,) if wants_score else self.target_size
+        return (*self.original_size, *self.crops_coords_top_left, *last)
+
+
+def make_sizes(
+    height: int | None,
+    width: int | None,
+    original_size: Sequence[int] | None,
+    crops_coords_top_left: Sequence[int] | None,
+    target_size: Sequence[int] | None,
+    default: tuple[int, int] | None,
+) -> Sizes:
+    """Fill in what was not given, as diffusers does: sizes default to height and width.
+
+    Raises:
+        OptionError: no size is given and the model states none.
+    """
+    named = (height, width, original_size, crops_coords_top_left, target_size)
+    if default is None and (height is None or width is None):
+        if original_size is None or target_size is None:
+            raise OptionError(
+                "The model does not say what size it draws; give height and width, or "
+                "original_size and target_size."
+            )
+        default = (int(target_size[0]), int(target_size[1]))
+    fallback = default or (0, 0)
+    picture = (height or fallback[0], width or fallback[1])
+    return Sizes(
+        _pair(original_size) or picture,
+        _pair(crops_coords_top_left) or (0, 0),
+        _pair(target_size) or picture,
+        given=any(value is not None for value in named),
+    )
+
+
+def check_length(value: object, what: str) -> int | None:
+    """A height or width in pixels, or None. Raises OptionError."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise OptionError(f"{what} must be a whole number of pixels above 0, not {value!r}.")
+    return value
+
+
+def check_pair(value: object, what: str, least: int) -> tuple[int, int] | None:
+    """A pair of whole numbers of at least ``least``, or None. Raises OptionError."""
+    if value is None:
+        return None
+    whole = (
+        isinstance(value, Sequence)
+        and not isinstance(value, (str, bytes))
+        and len(value) == 2
+        and all(isinstance(n, int) and not isinstance(n, bool) and n >= least for n in value)
+    )
+    if not whole:
+        raise OptionError(f"{what} must be two whole numbers of at least {least}, not {value!r}.")
+    return _pair(value)  # type: ignore[arg-type]
+
+
+def _pair(value: Sequence[int] | None) -> tuple[int, int] | None:
+    return None if value is None else (int(value[0]), int(value[1]))

@@ -1,0 +1,56 @@
+"""Reading a tower's weights: safetensors only, complete or not at all."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+from bridge.errors import WeightsError
+
+
+def load_tower(architecture: str, folder: Path, *, dtype: Any, device: Any) -> Any:
+    """Load a transformers module for inference.
+
+    Args:
+        architecture: the transformers class name.
+        folder: the folder of its ``config.json`` and ``*.safetensors``.
+        dtype: the torch dtype to load in.
+        device: the torch device to load to.
+
+    Raises:
+        WeightsError: files missing or damaged, tensors missing or of another shape. (transformers
+            itself fills missing tensors with random numbers and only logs it.)
+    """
+    import transformers
+
+    model_class = getattr(transformers, architecture)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            module, info = model_class.from_pretrained(
+                folder,
+                dtype=dtype,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+    # safetensors raises its own class for a damaged header, torch RuntimeError for a wrong shape,
+    # transformers OSError or ValueError for files and configs.
+    except Exception as error:
+        lines = str(error).strip().splitlines() or ["no message"]
+        raise WeightsError(
+            f"The {architecture} in {folder} cannot be loaded ({type(error).__name__}: "
+            f"{lines[0]}). Fetch its files again; bridge reads safetensors only."
+        ) from error
+    missing = sorted(map(str, info["missing_keys"])) + sorted(
+        str(key) for key in info.get("mismatched_keys", ())
+    )
+    if missing:
+        raise WeightsError(
+            f"The {architecture} in {folder} lacks {len(missing)} of its tensors "
+            f"({', '.join(missing[:3])}…); it is damaged or of another architecture."
+        )
+    logging.getLogger(__name__).debug("loaded %s from %s", architecture, folder)
+    return module.to(device).eval().requires_grad_(False)

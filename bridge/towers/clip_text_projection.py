@@ -1,0 +1,25 @@
+"""The CLIP text tower with its projection (``CLIPTextModelWithProjection``).
+
+SDXL's second tower is OpenCLIP ViT-bigG/14 in this shape; its pooled state is the EOS state
+after the final norm times ``text_projection``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from bridge.towers.clip_text import needs_all, pick
+from bridge.towers.states import Layer, TextStates
+
+ARCHITECTURE = "CLIPTextModelWithProjection"
+
+
+def encode(
+    module: Any, ids: Tensor, layers: Sequence[Layer] = (Layer(),), mask: Tensor | None = None
+) -> TextStates:
+    """One forward pass; as ``clip_text.encode``, but pooled is projected: ``(B, P)``."""
+    out = module(ids, attention_mask=mask, output_hidden_states=needs_all(layers))
+    return TextStates(pick(module, out, layers), out.text_embeds, mask)

@@ -1,0 +1,78 @@
+"""A tower's description, read from its config without loading a weight or importing torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bridge.errors import WeightsError
+
+
+@dataclass(frozen=True)
+class TowerSpec:
+    """What a tower is and gives.
+
+    Attributes:
+        architecture: the transformers class, such as ``CLIPTextModel``.
+        source: the folder it is read from, or the class of the pipeline that holds it.
+        width: the width D of its states.
+        layers: how many transformer layers it has.
+        context: its longest input, in tokens (text) or patches and class token (image).
+        pooled_width: the width P of its pooled state.
+        activation: ``quick_gelu`` (OpenAI) or ``gelu`` (OpenCLIP).
+        attention_mask: whether its config asks for padding to be masked.
+    """
+
+    architecture: str
+    source: str
+    width: int
+    layers: int
+    context: int
+    pooled_width: int
+    activation: str
+    attention_mask: bool = False
+
+
+def spec_of_config(config: dict[str, Any], architecture: str, source: str) -> TowerSpec:
+    """The spec of a CLIP tower from its config. Raises WeightsError naming a missing key."""
+    try:
+        width = int(config["hidden_size"])
+        projected = architecture.endswith("WithProjection")
+        if "max_position_embeddings" in config:
+            context = int(config["max_position_embeddings"])
+        else:
+            context = (int(config["image_size"]) // int(config["patch_size"])) ** 2 + 1
+        return TowerSpec(
+            architecture=architecture,
+            source=source,
+            width=width,
+            layers=int(config["num_hidden_layers"]),
+            context=context,
+            pooled_width=int(config["projection_dim"]) if projected else width,
+            activation=str(config.get("hidden_act", "quick_gelu")),
+            attention_mask=bool(config.get("use_attention_mask", False)),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(
+            f"The config of {source} is no {architecture} config: {type(error).__name__} {error}."
+        ) from error
+
+
+def read_spec(folder: Path, architecture: str) -> TowerSpec:
+    """The spec of the tower in ``folder``. Raises WeightsError."""
+    return spec_of_config(read_json(folder / "config.json"), architecture, str(folder))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a model folder. Raises WeightsError if it is missing or damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise WeightsError(f"{path} is missing; the model folder is incomplete.") from error
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path} cannot be read as JSON ({error}); fetch it again.") from error
+    if not isinstance(value, dict):
+        raise WeightsError(f"{path} holds no JSON object; fetch it again.")
+    return value

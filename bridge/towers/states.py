@@ -1,0 +1,46 @@
+"""What towers give: states of the layers asked for, and the pooled state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of a tower, counted from the end: -1 is the last, -2 the penultimate.
+
+    ``norm`` says whether the tower's final norm is applied to it. The last layer of CLIP is
+    published with its norm, SDXL takes the penultimate without.
+    """
+
+    index: int = -1
+    norm: bool = True
+
+
+@dataclass(frozen=True)
+class TextStates:
+    """Token states, one tensor ``(B, T, D)`` for each layer asked for, in that order.
+
+    ``pooled`` is ``(B, P)``: the EOS state after the final norm, projected if the tower has a
+    projection. ``mask`` is the ``(B, T)`` attention mask that the tower was given, if any.
+    """
+
+    hidden: tuple[Tensor, ...]
+    pooled: Tensor
+    mask: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class ImageStates:
+    """Patch states, one tensor ``(B, h*w, D)`` for each layer asked for, class token dropped.
+
+    ``pooled`` is the projected class state ``(B, P)``, ``grid`` is ``(h, w)`` in row-major order.
+    """
+
+    patches: tuple[Tensor, ...]
+    pooled: Tensor
+    grid: tuple[int, int]
