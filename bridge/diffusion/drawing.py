@@ -205,5 +205,5 @@ def _own_copy(pipe: Any, progress: bool) -> Any:
     own = copy.copy(pipe)
     own.scheduler = copy.deepcopy(pipe.scheduler)
     # Set anew rather than through set_progress_bar_config, whose dictionary is shared.
-    own._progress_bar_config = {"disable": not progress, "leave": False}
+    own._progress_bar_config = {"disable": not progress}
     return own
