@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 
@@ -19,7 +19,7 @@ TINT_RGB = {
 }
 
 
-@lru_cache(maxsize=None)
+@cache
 def _ramp(tint: str) -> np.ndarray:
     """A lightness → colour table, float (256, 3): dark shade, the colour itself, light shade."""
     colour = np.array(TINT_RGB[tint], dtype=np.float32)

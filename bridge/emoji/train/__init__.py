@@ -1,0 +1,1 @@
+"""Training recipes of what weights/ ships: ``python -m bridge.emoji.train --help``."""

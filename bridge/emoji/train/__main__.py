@@ -1,0 +1,116 @@
+"""``python -m bridge.emoji.train STAGE``: train what weights/ ships, stage by stage.
+
+Stages in their order, each needing those before it: ``tokenizer``, ``vae``, ``clip``,
+``clip-2``, ``unet``, ``llava``, ``publish``; ``all`` runs the seven. A stage trains until it
+has used its minutes of wall clock, checkpoints every two minutes under --runs, and goes on
+from there when it is started again, with a larger --minutes if it should train longer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import CLIPModel, CLIPTokenizer
+
+from bridge.emoji.art import Sprites, default_cache, load_sprites
+from bridge.emoji.train import clip, llava, publish, tokenizer, unet, vae
+from bridge.emoji.train.loop import Run
+
+# Minutes each stage trains by default: what two CPU cores were given for the shipped weights.
+MINUTES = {"vae": 22.0, "clip": 26.0, "clip-2": 6.0, "unet": 75.0, "llava": 20.0}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a stage reads and writes."""
+
+    sprites: Sprites
+    weights: Path
+    runs: Path
+
+    @property
+    def xl(self) -> Path:
+        return self.weights / "emoji-xl"
+
+    def tokenizer(self, name: str) -> CLIPTokenizer:
+        return CLIPTokenizer.from_pretrained(self.xl / name)
+
+
+def train_vae(place: Place, minutes: float) -> None:
+    run = Run(vae.recipe(vae.build(), place.sprites), place.runs)
+    run.train(minutes)
+    vae.export(run, place.sprites, place.xl)
+
+
+def train_clip(place: Place, minutes: float) -> None:
+    words = place.tokenizer("tokenizer")
+    model = clip.build(words)
+    run = Run(clip.recipe(model, words, place.sprites), place.runs)
+    run.train(minutes)
+    model = clip.load_averaged(run, model, "clip.")
+    clip.export(model, words, place.weights, second=False)
+
+
+def train_clip_2(place: Place, minutes: float) -> None:
+    first = CLIPModel.from_pretrained(place.weights / "emoji-clip", dtype=torch.float32)
+    words = place.tokenizer("tokenizer_2")
+    model = clip.build(words, second=True)
+    run = Run(clip.recipe_second(model, first, words, place.sprites), place.runs)
+    run.train(minutes)
+    clip.export(clip.load_averaged(run, model), words, place.weights, second=True)
+
+
+def train_unet(place: Place, minutes: float) -> None:
+    painter = unet.Painter.load(place.xl)
+    run = Run(unet.recipe(unet.build(), painter, place.sprites), place.runs)
+    run.train(minutes)
+    unet.export(run, place.xl)
+
+
+def train_llava(place: Place, minutes: float) -> None:
+    tower = CLIPModel.from_pretrained(place.weights / "emoji-clip", dtype=torch.float32)
+    words = llava.tokenizer()
+    run = Run(llava.recipe(llava.build(tower, words), words, place.sprites), place.runs)
+    run.train(minutes)
+    llava.export(run, tower, words, place.weights / "emoji-llava")
+
+
+STAGES: dict[str, Callable[[Place, float], None]] = {
+    "tokenizer": lambda place, _: tokenizer.export(place.xl),
+    "vae": train_vae,
+    "clip": train_clip,
+    "clip-2": train_clip_2,
+    "unet": train_unet,
+    "llava": train_llava,
+    "publish": lambda place, _: publish.publish(place.weights, place.runs),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m bridge.emoji.train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("stage", choices=[*STAGES, "all"])
+    parser.add_argument("--minutes", type=float, help="training time of the stage, in all")
+    parser.add_argument("--weights", type=Path, default=Path("weights"))
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--cache", type=Path, default=default_cache(), help="rendered artwork")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    place = Place(load_sprites(args.cache), args.weights, args.runs)
+    for stage in STAGES if args.stage == "all" else [args.stage]:
+        torch.manual_seed(args.seed)
+        STAGES[stage](place, args.minutes or MINUTES.get(stage, 0.0))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,231 @@
+"""The towers: two text towers and one image tower, trained by InfoNCE.
+
+``emoji-clip`` is a CLIPModel (Radford et al. 2021): text tower 1 with quick-GELU beside the
+image tower, trained together. While it trains, linear heads on the image tower's penultimate
+patch states also name what stands in each patch (the scene's truth is known); that is the
+layer a VLM reads, and the dense task teaches it far sooner than the contrastive one does.
+The heads are dropped afterwards.
+
+``emoji-clip-2`` is tower 2 (wider, plain GELU, its own projection), trained against the
+locked image tower (LiT, Zhai et al. 2022).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional as F
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+from bridge.emoji.art import Sprites
+from bridge.emoji.captions import caption
+from bridge.emoji.concepts import CONCEPTS
+from bridge.emoji.scenes import SIZES, STYLES, TINTS, Scene
+from bridge.emoji.train.data import PATCH, patch_truth, pictures, scene_batch, scene_rng
+from bridge.emoji.train.loop import Recipe, Run
+from bridge.emoji.train.tokenizer import CONTEXT
+
+BATCH = 96
+
+
+def _text_config(tokenizer: CLIPTokenizer, width: int, act: str, projection: int) -> dict:
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_hidden_layers": 4,
+        "num_attention_heads": width // 32,
+        "hidden_act": act,
+        "max_position_embeddings": CONTEXT,
+        "projection_dim": projection,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+
+
+def build(tokenizer: CLIPTokenizer, *, second: bool = False) -> CLIPModel:
+    """An untrained CLIPModel: tower 1 with the image tower, or (``second``) tower 2 with it."""
+    projection = 256 if second else 192
+    width, act = (224, "gelu") if second else (192, "quick_gelu")
+    vision = {
+        "hidden_size": 192,
+        "intermediate_size": 768,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 6,
+        "hidden_act": "quick_gelu",
+        "image_size": 128,
+        "patch_size": PATCH,
+        "projection_dim": projection,
+    }
+    text = _text_config(tokenizer, width, act, projection)
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=projection))
+
+
+class DenseHeads(nn.Module):
+    """Linear read-outs of each patch state: concept (or ground), tint, size, style."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.concept = nn.Linear(width, len(CONCEPTS) + 1)
+        self.tint = nn.Linear(width, len(TINTS) + 1)
+        self.size = nn.Linear(width, len(SIZES))
+        self.style = nn.Linear(width, len(STYLES))
+
+    def forward(self, patches: torch.Tensor, scenes: list[Scene]) -> dict[str, torch.Tensor]:
+        """Losses by name, for penultimate patch states (B, 64, D)."""
+        truth = patch_truth(scenes)
+        states = self.norm(patches)
+        return {
+            name: F.cross_entropy(
+                getattr(self, name)(states).flatten(0, 1).float(), getattr(truth, name).flatten()
+            )
+            for name in ("concept", "tint", "size", "style")
+        }
+
+
+def tokenise(tokenizer: CLIPTokenizer, texts: list[str]) -> dict[str, torch.Tensor]:
+    """Ids padded to the longest text only: the towers are causal and pool at EOS, so what
+    follows it cannot matter."""
+    return tokenizer(
+        texts, padding="longest", truncation=True, max_length=CONTEXT, return_tensors="pt"
+    )
+
+
+def info_nce(
+    image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor
+) -> tuple[torch.Tensor, float]:
+    """Symmetric InfoNCE over a batch and the share of images whose own text is nearest."""
+    image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
+    logits = scale.exp().clamp(max=100) * image @ text.T
+    labels = torch.arange(len(logits))
+    loss = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+    return loss, (logits.argmax(1) == labels).float().mean().item()
+
+
+def _plain_attention(model: CLIPModel) -> None:
+    """On a CPU the fused attention's backward pass takes twice the time of plain matmuls at
+    these sizes (65 tokens, heads of 32)."""
+    if not torch.cuda.is_available():
+        model.set_attn_implementation("eager")
+
+
+def recipe(model: CLIPModel, tokenizer: CLIPTokenizer, sprites: Sprites) -> Recipe:
+    _plain_attention(model)
+    heads = DenseHeads(model.config.vision_config.hidden_size)
+    both = nn.ModuleDict({"clip": model, "heads": heads})
+
+    def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        rng = scene_rng(21, step)
+        scenes = scene_batch(rng, BATCH)
+        texts = tokenise(tokenizer, [caption(scene, rng) for scene in scenes])
+        with torch.autocast("cpu", torch.bfloat16):
+            seen = model.vision_model(
+                pixel_values=pictures(scenes, sprites), output_hidden_states=True
+            )
+            image = model.visual_projection(seen.pooler_output)
+            read = model.text_model(**texts)
+            text = model.text_projection(read.pooler_output)
+            dense = heads(seen.hidden_states[-2][:, 1:], scenes)
+        contrastive, right = info_nce(image, text, model.logit_scale)
+        total = contrastive + 3 * dense["concept"] + 0.5 * dense["tint"]
+        total = total + 0.3 * (dense["size"] + dense["style"])
+        figures = {"nce": contrastive.item(), "r1": right, "concept": dense["concept"].item()}
+        return total, figures | {"tint": dense["tint"].item()}
+
+    return Recipe("clip", both, loss, lr=1.2e-3, weight_decay=0.05, warmup=200, ema=0.998)
+
+
+def recipe_second(
+    model: CLIPModel, first: CLIPModel, tokenizer: CLIPTokenizer, sprites: Sprites
+) -> Recipe:
+    """Tower 2 against the image tower of ``first``, locked and copied into ``model``."""
+    _plain_attention(model)
+    model.vision_model.load_state_dict(first.vision_model.state_dict())
+    model.vision_model.requires_grad_(False)
+
+    def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        rng = scene_rng(22, step)
+        scenes = scene_batch(rng, BATCH)
+        texts = tokenise(tokenizer, [caption(scene, rng) for scene in scenes])
+        with torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad():
+                seen = model.vision_model(pixel_values=pictures(scenes, sprites))
+            image = model.visual_projection(seen.pooler_output)
+            text = model.text_projection(model.text_model(**texts).pooler_output)
+        contrastive, right = info_nce(image, text, model.logit_scale)
+        return contrastive, {"nce": contrastive.item(), "r1": right}
+
+    return Recipe("clip-2", model, loss, lr=1.2e-3, weight_decay=0.05, warmup=200, ema=0.998)
+
+
+def load_averaged(run: Run, model: CLIPModel, prefix: str = "") -> CLIPModel:
+    """``model`` with the run's averaged weights, ready for use."""
+    average = {k.removeprefix(prefix): v for k, v in run.averaged().items() if k.startswith(prefix)}
+    model.load_state_dict(model.state_dict() | average)
+    return model.eval()
+
+
+def export(model: CLIPModel, tokenizer: CLIPTokenizer, weights: Path, *, second: bool) -> None:
+    """Write the text tower into emoji-xl and the CLIPModel into its folder, in half precision.
+
+    The text tower's file exists once: the CLIPModel's index points at it. Keys follow the
+    published checkpoints (``text_model.…``), which every transformers release reads. Tower 2
+    shares the image tower's file with emoji-clip as well, since it was trained on it.
+    """
+    xl, number = weights / "emoji-xl", "_2" if second else ""
+    folder = weights / ("emoji-clip-2" if second else "emoji-clip")
+    for target in (folder, xl / f"text_encoder{number}"):
+        target.mkdir(parents=True, exist_ok=True)
+    state = {k: v.detach().half().contiguous() for k, v in model.state_dict().items()}
+    text = {k: v for k, v in state.items() if k.startswith("text_model.")}
+    if second:
+        text["text_projection.weight"] = state["text_projection.weight"]
+    vision = {k: v for k, v in state.items() if k.startswith("vision_model.")}
+    rest = {k: v for k, v in state.items() if k not in text and k not in vision}
+
+    files = {f"../emoji-xl/text_encoder{number}/model.safetensors": text, "head.safetensors": rest}
+    files["../emoji-clip/vision.safetensors" if second else "vision.safetensors"] = vision
+    for name, tensors in files.items():
+        if not (second and tensors is vision):
+            _save(tensors, folder / name)
+    index = {
+        "metadata": {"total_size": sum(v.numel() * 2 for v in state.values())},
+        "weight_map": {key: name for name, tensors in files.items() for key in sorted(tensors)},
+    }
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n")
+
+    config = model.config
+    config.dtype = torch.float16
+    config.architectures = ["CLIPModel"]
+    config.save_pretrained(folder)
+    config.text_config.architectures = [
+        "CLIPTextModelWithProjection" if second else "CLIPTextModel"
+    ]
+    config.text_config.dtype = torch.float16
+    config.text_config.save_pretrained(xl / f"text_encoder{number}")
+    tokenizer.save_pretrained(folder)
+    image_processor().save_pretrained(folder)
+
+
+def image_processor() -> CLIPImageProcessor:
+    """Pixels as the image tower was trained on them: 128 × 128 in [-1, 1]."""
+    half = [0.5, 0.5, 0.5]
+    return CLIPImageProcessor(
+        size={"shortest_edge": 128},
+        crop_size={"height": 128, "width": 128},
+        image_mean=half,
+        image_std=half,
+    )
+
+
+def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    path = path.resolve()
+    part = path.with_suffix(".part")
+    save_file(tensors, part, metadata={"format": "pt"})
+    part.replace(path)

@@ -1,0 +1,184 @@
+"""The answerer: emoji-clip's image tower → mlp2x_gelu → a small LLaMA, as LLaVA-1.5.
+
+The tower stays frozen; its penultimate patch states, class token dropped, are the soft
+tokens (Liu et al. 2023). The language model is ours and starts from nothing, so projector
+and language model train together; LLaVA's first stage only exists to spare a trained LLM.
+
+A scene allows about ten questions. Half of the scenes are learnt as ten separate one-turn
+chats that share their image tokens: one sequence, a mask that hides the other questions, and
+positions that restart after the image. The other half are chats of several turns.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+from transformers import (
+    CLIPModel,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedTokenizerFast,
+)
+
+from bridge.emoji.art import Sprites
+from bridge.emoji.questions import questions
+from bridge.emoji.scenes import Scene, draw_scene
+from bridge.emoji.train.data import GRID, PATCH, pictures, scene_batch, scene_rng
+from bridge.emoji.train.loop import Recipe, Run
+from bridge.vlm.layout import (
+    IGNORE_LABEL,
+    IMAGE_TOKEN,
+    build_processor,
+    build_tokenizer,
+    chat_text,
+    training_example,
+)
+
+BATCH = 24
+SOFT = GRID * GRID
+VOCAB_SIZE = 1536
+MAX_TURNS = 4
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """The language model's vocabulary, learnt from chats about scenes."""
+    rng = random.Random(8)
+
+    def chats():
+        for _ in range(12_000):
+            scene = draw_scene(rng)
+            for held_out in (False, True):
+                asked = questions(scene, rng, held_out=held_out)
+                yield chat_text([(q.text, q.answer) for q in asked], with_answers=True)
+
+    return build_tokenizer(chats(), VOCAB_SIZE)
+
+
+def build(clip: CLIPModel, words: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
+    """An untrained LLaVA around a copy of ``clip``'s image tower; 3.5 M parameters beside it."""
+    text = LlamaConfig(
+        vocab_size=len(words),
+        hidden_size=256,
+        intermediate_size=640,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=words.model_max_length,
+        tie_word_embeddings=True,
+        bos_token_id=words.bos_token_id,
+        eos_token_id=words.eos_token_id,
+        pad_token_id=words.pad_token_id,
+    )
+    config = LlavaConfig(
+        vision_config=clip.config.vision_config,
+        text_config=text,
+        image_token_index=words.convert_tokens_to_ids(IMAGE_TOKEN),
+        image_seq_length=SOFT,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+        projector_hidden_act="gelu",
+        tie_word_embeddings=True,
+    )
+    model = LlavaForConditionalGeneration(config)
+    tower = model.model.vision_tower
+    names = {k.removeprefix("vision_model."): v for k, v in clip.vision_model.state_dict().items()}
+    own = {k: names[k.removeprefix("vision_model.")] for k in tower.state_dict()}
+    tower.load_state_dict(own)
+    tower.requires_grad_(False)
+    return model
+
+
+def packed_example(
+    words: PreTrainedTokenizerFast, scene: Scene, rng: random.Random
+) -> tuple[list[int], list[int], list[int], list[int]]:
+    """Ids, labels, positions and segment numbers of one scene's questions.
+
+    Segment 0 is what every question may look at (the beginning and the image); a token sees
+    segment 0 and its own segment. A chat of several turns is one segment.
+    """
+    turns = [(q.text, q.answer) for q in questions(scene, rng)]
+    if rng.random() < 0.5:
+        ids, labels = training_example(words, turns[: rng.randint(1, MAX_TURNS)], SOFT)
+        return ids, labels, list(range(len(ids))), [0] * len(ids)
+    ids, labels, positions, segments = [], [], [], []
+    for number, turn in enumerate(turns, start=1):
+        own_ids, own_labels = training_example(words, [turn], SOFT)
+        image = words.convert_tokens_to_ids(IMAGE_TOKEN)
+        after = len(own_ids) - own_ids[::-1].index(image)
+        start = 0 if number == 1 else after
+        ids += own_ids[start:]
+        labels += own_labels[start:]
+        positions += range(start, len(own_ids))
+        segments += [0 if place < after else number for place in range(start, len(own_ids))]
+    return ids, labels, positions, segments
+
+
+def collate(
+    examples: list[tuple[list[int], list[int], list[int], list[int]]], pad: int
+) -> dict[str, torch.Tensor]:
+    """Right-padded ids, labels, positions (B, T) and the mask (B, 1, T, T), True = may look."""
+    length = max(len(e[0]) for e in examples)
+
+    def stack(part: int, fill: int) -> torch.Tensor:
+        return torch.tensor([e[part] + [fill] * (length - len(e[part])) for e in examples])
+
+    segments = stack(3, -1)
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    same = (segments[:, None, :] == 0) | (segments[:, None, :] == segments[:, :, None])
+    return {
+        "ids": stack(0, pad),
+        "labels": stack(1, IGNORE_LABEL),
+        "positions": stack(2, 0),
+        "mask": (causal & same)[:, None],
+    }
+
+
+def recipe(
+    model: LlavaForConditionalGeneration, words: PreTrainedTokenizerFast, sprites: Sprites
+) -> Recipe:
+    inner = model.model
+    if not torch.cuda.is_available():  # the fused attention's backward pass is slow on a CPU
+        model.set_attn_implementation("eager")
+
+    def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        rng = scene_rng(41, step)
+        scenes = scene_batch(rng, BATCH)
+        batch = collate([packed_example(words, s, rng) for s in scenes], words.pad_token_id)
+        ids, labels = batch["ids"], batch["labels"]
+        with torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad():
+                seen = inner.vision_tower(pictures(scenes, sprites), output_hidden_states=True)
+                patches = seen.hidden_states[-2][:, 1:]
+            soft = inner.multi_modal_projector(patches)
+            embeds = inner.language_model.embed_tokens(ids)
+            spots = (ids == model.config.image_token_index)[..., None]
+            embeds = embeds.masked_scatter(spots, soft.to(embeds.dtype))
+            bias = torch.zeros(batch["mask"].shape).masked_fill(~batch["mask"], -1e4)
+            out = inner.language_model(
+                inputs_embeds=embeds,
+                attention_mask=bias.bfloat16(),
+                position_ids=batch["positions"],
+                use_cache=False,
+            ).last_hidden_state
+            taught = labels[:, 1:] != IGNORE_LABEL
+            logits = model.lm_head(out[:, :-1][taught]).float()
+        target = labels[:, 1:][taught]
+        entropy = F.cross_entropy(logits, target)
+        right = (logits.argmax(-1) == target).float().mean().item()
+        return entropy, {"answer_ce": entropy.item(), "token_right": right}
+
+    return Recipe("llava", model, loss, lr=1.5e-3, weight_decay=0.02, warmup=200, ema=0.998)
+
+
+def export(run: Run, clip: CLIPModel, words: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write the LLaVA folder in half precision: model, processor, tokenizer, chat template."""
+    model = build(clip, words)
+    model.load_state_dict(model.state_dict() | run.averaged())
+    model.generation_config.eos_token_id = words.eos_token_id
+    model.generation_config.pad_token_id = words.pad_token_id
+    model.half().save_pretrained(folder)
+    build_processor(words, PATCH * GRID, PATCH).save_pretrained(folder)

@@ -1,0 +1,199 @@
+"""The one training loop: a time budget, checkpoints, resumption, and a logged loss curve.
+
+A recipe gives the modules, an optimiser's settings, and a function from a step number to a
+loss; everything that must survive an interruption lives in ``runs/<name>/``:
+``state.safetensors`` (modules, optimiser moments, averaged weights), ``log.json`` (the loss
+curve) and ``loss.png``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+
+@dataclass
+class Recipe:
+    """What a training run is made of.
+
+    Attributes:
+        name: folder under ``runs/``.
+        module: everything that is trained, as one module.
+        loss: from a step number to (loss to minimise, figures to log).
+        lr, weight_decay, warmup: AdamW's rate, decay and linear warm-up in steps.
+        decay_lr: cosine decay to a tenth over the time budget when True.
+        ema: decay of the averaged weights, or None for no averaging.
+    """
+
+    name: str
+    module: nn.Module
+    loss: Callable[[int], tuple[torch.Tensor, dict[str, float]]]
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    warmup: int = 200
+    decay_lr: bool = True
+    ema: float | None = None
+
+
+class Run:
+    """One recipe's run: ``train`` goes on for some minutes from wherever it stands."""
+
+    def __init__(self, recipe: Recipe, root: Path) -> None:
+        self.recipe = recipe
+        self.folder = root / recipe.name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.step = 0
+        self.seconds = 0.0
+        self.log: list[dict[str, float]] = []
+        self.params = dict(recipe.module.named_parameters())
+        self.optimizer = torch.optim.AdamW(
+            [p for p in self.params.values() if p.requires_grad],
+            lr=recipe.lr,
+            betas=(0.9, 0.99),
+            weight_decay=recipe.weight_decay,
+            fused=True,
+        )
+        self.average: dict[str, torch.Tensor] = {}
+        if recipe.ema is not None:
+            self.average = {n: p.detach().clone() for n, p in self.params.items()}
+        if (self.folder / "state.safetensors").exists():
+            self._resume()
+
+    def train(self, minutes: float, *, checkpoint_every: float = 120.0) -> None:
+        """Train for ``minutes`` of wall clock in all, earlier sessions' time included."""
+        recipe, budget = self.recipe, minutes * 60
+        recipe.module.train()
+        last_save = last_print = begun = time.monotonic()
+        before = self.seconds
+        sums: dict[str, float] = {}
+        counted = 0
+        while self.seconds < budget:
+            self._set_lr(self.seconds / budget)
+            loss, figures = recipe.loss(self.step)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(list(self.params.values()), 1.0)
+            self.optimizer.step()
+            self._update_average()
+            self.step += 1
+            counted += 1
+            for name, value in figures.items():
+                sums[name] = sums.get(name, 0.0) + value
+            now = time.monotonic()
+            self.seconds = before + now - begun
+            if now - last_print > 20:
+                row = {k: v / counted for k, v in sums.items()}
+                self.log.append({"step": self.step, "minutes": self.seconds / 60, **row})
+                shown = "  ".join(f"{k} {v:.4f}" for k, v in row.items())
+                rate = counted / (now - last_print)
+                print(
+                    f"{recipe.name}: step {self.step}  {self.seconds / 60:.1f}/{minutes:g} min"
+                    f"  {rate:.2f} steps/s  {shown}",
+                    flush=True,
+                )
+                sums, counted, last_print = {}, 0, now
+            if now - last_save > checkpoint_every:
+                self.save()
+                last_save = time.monotonic()
+        self.save()
+        self.draw_loss()
+
+    def averaged(self) -> dict[str, torch.Tensor]:
+        """The averaged parameters by name, or the plain ones when there is no average."""
+        return self.average or {n: p.detach() for n, p in self.params.items()}
+
+    def _set_lr(self, progress: float) -> None:
+        recipe = self.recipe
+        rate = recipe.lr * min(1.0, (self.step + 1) / max(1, recipe.warmup))
+        if recipe.decay_lr:
+            rate *= 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        if not self.average or self.recipe.ema is None:
+            return
+        # A short memory at first, so that the random start does not linger in the average.
+        decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
+        names = list(self.average)
+        torch._foreach_lerp_(
+            [self.average[n] for n in names], [self.params[n].detach() for n in names], 1 - decay
+        )
+
+    def save(self) -> None:
+        """Write the whole state to a temporary file, then rename it into place."""
+        tensors = {f"module.{k}": v for k, v in self._module_state().items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.items()}
+        names = [n for n, p in self.params.items() if p.requires_grad]
+        for name, state in zip(names, self.optimizer.state.values(), strict=False):
+            for key, value in state.items():
+                tensors[f"optimizer.{key}.{name}"] = value.detach()
+        meta = {"step": str(self.step), "seconds": str(self.seconds)}
+        part = self.folder / "state.part"
+        save_file({k: v.contiguous().clone() for k, v in tensors.items()}, part, metadata=meta)
+        part.replace(self.folder / "state.safetensors")
+        log = self.folder / "log.part"
+        log.write_text(json.dumps(self.log))
+        log.replace(self.folder / "log.json")
+
+    def _module_state(self) -> dict[str, torch.Tensor]:
+        return {k: v.detach() for k, v in self.recipe.module.state_dict().items()}
+
+    def _resume(self) -> None:
+        path = self.folder / "state.safetensors"
+        from safetensors import safe_open
+
+        with safe_open(path, "pt") as opened:
+            meta = opened.metadata()
+        tensors = load_file(path)
+        part = "module."
+        self.recipe.module.load_state_dict(
+            {k[len(part) :]: v for k, v in tensors.items() if k.startswith(part)}
+        )
+        for name in self.average:
+            self.average[name] = tensors[f"average.{name}"]
+        for name, parameter in self.params.items():
+            state = {
+                key: tensors[f"optimizer.{key}.{name}"]
+                for key in ("step", "exp_avg", "exp_avg_sq")
+                if f"optimizer.{key}.{name}" in tensors
+            }
+            if state:
+                self.optimizer.state[parameter] = state
+        self.step, self.seconds = int(meta["step"]), float(meta["seconds"])
+        self.log = json.loads((self.folder / "log.json").read_text())
+        print(f"{self.recipe.name}: resumed at step {self.step}", flush=True)
+
+    def draw_loss(self) -> None:
+        """The loss curve as a picture beside its JSON."""
+        draw_curve(self.log, self.folder / "loss.png", self.recipe.name)
+
+
+def draw_curve(log: list[dict[str, float]], path: Path, title: str) -> None:
+    """Plot every logged figure over minutes, one small panel each."""
+    if not log:
+        return
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    names = [n for n in log[-1] if n not in ("step", "minutes")]
+    figure, axes = pyplot.subplots(1, len(names), figsize=(4 * len(names), 3), squeeze=False)
+    for axis, name in zip(axes[0], names, strict=True):
+        rows = [row for row in log if name in row]
+        axis.plot([row["minutes"] for row in rows], [row[name] for row in rows])
+        axis.set(title=f"{title}: {name}", xlabel="minutes")
+        axis.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=80)
+    pyplot.close(figure)

@@ -1,0 +1,40 @@
+"""What makes the trained parts a published set: pipeline index, loss curves, manifest."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from bridge.store import write_manifest
+
+_MODEL_INDEX = {
+    "_class_name": "StableDiffusionXLPipeline",
+    "_diffusers_version": "0.42.1",
+    "force_zeros_for_empty_prompt": True,
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "tokenizer_2": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderTiny"],
+}
+
+
+def publish(weights: Path, runs: Path) -> None:
+    """Write emoji-xl/model_index.json, copy each run's loss curve, and renew the manifest."""
+    index = weights / "emoji-xl" / "model_index.json"
+    part = index.with_suffix(".part")
+    part.write_text(json.dumps(_MODEL_INDEX, indent=2) + "\n")
+    part.replace(index)
+    curves = weights / "curves"
+    curves.mkdir(exist_ok=True)
+    for run in sorted(path for path in runs.glob("*") if (path / "log.json").exists()):
+        for kind in ("json", "png"):
+            source = run / ("log.json" if kind == "json" else "loss.png")
+            if source.exists():
+                shutil.copyfile(source, curves / f"{run.name}.{kind}")
+    write_manifest(weights)

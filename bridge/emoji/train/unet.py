@@ -1,0 +1,190 @@
+"""The painter: a UNet2DConditionModel in SDXL's shape, trained on latents of scenes.
+
+As SDXL's (Podell et al. 2023), its top level has no attention, it reads both towers'
+penultimate states side by side, and pooled text and sizes enter through the time embedding.
+It predicts v (Salimans & Ho 2022) under a cosine schedule rescaled to zero terminal SNR
+(Lin et al. 2023), since plain grounds of an exact colour need the lowest frequency right.
+
+Latents and text states of a scene cost as much as half a training step, so each is computed
+once and kept in a pool; every step draws some new scenes and replays others.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from bridge.emoji.art import Sprites
+from bridge.emoji.captions import caption
+from bridge.emoji.scenes import CANVAS
+from bridge.emoji.train.data import pictures, scene_batch, scene_rng
+from bridge.emoji.train.loop import Recipe, Run
+
+BATCH = 32
+NEW_EVERY_STEP = 12
+POOL = 80_000  # 77 x 416 half-precision numbers each: 5 GB when full
+DROP_ZERO, DROP_EMPTY = 0.09, 0.03  # unconditional rows: zeros (SDXL's rule), or "" encoded
+
+
+def build() -> UNet2DConditionModel:
+    """The untrained UNet, 9.6 M parameters."""
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=8,
+        out_channels=8,
+        block_out_channels=(96, 192),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        transformer_layers_per_block=1,
+        attention_head_dim=(3, 6),
+        cross_attention_dim=416,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=32,
+        projection_class_embeddings_input_dim=256 + 6 * 32,
+    )
+
+
+def scheduler() -> DDIMScheduler:
+    """v-prediction, cosine schedule, zero terminal SNR, trailing timesteps."""
+    return DDIMScheduler(
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=False,
+    )
+
+
+@dataclass(frozen=True)
+class Painter:
+    """The frozen parts that turn a scene into what the UNet trains on."""
+
+    tokenizers: tuple[CLIPTokenizer, CLIPTokenizer]
+    towers: tuple[CLIPTextModel, CLIPTextModelWithProjection]
+    vae: AutoencoderTiny
+
+    @classmethod
+    def load(cls, folder: Path) -> Painter:
+        """The parts of an SDXL-layout folder, frozen."""
+        names = ("tokenizer", "tokenizer_2")
+        first, second = (CLIPTokenizer.from_pretrained(folder / name) for name in names)
+        one = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
+        two = CLIPTextModelWithProjection.from_pretrained(
+            folder / "text_encoder_2", dtype=torch.float32
+        )
+        vae = AutoencoderTiny.from_pretrained(folder / "vae", torch_dtype=torch.float32)
+        for part in (one, two, vae):
+            part.eval().requires_grad_(False)
+        return cls((first, second), (one, two), vae)
+
+    @torch.no_grad()
+    def texts(self, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both towers' penultimate states (B, 77, 416) and the pooled text (B, 256), bf16."""
+        states = []
+        pooled = torch.empty(0)
+        for tokenizer, tower in zip(self.tokenizers, self.towers, strict=True):
+            ids = tokenizer(
+                captions, padding="max_length", truncation=True, return_tensors="pt"
+            ).input_ids
+            with torch.autocast("cpu", torch.bfloat16):
+                out = tower(ids, output_hidden_states=True)
+            states.append(out.hidden_states[-2])
+            pooled = out[0]
+        return torch.cat(states, -1).bfloat16(), pooled.bfloat16()
+
+    @torch.no_grad()
+    def latents(self, images: torch.Tensor) -> torch.Tensor:
+        """Scaled latents (B, 8, 16, 16) of images in [-1, 1], bf16."""
+        with torch.autocast("cpu", torch.bfloat16):
+            z = self.vae.encode(images).latents
+        return (z.float() * self.vae.config.scaling_factor).bfloat16()
+
+
+class Pool:
+    """Scenes' latents and text states, grown step by step and replayed."""
+
+    def __init__(self, painter: Painter, sprites: Sprites, seed: int) -> None:
+        self.painter, self.sprites, self.seed = painter, sprites, seed
+        self.latents = torch.empty(POOL, 8, 16, 16, dtype=torch.bfloat16)
+        self.states = torch.empty(POOL, 77, 416, dtype=torch.bfloat16)
+        self.pooled = torch.empty(POOL, 256, dtype=torch.bfloat16)
+        self.filled = 0
+        states, pooled = painter.texts([""])
+        self.empty = states[0].float(), pooled[0].float()
+
+    def grow(self, rng: random.Random, count: int) -> range:
+        """Add new scenes and return their places; an old place is reused when full."""
+        scenes = scene_batch(rng, count)
+        start = self.filled % (POOL - count + 1)
+        places = range(start, start + count)
+        self.latents[start : start + count] = self.painter.latents(pictures(scenes, self.sprites))
+        states, pooled = self.painter.texts([caption(scene, rng) for scene in scenes])
+        self.states[start : start + count], self.pooled[start : start + count] = states, pooled
+        self.filled = max(self.filled, start + count)
+        return places
+
+    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Latents, states and pooled of one step, with a few rows made unconditional."""
+        rng = scene_rng(self.seed, step)
+        if self.filled < 2048:
+            self.grow(rng, 256)
+        new = list(self.grow(rng, NEW_EVERY_STEP))
+        rows = new + [rng.randrange(self.filled) for _ in range(BATCH - len(new))]
+        latents = self.latents[rows].float()
+        states, pooled = self.states[rows].float(), self.pooled[rows].float()
+        for i in range(BATCH):
+            draw = rng.random()
+            if draw < DROP_ZERO:
+                states[i], pooled[i] = 0, 0
+            elif draw < DROP_ZERO + DROP_EMPTY:
+                states[i], pooled[i] = self.empty
+        return latents, states, pooled
+
+
+def recipe(
+    unet: UNet2DConditionModel, painter: Painter, sprites: Sprites, seed: int = 31
+) -> Recipe:
+    pool = Pool(painter, sprites, seed)
+    noise = scheduler()
+    sizes = torch.tensor([CANVAS, CANVAS, 0, 0, CANVAS, CANVAS]).repeat(BATCH, 1)
+    unet.to(memory_format=torch.channels_last)
+    if not torch.cuda.is_available():  # the fused attention's backward pass is slow on a CPU
+        unet.set_attn_processor(AttnProcessor())
+
+    def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        x, states, pooled = pool.batch(step)
+        # Stratified times: every batch covers the whole schedule, which steadies the loss.
+        t = ((torch.arange(BATCH) + torch.rand(BATCH)) / BATCH * 1000).long()
+        t = t[torch.randperm(BATCH)]
+        e = torch.randn_like(x)
+        noisy, target = noise.add_noise(x, e, t), noise.get_velocity(x, e, t)
+        extra = {"text_embeds": pooled, "time_ids": sizes}
+        with torch.autocast("cpu", torch.bfloat16):
+            guess = unet(
+                noisy.contiguous(memory_format=torch.channels_last),
+                t,
+                states,
+                added_cond_kwargs=extra,
+            ).sample
+        error = (guess.float() - target).square().mean((1, 2, 3))
+        early = error[t >= 700].mean().item()
+        return error.mean(), {"v_mse": error.mean().item(), "v_mse_t700": early}
+
+    return Recipe("unet", unet, loss, lr=1e-3, weight_decay=0.01, warmup=300, ema=0.999)
+
+
+def export(run: Run, folder: Path) -> None:
+    """Write the averaged UNet in half precision, the scheduler and the pipeline's index."""
+    unet = build()
+    unet.load_state_dict(unet.state_dict() | run.averaged())
+    unet.half().save_pretrained(folder / "unet")
+    scheduler().save_pretrained(folder / "scheduler")
