@@ -159,10 +159,12 @@ def draw_scene(rng: random.Random) -> Scene:
         return rng.sample(range(len(CONCEPTS)), n)
 
     relation = None
+    groups: tuple[Group, ...]
     if kind == "single":
-        groups = (group(*concepts(1)),)
+        groups = (group(concepts(1)[0]),)
     elif kind == "several":
-        groups = (group(*concepts(1), count=rng.choice((2, 3, 4))),)
+        (concept,) = concepts(1)
+        groups = (group(concept, rng.choice((2, 3, 4))),)
     elif kind == "pair":
         counts = rng.choices(((1, 1), (1, 2), (2, 1), (2, 2)), (0.7, 0.1, 0.1, 0.1))[0]
         first, second = concepts(2)

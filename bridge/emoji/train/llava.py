@@ -12,6 +12,7 @@ positions that restart after the image. The other half are chats of several turn
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -48,7 +49,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     """The language model's vocabulary, learnt from chats about scenes."""
     rng = random.Random(8)
 
-    def chats():
+    def chats() -> Iterator[str]:
         for _ in range(12_000):
             scene = draw_scene(rng)
             for held_out in (False, True):
@@ -104,7 +105,10 @@ def packed_example(
     if rng.random() < 0.5:
         ids, labels = training_example(words, turns[: rng.randint(1, MAX_TURNS)], SOFT)
         return ids, labels, list(range(len(ids))), [0] * len(ids)
-    ids, labels, positions, segments = [], [], [], []
+    ids: list[int] = []
+    labels: list[int] = []
+    positions: list[int] = []
+    segments: list[int] = []
     for number, turn in enumerate(turns, start=1):
         own_ids, own_labels = training_example(words, [turn], SOFT)
         image = words.convert_tokens_to_ids(IMAGE_TOKEN)
