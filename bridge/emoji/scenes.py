@@ -1,8 +1,8 @@
 """Scenes of the embedded world: what stands where, drawn at random with known truth.
 
 A scene has one style, one background and one to four objects. Objects stand on a lattice of
-8 pixels, the autoencoder's stride, so that a sprite has one latent picture wherever it
-stands. Some combinations are *held out*: never seen in training, used only for scoring.
+16 pixels: the image tower's patch and twice the autoencoder's stride, so that a sprite looks
+the same to both wherever it stands, and small models learn it from few examples. Some combinations are *held out*: never seen in training, used only for scoring.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from zlib import crc32
 from bridge.emoji.concepts import CONCEPTS
 
 CANVAS = 128
-LATTICE = 8
+LATTICE = 16
 STYLES = ("noto", "fluent", "twemoji")
 SIZES = {"small": 32, "normal": 48, "big": 64}
 TINTS = ("red", "orange", "yellow", "green", "blue", "purple")
@@ -110,6 +110,11 @@ def place(groups: tuple[Group, ...], relation: str | None, rng: random.Random) -
     def jitter(low: int, high: int) -> int:
         return rng.randrange(low, high + 1, LATTICE)
 
+    def near_middle(side: int) -> int:
+        middle = (CANVAS - side) // 2
+        low = -(-(middle - LATTICE) // LATTICE) * LATTICE
+        return jitter(low, (middle + LATTICE) // LATTICE * LATTICE)
+
     def in_quadrant(group: Group, corner: tuple[int, int]) -> Placed:
         free = 64 - SIZES[group.size]
         x, y = corner[0] + jitter(0, free), corner[1] + jitter(0, free)
@@ -121,14 +126,12 @@ def place(groups: tuple[Group, ...], relation: str | None, rng: random.Random) -
         if group.count == 2:
             return [in_quadrant(group, (along, 0)), in_quadrant(group, (along, 64))]
         side = SIZES[group.size]
-        x, middle = along + jitter(0, 64 - side), (CANVAS - side) // 2 // LATTICE * LATTICE
-        y = middle + jitter(-16, 16)
+        x, y = along + jitter(0, 64 - side), near_middle(side)
         return [Placed(group.concept, group.tint, group.size, x, y)]
 
     if len(groups) == 1 and groups[0].count == 1:
         group, side = groups[0], SIZES[groups[0].size]
-        middle = (CANVAS - side) // 2 // LATTICE * LATTICE
-        x, y = middle + jitter(-16, 16), middle + jitter(-16, 16)
+        x, y = near_middle(side), near_middle(side)
         return [Placed(group.concept, group.tint, group.size, x, y)]
     if len(groups) == 2:
         placed = in_half(groups[0], False) + in_half(groups[1], True)

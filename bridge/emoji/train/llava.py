@@ -103,8 +103,8 @@ def packed_example(
     """
     turns = [(q.text, q.answer) for q in questions(scene, rng)]
     if rng.random() < 0.5:
-        ids, labels = training_example(words, turns[: rng.randint(1, MAX_TURNS)], SOFT)
-        return ids, labels, list(range(len(ids))), [0] * len(ids)
+        chat, taught = training_example(words, turns[: rng.randint(1, MAX_TURNS)], SOFT)
+        return chat, taught, list(range(len(chat))), [0] * len(chat)
     ids: list[int] = []
     labels: list[int] = []
     positions: list[int] = []
