@@ -2,7 +2,8 @@
 
 A scene has one style, one background and one to four objects. Objects stand on a lattice of
 16 pixels: the image tower's patch and twice the autoencoder's stride, so that a sprite looks
-the same to both wherever it stands, and small models learn it from few examples. Some combinations are *held out*: never seen in training, used only for scoring.
+the same to both wherever it stands, and small models learn it from few examples. Some
+combinations are *held out*: never seen in training, used only for scoring.
 """
 
 from __future__ import annotations
