@@ -1,0 +1,302 @@
+"""The ``bridge`` command: draw, ask, see the tokens, list the models.
+
+Starts light: torch loads only once a command has passed its own checks. A bad input is one
+line on standard error and exit status 2; ``--debug`` shows the traceback instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import secrets
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+
+from bridge import __version__
+from bridge.errors import BridgeError, OptionError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from bridge.diffusion import StepPreview
+
+_PICTURE_KINDS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse prints its usage and leaves; here a bad command line is an error as any other."""
+
+    def error(self, message: str) -> NoReturn:
+        raise OptionError(f"{message} (see `{self.prog} --help`)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; ``argv`` is without the program name. Returns the exit status.
+
+    0: done. 1: a fault of bridge itself. 2: a bad input, said in one line. 130: interrupted.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    # The libraries' own notes would bury ours; set before they load, and only if unset.
+    for name in () if debug else ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
+        os.environ.setdefault(name, "error")
+    try:
+        options = _parser().parse_args(arguments)
+        with _short_notes(debug):
+            options.run(options)
+        sys.stdout.flush()
+    except SystemExit as done:  # --help and --version
+        return int(done.code or 0)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader (head, say) has gone. Python would complain again when it closes stdout.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (BridgeError, OSError) as error:
+        if debug:
+            raise
+        _say(f"error: {error}")
+        return 2
+    except Exception as error:
+        if debug:
+            raise
+        _say(f"internal error: {type(error).__name__}: {error} (run again with --debug)")
+        return 1
+    return 0
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="bridge",
+        description="A prompt becomes a picture, a picture becomes an answer.",
+    )
+    parser.add_argument("--version", action="version", version=f"bridge {__version__}")
+    shared = _Parser(add_help=False)
+    shared.add_argument("--debug", action="store_true", help="show tracebacks and library notes")
+    shared.add_argument("--json", action="store_true", help="print one JSON object")
+    placed = _Parser(add_help=False)
+    placed.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
+    placed.add_argument("--dtype", help="float32, bfloat16, float16 (default: by size and device)")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    draw = commands.add_parser("draw", parents=[shared, placed], help="draw a prompt")
+    draw.add_argument("prompt", help="what to draw")
+    draw.add_argument("-o", "--output", type=Path, help="file (default: bridge-SEED.png)")
+    draw.add_argument("-m", "--model", default="emoji-xl", help="name, folder or hub id")
+    draw.add_argument("--negative", metavar="PROMPT", help="what to keep out")
+    draw.add_argument("--seed", type=int, help="the same seed draws the same picture")
+    draw.add_argument("--steps", type=int, default=20, help="sampler steps (default: 20)")
+    draw.add_argument("--guidance", type=float, default=5.0, help="guidance scale (default: 5)")
+    draw.add_argument("-n", "--images", type=int, default=1, help="how many (default: 1)")
+    draw.add_argument("--height", type=int, help="in pixels (default: the model's own)")
+    draw.add_argument("--width", type=int, help="in pixels (default: the model's own)")
+    draw.set_defaults(run=_draw)
+
+    ask = commands.add_parser("ask", parents=[shared, placed], help="ask about a picture")
+    ask.add_argument("image", help="file, or - for standard input")
+    ask.add_argument("question", nargs="?", default="describe the picture.", help="the question")
+    ask.add_argument("-m", "--model", default="emoji-llava", help="name, folder or hub id")
+    ask.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="default: 64")
+    ask.set_defaults(run=_ask)
+
+    tokens = commands.add_parser("tokens", parents=[shared], help="what each tower reads")
+    tokens.add_argument("prompt", help="the prompt")
+    tokens.add_argument("-m", "--model", default="emoji-xl", help="name, folder or hub id")
+    tokens.set_defaults(run=_tokens)
+
+    models = commands.add_parser("models", parents=[shared], help="list the known models")
+    models.set_defaults(run=_models)
+    return parser
+
+
+# ---------------------------------------------------------------- commands
+
+
+def _draw(options: argparse.Namespace) -> None:
+    _check_output(options.output)
+    from bridge.diffusion import generate
+
+    started = time.perf_counter()
+    made = generate(
+        options.prompt,
+        negative_prompt=options.negative,
+        model=options.model,
+        seed=options.seed,
+        steps=options.steps,
+        guidance_scale=options.guidance,
+        num_images=options.images,
+        height=options.height,
+        width=options.width,
+        device=options.device,
+        dtype=options.dtype,
+        on_step=_step_counter(sys.stderr),
+    )
+    seconds = time.perf_counter() - started
+    paths = _output_paths(options.output, made.seeds)
+    for path, picture in zip(paths, made.images, strict=True):
+        write_picture(picture, path)
+    if options.json:
+        _print_json(
+            {
+                "images": [str(path) for path in paths],
+                "seeds": list(made.seeds),
+                "prompt": options.prompt,
+                "negative_prompt": options.negative,
+                "model": options.model,
+                "steps": options.steps,
+                "guidance_scale": options.guidance,
+                "seconds": round(seconds, 3),
+            }
+        )
+        return
+    for path, seed in zip(paths, made.seeds, strict=True):
+        print(f"{path}  seed {seed}")
+
+
+def _ask(options: argparse.Namespace) -> None:
+    from bridge.vlm import describe
+
+    image: Any = sys.stdin.buffer.read() if options.image == "-" else options.image
+    pieces = describe(
+        image,
+        options.question,
+        model=options.model,
+        max_new_tokens=options.max_new_tokens,
+        device=options.device,
+        dtype=options.dtype,
+        stream=True,
+    )
+    if options.json:
+        record = {"image": options.image, "question": options.question, "model": options.model}
+        _print_json({**record, "answer": "".join(pieces)})
+        return
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
+
+
+def _tokens(options: argparse.Namespace) -> None:
+    from bridge.prompt import check_text, plan_report
+
+    check_text(options.prompt)
+    from bridge.conditioning import tokenizers_of
+
+    report = plan_report(options.prompt, tokenizers_of(options.model))
+    if options.json:
+        _print_json(report.to_dict())
+    else:
+        print(report.text())
+
+
+def _models(options: argparse.Namespace) -> None:
+    from bridge.store import EMBEDDED, HUB_IDS, weights_dir
+
+    root = weights_dir()
+    rows = [_row(name, "embedded", root / name, _state(root / name)) for name in EMBEDDED]
+    rows += [_row(name, "recipe", hub_id, "on the hub") for name, hub_id in HUB_IDS.items()]
+    if options.json:
+        _print_json({"models": rows})
+        return
+    wide = max(len(row["name"]) for row in rows)
+    for row in rows:
+        print(f"{row['name']:<{wide}}  {row['kind']:<8}  {row['state']:<10}  {row['source']}")
+
+
+def _row(name: str, kind: str, source: object, state: str) -> dict[str, str]:
+    return {"name": name, "kind": kind, "source": str(source), "state": state}
+
+
+def _state(folder: Path) -> str:
+    return "ready" if folder.is_dir() and any(folder.glob("*.json")) else "missing"
+
+
+# ---------------------------------------------------------------- files
+
+
+def _check_output(output: Path | None) -> None:
+    """Refuse a file that could not be written, before minutes are spent on its picture."""
+    if output is None:
+        return
+    if output.suffix.lower() not in _PICTURE_KINDS:
+        kinds = ", ".join(_PICTURE_KINDS)
+        raise OptionError(f"output {str(output)!r} must end in one of {kinds}")
+    if output.is_dir():
+        raise OptionError(f"output {str(output)!r} is a directory; give a file name")
+    if not output.parent.is_dir():
+        raise OptionError(f"output {str(output)!r}: there is no directory {str(output.parent)!r}")
+    if not os.access(output.parent, os.W_OK):
+        raise OptionError(f"output {str(output)!r}: no permission to write there")
+
+
+def _output_paths(output: Path | None, seeds: Sequence[int]) -> list[Path]:
+    """One path a picture: ``bridge-SEED.png``, ``NAME.png``, or ``NAME-1.png`` and so on."""
+    if output is None:
+        return [Path(f"bridge-{seed}.png") for seed in seeds]
+    if len(seeds) == 1:
+        return [output]
+    return [
+        output.with_name(f"{output.stem}-{number}{output.suffix}")
+        for number in range(1, len(seeds) + 1)
+    ]
+
+
+def write_picture(picture: Image, path: Path) -> None:
+    """Save beside the target and rename, so that no reader ever sees half a file."""
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with part.open("xb") as stream:
+            picture.save(stream, _PICTURE_KINDS[path.suffix.lower()])
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+# ---------------------------------------------------------------- standard error
+
+
+def _say(text: str) -> None:
+    print(f"bridge: {' '.join(text.split())}", file=sys.stderr)
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    print(json.dumps(value, ensure_ascii=False))
+
+
+def _step_counter(stream: TextIO) -> Any:
+    """A counter that overwrites itself, or None where nobody watches."""
+    if not stream.isatty():
+        return None
+
+    def show(preview: StepPreview) -> None:
+        end = "\r" if preview.step < preview.steps else "\r\033[K"
+        stream.write(f"step {preview.step} of {preview.steps}{end}")
+        stream.flush()
+
+    return show
+
+
+@contextlib.contextmanager
+def _short_notes(debug: bool) -> Iterator[None]:
+    """bridge's own warnings as one line each; those of libraries only with --debug."""
+    if debug:
+        yield
+        return
+    from bridge.prompt import TruncationWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", TruncationWarning)
+        warnings.showwarning = lambda message, *_, **__: _say(f"note: {message}")
+        yield
+
+
+if __name__ == "__main__":
+    sys.exit(main())
