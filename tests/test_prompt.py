@@ -1,0 +1,311 @@
+"""Prompt input, token plans and the token report, with a real tokenizer of a tiny vocabulary."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_models import tiny_clip_tokenizer
+
+from bridge.errors import OptionError, PromptError, UnsupportedModelError
+from bridge.prompt import (
+    check_paired,
+    check_prompts,
+    check_text,
+    parse,
+    plan,
+    plan_many,
+    plan_report,
+)
+
+EOS_PADDED = tiny_clip_tokenizer()
+ZERO_PADDED = tiny_clip_tokenizer("!")
+# Any text that a person can hand over: no surrogates (they are refused), no NUL (refused too).
+TEXTS = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=120)
+HARD = [
+    "",
+    "   ",
+    "two red apples left of a cat",
+    "Two  RED\tapples,\n\n left OF a CAT",
+    "e\u0301 \u212b İstanbul ﬁ ß ǅ",
+    "🎈👩‍👩‍👧 🇳🇴 ☺️",
+    "مرحبا بالعالم two שלום",
+    "1234 'S we'll <|endoftext|> a <|startoftext|>",
+    "cat " * 500,
+    "🎈" * 90,
+    "\x85\u3000\x1c a",
+]
+
+
+# ---------------------------------------------------------------- input
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a\0b", "position 1"),
+        ("ab\ud83d", "position 2"),
+        ("\udc00", "U\\+DC00"),
+        (None, "NoneType"),
+        (3, "int"),
+        (b"cat", "bytes"),
+        ("x" * 1_000_001, "1,000,001"),
+    ],
+)
+def test_text_that_cannot_be_encoded(text: object, said: str) -> None:
+    with pytest.raises(PromptError, match=said):
+        check_text(text)
+
+
+def test_the_empty_prompt_is_legal() -> None:
+    assert check_prompts("") == ("",)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "said"),
+    [
+        ([], "empty list"),
+        (["a", 3], "prompt 1 must be a string, not int"),
+        (["a", "b\0"], "prompt 1 has a NUL character at position 1"),
+        ({"a": 1}, "not dict"),
+        (None, "not NoneType"),
+        (b"cat", "not bytes"),
+    ],
+)
+def test_prompts_that_are_refused(prompts: object, said: str) -> None:
+    with pytest.raises(PromptError, match=said):
+        check_prompts(prompts)
+
+
+def test_negatives_pair_with_prompts() -> None:
+    assert check_paired(None, 2) is None
+    assert check_paired("ugly", 2) == ("ugly", "ugly")
+    assert check_paired(["a", ""], 2) == ("a", "")
+    with pytest.raises(PromptError, match="1 texts for 2 of prompt"):
+        check_paired(["a"], 2)
+
+
+def test_plain_prompts_print_back() -> None:
+    prompt = parse("a (red:1.3) apple")
+    assert str(prompt) == "a (red:1.3) apple"
+    assert [(s.start, s.end, s.weight) for s in prompt.spans] == [(0, 17, 1.0)]
+    with pytest.raises(OptionError, match="a1111"):
+        parse("a cat", dialect="a1111")
+
+
+# ---------------------------------------------------------------- plans
+
+
+@pytest.mark.parametrize("tokenizer", [EOS_PADDED, ZERO_PADDED], ids=["eos", "zero"])
+@pytest.mark.parametrize("text", HARD)
+def test_ids_are_those_of_the_tokenizer(text: str, tokenizer: object) -> None:
+    assert plan(parse(text), tokenizer).ids == _as_diffusers_does(tokenizer, text)
+
+
+@given(TEXTS)
+def test_ids_of_any_text_are_those_of_the_tokenizer(text: str) -> None:
+    assert plan(parse(text), EOS_PADDED).ids == _as_diffusers_does(EOS_PADDED, text)
+
+
+@given(st.lists(TEXTS, min_size=1, max_size=4))
+def test_a_batch_is_its_prompts_one_by_one(texts: list[str]) -> None:
+    prompts = [parse(text) for text in texts]
+    assert plan_many(prompts, ZERO_PADDED) == tuple(plan(p, ZERO_PADDED) for p in prompts)
+
+
+@given(TEXTS)
+@settings(max_examples=300)
+def test_spans_are_places_in_the_source_as_written(text: str) -> None:
+    found = plan(parse(text), EOS_PADDED)
+    content = [t for t in found.tokens if not t.special]
+    previous = (0, 0)
+    for token in content:
+        assert 0 <= token.start < token.end <= len(text)
+        # In order, and either apart from the token before or inside the same character.
+        assert token.start >= previous[0] and token.end >= previous[1]
+        previous = (token.start, token.end)
+    covered = {i for t in content for i in range(t.start, t.end)}
+    if found.cut_start is not None:
+        covered |= set(range(found.cut_start, found.cut_start + len(found.cut)))
+    # CLIP's normaliser drops what its regular expression calls a space, and nothing else.
+    left_over = "".join(c for i, c in enumerate(text) if i not in covered)
+    assert re.fullmatch(r"\s*", left_over), ascii(left_over)
+
+
+@given(st.lists(st.sampled_from(["cat", "RED", "apples", "zebra", "🎈", "ß"]), max_size=60))
+def test_a_span_of_ascii_words_reads_as_its_piece(words: list[str]) -> None:
+    text = "  ".join(words)
+    for token in plan(parse(text), EOS_PADDED).tokens:
+        place = text[token.start : token.end]
+        if not token.special and place.isascii():
+            assert place.lower() == token.piece.removesuffix("</w>")
+
+
+def test_what_is_cut_off_is_the_tail_of_the_source() -> None:
+    text = "cat " * 80 + "The End"
+    found = plan(parse(text), EOS_PADDED)
+    assert (found.used, found.limit) == (77, 77)
+    assert found.cut_start == 75 * 4
+    assert found.cut == text[300:]
+    assert found.cut_tokens == len(EOS_PADDED(text, verbose=False).input_ids) - 77
+    assert found.ids[-1] == EOS_PADDED.eos_token_id
+
+
+def test_seventy_five_tokens_fit_and_nothing_is_cut() -> None:
+    found = plan(parse("cat " * 75), EOS_PADDED)
+    assert (found.used, found.cut, found.cut_start, found.cut_tokens) == (77, "", None, 0)
+
+
+def test_mask_and_padding() -> None:
+    found = plan(parse("a cat"), ZERO_PADDED, "text_encoder_2")
+    assert found.tower == "text_encoder_2"
+    assert sum(found.mask) == found.used == 4
+    assert len(found.mask) == len(found.ids) == 77
+    assert set(found.ids[4:]) == {0} == {found.pad_id}
+
+
+def test_no_prompts_no_plans() -> None:
+    assert plan_many((), EOS_PADDED) == ()
+
+
+def test_a_concept_of_several_vectors_is_spelt_out_as_diffusers_does() -> None:
+    from diffusers.loaders import TextualInversionLoaderMixin
+
+    tokenizer = tiny_clip_tokenizer()
+    tokenizer.add_tokens(["<toy>", "<toy>_1", "<toy>_2", "<one>"])
+    text = "a <toy> left of <one> and <toy>"
+    spelt = TextualInversionLoaderMixin().maybe_convert_prompt(text, tokenizer)
+    found = plan(parse(text), tokenizer)
+    assert found.ids == _as_diffusers_does(tokenizer, spelt)
+    places = [text[t.start : t.end] for t in found.tokens if not t.special]
+    assert places[:5] == ["a", "<toy>", "<toy>", "<toy>", "left"]
+    assert places[-3:] == ["<toy>"] * 3
+
+
+def test_tokenizers_that_cannot_be_planned_with() -> None:
+    endless = tiny_clip_tokenizer()
+    endless.model_max_length = int(1e30)
+    with pytest.raises(UnsupportedModelError, match="no context length"):
+        plan(parse("a"), endless)
+    left = tiny_clip_tokenizer()
+    left.padding_side = "left"
+    with pytest.raises(UnsupportedModelError, match="left"):
+        plan(parse("a"), left)
+    with pytest.raises(UnsupportedModelError, match="object"):
+        plan(parse("a"), object())
+
+
+# ---------------------------------------------------------------- report
+
+
+def test_report_names_tokens_used_limit_and_cut() -> None:
+    report = plan_report("a cat " * 40, [("one", EOS_PADDED), ("two", ZERO_PADDED)])
+    assert [t.name for t in report.towers] == ["one", "two"]
+    tower = report.towers[0]
+    assert (tower.used, tower.limit, tower.cut_tokens) == (77, 77, 5)
+    assert tower.cut == "cat a cat a cat"
+    assert report.is_cut
+    assert "77 of 77 tokens" in report.text()
+    assert "cut off (5 tokens): cat a cat a cat" in report.text()
+
+
+def test_report_of_a_short_prompt_is_not_cut() -> None:
+    report = plan_report("two red apples", [("one", EOS_PADDED)])
+    assert not report.is_cut
+    assert report.text().startswith("one: 5 of 77 tokens: <|startoftext|> two red apples")
+    assert "Cut off" not in report.html()
+
+
+def test_bytes_of_one_emoji_are_counted() -> None:
+    rows = plan_report("🎈", [("one", EOS_PADDED)]).towers[0].rows
+    assert [(r.text, r.part, r.parts) for r in rows[1:-1]] == [("🎈", i, 4) for i in (1, 2, 3, 4)]
+
+
+@given(TEXTS)
+def test_report_is_json_and_agrees_with_the_plan(text: str) -> None:
+    as_dict = json.loads(json.dumps(plan_report(text, [("one", ZERO_PADDED)]).to_dict()))
+    tower = as_dict["towers"][0]
+    found = plan(parse(text), ZERO_PADDED)
+    assert as_dict["prompt"] == text
+    assert [t["id"] for t in tower["tokens"]] == list(found.ids[: found.used])
+    assert tower["used"] == len(tower["tokens"]) <= tower["limit"]
+    for token in tower["tokens"]:
+        if not token["special"]:
+            assert token["text"] == text[slice(*token["span"])]
+
+
+@given(st.text(st.sampled_from("<>&\"' abscriptlt;=/🎈"), max_size=90))
+def test_html_shows_the_text_and_runs_none_of_it(text: str) -> None:
+    reader = _Reader()
+    reader.feed(plan_report(text, [("<b>", EOS_PADDED)]).html())
+    reader.close()
+    assert reader.tags <= {"div", "p", "b", "bdi", "sub", "s"}
+    assert reader.attributes <= {"class", "style", "title", "role"}
+    assert reader.open == []
+    assert "<b>" in reader.text
+
+
+def test_a_script_in_a_prompt_is_escaped() -> None:
+    html = plan_report("<script>alert(1)</script>" * 20, [("one", EOS_PADDED)]).html()
+    assert "<script" not in html
+    assert "&lt;script" in html
+
+
+def test_ten_thousand_words_are_fast() -> None:
+    tokenizers = [("one", EOS_PADDED), ("two", ZERO_PADDED)]
+    text = "word " * 10_000
+    plan_report(text, tokenizers)
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        report = plan_report(text, tokenizers)
+        report.html()
+        times.append(time.perf_counter() - start)
+    # 40 ms on an idle core; the bound leaves room for a busy machine.
+    assert min(times) < 0.5
+    # w, o, r, d are four tokens of this small vocabulary, so 75 tokens end inside a word.
+    assert report.towers[0].cut_tokens == 40_000 - 75
+    assert len(report.html()) < 60_000
+
+
+def test_report_refuses_what_cannot_be_encoded() -> None:
+    with pytest.raises(PromptError, match="NUL"):
+        plan_report("a\0", [("one", EOS_PADDED)])
+
+
+# ---------------------------------------------------------------- helpers
+
+
+def _as_diffusers_does(tokenizer: object, text: str) -> tuple[int, ...]:
+    """The call in diffusers' ``encode_prompt``."""
+    call = tokenizer(  # type: ignore[operator]
+        text, padding="max_length", max_length=tokenizer.model_max_length, truncation=True
+    )
+    return tuple(call.input_ids)
+
+
+class _Reader(HTMLParser):
+    """Collects tags, attributes and text, and which tags stay open."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: set[str] = set()
+        self.attributes: set[str] = set()
+        self.open: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+        self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
