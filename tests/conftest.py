@@ -14,8 +14,6 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-
 
 @pytest.fixture(scope="session")
 def embedded() -> Callable[[str], Path]:
@@ -25,10 +23,12 @@ def embedded() -> Callable[[str], Path]:
     skip would hide that they are gone.
     """
 
+    from bridge.store import weights_dir
+
     def folder(name: str) -> Path:
-        found = ROOT / "weights" / name
+        found = weights_dir() / name
         if not found.is_dir():
-            pytest.fail(f"weights/{name} is missing; restore it with: git checkout -- weights")
+            pytest.fail(f"{found} is missing; restore it with: git checkout -- weights")
         return found
 
     return folder

@@ -1,0 +1,122 @@
+"""The app: draw a picture from words, then ask about it. `python demos/app.py --help`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+# Run as a script, Python looks for modules beside this file, not in the repository's root.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+# Gradio and huggingface_hub read these at import. The app tells nobody anything.
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import gradio as gr
+
+from demos.ask_tab import ask_tab
+from demos.draw_tab import draw_tab
+from demos.messages import explain
+from demos.models import Models
+from demos.theme import CSS, theme
+
+TITLE = "bridge: words into pictures, pictures into words"
+_HEAD = '<meta name="color-scheme" content="light dark">'
+# The tab's contents are mounted a moment after it is selected.
+_FOCUS_QUESTION = """() => {
+  let left = 40;
+  const seek = () => {
+    const box = document.querySelector('#question textarea');
+    if (box && box.offsetParent) box.focus();
+    else if (left--) setTimeout(seek, 50);
+  };
+  seek();
+}"""
+
+
+def build(models: Models) -> gr.Blocks:
+    """The whole app, ready to launch. Loads no model."""
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 86400)) as app:
+        gr.HTML(
+            "<h1>bridge</h1><p>Words into pictures, pictures into words.</p>",
+            elem_id="bridge-title",
+        )
+        with gr.Tabs(elem_id="tabs") as tabs:
+            with gr.Tab("Draw", id="draw"):
+                drawn = draw_tab(models)
+            with gr.Tab("Ask", id="ask"):
+                asked = ask_tab(models)
+
+        def hand_over(pictures: list[Any] | None, index: int) -> dict[Any, Any]:
+            if not pictures:
+                return {}
+            image = pictures[min(index, len(pictures) - 1)][0]
+            return {
+                tabs: gr.Tabs(selected="ask"),
+                asked.picture: image,
+                asked.chat: [],
+                asked.turns: [],
+                asked.status: "",
+            }
+
+        drawn.ask.click(
+            hand_over,
+            [drawn.gallery, drawn.selected],
+            [tabs, asked.picture, asked.chat, asked.turns, asked.status],
+            queue=False,
+            api_visibility="private",
+        ).then(None, None, None, js=_FOCUS_QUESTION)
+    return app
+
+
+def warm(models: Models) -> None:
+    """Load the models; a failure is told here, and again to whoever uses them."""
+    try:
+        models.warm()
+    except Exception as error:
+        explain(error)
+        print(f"bridge: a model could not be loaded: {error}", file=sys.stderr)
+
+
+def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, default=7860, help="0 takes a free one")
+    parser.add_argument("--share", action="store_true", help="a public link, through gradio.live")
+    parser.add_argument("--open", action="store_true", help="open a browser window")
+    parser.add_argument("--model", default="emoji-xl", help="draws: name, folder or hub id")
+    parser.add_argument("--vlm", default="emoji-llava", help="answers: name, folder or hub id")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 ...; without it, CUDA if there is one")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Serve until interrupted. The server is up first; the models load behind it."""
+    given = options(arguments)
+    models = Models(given.model, given.vlm, given.device)
+    app = build(models)
+    app.launch(
+        server_name=given.host,
+        server_port=given.port or None,
+        share=given.share,
+        inbrowser=given.open,
+        prevent_thread_lock=True,
+        max_file_size="100mb",
+        footer_links=[],
+        theme=theme(),
+        css=CSS,
+        head=_HEAD,
+        ssr_mode=False,
+        run_history=False,
+    )
+    threading.Thread(target=warm, args=(models,), name="bridge-warm", daemon=True).start()
+    app.block_thread()
+
+
+if __name__ == "__main__":
+    main()

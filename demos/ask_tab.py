@@ -1,0 +1,164 @@
+"""The tab Ask: questions about an uploaded or a drawn picture, answered as a chat."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from demos.asking import Turn, answer, picture_of
+from demos.messages import explain, problem
+from demos.models import Models
+
+QUESTIONS = [
+    "what is on the left?",
+    "how many cats are there?",
+    "what colour is the apple?",
+    "is there a dog?",
+    "which style is it?",
+    "what is the background colour?",
+    "describe the picture.",
+]
+
+_EMPTY = "Upload a picture, or draw one and press “Ask about this picture”. Then ask."
+_NO_PICTURE = "There is no picture yet. Upload one, or draw one first."
+
+
+@dataclass(frozen=True)
+class AskTab:
+    """The parts of the tab that the rest of the app is wired to."""
+
+    picture: gr.Image
+    chat: gr.Chatbot
+    turns: gr.State
+    status: gr.HTML
+    question: gr.Textbox
+
+
+def ask_tab(models: Models) -> AskTab:
+    """Lay out the tab and wire its own events, inside an open `gr.Blocks`."""
+    with gr.Row(elem_classes="bridge-grid"):
+        with gr.Column(elem_classes="bridge-words"):
+            picture = gr.Image(
+                label="Picture",
+                format="png",
+                sources=["upload", "clipboard"],
+                height=320,
+                alt_text="The picture that is asked about",
+                elem_id="picture",
+            )
+            status = gr.HTML(elem_id="ask-status")
+        with gr.Column(elem_classes="bridge-picture"):
+            chat = gr.Chatbot(
+                label="Answers",
+                height=380,
+                placeholder=_EMPTY,
+                render_markdown=False,
+                feedback_options=None,
+                buttons=["copy"],
+                elem_id="chat",
+            )
+            with gr.Row(elem_classes="bridge-line"):
+                question = gr.Textbox(
+                    label="Question",
+                    value="",
+                    placeholder=QUESTIONS[0],
+                    lines=1,
+                    max_lines=4,
+                    scale=5,
+                    elem_id="question",
+                )
+            with gr.Row():
+                ask = gr.Button("Ask", variant="primary", min_width=100, elem_id="ask")
+                clear = gr.Button("Clear", min_width=100, elem_id="clear")
+        with gr.Column(elem_classes="bridge-more"):
+            examples = gr.Dataset(
+                components=[gr.Textbox(visible=False)],
+                samples=[[text] for text in QUESTIONS],
+                label="Examples: a click asks",
+                elem_id="ask-examples",
+            )
+
+    turns = gr.State([])
+
+    def run(given: Any, asked: str, earlier: list[Turn]) -> Iterator[dict[Any, Any]]:
+        path = uploaded(given)
+        if path is None:
+            yield {status: problem(_NO_PICTURE)}
+            return
+        try:
+            yield {chat: messages(earlier, (asked, "…")), status: "", question: ""}
+            text = ""
+            for text in answer(models, path, asked, earlier):
+                yield {chat: messages(earlier, (asked, text))}
+            told = text or "(the model gave no words)"
+            yield {
+                chat: messages(earlier, (asked, told)),
+                turns: [*earlier, (asked, told)],
+            }
+        except Exception as error:
+            # The question goes back into its box, so that it can be put right.
+            yield {chat: messages(earlier), status: explain(error), question: asked}
+
+    def check(given: Any) -> dict[Any, Any]:
+        begun_anew: dict[Any, Any] = {chat: [], turns: []}
+        path = uploaded(given)
+        if path is None:
+            return {**begun_anew, status: ""}
+        try:
+            return {**begun_anew, picture: picture_of(path), status: ""}
+        except Exception as error:
+            return {**begun_anew, picture: None, status: explain(error)}
+
+    def wipe() -> dict[Any, Any]:
+        return {picture: None, chat: [], turns: [], status: "", question: ""}
+
+    form = [picture, question, turns]
+    shown = [chat, turns, status, question]
+    picture.upload(
+        check,
+        picture,
+        [picture, chat, turns, status],
+        queue=False,
+        preprocess=False,
+        api_visibility="private",
+    )
+    picture.clear(wipe, None, [picture, *shown], queue=False, api_visibility="private")
+    clear.click(wipe, None, [picture, *shown], queue=False, api_visibility="private")
+    gr.on(
+        [question.submit, ask.click],
+        run,
+        form,
+        shown,
+        preprocess=False,
+        show_progress="hidden",
+        concurrency_limit=4,
+        concurrency_id="ask",
+        api_name="ask",
+    )
+    examples.click(
+        lambda sample: sample[0], examples, question, queue=False, api_visibility="private"
+    ).then(run, form, shown, show_progress="hidden", concurrency_id="ask", api_visibility="private")
+    return AskTab(picture, chat, turns, status, question)
+
+
+def uploaded(given: dict[str, Any] | None) -> str | None:
+    """The path of an uploaded file, as Gradio hands it over with ``preprocess=False``.
+
+    Gradio has checked by then that the path is one of its uploads. Its preprocessing, which
+    is left out, would open the picture itself, and one that it cannot open would end there
+    in an error without words; here `bridge.vlm.image.load_image` judges it.
+    """
+    return given.get("path") if given else None
+
+
+def messages(turns: Sequence[Turn], newest: Turn | None = None) -> list[dict[str, str]]:
+    """Turns as the chat shows them."""
+    shown = [*turns, newest] if newest else list(turns)
+    return [
+        {"role": role, "content": text}
+        for turn in shown
+        for role, text in zip(("user", "assistant"), turn, strict=True)
+    ]

@@ -1,0 +1,56 @@
+"""Asking as a stream: the answer so far, piece by piece."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import bridge
+from bridge.errors import PromptError
+from bridge.vlm.image import load_image
+from bridge.vlm.question import checked_turns
+from demos.models import Models
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Turn = tuple[str, str]
+
+# What a browser is sent. Far above what any vision tower looks at.
+_SHOWN_SIDE = 1536
+
+
+def picture_of(path: str | os.PathLike[str] | Image) -> Image:
+    """Any file as an RGB picture that every browser shows. Raises ImageError."""
+    picture = load_image(path)
+    picture.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE))
+    return picture
+
+
+def answer(
+    models: Models, picture: str | Image, question: str, turns: Sequence[Turn]
+) -> Iterator[str]:
+    """The growing answer to ``question``; ``turns`` are earlier (question, answer) pairs.
+
+    Small language models have short contexts, so the oldest turns are left out until the rest
+    fits. Raises ImageError, PromptError, and what loading the model raises.
+    """
+    # Bad input is told before the model loads.
+    checked_turns(question, [])
+    image = load_image(picture)
+    vlm = models.vlm()
+    text = ""
+    for piece in _stream(vlm, image, question, list(turns)):
+        text += piece
+        yield text
+
+
+def _stream(vlm: bridge.BridgeVLM, image: Image, question: str, turns: list[Turn]) -> Iterator[str]:
+    while True:
+        try:
+            return bridge.describe(image, question, model=vlm, history=turns, stream=True)
+        except PromptError:
+            if not turns:
+                raise
+            turns = turns[1:]

@@ -1,0 +1,199 @@
+"""The tab Draw: a prompt becomes pictures, seen while they are drawn."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from demos.drawing import Drawn, Stops, Wish, draw
+from demos.messages import explain, note
+from demos.models import Models
+from demos.pictures import columns_for, progress_html
+from demos.tokens import token_html
+
+EXAMPLES = [
+    "two red apples left of a cat, blue background, noto style",
+    "a dog above a pizza",
+    "three stars, fluent style",
+    "a blue car right of a tree, yellow background",
+    "a big ghost, purple background, twemoji style",
+    "four bananas",
+]
+
+
+@dataclass(frozen=True)
+class DrawTab:
+    """The parts of the tab that the rest of the app is wired to."""
+
+    gallery: gr.Gallery
+    selected: gr.State
+    ask: gr.Button
+    status: gr.HTML
+
+
+def draw_tab(models: Models) -> DrawTab:
+    """Lay out the tab and wire its own events, inside an open `gr.Blocks`."""
+    with gr.Row(elem_classes="bridge-grid"):
+        with gr.Column(elem_classes="bridge-words"):
+            prompt = gr.Textbox(
+                label="Prompt",
+                value="",
+                placeholder=EXAMPLES[0],
+                lines=1,  # one line, so that Enter draws; it still grows with the text
+                max_lines=5,
+                autofocus=True,
+                elem_id="prompt",
+            )
+            with gr.Row():
+                start = gr.Button("Draw", variant="primary", elem_id="draw")
+                stop = gr.Button("Stop", variant="stop", visible=False, elem_id="stop")
+            tokens = gr.HTML(elem_id="tokens", label="Tokens")
+        with gr.Column(elem_classes="bridge-picture"):
+            status = gr.HTML(elem_id="draw-status")
+            gallery = gr.Gallery(
+                label="Pictures",
+                columns=1,
+                height="min(560px, 92vw)",
+                object_fit="contain",
+                format="png",
+                type="pil",
+                interactive=False,
+                buttons=["download", "fullscreen"],
+                elem_id="pictures",
+            )
+            ask = gr.Button("Ask about this picture", interactive=False, elem_id="ask-about")
+        with gr.Column(elem_classes="bridge-more"):
+            with gr.Accordion("Settings", open=False, elem_id="settings"):
+                negative = gr.Textbox(
+                    label="Negative prompt", value="", info="What should not be there.", max_lines=3
+                )
+                with gr.Row():
+                    seed = gr.Number(
+                        label="Seed",
+                        info="Empty: a new one each time.",
+                        precision=0,
+                        minimum=0,
+                        elem_id="seed",
+                    )
+                    dice = gr.Button("🎲 Roll a seed", elem_id="dice")
+                steps = gr.Slider(1, 50, value=20, step=1, label="Steps")
+                guidance = gr.Slider(
+                    1, 15, value=5, step=0.5, label="Guidance", info="How hard to follow the words."
+                )
+                count = gr.Slider(1, 8, value=1, step=1, label="Pictures at once")
+            examples = gr.Dataset(
+                components=[gr.Textbox(visible=False)],
+                samples=[[text] for text in EXAMPLES],
+                label="Examples: a click draws",
+                elem_id="draw-examples",
+            )
+
+    selected = gr.State(0)
+    stops = Stops()
+
+    def run(
+        prompt: str,
+        negative: str,
+        seed: float | None,
+        steps: float,
+        guidance: float,
+        count: float,
+        request: gr.Request,
+    ) -> Iterator[dict[Any, Any]]:
+        session = str(request.session_hash)
+        idle = {start: gr.Button(visible=True), stop: gr.Button(visible=False)}
+        try:
+            wish = Wish(prompt, negative, seed, steps, guidance, count)
+            for report in draw(models, wish, stops.begin(session)):
+                if isinstance(report, Drawn):
+                    yield {**idle, **finished(report, prompt)}
+                else:
+                    yield {
+                        status: progress_html(report, prompt),
+                        gallery: gr.Gallery(visible=False),
+                        ask: gr.Button(interactive=False),
+                        start: gr.Button(visible=False),
+                        stop: gr.Button(visible=True),
+                    }
+        except Exception as error:
+            yield {**idle, status: explain(error), gallery: gr.Gallery(visible=True)}
+        finally:
+            stops.end(session)
+
+    def finished(drawn: Drawn, prompt: str) -> dict[Any, Any]:
+        captions = [f"{prompt[:80]} · seed {seed}" for seed in drawn.seeds]
+        n = len(drawn.images)
+        return {
+            status: note(summary(drawn)),
+            gallery: gr.Gallery(
+                value=list(zip(drawn.images, captions, strict=True)),
+                columns=columns_for(n),
+                preview=n == 1,
+                elem_classes="bridge-one" if n == 1 else "",
+                selected_index=0 if n == 1 else None,
+                visible=True,
+            ),
+            ask: gr.Button(interactive=True),
+            selected: 0,
+        }
+
+    def halt(request: gr.Request) -> None:
+        stops.stop(str(request.session_hash))
+
+    def select(event: gr.SelectData) -> int:
+        return int(event.index)
+
+    prompt.change(
+        lambda text: token_html(models, text),
+        prompt,
+        tokens,
+        queue=False,
+        show_progress="hidden",
+        # While one report is made only the latest text waits: typing is never queued up.
+        trigger_mode="always_last",
+        api_visibility="private",
+    )
+    form = [prompt, negative, seed, steps, guidance, count]
+    shown = [status, gallery, ask, start, stop, selected]
+    gr.on(
+        [prompt.submit, start.click],
+        run,
+        form,
+        shown,
+        show_progress="hidden",
+        concurrency_limit=4,
+        concurrency_id="draw",
+        api_name="draw",
+    )
+    examples.click(
+        lambda sample: sample[0], examples, prompt, queue=False, api_visibility="private"
+    ).then(
+        run,
+        form,
+        shown,
+        show_progress="hidden",
+        concurrency_id="draw",
+        api_visibility="private",
+    )
+    stop.click(halt, None, None, queue=False, api_visibility="private")
+    dice.click(
+        lambda: secrets.randbelow(1 << 31), None, seed, queue=False, api_visibility="private"
+    )
+    gallery.select(
+        select, None, selected, queue=False, show_progress="hidden", api_visibility="private"
+    )
+    return DrawTab(gallery, selected, ask, status)
+
+
+def summary(drawn: Drawn) -> str:
+    """What was drawn, in how long, and with which seeds."""
+    what = "1 picture" if len(drawn.images) == 1 else f"{len(drawn.images)} pictures"
+    first, last = drawn.seeds[0], drawn.seeds[-1]
+    seeds = f"seed {first}" if first == last else f"seeds {first} to {last}"
+    steps = "1 step" if drawn.steps_done == 1 else f"{drawn.steps_done} steps"
+    stopped = f", stopped after {steps}" if drawn.stopped else ""
+    return f"{what} in {drawn.seconds:.1f} s{stopped} · {seeds}"

@@ -1,0 +1,82 @@
+"""How the app looks. System fonts only: nothing is fetched, so it looks the same offline."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+SANS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
+MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
+
+
+def theme() -> gr.themes.Base:
+    """Indigo on slate, with soft corners."""
+    return gr.themes.Default(
+        primary_hue=gr.themes.colors.indigo,
+        secondary_hue=gr.themes.colors.indigo,
+        neutral_hue=gr.themes.colors.slate,
+        radius_size=gr.themes.sizes.radius_lg,
+        font=SANS,
+        font_mono=MONO,
+    ).set(
+        # White on indigo 600 has a contrast of 6.3 to 1, in both modes.
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover_dark="*primary_500",
+        button_primary_text_color="white",
+        button_primary_text_color_dark="white",
+    )
+
+
+CSS = """
+.gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
+@media (max-width: 600px) { .gradio-container main.app { padding: .75rem !important; } }
+#bridge-title { padding: 0 .25rem; }
+#bridge-title h1 { font-size: 1.5rem; margin: 0; }
+#bridge-title p { margin: .1rem 0 0; opacity: .75; }
+
+/* Two columns on a desk; on a phone the picture comes right after the words. */
+.bridge-grid { display: grid !important; gap: 1rem; grid-template-columns: minmax(0, 1fr); }
+.bridge-grid > * { min-width: 0 !important; width: 100%; }
+@media (min-width: 860px) {
+  .bridge-grid {
+    grid-template-columns: minmax(0, 5fr) minmax(0, 6fr);
+    grid-template-areas: "words picture" "more picture";
+    grid-template-rows: auto 1fr;
+  }
+  .bridge-words { grid-area: words; }
+  .bridge-picture { grid-area: picture; }
+  .bridge-more { grid-area: more; }
+}
+
+/* What says nothing takes no room. */
+#tokens, #draw-status, #ask-status,
+#tokens .html-container, #draw-status .html-container, #ask-status .html-container { padding: 0; }
+#tokens:not(:has(.bridge-tokens, p)), #draw-status:not(:has(p)), #ask-status:not(:has(p)) {
+  display: none;
+}
+.bridge-note, .bridge-problem { margin: 0; padding: .1rem .25rem; }
+.bridge-note { opacity: .8; }
+.bridge-problem {
+  border-left: 4px solid #dc2626; border-radius: 4px; padding: .6rem .8rem;
+  background: rgb(220 38 38 / .1); overflow-wrap: anywhere;
+}
+
+.bridge-tokens { font-size: .82rem; padding: 0 .25rem; }
+.bridge-tokens .bridge-count { margin: 0; }
+.bridge-tokens .bridge-row { margin: .1rem 0 .5rem; max-height: 9.5rem; overflow-y: auto; }
+.bridge-tokens .bridge-cut { margin: 0 0 .5rem; color: #b91c1c; overflow-wrap: anywhere; }
+.dark .bridge-tokens .bridge-cut { color: #fca5a5; }
+
+.bridge-drawing progress { width: 100%; height: .5rem; accent-color: var(--primary-600); }
+.bridge-drawing .previews { display: grid; gap: .5rem; margin-top: .25rem; }
+.bridge-drawing .previews img {
+  width: 100%; aspect-ratio: 1; object-fit: contain; border-radius: 10px; display: block;
+}
+
+/* The embedded models draw 128 pixels a side; shown at that size they would be stamps. */
+#picture img { width: 100% !important; height: 100% !important; object-fit: contain; }
+#pictures .caption { font-weight: 400; font-size: .82rem; white-space: normal; }
+#pictures.bridge-one .thumbnails { display: none; }
+#chat .placeholder { padding: 1rem; text-align: center; }
+"""
