@@ -148,11 +148,12 @@ def place(groups: tuple[Group, ...], relation: str | None, rng: random.Random) -
 _KINDS = (("single", 0.26), ("several", 0.2), ("pair", 0.44), ("list", 0.1))
 
 
-def draw_scene(rng: random.Random) -> Scene:
-    """One random scene, held out or not."""
+def draw_scene(rng: random.Random, kind: str | None = None) -> Scene:
+    """One random scene, held out or not; ``kind`` is drawn too unless it is given."""
     style = rng.choice(STYLES)
     background = "white" if rng.random() < 0.4 else rng.choice(tuple(BACKGROUNDS))
-    (kind,) = rng.choices([k for k, _ in _KINDS], [w for _, w in _KINDS])
+    if kind is None:
+        (kind,) = rng.choices([k for k, _ in _KINDS], [w for _, w in _KINDS])
 
     def group(concept: int, count: int = 1) -> Group:
         tint = rng.choice(TINTS) if rng.random() < 0.4 else None
@@ -180,9 +181,9 @@ def draw_scene(rng: random.Random) -> Scene:
     return Scene(style, background, groups, relation, objects)
 
 
-def sample_scene(rng: random.Random, *, held_out: bool = False) -> Scene:
+def sample_scene(rng: random.Random, *, held_out: bool = False, kind: str | None = None) -> Scene:
     """A random scene of the training side (default) or of the held-out side."""
     while True:
-        scene = draw_scene(rng)
+        scene = draw_scene(rng, kind)
         if is_held_out(scene) == held_out:
             return scene

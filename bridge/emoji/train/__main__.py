@@ -1,9 +1,10 @@
 """``python -m bridge.emoji.train STAGE``: train what weights/ ships, stage by stage.
 
 Stages in their order, each needing those before it: ``tokenizer``, ``vae``, ``clip``,
-``clip-2``, ``unet``, ``llava``, ``publish``; ``all`` runs the seven. A stage trains until it
-has used its minutes of wall clock, checkpoints every two minutes under --runs, and goes on
-from there when it is started again, with a larger --minutes if it should train longer.
+``clip-2``, ``vision``, ``unet``, ``llava``, ``publish``; ``all`` runs them all. A stage
+trains until it has used its minutes of wall clock, checkpoints every two minutes under
+--runs, and goes on from there when it is started again, with a larger --minutes if it should
+train longer. ``unet`` needs no ``vision`` and can run beside it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from bridge.emoji.train import clip, llava, publish, tokenizer, unet, vae
 from bridge.emoji.train.loop import Run
 
 # Minutes each stage trains by default: what two CPU cores were given for the shipped weights.
-MINUTES = {"vae": 22.0, "clip": 26.0, "clip-2": 6.0, "unet": 75.0, "llava": 20.0}
+MINUTES = {"vae": 22.0, "clip": 26.0, "clip-2": 6.0, "vision": 20.0, "unet": 75.0, "llava": 20.0}
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,19 @@ def train_clip_2(place: Place, minutes: float) -> None:
     clip.export(clip.load_averaged(run, model), words, place.weights, second=True)
 
 
+def train_vision(place: Place, minutes: float) -> None:
+    folders = (place.weights / "emoji-clip", place.weights / "emoji-clip-2")
+    first, second = (CLIPModel.from_pretrained(f, dtype=torch.float32) for f in folders)
+    heads = clip.trained_heads(place.runs / "clip", first.config.vision_config.hidden_size)
+    words = place.tokenizer("tokenizer")
+    run = Run(clip.recipe_vision((first, second), heads, words, place.sprites), place.runs)
+    run.train(minutes)
+    first = clip.load_averaged(run, first, "first.")
+    clip.export(first, words, place.weights, second=False)
+    second = clip.load_averaged(run, second, "second.")  # the image tower is first's own object
+    clip.export(second, place.tokenizer("tokenizer_2"), place.weights, second=True)
+
+
 def train_unet(place: Place, minutes: float) -> None:
     painter = unet.Painter.load(place.xl)
     run = Run(unet.recipe(unet.build(), painter, place.sprites), place.runs)
@@ -85,6 +99,7 @@ STAGES: dict[str, Callable[[Place, float], None]] = {
     "vae": train_vae,
     "clip": train_clip,
     "clip-2": train_clip_2,
+    "vision": train_vision,
     "unet": train_unet,
     "llava": train_llava,
     "publish": lambda place, _: publish.publish(place.weights, place.runs),

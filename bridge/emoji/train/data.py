@@ -22,9 +22,9 @@ def scene_rng(seed: int, step: int) -> random.Random:
     return random.Random(seed * 1_000_003 + step)
 
 
-def scene_batch(rng: random.Random, size: int) -> list[Scene]:
-    """``size`` training scenes (never held-out ones)."""
-    return [sample_scene(rng) for _ in range(size)]
+def scene_batch(rng: random.Random, size: int, kind: str | None = None) -> list[Scene]:
+    """``size`` training scenes (never held-out ones), all of one kind if it is given."""
+    return [sample_scene(rng, kind=kind) for _ in range(size)]
 
 
 def pictures(scenes: list[Scene], sprites: Sprites) -> torch.Tensor:
