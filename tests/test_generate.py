@@ -274,6 +274,26 @@ def test_linear_preview_of_a_big_vae(sd: Any, monkeypatch: pytest.MonkeyPatch) -
     assert [image.size for image in images] == [(PICTURE_SIZE, PICTURE_SIZE)] * 3
 
 
+@pytest.mark.parametrize("small", [20_000_000, 0])
+def test_an_autoencoder_tiny_previews_and_equals_stock(
+    small: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The embedded models' kind of VAE: no latent distribution, no post_quant_conv."""
+    from diffusers import AutoencoderTiny
+
+    monkeypatch.setattr(preview_module, "_SMALL_VAE", small)
+    pipe = tiny_sd_pipeline()
+    torch.manual_seed(0)
+    blocks = {"encoder_block_out_channels": (8,) * 4, "decoder_block_out_channels": (8,) * 4}
+    pipe.vae = AutoencoderTiny(**blocks, scaling_factor=3.5).eval()
+    pipe.set_progress_bar_config(disable=True)
+    seen: list[StepPreview] = []
+    got = generate(PROMPT, pipeline=pipe, seed=0, steps=2, on_step=seen.append)
+    want = pipe(PROMPT, num_inference_steps=2, guidance_scale=5.0, generator=seeds(0)).images[0]
+    assert np.abs(arrays(got)[0] - np.asarray(want, dtype=int)).max() <= 1
+    assert [image.size for image in seen[-1].images] == [(PICTURE_SIZE, PICTURE_SIZE)]
+
+
 def test_linear_factors_find_a_linear_vae() -> None:
     """With an encoder that is itself linear in the mean colour, the fit inverts it."""
     mixing = torch.tensor([[1.0, 0.2, 0.0], [0.0, 1.0, 0.3], [0.5, 0.0, 1.0], [0.3, -0.4, 0.1]])

@@ -72,10 +72,13 @@ def pipeline_class_name(folder: Path) -> str:
 
 def size_factor(folder: Path) -> int:
     """How many pixels a latent is wide, from the VAE's config: nothing is loaded."""
-    blocks = _json(folder / "vae" / "config.json").get("block_out_channels")
-    if not isinstance(blocks, list) or not blocks:
-        raise WeightsError(f"{folder / 'vae' / 'config.json'}: no block_out_channels")
-    return int(2 ** (len(blocks) - 1))
+    config = _json(folder / "vae" / "config.json")
+    # AutoencoderTiny names its channels by side, and may leave the common name out.
+    for key in ("block_out_channels", "decoder_block_out_channels"):
+        blocks = config.get(key)
+        if isinstance(blocks, list) and blocks:
+            return int(2 ** (len(blocks) - 1))
+    raise WeightsError(f"{folder / 'vae' / 'config.json'}: no block_out_channels")
 
 
 def _json(path: Path) -> dict[str, Any]:
