@@ -1,0 +1,240 @@
+"""A judge of pictures that shares no weights with the models: it matches sprites.
+
+``Judge.look`` finds which sprites stand in a 128 x 128 picture, where, in which size, tint and
+style, and on which background. It explains the picture greedily: the template that explains
+most of what differs from the background is taken, its place cleared, until nothing is left.
+What fits no template well enough is counted as unrecognised, so that mush earns nothing.
+
+The thresholds are fixed numbers, chosen on the calibration scenes of ``judge_check.py``,
+which are not those it is scored on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from PIL import Image
+
+from benchmarks.survey import LEAST_ENERGY, Candidate, Survey, score
+from benchmarks.templates import HALF, LOOKS, Bank, SizeBank, Template, full_bank, smooth
+from bridge.emoji.scenes import BACKGROUNDS, CANVAS, STYLES
+
+# How much of the difference from the background a template must explain (see judge_check).
+LEAST_FIT = 0.70
+# How well lightness and colour must agree inside the silhouette, means removed.
+LEAST_INSIDE = 0.50
+MOST_OBJECTS = 8
+_REACH = 4
+
+
+@dataclass(frozen=True)
+class Found:
+    """One recognised object: its top left corner, side in pixels, and how well it fits (≤ 1)."""
+
+    concept: int
+    style: str
+    size: str
+    tint: str | None
+    x: int
+    y: int
+    side: int
+    fit: float
+    inside: float
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        return self.x + self.side / 2, self.y + self.side / 2
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the judge sees; ``style`` is the vote of the objects (None without any), and
+    ``unrecognised`` counts patches of foreground that no template fits."""
+
+    background: str | None
+    style: str | None
+    objects: tuple[Found, ...]
+    unrecognised: int
+
+    def count(self, concept: int) -> int:
+        return sum(thing.concept == concept for thing in self.objects)
+
+    def of(self, concept: int) -> tuple[Found, ...]:
+        return tuple(thing for thing in self.objects if thing.concept == concept)
+
+
+class Judge:
+    """Looks at pictures with one bank of templates."""
+
+    def __init__(self, bank: Bank | None = None) -> None:
+        self.bank = bank or full_bank()
+
+    def look(self, picture: Image.Image | np.ndarray) -> Seen:
+        """Judge one picture, 128 x 128 RGB (a PIL image or uint8 (128, 128, 3)).
+
+        Raises:
+            ValueError: the picture has another size.
+        """
+        pixels = np.asarray(
+            picture.convert("RGB") if isinstance(picture, Image.Image) else picture
+        ).astype(np.float32)
+        if pixels.shape != (CANVAS, CANVAS, 3):
+            raise ValueError(f"the judge looks at {CANVAS} x {CANVAS} RGB, not {pixels.shape}")
+        background, colour = background_of(pixels)
+        if background is None:
+            return Seen(None, None, (), 0)
+        left = smooth(pixels - colour)
+        survey = Survey(self.bank, background)
+        found: list[Found] = []
+        unrecognised = 0
+        for _ in range(MOST_OBJECTS):
+            best = self._best(left, survey)
+            if best is None:
+                break
+            thing = self._describe(best, left, background)
+            if thing.fit >= LEAST_FIT and thing.inside >= LEAST_INSIDE:
+                found.append(thing)
+            else:
+                unrecognised += 1
+            self._clear(left, thing)
+        return Seen(background, _vote(found), tuple(found), unrecognised)
+
+    def _best(self, left: np.ndarray, survey: Survey) -> Candidate | None:
+        """The template and place that explain most of ``left``, or None for too little."""
+        shortlist = survey.shortlist(left)
+        if not shortlist:
+            return None
+        blocks = _blocks(left, HALF)
+        settled: list[Candidate] = []
+        # Each size keeps its best place only: the others are the same thing seen askew.
+        for bank in self.bank.sizes:
+            here = [c for c in shortlist if c.bank is bank]
+            if not here:
+                continue
+            rows = np.unique([c.row for c in here])
+            templates = bank.half(rows, survey.colour).reshape(len(rows), -1)
+            lead = max(here, key=score)
+            for reach, step in ((2, 2), (1, 1)):
+                lead = _settle(blocks, bank, lead, rows, templates, reach, step)
+            settled.append(lead)
+        best = max(settled, key=score)
+        return best if best.gain * HALF**2 >= LEAST_ENERGY else None
+
+    def _describe(self, best: Candidate, left: np.ndarray, background: str) -> Found:
+        shown: Template = self.bank.template(best.bank.size, best.row)
+        colour = np.array(BACKGROUNDS[background], dtype=np.float32)
+        expected = best.bank.half(np.array([best.row]), colour)[0]
+        opacity = best.bank.opacity[best.row // len(LOOKS)][..., 0] > 127
+        actual = _window(_blocks(left, HALF), best.bank, best.x, best.y)
+        return Found(
+            concept=shown.concept,
+            style=shown.style,
+            size=shown.size,
+            tint=shown.tint,
+            x=best.x,
+            y=best.y,
+            side=best.bank.side,
+            fit=best.fit,
+            inside=_agreement(actual[opacity], expected[opacity]),
+        )
+
+    def _clear(self, left: np.ndarray, thing: Found) -> None:
+        """Wipe the object, and a rim of 3 pixels for its blur, from what is left to explain."""
+        template = Template(thing.concept, thing.style, thing.size, thing.tint)
+        mask = np.pad(self.bank.opacity(template) > 0.05, _RIM)
+        spread = sliding_window_view(np.pad(mask, _RIM), (2 * _RIM + 1,) * 2).any(axis=(-2, -1))
+        padded = np.pad(left, ((_BORDER, _BORDER), (_BORDER, _BORDER), (0, 0)))
+        y, x = thing.y + _BORDER - _RIM, thing.x + _BORDER - _RIM
+        padded[y : y + len(spread), x : x + len(spread)][spread] = 0
+        left[:] = padded[_BORDER:-_BORDER, _BORDER:-_BORDER]
+
+
+_RIM = 3
+_BORDER = 8
+
+
+def background_of(pixels: np.ndarray) -> tuple[str | None, np.ndarray]:
+    """The background's name and its colour as drawn, float (3,).
+
+    The rim of the picture votes, each pixel for the named background nearest to it; the colour
+    is the median of those that voted so. None when too few pixels are near any background.
+    """
+    rim = np.ones(pixels.shape[:2], dtype=bool)
+    rim[4:-4, 4:-4] = False
+    names = list(BACKGROUNDS)
+    colours = np.array([BACKGROUNDS[name] for name in names], dtype=np.float32)
+    votes = pixels[rim]
+    distance = np.linalg.norm(votes[:, None] - colours, axis=-1)
+    nearest = np.where(distance.min(axis=1) < 32, distance.argmin(axis=1), len(names))
+    counts = np.bincount(nearest, minlength=len(names) + 1)[: len(names)]
+    winner = int(counts.argmax())
+    if counts[winner] < 0.25 * len(votes):
+        return None, np.zeros(3, dtype=np.float32)
+    return names[winner], np.median(votes[nearest == winner], axis=0).astype(np.float32)
+
+
+def _blocks(pixels: np.ndarray, block: int) -> np.ndarray:
+    """Means over block x block pixels at every offset, padded so that windows may stick out
+    by ``_BORDER``: entry (y, x) is the block whose corner is (y - _BORDER, x - _BORDER)."""
+    padded = np.pad(pixels, ((_BORDER, _BORDER), (_BORDER, _BORDER), (0, 0)))
+    rows = sum(padded[i : len(padded) - block + 1 + i] for i in range(block))
+    width = padded.shape[1]
+    total = sum(rows[:, i : width - block + 1 + i] for i in range(block))
+    return np.asarray(total / block**2, dtype=np.float32)
+
+
+def _window(blocks: np.ndarray, bank: SizeBank, x: int, y: int) -> np.ndarray:
+    """What stands in the box at (x, y), float (h, h, 3) at half resolution."""
+    x, y = x + _BORDER, y + _BORDER
+    return blocks[y : y + bank.side : HALF, x : x + bank.side : HALF]
+
+
+def _settle(
+    blocks: np.ndarray,
+    bank: SizeBank,
+    lead: Candidate,
+    rows: np.ndarray,
+    templates: np.ndarray,
+    reach: int,
+    step: int,
+) -> Candidate:
+    """The best of all templates (K, h·h·3) at all places within ``reach`` steps of the lead's."""
+    low, high = -_REACH, CANVAS - bank.side + _REACH
+    offsets = range(-reach * step, reach * step + 1, step)
+    places = [
+        (lead.x + right, lead.y + down)
+        for down in offsets
+        for right in offsets
+        if low <= lead.x + right <= high and low <= lead.y + down <= high
+    ]
+    windows = np.stack([_window(blocks, bank, *place).ravel() for place in places])
+    energy = np.einsum("nk,nk->n", windows, windows)
+    gains = 2 * (windows @ templates.T) - np.einsum("kp,kp->k", templates, templates)
+    scores = np.maximum(gains, 0) ** 2 / np.maximum(energy, 1e-6)[:, None]
+    place, row = np.unravel_index(int(np.argmax(scores)), scores.shape)
+    return Candidate(
+        bank,
+        int(rows[row]),
+        *places[place],
+        fit=float(gains[place, row] / max(energy[place], 1e-6)),
+        gain=float(gains[place, row]),
+    )
+
+
+def _agreement(actual: np.ndarray, expected: np.ndarray) -> float:
+    """Correlation of two sets of pixels (N, 3) with each channel's mean removed; 1 for plain
+    surfaces, which have nothing to agree about but the mean."""
+    a, b = actual - actual.mean(axis=0), expected - expected.mean(axis=0)
+    plain = 8.0**2 * len(expected)
+    bottom = np.sqrt(((a**2).sum() + plain) * ((b**2).sum() + plain))
+    return float(((a * b).sum() + plain) / bottom)
+
+
+def _vote(found: list[Found]) -> str | None:
+    """The style most objects have; the better fitting wins a tie."""
+    if not found:
+        return None
+    weight = {style: sum(1 + f.fit / 100 for f in found if f.style == style) for style in STYLES}
+    return max(weight, key=lambda style: weight[style])
