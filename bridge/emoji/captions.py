@@ -141,6 +141,8 @@ def caption(
         else ""
     )
     frame = rng.choice(_FRAMES_HELD_OUT if held_out else _FRAMES)
+    # Left without its background, that frame would be one that training shows.
+    say_background = say_background or "{Bg}" in frame
     what = _objects(scene, rng, held_out, relate)
     return frame.format(
         what=what,

@@ -78,7 +78,8 @@ def _relation(scene: Scene, rng: random.Random, held_out: bool) -> Question | No
         return Question("position", text, _name(answer))
     word = rng.choice((forward, backward))
     plural = first.count > 1
-    text = f"{'are' if plural else 'is'} {a} {word} {b}?"
+    where = " in the picture" if held_out else ""
+    text = f"{'are' if plural else 'is'} {a} {word} {b}{where}?"
     return Question("position", text, "yes" if word == forward else "no")
 
 

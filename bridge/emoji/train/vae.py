@@ -5,10 +5,14 @@ two CPU cores train it in minutes. The loss is L1 plus L1 of the image gradients
 what makes an emoji crisp); objects weigh more than the ground, which would otherwise be four
 fifths of the loss. Noise on the latents while training smooths the space for the diffusion
 model, and a faint penalty keeps it near the origin, where the decoder's soft clamp is linear.
+
+Once the encoder is final the painter can start; the decoder alone goes on training beside it,
+as Stable Diffusion's did after release (sd-vae-ft-mse): latents keep their meaning.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -37,24 +41,64 @@ def _edges(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return x[..., 1:, :] - x[..., :-1, :], x[..., :, 1:] - x[..., :, :-1]
 
 
+def _distance(y: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
+    """Weighted L1 of pixels and of gradients, and figures to log."""
+    weight = 1 + 4 * ((x - x[:, :, :1, :1]).abs().amax(1, keepdim=True) > 0.04).float()
+    error = (weight * (y - x).abs()).mean()
+    edges = sum((a - b).abs().mean() for a, b in zip(_edges(y), _edges(x), strict=True))
+    psnr = -10 * torch.log10(((y - x).detach().clamp(-1, 1) / 2).square().mean())
+    return error + 2 * edges, {"l1": error.item(), "psnr": psnr.item()}
+
+
+def _batch(seed: int, step: int, sprites: Sprites) -> torch.Tensor:
+    x = pictures(scene_batch(scene_rng(seed, step), BATCH), sprites)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
 def recipe(vae: AutoencoderTiny, sprites: Sprites) -> Recipe:
     vae.to(memory_format=torch.channels_last)
 
     def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        scenes = scene_batch(scene_rng(11, step), BATCH)
-        x = pictures(scenes, sprites).contiguous(memory_format=torch.channels_last)
-        weight = 1 + 4 * ((x - x[:, :, :1, :1]).abs().amax(1, keepdim=True) > 0.04).float()
+        x = _batch(11, step, sprites)
         with torch.autocast("cpu", torch.bfloat16):
             z = vae.encode(x).latents
             y = vae.decode(z + LATENT_NOISE * torch.randn_like(z)).sample
-        y, z = y.float(), z.float()
-        error = (weight * (y - x).abs()).mean()
-        edges = sum((a - b).abs().mean() for a, b in zip(_edges(y), _edges(x), strict=True))
-        psnr = -10 * torch.log10(((y - x).detach().clamp(-1, 1) / 2).square().mean())
-        figures = {"l1": error.item(), "psnr": psnr.item(), "latent_std": z.std().item()}
-        return error + 2 * edges + 1e-3 * z.square().mean(), figures
+        distance, figures = _distance(y.float(), x)
+        z = z.float()
+        return distance + 1e-3 * z.square().mean(), figures | {"latent_std": z.std().item()}
 
     return Recipe("vae", vae, loss, lr=8e-4, weight_decay=0.0, warmup=100, ema=0.999)
+
+
+def recipe_decoder(vae: AutoencoderTiny, sprites: Sprites) -> Recipe:
+    """The decoder alone, on latents with the little noise that a sampler leaves."""
+    vae.to(memory_format=torch.channels_last)
+    vae.encoder.requires_grad_(False)
+
+    def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        x = _batch(13, step, sprites)
+        with torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad():
+                z = vae.encode(x).latents
+            y = vae.decode(z + LATENT_NOISE / 2 * torch.randn_like(z)).sample
+        return _distance(y.float(), x)
+
+    return Recipe("decoder", vae, loss, lr=8e-4, weight_decay=0.0, warmup=100, ema=0.999)
+
+
+def export_decoder(run: Run, vae: AutoencoderTiny, folder: Path) -> None:
+    """Write the averaged decoder beside the unchanged encoder and scaling factor."""
+    vae.load_state_dict(vae.state_dict() | run.averaged())
+    _save(vae, folder)
+
+
+def _save(vae: AutoencoderTiny, folder: Path) -> None:
+    """``block_out_channels`` is worked out on construction; a stored one makes diffusers warn."""
+    vae.half().save_pretrained(folder / "vae")
+    path = folder / "vae" / "config.json"
+    config = json.loads(path.read_text())
+    del config["block_out_channels"]
+    path.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def export(run: Run, sprites: Sprites, folder: Path) -> None:
@@ -70,4 +114,4 @@ def export(run: Run, sprites: Sprites, folder: Path) -> None:
         x = pictures(scene_batch(scene_rng(12, 0), 256), sprites)
         z = torch.cat([vae.encode(part).latents for part in x.split(32)])
     vae.register_to_config(scaling_factor=round(1 / z.std().item(), 5))
-    vae.half().save_pretrained(folder / "vae")
+    _save(vae, folder)
