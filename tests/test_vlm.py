@@ -388,6 +388,20 @@ def test_missing_and_damaged_files(folder: Path, tmp_path: Path, name: str) -> N
         load_vlm(cut)
 
 
+def test_tied_embeddings_are_no_missing_tensor(processor: Any, tmp_path: Path) -> None:
+    """The embedded model's layout: the output head is the embedding table, saved once."""
+    tied = tiny_llava(tmp_path, tie_word_embeddings=True)
+    loaded = load_vlm(tied, device="cpu")
+    assert loaded.llm.lm_head.weight is loaded.llm.get_input_embeddings().weight
+    from transformers import LlavaForConditionalGeneration
+
+    stock = LlavaForConditionalGeneration.from_pretrained(tied).eval()
+    batch = stock_batch(processor, [picture()], [loaded.prompt_text([(QUESTIONS[0], "")])])
+    with torch.inference_mode():
+        want = stock(**batch).logits
+    assert relative(loaded.logits([picture()], [[(QUESTIONS[0], "")]]), want) <= 1e-5
+
+
 def test_a_missing_tensor_is_not_filled_with_noise(folder: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
