@@ -13,6 +13,8 @@ gives a folder in diffusers' layout.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -54,20 +56,18 @@ def byte_alphabet() -> list[str]:
     return [chr(code) for code in printable] + [chr(256 + i) for i in range(len(moved))]
 
 
-def merges_of(words: tuple[str, ...]) -> list[tuple[str, str]]:
+def merges_of(words: Iterable[str]) -> list[tuple[str, str]]:
     """Left-to-right merges that build each word, in order of first need."""
-    merges: list[tuple[str, str]] = []
+    merges: dict[tuple[str, str], None] = {}
     for word in words:
-        pieces = [*word[:-1], word[-1] + "</w>"]
-        left = pieces[0]
-        for right in pieces[1:]:
-            if (left, right) not in merges:
-                merges.append((left, right))
+        left, *others = [*word[:-1], word[-1] + "</w>"]
+        for right in others:
+            merges[left, right] = None
             left += right
-    return merges
+    return list(merges)
 
 
-def tiny_clip_tokenizer(pad_token: str = EOS, words: tuple[str, ...] = _WORDS) -> CLIPTokenizer:
+def tiny_clip_tokenizer(pad_token: str = EOS, words: Iterable[str] = _WORDS) -> CLIPTokenizer:
     """A CLIP tokenizer of about 560 tokens: bytes, bytes ending a word, merges, BOS, EOS.
 
     As in CLIP, EOS has the highest id. SD 2.x and SDXL's second tokenizer pad with ``!`` (id 0).

@@ -251,7 +251,7 @@ def _kit_of_pipeline(pipe: Any) -> Kit:
         specs=specs,
         tokenizers=tokenizers,
         zeros_for_none=recipe.zeros_for_none and bool(pipe.config.get(_FORCE_ZEROS, True)),
-        default_size=_picture_size(unet_config.sample_size, pipe.vae_scale_factor),
+        default_size=_picture_size(unet_config.sample_size, getattr(pipe, "vae_scale_factor", 8)),
         wants_score=bool(pipe.config.get("requires_aesthetics_score", False)),
         load=lambda: Towers(
             modules, tuple(fingerprint(module) for module in modules), pipe._execution_device

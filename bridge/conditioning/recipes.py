@@ -18,6 +18,8 @@ which ships 23 of the 24 layers; so the rows of sd15 and sd21 differ in their to
 
 ``clip_skip=k`` takes the layer k further from the end, for the prompt only: the negative keeps
 the recipe's layer, as in diffusers (its issues 13796 and 13973 ask whether that is meant).
+On transformers 5, diffusers 0.42's own Stable Diffusion 1 and 2 pipelines fail when given
+``clip_skip``, since they look for ``text_encoder.text_model``; here it works.
 """
 
 from __future__ import annotations
