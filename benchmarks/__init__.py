@@ -1,1 +1,1 @@
-"""What bridge is measured by: a judge of pictures, tasks with known truth, results with intervals."""
+"""What bridge is measured by: a judge, tasks with known truth, results with intervals."""

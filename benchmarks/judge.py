@@ -5,8 +5,8 @@ style, and on which background. It explains the picture greedily: the template t
 most of what differs from the background is taken, its place cleared, until nothing is left.
 What fits no template well enough is counted as unrecognised, so that mush earns nothing.
 
-The thresholds are fixed numbers, chosen on the calibration scenes of ``judge_check.py``,
-which are not those it is scored on.
+The thresholds are fixed numbers (``Limits``), chosen on the calibration scenes of
+``judge_check.py``, which are not those it is scored on.
 """
 
 from __future__ import annotations
@@ -21,12 +21,22 @@ from benchmarks.survey import LEAST_ENERGY, Candidate, Survey, score
 from benchmarks.templates import HALF, LOOKS, Bank, SizeBank, Template, full_bank, smooth
 from bridge.emoji.scenes import BACKGROUNDS, CANVAS, STYLES
 
-# How much of the difference from the background a template must explain (see judge_check).
-LEAST_FIT = 0.70
-# How well lightness and colour must agree inside the silhouette, means removed.
-LEAST_INSIDE = 0.50
 MOST_OBJECTS = 8
 _REACH = 4
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What counts as recognised (chosen with ``judge --calibrate``).
+
+    fit: the least share of the difference from the background that a template must explain;
+    inside: the least correlation with the template inside its silhouette, means removed;
+    blob: the least squared difference (see survey.py) that counts as unrecognised.
+    """
+
+    fit: float = 0.85
+    inside: float = 0.7
+    blob: float = 450_000.0
 
 
 @dataclass(frozen=True)
@@ -68,8 +78,9 @@ class Seen:
 class Judge:
     """Looks at pictures with one bank of templates."""
 
-    def __init__(self, bank: Bank | None = None) -> None:
+    def __init__(self, bank: Bank | None = None, limits: Limits | None = None) -> None:
         self.bank = bank or full_bank()
+        self.limits = limits or Limits()
 
     def look(self, picture: Image.Image | np.ndarray) -> Seen:
         """Judge one picture, 128 x 128 RGB (a PIL image or uint8 (128, 128, 3)).
@@ -94,9 +105,9 @@ class Judge:
             if best is None:
                 break
             thing = self._describe(best, left, background)
-            if thing.fit >= LEAST_FIT and thing.inside >= LEAST_INSIDE:
+            if thing.fit >= self.limits.fit and thing.inside >= self.limits.inside:
                 found.append(thing)
-            else:
+            elif best.gain * HALF**2 >= self.limits.blob:
                 unrecognised += 1
             self._clear(left, thing)
         return Seen(background, _vote(found), tuple(found), unrecognised)

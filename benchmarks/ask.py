@@ -1,0 +1,135 @@
+"""``ask``: answers to questions about held-out scenes, in held-out phrasings.
+
+Scenes are rendered ones with a held-out pair, tint or count. An answer is right when it equals
+the one right answer after lower-casing and dropping a leading article and a final full stop.
+``ask/overall`` pools all questions of all kinds; ``ask/overall_short`` leaves out ``caption``,
+whose answer must match a whole sentence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.grids import Cell, save_grid
+from benchmarks.results import Row, report, save, share_row, show
+from bridge.emoji.art import load_sprites
+from bridge.emoji.questions import KINDS, Question, questions
+from bridge.emoji.render import render_scene
+from bridge.emoji.scenes import Scene, sample_scene
+
+_ARTICLES = ("a ", "an ", "the ")
+_SHOWN = 24
+
+
+@dataclass(frozen=True)
+class Asked:
+    scene: Scene
+    question: Question
+
+
+def make_questions(n: int, seed: int = 0) -> list[Asked]:
+    """``n`` questions of each kind, one or none of a kind a scene; kinds interleaved."""
+    rng = random.Random(f"ask/{seed}")
+    by_kind: dict[str, list[Asked]] = {kind: [] for kind in KINDS}
+    while any(len(found) < n for found in by_kind.values()):
+        scene = sample_scene(rng, held_out=True)
+        used = set()
+        for question in questions(scene, rng, held_out=True):
+            if question.kind not in used and len(by_kind[question.kind]) < n:
+                used.add(question.kind)
+                by_kind[question.kind].append(Asked(scene, question))
+    return [asked for row in zip(*by_kind.values(), strict=True) for asked in row]
+
+
+def normal(answer: str) -> str:
+    """Lower case, one space between words, no leading article, no final full stop."""
+    text = " ".join(answer.lower().split()).removesuffix(".").strip()
+    for article in _ARTICLES:
+        text = text.removeprefix(article)
+    return text
+
+
+def run_ask(args: argparse.Namespace) -> None:
+    """Ask, compare, and write ask.json with a grid of answers, misses included."""
+    from bridge.vlm import load_vlm
+
+    vlm = load_vlm(args.vlm, device=args.device)
+    sprites = load_sprites()
+    asked = make_questions(args.n, args.seed)
+    pictures = [render_scene(one.scene, sprites) for one in asked]
+    answers = answer_all(vlm, asked, pictures, args.batch)
+    right = [
+        normal(a) == normal(one.question.answer) for one, a in zip(asked, answers, strict=True)
+    ]
+    rows = ask_rows(asked, right)
+    show(rows)
+    command = f"python benchmarks/compositional.py ask --vlm {args.vlm} --n {args.n}"
+    examples = [
+        {
+            "kind": one.question.kind,
+            "question": one.question.text,
+            "truth": one.question.answer,
+            "answer": answer,
+        }
+        for one, answer in zip(asked[:60], answers, strict=False)
+    ]
+    suffix = "" if args.vlm == "emoji-llava" else "-" + Path(args.vlm).name
+    save(
+        args.out / f"ask{suffix}.json",
+        report(f"{command} --seed {args.seed}", rows, rule="exact match", examples=examples),
+    )
+    cells = [
+        Cell(
+            Image.fromarray(pixels),
+            f"{one.question.text} — {answer}" + ("" if ok else f" (no: {one.question.answer})"),
+            ok,
+        )
+        for one, pixels, answer, ok in list(zip(asked, pictures, answers, right, strict=True))
+        if one.question.kind != "caption"
+    ]
+    title = f"Answers about held-out scenes; the first {2 * _SHOWN}, misses included"
+    save_grid(args.out / f"ask{suffix}.png", cells[: 2 * _SHOWN], title)
+
+
+def answer_all(vlm: Any, asked: list[Asked], pictures: list[np.ndarray], batch: int) -> list[str]:
+    """All answers, ``batch`` at once; questions of like length go together, captions apart."""
+    order = sorted(
+        range(len(asked)),
+        key=lambda i: (asked[i].question.kind == "caption", len(asked[i].question.text)),
+    )
+    answers = [""] * len(asked)
+    begun = told = time.monotonic()
+    for start in range(0, len(order), batch):
+        part = order[start : start + batch]
+        found = vlm.answers(
+            [Image.fromarray(pictures[i]) for i in part], [asked[i].question.text for i in part]
+        )
+        for i, answer in zip(part, found, strict=True):
+            answers[i] = answer
+        if time.monotonic() - told > 20:
+            told = time.monotonic()
+            print(
+                f"  {start + len(part)} of {len(order)} answers, {told - begun:.0f} s", flush=True
+            )
+    return answers
+
+
+def ask_rows(asked: list[Asked], right: list[bool]) -> list[Row]:
+    by_kind: dict[str, list[bool]] = defaultdict(list)
+    for one, ok in zip(asked, right, strict=True):
+        by_kind[one.question.kind].append(ok)
+    short = [ok for kind, oks in by_kind.items() if kind != "caption" for ok in oks]
+    return [
+        share_row("ask/overall", right),
+        share_row("ask/overall_short", short),
+        *(share_row(f"ask/{kind}", oks) for kind, oks in by_kind.items()),
+    ]

@@ -1,0 +1,126 @@
+"""Measure bridge on the embedded world: drawing, answering, retrieval, speed, the judge itself.
+
+    python benchmarks/compositional.py judge       the judge on pictures of known truth
+    python benchmarks/compositional.py draw        GenEval's six kinds of task, held out
+    python benchmarks/compositional.py memorise    are drawn pictures copies of training scenes?
+    python benchmarks/compositional.py ask         answers to questions about held-out scenes
+    python benchmarks/compositional.py clip        retrieval among 256 held-out scenes
+    python benchmarks/compositional.py speed       seconds a picture, beside stock diffusers
+    python benchmarks/compositional.py app         seconds until the app serves
+    python benchmarks/compositional.py all         everything above, in this order
+
+Each command writes benchmarks/results/<command>.json, and pictures beside it. The artwork that
+the judge needs is fetched and rendered once (see bridge/emoji/art.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+# Run as a script, Python looks for modules beside this file, not in the repository's root.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.results import RESULTS
+from bridge.errors import BridgeError
+
+
+def _judge(args: argparse.Namespace) -> None:
+    from benchmarks.judge_check import run_judge
+
+    run_judge(args)
+
+
+def _draw(args: argparse.Namespace) -> None:
+    from benchmarks.draw import run_draw
+
+    run_draw(args)
+
+
+def _memorise(args: argparse.Namespace) -> None:
+    from benchmarks.memorise import run_memorise
+
+    run_memorise(args)
+
+
+def _ask(args: argparse.Namespace) -> None:
+    from benchmarks.ask import run_ask
+
+    run_ask(args)
+
+
+def _clip(args: argparse.Namespace) -> None:
+    from benchmarks.retrieval import run_clip
+
+    run_clip(args)
+
+
+def _speed(args: argparse.Namespace) -> None:
+    from benchmarks.speed import run_speed
+
+    run_speed(args)
+
+
+def _app(args: argparse.Namespace) -> None:
+    from benchmarks.speed import run_app
+
+    run_app(args)
+
+
+def _all(args: argparse.Namespace) -> None:
+    for name, command in COMMANDS.items():
+        if name != "all":
+            print(f"== {name}", flush=True)
+            command(args)
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "judge": _judge,
+    "draw": _draw,
+    "memorise": _memorise,
+    "ask": _ask,
+    "clip": _clip,
+    "speed": _speed,
+    "app": _app,
+    "all": _all,
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("what", choices=COMMANDS, help="what to measure")
+    made.add_argument("--model", default="emoji-xl", help="draws: name or folder")
+    made.add_argument("--vlm", default="emoji-llava", help="answers: name or folder")
+    made.add_argument("--clip", nargs="+", default=["emoji-clip", "emoji-clip-2"], help="retrieves")
+    made.add_argument("--n", type=int, default=200, help="prompts or questions a kind")
+    made.add_argument("--steps", type=int, default=20)
+    made.add_argument("--guidance", type=float, default=5.0)
+    made.add_argument("--batch", type=int, default=16)
+    made.add_argument("--seed", type=int, default=0, help="of prompts, scenes and questions")
+    made.add_argument("--budget", type=float, help="seconds for drawing; then what is done counts")
+    made.add_argument("--gallery", type=int, default=20_000, help="training scenes to compare with")
+    made.add_argument("--repeats", type=int, default=7, help="timed pictures a side")
+    made.add_argument("--device", help="cpu, cuda ...; without it, CUDA if there is one")
+    made.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    made.add_argument(
+        "--calibrate", action="store_true", help="judge: print what the thresholds rest on"
+    )
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    try:
+        COMMANDS[args.what](args)
+    except BridgeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,124 @@
+"""``draw``: the six kinds of drawing task, scored by the judge."""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.grids import Cell, save_grid
+from benchmarks.judge import Judge, Seen
+from benchmarks.painting import as_array, paint, with_progress
+from benchmarks.results import Row, report, save, share_row, show
+from benchmarks.tasks import KINDS, Task, Verdict, interleaved, judge_task
+from bridge.emoji.art import default_cache
+from bridge.emoji.concepts import CONCEPTS
+
+_SHOWN = 48  # pictures in a grid: the first ones, not the best ones
+_Scored = list[tuple[Task, np.ndarray, Seen, Verdict]]
+
+
+def run_draw(args: argparse.Namespace) -> None:
+    """Draw, judge, and write draw.json, a grid a kind, and the pictures for ``memorise``."""
+    from bridge.diffusion import load_pipeline
+
+    pipe = load_pipeline(args.model, device=args.device)
+    judge = Judge()
+    tasks = interleaved(args.n, args.seed)
+    pairs = paint(pipe, tasks, steps=args.steps, guidance=args.guidance, batch=args.batch)
+    scored: _Scored = []
+    for task, picture in with_progress(pairs, len(tasks), args.budget):
+        pixels = as_array(picture)
+        seen = judge.look(pixels)
+        scored.append((task, pixels, seen, judge_task(task, seen)))
+    suffix = "" if args.model == "emoji-xl" else "-" + Path(args.model).name
+    keep_pictures(scored, args.model, args.seed)
+    rows = draw_rows(scored)
+    show(rows)
+    command = (
+        f"python benchmarks/compositional.py draw --model {args.model} --n {args.n} "
+        f"--steps {args.steps} --guidance {args.guidance:g} --seed {args.seed}"
+    )
+    notes = {"rules": "benchmarks/tasks.py", "examples": _examples(scored)}
+    save(args.out / f"draw{suffix}.json", report(command, rows, **notes))
+    for kind in KINDS:
+        here = [entry for entry in scored if entry[0].kind == kind]
+        cells = [
+            Cell(Image.fromarray(pixels), task.prompt, verdict.right)
+            for task, pixels, _, verdict in here[:_SHOWN]
+        ]
+        right = sum(verdict.right for *_, verdict in here)
+        title = f"{kind}: {right} of {len(here)} right; the first {len(cells)}, misses included"
+        save_grid(args.out / f"draw{suffix}-{kind}.png", cells, title)
+
+
+def draw_rows(scored: _Scored) -> list[Row]:
+    """A row a kind, then background, style and what the judge could not recognise."""
+    by_kind: dict[str, list[bool]] = defaultdict(list)
+    for task, _, _, verdict in scored:
+        by_kind[task.kind].append(verdict.right)
+    verdicts = [verdict for *_, verdict in scored]
+    styles = [verdict.style for verdict in verdicts if verdict.style is not None]
+    rows = [share_row(f"draw/{kind}", by_kind[kind]) for kind in KINDS if by_kind[kind]]
+    rows.append(share_row("draw/all_six", [verdict.right for verdict in verdicts]))
+    rows.append(share_row("draw/background", [verdict.background for verdict in verdicts]))
+    if styles:
+        rows.append(share_row("draw/style_where_named", styles))
+    mush = [seen.unrecognised > 0 for _, _, seen, _ in scored]
+    rows.append(share_row("draw/something_unrecognised", mush))
+    return rows
+
+
+def _examples(scored: _Scored, n: int = 60) -> list[dict[str, object]]:
+    """What was asked and what the judge saw, of the first pictures."""
+    return [
+        {
+            "kind": task.kind,
+            "prompt": task.prompt,
+            "seed": task.seed,
+            "right": verdict.right,
+            "seen": describe(seen),
+        }
+        for task, _, seen, verdict in scored[:n]
+    ]
+
+
+def describe(seen: Seen) -> str:
+    """What the judge saw in words: "red apple (12,40); cat (70,44); noto, white"."""
+    things = [
+        " ".join(
+            filter(
+                None,
+                (
+                    None if thing.size == "normal" else thing.size,
+                    thing.tint,
+                    CONCEPTS[thing.concept].name,
+                    f"({thing.x},{thing.y})",
+                ),
+            )
+        )
+        for thing in seen.objects
+    ]
+    things += [f"{seen.unrecognised} unrecognised"] if seen.unrecognised else []
+    return "; ".join([*things, f"{seen.style}, {seen.background}"])
+
+
+def pictures_file(model: str, seed: int) -> Path:
+    """Where the drawn pictures are kept between commands."""
+    return default_cache() / "benchmarks" / f"drawn-{Path(model).name}-{seed}.npz"
+
+
+def keep_pictures(scored: _Scored, model: str, seed: int) -> None:
+    path = pictures_file(model, seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part.npz")
+    np.savez(
+        part,
+        pictures=np.stack([pixels for _, pixels, _, _ in scored]),
+        kinds=[task.kind for task, *_ in scored],
+        prompts=[task.prompt for task, *_ in scored],
+    )
+    part.replace(path)

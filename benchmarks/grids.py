@@ -1,0 +1,55 @@
+"""Pictures in a grid, each with its prompt beneath and a frame that says right or wrong."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from benchmarks.results import write_whole
+
+RIGHT, WRONG = (30, 140, 60), (205, 40, 40)
+_PICTURE, _FRAME, _GAP, _COLUMNS, _FONT = 160, 5, 8, 6, 13
+
+
+@dataclass(frozen=True)
+class Cell:
+    picture: Image.Image
+    text: str
+    right: bool
+
+
+def grid(cells: Sequence[Cell], title: str) -> Image.Image:
+    """The cells in rows of six under a title; a green frame is right, a red one wrong."""
+    font, head = ImageFont.load_default(_FONT), ImageFont.load_default(18)
+    width = _PICTURE + 2 * _FRAME
+    lines = [textwrap.wrap(cell.text, 25) for cell in cells]
+    deepest = max((len(rows) for rows in lines), default=0)
+    height = width + 4 + deepest * (_FONT + 3)
+    rows = -(-len(cells) // _COLUMNS)
+    top = 34
+    size = (_COLUMNS * (width + _GAP) + _GAP, top + rows * (height + _GAP))
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.text((_GAP, 6), title, fill="black", font=head)
+    for i, (cell, wrapped) in enumerate(zip(cells, lines, strict=True)):
+        x = _GAP + i % _COLUMNS * (width + _GAP)
+        y = top + i // _COLUMNS * (height + _GAP)
+        draw.rectangle((x, y, x + width - 1, y + width - 1), fill=RIGHT if cell.right else WRONG)
+        shown = cell.picture.convert("RGB").resize((_PICTURE, _PICTURE), Image.Resampling.LANCZOS)
+        sheet.paste(shown, (x + _FRAME, y + _FRAME))
+        text = "\n".join(wrapped)
+        draw.multiline_text((x, y + width + 3), text, fill="black", font=font, spacing=3)
+    return sheet
+
+
+def save_grid(path: Path, cells: Sequence[Cell], title: str) -> None:
+    """Write a grid as PNG, atomically; 256 colours keep it small."""
+    buffer = io.BytesIO()
+    sheet = grid(cells, title).quantize(256, dither=Image.Dither.NONE)
+    sheet.save(buffer, "PNG", optimize=True)
+    write_whole(path, buffer.getvalue())

@@ -1,0 +1,145 @@
+"""Measured numbers on disk: intervals, rows, and files written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import random
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+_Z95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured value with its 95 % interval and the number of trials behind it."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    n: int
+    unit: str
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """Wilson's score interval (95 %) of a share, as fractions.
+
+    Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
+    Raises ValueError unless 0 <= successes <= n and n > 0.
+    """
+    if n <= 0 or not 0 <= successes <= n:
+        raise ValueError(f"{successes} successes in {n} trials is no share")
+    share, z2 = successes / n, _Z95**2
+    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = _Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    low = 0.0 if successes == 0 else middle - half
+    high = 1.0 if successes == n else middle + half
+    return low, high
+
+
+def share_row(name: str, outcomes: Sequence[bool]) -> Row:
+    """The share of outcomes that are True, in percent, with Wilson's interval."""
+    right, n = sum(outcomes), len(outcomes)
+    low, high = wilson(right, n)
+    return Row(name, *(round(100 * v, 2) for v in (right / n, low, high)), n, "%")
+
+
+def median_row(name: str, values: Sequence[float], unit: str, digits: int = 3) -> Row:
+    """The median with its bootstrap 95 % interval (2,000 resamples, fixed seed)."""
+    rng = random.Random(0)
+    medians = sorted(_median(rng.choices(values, k=len(values))) for _ in range(2000))
+    low, high = medians[49], medians[1949]
+    return Row(name, *(round(v, digits) for v in (_median(values), low, high)), len(values), unit)
+
+
+def _median(values: Sequence[float]) -> float:
+    ordered, half = sorted(values), len(values) // 2
+    return ordered[half] if len(values) % 2 else (ordered[half - 1] + ordered[half]) / 2
+
+
+def report(command: str, rows: Sequence[Row], **notes: Any) -> dict[str, Any]:
+    """A table in the project's format; ``notes`` go beside it (settings, what was left out)."""
+    return {
+        "command": command,
+        "machine": machine(),
+        "versions": versions(),
+        "commit": commit(),
+        **({"notes": notes} if notes else {}),
+        "rows": [asdict(row) for row in rows],
+    }
+
+
+def save(path: Path, table: dict[str, Any]) -> None:
+    """Write a table as JSON, atomically."""
+    write_whole(path, (json.dumps(table, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write ``data`` so that a reader sees the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_bytes(data)
+    part.replace(path)
+
+
+def show(rows: Sequence[Row]) -> None:
+    """Print rows as an aligned table."""
+    width = max((len(row.name) for row in rows), default=0)
+    for row in rows:
+        print(
+            f"{row.name:<{width}}  {row.value:>9g} {row.unit:<4} "
+            f"[{row.low:g}, {row.high:g}]  n={row.n}",
+            flush=True,
+        )
+
+
+def machine() -> str:
+    """The processor, its cores, the threads torch uses, and the accelerator if one is used."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = (line.partition(":") for line in info.read_text().splitlines())
+        name = next((v.strip() for k, _, v in lines if k.strip() == "model name"), name)
+    text = f"{platform.system()} {name}, {os.cpu_count()} cores"
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        text += f", {torch.get_num_threads()} torch threads"
+        if torch.cuda.is_available():
+            text += f", {torch.cuda.get_device_name(0)}"
+    return text
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("torch", "transformers", "diffusers", "numpy", "pillow"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str:
+    """The commit the code is at, marked when code in bridge/ or benchmarks/ differs from it."""
+    try:
+        head = _git("rev-parse", "HEAD")
+        changed = _git("status", "--porcelain", "--", "bridge", "benchmarks/*.py", "weights")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head + ("+changes" if changed else "")
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
