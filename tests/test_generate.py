@@ -86,6 +86,16 @@ def test_pictures_equal_the_stock_pipeline(pipe: Any, negative: Any, guidance: f
     assert np.abs(arrays(got)[0] - np.asarray(want, dtype=int)).max() <= 1
 
 
+def test_guidance_rescale_equals_stock(sd: Any) -> None:
+    options = {"guidance_scale": 9.0, "guidance_rescale": 0.7}
+    sd.set_progress_bar_config(disable=True)
+    want = sd(PROMPT, num_inference_steps=2, generator=seeds(1), **options).images[0]
+    got = generate(PROMPT, pipeline=sd, seed=1, steps=2, **options)
+    assert np.abs(arrays(got)[0] - np.asarray(want, dtype=int)).max() <= 1
+    plain = generate(PROMPT, pipeline=sd, seed=1, steps=2, guidance_scale=9.0)
+    assert not np.array_equal(arrays(got), arrays(plain))
+
+
 def test_another_size_equals_stock(pipe: Any) -> None:
     options = {"height": 48, "width": 80}
     want = pipe(PROMPT, num_inference_steps=2, generator=seeds(1), guidance_scale=4.0, **options)
@@ -396,6 +406,7 @@ def test_size_is_judged_before_a_folder_loads(sd_folder: Path, tmp_path: Path) -
 BAD = {
     "steps": [0, -1, 1001, 2.5, True, "20", None],
     "guidance_scale": [-0.1, float("nan"), float("inf"), "5", True, None],
+    "guidance_rescale": [-0.1, 1.1, float("nan"), "0.5", True],
     "num_images": [0, 65, 1.0, True],
     "seed": [-1, 2**63, 1.5, True, "7", [1, 2], [-1]],
     "height": [0, -8, 5000, 64.0],

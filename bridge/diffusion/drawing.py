@@ -73,6 +73,7 @@ def generate(
     seed: int | Sequence[int] | None = None,
     steps: int = 20,
     guidance_scale: float = 5.0,
+    guidance_rescale: float = 0.0,
     num_images: int = 1,
     height: int | None = None,
     width: int | None = None,
@@ -88,7 +89,8 @@ def generate(
     takes ``seed + i``, or the i-th of a list of seeds; None draws a seed, which the result
     reports. Noise is made on the CPU, so a seed means the same picture on every device, alone
     or in a batch. ``guidance_scale`` of 1 and below turns guidance, and with it the negative
-    prompt, off.
+    prompt, off. ``guidance_rescale`` (0 to 1) pulls back the contrast that strong guidance
+    adds, for models trained to zero terminal SNR (Lin et al. 2023, section 3.4).
 
     ``on_step(StepPreview)`` is called after every step. When it returns False (not None) or
     raises StopGeneration, drawing stops and the estimate of the clean picture so far is
@@ -103,6 +105,7 @@ def generate(
         seed=seed,
         steps=steps,
         guidance_scale=guidance_scale,
+        guidance_rescale=guidance_rescale,
         num_images=num_images,
         height=height,
         width=width,
@@ -183,6 +186,7 @@ def _draw(pipe: Any, options: Options, on_step: OnStep | None, progress: bool) -
             **settings,
             num_inference_steps=options.steps,
             guidance_scale=options.guidance_scale,
+            guidance_rescale=options.guidance_rescale,
             num_images_per_prompt=options.num_images,
             generator=[torch.Generator("cpu").manual_seed(s) for s in options.seeds],
             callback_on_step_end=after_step,

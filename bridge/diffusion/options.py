@@ -25,6 +25,7 @@ class Options:
     seeds: tuple[int, ...]  # one a picture: all of the first prompt's, then the second's ...
     steps: int
     guidance_scale: float
+    guidance_rescale: float
     num_images: int
     height: int | None
     width: int | None
@@ -37,6 +38,7 @@ def checked_options(
     seed: object,
     steps: object,
     guidance_scale: object,
+    guidance_rescale: object = 0.0,
     num_images: object,
     height: object,
     width: object,
@@ -62,6 +64,7 @@ def checked_options(
         seeds=_seeds(seed, total),
         steps=_whole(steps, "steps", 1, MAX_STEPS),
         guidance_scale=_guidance(guidance_scale),
+        guidance_rescale=_share(guidance_rescale, "guidance_rescale"),
         num_images=per_prompt,
         height=None if height is None else _whole(height, "height", 1, MAX_SIDE),
         width=None if width is None else _whole(width, "width", 1, MAX_SIDE),
@@ -92,6 +95,12 @@ def _guidance(value: object) -> float:
         raise OptionError(
             f"guidance_scale is {value!r}; give a number of 0 or more (1 and below: no guidance)"
         )
+    return float(value)
+
+
+def _share(value: object, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise OptionError(f"{name} is {value!r}; give a number from 0 to 1")
     return float(value)
 
 
