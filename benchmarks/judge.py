@@ -155,7 +155,8 @@ class Judge:
         """Wipe the object, and a rim of 3 pixels for its blur, from what is left to explain."""
         template = Template(thing.concept, thing.style, thing.size, thing.tint)
         mask = np.pad(self.bank.opacity(template) > 0.05, _RIM)
-        spread = sliding_window_view(np.pad(mask, _RIM), (2 * _RIM + 1,) * 2).any(axis=(-2, -1))
+        around = sliding_window_view(np.pad(mask, _RIM), (2 * _RIM + 1, 2 * _RIM + 1))
+        spread: np.ndarray = np.asarray(around.any(axis=(-2, -1)))
         padded = np.pad(left, ((_BORDER, _BORDER), (_BORDER, _BORDER), (0, 0)))
         y, x = thing.y + _BORDER - _RIM, thing.x + _BORDER - _RIM
         padded[y : y + len(spread), x : x + len(spread)][spread] = 0
@@ -190,10 +191,12 @@ def _blocks(pixels: np.ndarray, block: int) -> np.ndarray:
     """Means over block x block pixels at every offset, padded so that windows may stick out
     by ``_BORDER``: entry (y, x) is the block whose corner is (y - _BORDER, x - _BORDER)."""
     padded = np.pad(pixels, ((_BORDER, _BORDER), (_BORDER, _BORDER), (0, 0)))
-    rows = sum(padded[i : len(padded) - block + 1 + i] for i in range(block))
-    width = padded.shape[1]
-    total = sum(rows[:, i : width - block + 1 + i] for i in range(block))
-    return np.asarray(total / block**2, dtype=np.float32)
+    height, width = padded.shape[0] - block + 1, padded.shape[1] - block + 1
+    total = np.zeros((height, width, padded.shape[2]), dtype=np.float32)
+    for down in range(block):
+        for right in range(block):
+            total += padded[down : down + height, right : right + width]
+    return total / block**2
 
 
 def _window(blocks: np.ndarray, bank: SizeBank, x: int, y: int) -> np.ndarray:

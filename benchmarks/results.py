@@ -52,15 +52,16 @@ def share_row(name: str, outcomes: Sequence[bool]) -> Row:
     """The share of outcomes that are True, in percent, with Wilson's interval."""
     right, n = sum(outcomes), len(outcomes)
     low, high = wilson(right, n)
-    return Row(name, *(round(100 * v, 2) for v in (right / n, low, high)), n, "%")
+    value, low, high = (round(100 * share, 2) for share in (right / n, low, high))
+    return Row(name, value, low, high, n, "%")
 
 
 def median_row(name: str, values: Sequence[float], unit: str, digits: int = 3) -> Row:
     """The median with its bootstrap 95 % interval (2,000 resamples, fixed seed)."""
     rng = random.Random(0)
     medians = sorted(_median(rng.choices(values, k=len(values))) for _ in range(2000))
-    low, high = medians[49], medians[1949]
-    return Row(name, *(round(v, digits) for v in (_median(values), low, high)), len(values), unit)
+    value, low, high = (round(v, digits) for v in (_median(values), medians[49], medians[1949]))
+    return Row(name, value, low, high, len(values), unit)
 
 
 def _median(values: Sequence[float]) -> float:

@@ -104,7 +104,7 @@ def resolve(
         _refuse_revision(name, revision)
         return _verified(name, allow_patterns)
     if isinstance(model, str) and name in HUB_IDS:
-        return _fetch(HUB_IDS[name], revision, allow_patterns)
+        return _fetch(HUB_IDS[name], revision, allow_patterns, recipe=name)
     folder = Path(name).expanduser()
     if folder.is_dir():
         _refuse_revision(name, revision)
@@ -129,7 +129,7 @@ def _refuse_revision(name: str, revision: str | None) -> None:
 
 def _nearest(name: str) -> str:
     known = [*EMBEDDED, *HUB_IDS]
-    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.6)
     if not near:
         return "it is no known name and no folder. "
     return f"did you mean {' or '.join(repr(n) for n in near)}? "
@@ -145,7 +145,12 @@ def _what_exists() -> str:
 # ---------------------------------------------------------------- hub
 
 
-def _fetch(repo: str, revision: str | None, allow_patterns: Sequence[str] | None) -> Path:
+def _fetch(
+    repo: str,
+    revision: str | None,
+    allow_patterns: Sequence[str] | None,
+    recipe: str | None = None,
+) -> Path:
     """Download (or find in the local cache) one hub repository. Raises HubError."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -156,9 +161,10 @@ def _fetch(repo: str, revision: str | None, allow_patterns: Sequence[str] | None
     )
 
     otherwise = (
-        f" If you meant a folder: there is none at {Path(repo).absolute()}. "
-        f"The embedded models ({', '.join(EMBEDDED)}) need no network."
-    )
+        f" (The recipe {recipe!r} stands for that model.) "
+        if recipe
+        else f" If you meant a folder: there is none at {Path(repo).absolute()}. "
+    ) + (f"The embedded models ({', '.join(EMBEDDED)}) need no network.")
     try:
         path = snapshot_download(
             repo,

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gradio as gr
 
+from bridge.prompt import TruncationWarning
 from demos.ask_tab import ask_tab
 from demos.draw_tab import draw_tab
 from demos.messages import explain
@@ -25,7 +27,9 @@ from demos.models import Models
 from demos.theme import CSS, theme
 
 TITLE = "bridge: words into pictures, pictures into words"
-_HEAD = '<meta name="color-scheme" content="light dark">'
+# In the page's head, since Gradio rewrites the selectors of its own ``css`` option one by one
+# and breaks those in media queries and in :has().
+_HEAD = f'<meta name="color-scheme" content="light dark"><style>{CSS}</style>'
 # The tab's contents are mounted a moment after it is selected.
 _FOCUS_QUESTION = """() => {
   let left = 40;
@@ -98,6 +102,8 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serve until interrupted. The server is up first; the models load behind it."""
     given = options(arguments)
+    # The token report shows on the page what this would say in the terminal.
+    warnings.filterwarnings("ignore", category=TruncationWarning)
     models = Models(given.model, given.vlm, given.device)
     app = build(models)
     app.launch(
@@ -109,7 +115,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         max_file_size="100mb",
         footer_links=[],
         theme=theme(),
-        css=CSS,
         head=_HEAD,
         ssr_mode=False,
         run_history=False,

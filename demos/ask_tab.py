@@ -57,7 +57,7 @@ def ask_tab(models: Models) -> AskTab:
                 placeholder=_EMPTY,
                 render_markdown=False,
                 feedback_options=None,
-                buttons=["copy"],
+                buttons=[],
                 elem_id="chat",
             )
             with gr.Row(elem_classes="bridge-line"):
@@ -126,6 +126,7 @@ def ask_tab(models: Models) -> AskTab:
         api_visibility="private",
     )
     picture.clear(wipe, None, [picture, *shown], queue=False, api_visibility="private")
+    chat.clear(lambda: ([], ""), None, [turns, status], queue=False, api_visibility="private")
     clear.click(wipe, None, [picture, *shown], queue=False, api_visibility="private")
     gr.on(
         [question.submit, ask.click],

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 Turn = tuple[str, str]
 
+# How many earlier turns go along. The embedded model learnt chats of four turns.
+_REMEMBERED = 3
+
 # What a browser is sent. Far above what any vision tower looks at.
 _SHOWN_SIDE = 1536
 
@@ -33,15 +36,14 @@ def answer(
 ) -> Iterator[str]:
     """The growing answer to ``question``; ``turns`` are earlier (question, answer) pairs.
 
-    Small language models have short contexts, so the oldest turns are left out until the rest
-    fits. Raises ImageError, PromptError, and what loading the model raises.
+    The last three go along, or fewer where the model's context has no room for them. Raises ImageError, PromptError, and what loading the model raises.
     """
     # Bad input is told before the model loads.
     checked_turns(question, [])
     image = load_image(picture)
     vlm = models.vlm()
     text = ""
-    for piece in _stream(vlm, image, question, list(turns)):
+    for piece in _stream(vlm, image, question, list(turns[-_REMEMBERED:])):
         text += piece
         yield text
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -72,14 +71,12 @@ def draw_tab(models: Models) -> DrawTab:
                     label="Negative prompt", value="", info="What should not be there.", max_lines=3
                 )
                 with gr.Row():
-                    seed = gr.Number(
-                        label="Seed",
-                        info="Empty: a new one each time.",
-                        precision=0,
-                        minimum=0,
-                        elem_id="seed",
+                    rolled = gr.Checkbox(
+                        label="🎲 New seed every time", value=True, min_width=150, elem_id="dice"
                     )
-                    dice = gr.Button("🎲 Roll a seed", elem_id="dice")
+                    seed = gr.Number(
+                        label="Seed", value=0, precision=0, minimum=0, min_width=150, elem_id="seed"
+                    )
                 steps = gr.Slider(1, 50, value=20, step=1, label="Steps")
                 guidance = gr.Slider(
                     1, 15, value=5, step=0.5, label="Guidance", info="How hard to follow the words."
@@ -98,6 +95,7 @@ def draw_tab(models: Models) -> DrawTab:
     def run(
         prompt: str,
         negative: str,
+        rolled: bool,
         seed: float | None,
         steps: float,
         guidance: float,
@@ -107,7 +105,7 @@ def draw_tab(models: Models) -> DrawTab:
         session = str(request.session_hash)
         idle = {start: gr.Button(visible=True), stop: gr.Button(visible=False)}
         try:
-            wish = Wish(prompt, negative, seed, steps, guidance, count)
+            wish = Wish(prompt, negative, None if rolled else seed, steps, guidance, count)
             for report in draw(models, wish, stops.begin(session)):
                 if isinstance(report, Drawn):
                     yield {**idle, **finished(report, prompt)}
@@ -125,7 +123,7 @@ def draw_tab(models: Models) -> DrawTab:
             stops.end(session)
 
     def finished(drawn: Drawn, prompt: str) -> dict[Any, Any]:
-        captions = [f"{prompt[:80]} · seed {seed}" for seed in drawn.seeds]
+        captions = [f"Seed {number}: {prompt[:200]}" for number in drawn.seeds]
         n = len(drawn.images)
         return {
             status: note(summary(drawn)),
@@ -139,6 +137,8 @@ def draw_tab(models: Models) -> DrawTab:
             ),
             ask: gr.Button(interactive=True),
             selected: 0,
+            # What was rolled stays at hand: without the tick it draws the same again.
+            seed: drawn.seeds[0],
         }
 
     def halt(request: gr.Request) -> None:
@@ -157,8 +157,8 @@ def draw_tab(models: Models) -> DrawTab:
         trigger_mode="always_last",
         api_visibility="private",
     )
-    form = [prompt, negative, seed, steps, guidance, count]
-    shown = [status, gallery, ask, start, stop, selected]
+    form = [prompt, negative, rolled, seed, steps, guidance, count]
+    shown = [status, gallery, ask, start, stop, selected, seed]
     gr.on(
         [prompt.submit, start.click],
         run,
@@ -180,9 +180,7 @@ def draw_tab(models: Models) -> DrawTab:
         api_visibility="private",
     )
     stop.click(halt, None, None, queue=False, api_visibility="private")
-    dice.click(
-        lambda: secrets.randbelow(1 << 31), None, seed, queue=False, api_visibility="private"
-    )
+    seed.input(lambda: False, None, rolled, queue=False, api_visibility="private")
     gallery.select(
         select, None, selected, queue=False, show_progress="hidden", api_visibility="private"
     )

@@ -30,7 +30,7 @@ def theme() -> gr.themes.Base:
 
 CSS = """
 .gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
-@media (max-width: 600px) { .gradio-container main.app { padding: .75rem !important; } }
+@media (max-width: 600px) { .gradio-container .main.app { padding: .75rem !important; } }
 #bridge-title { padding: 0 .25rem; }
 #bridge-title h1 { font-size: 1.5rem; margin: 0; }
 #bridge-title p { margin: .1rem 0 0; opacity: .75; }
@@ -50,8 +50,8 @@ CSS = """
 }
 
 /* What says nothing takes no room. */
-#tokens, #draw-status, #ask-status,
-#tokens .html-container, #draw-status .html-container, #ask-status .html-container { padding: 0; }
+#bridge-title .html-container, #tokens .html-container,
+#draw-status .html-container, #ask-status .html-container { padding: 0; }
 #tokens:not(:has(.bridge-tokens, p)), #draw-status:not(:has(p)), #ask-status:not(:has(p)) {
   display: none;
 }
@@ -68,7 +68,7 @@ CSS = """
 .bridge-tokens .bridge-cut { margin: 0 0 .5rem; color: #b91c1c; overflow-wrap: anywhere; }
 .dark .bridge-tokens .bridge-cut { color: #fca5a5; }
 
-.bridge-drawing progress { width: 100%; height: .5rem; accent-color: var(--primary-600); }
+.bridge-drawing progress { width: 100%; height: .5rem; accent-color: #4f46e5; }
 .bridge-drawing .previews { display: grid; gap: .5rem; margin-top: .25rem; }
 .bridge-drawing .previews img {
   width: 100%; aspect-ratio: 1; object-fit: contain; border-radius: 10px; display: block;
@@ -76,7 +76,20 @@ CSS = """
 
 /* The embedded models draw 128 pixels a side; shown at that size they would be stamps. */
 #picture img { width: 100% !important; height: 100% !important; object-fit: contain; }
-#pictures .caption { font-weight: 400; font-size: .82rem; white-space: normal; }
+#pictures .caption {
+  font-weight: 400; font-size: .82rem; display: block; max-width: 100%; padding: 0 .5rem;
+  white-space: nowrap; overflow: hidden; text-overflow: ellipsis;
+}
+#pictures .caption-label { display: none; }
 #pictures.bridge-one .thumbnails { display: none; }
+#pictures.bridge-one .media-button { height: calc(100% - 2.5rem) !important; }
+
+/* Gradio measures a box before the page is laid out, and starts with one too tall. */
+@supports (field-sizing: content) {
+  #prompt textarea, #question textarea {
+    field-sizing: content; height: auto !important; max-height: 8rem;
+    overflow-y: auto !important;
+  }
+}
 #chat .placeholder { padding: 1rem; text-align: center; }
 """

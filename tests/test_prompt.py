@@ -169,6 +169,16 @@ def test_mask_and_padding() -> None:
     assert set(found.ids[4:]) == {0} == {found.pad_id}
 
 
+def test_threads_may_share_a_tokenizer() -> None:
+    # A tokenizer's truncation is shared state that may not change while another thread encodes.
+    from concurrent.futures import ThreadPoolExecutor
+
+    texts = ["cat " * 300, "a dog", "🎈" * 90, ""] * 25
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda text: plan(parse(text), EOS_PADDED).ids, texts))
+    assert found == [_as_diffusers_does(EOS_PADDED, text) for text in texts]
+
+
 def test_no_prompts_no_plans() -> None:
     assert plan_many((), EOS_PADDED) == ()
 

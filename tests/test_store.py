@@ -120,6 +120,7 @@ def test_a_hub_id_without_a_network(
     assert store.HUB_IDS.get(model, model) in message
     assert "hf download" in message and "pass that folder" in message
     assert "emoji-xl" in message
+    assert (repr(model) in message) and ("If you meant a folder" in message) == ("/" in model)
 
 
 def test_offline_mode_is_the_same_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,7 +136,7 @@ def _named(
 
     place = resolve_device(device)
     check_dtype(dtype)
-    folder = Path(resolve(model))
+    folder = Path(resolve(model)).absolute()
     pipeline_class_name(folder)
     check_size(options, size_factor(folder))
     return _loaded(folder, place, resolve_dtype(dtype, place, folder))

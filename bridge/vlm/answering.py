@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
 from bridge.vlm.chat import Turn
@@ -12,6 +13,8 @@ from bridge.vlm.image import ImageInput, load_image
 from bridge.vlm.question import checked_max_new_tokens, checked_turns
 
 if TYPE_CHECKING:
+    import torch
+
     from bridge.vlm.model import BridgeVLM
 
 
@@ -69,7 +72,7 @@ def describe(
     checked_max_new_tokens(max_new_tokens)
     picture = load_image(image)
     if isinstance(model, str | os.PathLike):
-        vlm = _loaded(os.fspath(model), device, dtype)
+        vlm = _named(model, device, dtype)
     else:
         vlm = model
     if stream:
@@ -77,8 +80,19 @@ def describe(
     return vlm.answer(picture, question, history=history, max_new_tokens=max_new_tokens)
 
 
-@lru_cache(maxsize=2)
-def _loaded(model: str, device: str | None, dtype: str | None) -> BridgeVLM:
-    from bridge.vlm.load import load_vlm
+def _named(model: str | os.PathLike[str], device: str | None, dtype: str | None) -> BridgeVLM:
+    """The model of a name; its files are looked at on every call, loaded on the first."""
+    from bridge.runtime import check_dtype, resolve_device, resolve_dtype
+    from bridge.store import resolve
 
-    return load_vlm(model, device=device, dtype=dtype)
+    place = resolve_device(device)
+    check_dtype(dtype)
+    folder = Path(resolve(model)).absolute()
+    return _loaded(folder, place, resolve_dtype(dtype, place, folder), os.fspath(model))
+
+
+@lru_cache(maxsize=2)
+def _loaded(folder: Path, device: torch.device, dtype: torch.dtype, name: str) -> BridgeVLM:
+    from bridge.vlm.load import load_folder
+
+    return load_folder(folder, device, dtype, name)

@@ -34,8 +34,12 @@ def load_vlm(
 
     place = resolve_device(device)
     check_dtype(dtype)
-    folder = Path(resolve(model, revision=revision))
-    kind = resolve_dtype(dtype, place, folder)
+    folder = Path(resolve(model, revision=revision)).absolute()
+    return load_folder(folder, place, resolve_dtype(dtype, place, folder), os.fspath(model))
+
+
+def load_folder(folder: Path, device: torch.device, dtype: torch.dtype, name: str) -> BridgeVLM:
+    """`load_vlm` once the model is a folder and the options are settled."""
     _check_architecture(folder)
     image_processor = load_image_processor(folder)
     from transformers import AutoTokenizer
@@ -45,13 +49,13 @@ def load_vlm(
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
             raise WeightsError(f"{folder}: the tokenizer cannot load: {error}") from error
-        stock = _load_weights(folder, kind)
+        stock = _load_weights(folder, dtype)
     return from_llava(
-        stock.to(place).eval(),
+        stock.to(device).eval(),
         tokenizer,
         image_processor,
         chat_template=_chat_template(folder, tokenizer),
-        name=os.fspath(model),
+        name=name,
     )
 
 
