@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import bridge
-from bridge.errors import PromptError
+from bridge.errors import ImageError, PromptError
 from bridge.vlm.image import load_image
 from bridge.vlm.question import checked_turns
 from demos.models import Models
@@ -24,9 +24,15 @@ _REMEMBERED = 3
 _SHOWN_SIDE = 1536
 
 
-def picture_of(path: str | os.PathLike[str] | Image) -> Image:
-    """Any file as an RGB picture that every browser shows. Raises ImageError."""
-    picture = load_image(path)
+def picture_of(path: str | os.PathLike[str]) -> Image:
+    """Any uploaded file as an RGB picture that every browser shows.
+
+    Raises ImageError, in which the file is called what its owner calls it.
+    """
+    try:
+        picture = load_image(path)
+    except ImageError as error:
+        raise ImageError(str(error).replace(os.fspath(path), os.path.basename(path))) from None
     picture.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE))
     return picture
 
@@ -36,7 +42,8 @@ def answer(
 ) -> Iterator[str]:
     """The growing answer to ``question``; ``turns`` are earlier (question, answer) pairs.
 
-    The last three go along, or fewer where the model's context has no room for them. Raises ImageError, PromptError, and what loading the model raises.
+    The last three go along, or fewer where the model's context has no room for them.
+    Raises ImageError, PromptError, and what loading the model raises.
     """
     # Bad input is told before the model loads.
     checked_turns(question, [])

@@ -56,7 +56,7 @@ def draw_tab(models: Models) -> DrawTab:
             gallery = gr.Gallery(
                 label="Pictures",
                 columns=1,
-                height="min(560px, 92vw)",
+                height="min(620px, 96vw)",
                 object_fit="contain",
                 format="png",
                 type="pil",

@@ -218,8 +218,10 @@ def test_an_upload_reaches_bridge_as_it_is(tmp_path: Path) -> None:
     file.write_text("no picture at all")
     path = uploaded({"path": str(file), "orig_name": "notes.png"})
     assert path == str(file)
-    with pytest.raises(ImageError, match="not an image"):
+    with pytest.raises(ImageError, match="not an image") as caught:
         picture_of(path)
+    # Named as its owner knows it, not by where the app keeps it.
+    assert str(caught.value).startswith("'notes.png'")
     assert uploaded(None) is None
 
 

@@ -1,0 +1,200 @@
+"""The whole road in a real browser, on the weights that ship: type, draw, ask, be answered."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+sync_api = pytest.importorskip("playwright.sync_api")
+expect = sync_api.expect
+
+pytestmark = pytest.mark.browser
+
+ROOT = Path(__file__).resolve().parent.parent
+# Long, since CI may have two busy cores; a wait ends as soon as what it waits for is there.
+START_SECONDS = 240
+PATIENCE = 240_000  # milliseconds
+SWITCHES = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--disable-quic",
+]
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
+
+
+def wait_until_served(url: str, app: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if app.poll() is not None:
+            break
+        try:
+            with urllib.request.urlopen(url, timeout=30):
+                return
+        except OSError:
+            time.sleep(0.2)
+    pytest.fail(f"the app did not start:\n{log.read_text()}")
+
+
+@pytest.fixture(scope="module")
+def app(
+    embedded: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, Path]]:
+    """The address of the app, run as a user runs it, and the file of what it prints."""
+    for name in ("emoji-xl", "emoji-llava"):
+        embedded(name)
+    log = tmp_path_factory.mktemp("app") / "log.txt"
+    port = free_port()
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "demos" / "app.py"), "--port", str(port)],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            cwd=ROOT,
+            env={**os.environ, "GRADIO_TEMP_DIR": str(log.parent / "gradio")},
+        )
+        try:
+            url = f"http://127.0.0.1:{port}/"
+            wait_until_served(url, process, log)
+            yield url, log
+        finally:
+            process.terminate()
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = next((path for name in names if (path := shutil.which(name))), None)
+    with sync_api.sync_playwright() as playwright:
+        # Without one on the path, Playwright's own is meant (tools/browser.sh installs either).
+        chromium = playwright.chromium.launch(executable_path=found, args=SWITCHES)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser: Any, app: tuple[str, Path]) -> Iterator[Any]:
+    """A fresh page of the app; in the end, nothing may have been asked of another host."""
+    url, log = app
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(PATIENCE)
+    page = context.new_page()
+    page.set_default_navigation_timeout(PATIENCE)
+    asked_outside: list[str] = []
+
+    def watch(request: Any) -> None:
+        if not request.url.startswith((url, "data:", "blob:")):
+            asked_outside.append(request.url)
+
+    page.on("request", watch)
+    page.goto(url)
+    page.wait_for_selector("#prompt textarea")
+    yield page
+    context.close()
+    assert not asked_outside
+    assert "Traceback" not in log.read_text()
+
+
+def picture_at(page: Any, selector: str) -> Image.Image:
+    """The image that an <img> shows, fetched as the page would."""
+    source = page.locator(selector).first.evaluate("image => image.currentSrc")
+    response = page.request.get(source)
+    assert response.ok
+    return Image.open(io.BytesIO(response.body()))
+
+
+def open_ask(page: Any) -> None:
+    page.get_by_role("tab", name="Ask", exact=True).click()
+    page.wait_for_selector("#question textarea", state="visible")
+
+
+def test_a_typed_prompt_is_drawn_and_asked_about(page: Any) -> None:
+    prompt, tokens = page.locator("#prompt textarea"), page.locator("#tokens")
+
+    # The report follows the typing.
+    prompt.press_sequentially("a cat")
+    expect(tokens).to_contain_text("4 of 77", timeout=PATIENCE)
+    prompt.press_sequentially(" left of a dog")
+    expect(tokens).to_contain_text("8 of 77", timeout=PATIENCE)
+    expect(tokens).to_contain_text("dog")
+
+    prompt.press("Enter")
+    page.wait_for_selector("#pictures img")
+    expect(page.locator("#draw-status")).to_contain_text("1 picture in", timeout=PATIENCE)
+    drawn = picture_at(page, "#pictures img")
+    assert drawn.size == (128, 128)
+    assert np.asarray(drawn.convert("RGB"), dtype=float).std() > 5
+
+    page.locator("#ask-about").click()
+    page.wait_for_selector("#picture img", state="visible")
+    handed = picture_at(page, "#picture img")
+    assert np.array_equal(np.asarray(handed.convert("RGB")), np.asarray(drawn.convert("RGB")))
+
+    question = page.locator("#question textarea")
+    question.fill("what is on the left?")
+    question.press("Enter")
+    answer = page.locator("#chat [data-testid=bot]").last
+    expect(answer).to_have_text(re.compile(r"\w"), timeout=PATIENCE)
+    expect(question).to_have_value("")
+
+
+def test_examples_draw_by_a_click(page: Any) -> None:
+    page.locator("#draw-examples button", has_text="a dog above a pizza").click()
+    expect(page.locator("#prompt textarea")).to_have_value("a dog above a pizza", timeout=PATIENCE)
+    expect(page.locator("#draw-status")).to_contain_text("1 picture in", timeout=PATIENCE)
+
+
+def test_an_empty_prompt_is_told_in_words(page: Any) -> None:
+    page.locator("#draw").click()
+    problem = page.locator("#draw-status [role=alert]")
+    expect(problem).to_contain_text("rompt is empty", timeout=PATIENCE)
+
+
+def test_a_prompt_too_long_shows_what_is_cut_off(page: Any) -> None:
+    page.locator("#prompt textarea").fill("a red apple left of a blue car, " * 1250)
+    expect(page.locator("#tokens")).to_contain_text("77 of 77", timeout=PATIENCE)
+    expect(page.locator("#tokens [role=alert]").first).to_contain_text("Cut off")
+
+
+def test_an_upload_that_is_no_picture_is_told_in_words(page: Any, tmp_path: Path) -> None:
+    file = tmp_path / "notes.png"
+    file.write_text("these are notes, not a picture")
+    open_ask(page)
+    page.locator("#picture input[type=file]").set_input_files(str(file))
+    problem = page.locator("#ask-status [role=alert]")
+    expect(problem).to_contain_text("not an image", timeout=PATIENCE)
+
+
+def test_a_question_without_a_picture_is_told_in_words(page: Any) -> None:
+    open_ask(page)
+    page.locator("#ask-examples button", has_text="is there a dog?").click()
+    problem = page.locator("#ask-status [role=alert]")
+    expect(problem).to_contain_text("no picture yet", timeout=PATIENCE)
