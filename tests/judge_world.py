@@ -1,0 +1,74 @@
+"""What the judge's tests share: ten real sprites and a judge that knows only them."""
+
+from __future__ import annotations
+
+import io
+import random
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.judge import Judge
+from benchmarks.templates import build_bank
+from bridge.emoji.art import Sprites
+from bridge.emoji.render import render_scene
+from bridge.emoji.scenes import SIZES, STYLES, Scene, draw_scene
+
+_SAMPLE = Path(__file__).parent / "data" / "sprites_sample.npz"
+
+
+@cache
+def sample_sprites() -> Sprites:
+    """The sample in the shape of the full artwork, with ten columns instead of 320."""
+    with np.load(_SAMPLE) as stored:
+        count = len(stored["names"])
+        atlas = np.asarray(Image.open(io.BytesIO(stored["png"].tobytes())))
+    images = {
+        size: np.empty((len(STYLES), count, side, side, 4), dtype=np.uint8)
+        for size, side in SIZES.items()
+    }
+    top = 0
+    for style in range(len(STYLES)):
+        for size, side in SIZES.items():
+            for column in range(count):
+                left = 64 * column
+                images[size][style, column] = atlas[top : top + side, left : left + side]
+            top += side
+    return Sprites(images)
+
+
+@cache
+def sample_judge() -> Judge:
+    """A judge whose concept ids are the sample's columns."""
+    return Judge(build_bank(sample_sprites()))
+
+
+def sample_scenes(n: int, seed: int) -> list[Scene]:
+    """Random scenes of the sample's concepts only."""
+    rng = random.Random(seed)
+    columns = sample_sprites().images["normal"].shape[1]
+    scenes = []
+    while len(scenes) < n:
+        scene = draw_scene(rng)
+        known = dict(
+            zip(
+                dict.fromkeys(group.concept for group in scene.groups),
+                rng.sample(range(columns), len(scene.groups)),
+                strict=True,
+            )
+        )
+        scenes.append(
+            replace(
+                scene,
+                groups=tuple(replace(g, concept=known[g.concept]) for g in scene.groups),
+                objects=tuple(replace(o, concept=known[o.concept]) for o in scene.objects),
+            )
+        )
+    return scenes
+
+
+def picture(scene: Scene) -> np.ndarray:
+    return render_scene(scene, sample_sprites())

@@ -1,0 +1,140 @@
+"""Intervals, tables, grids, answers and ranks: what turns outcomes into committed figures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks import results
+from benchmarks.ask import ask_rows, make_questions, normal
+from benchmarks.compositional import COMMANDS, parser
+from benchmarks.draw import describe, draw_rows
+from benchmarks.grids import RIGHT, WRONG, Cell, grid, save_grid
+from benchmarks.judge import Found, Seen
+from benchmarks.results import Row, median_row, report, save, share_row, wilson
+from benchmarks.retrieval import first_ranks
+from benchmarks.tasks import interleaved, judge_task
+from bridge.emoji.questions import KINDS
+from bridge.emoji.scenes import is_held_out
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [  # published values: Newcombe, Statistics in Medicine 17 (1998), table I, method 3
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilson_interval(successes: int, n: int, low: float, high: float) -> None:
+    assert wilson(successes, n) == pytest.approx((low, high), abs=5.1e-5)
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 0), (3, 2), (-1, 2)])
+def test_wilson_refuses_what_is_no_share(successes: int, n: int) -> None:
+    with pytest.raises(ValueError, match="no share"):
+        wilson(successes, n)
+
+
+def test_rows_and_tables_have_the_projects_format(tmp_path: Path) -> None:
+    rows = [share_row("draw/x", [True, True, False, True]), median_row("s", [3.0, 1.0, 2.0], "s")]
+    assert rows[0] == Row("draw/x", 75.0, rows[0].low, rows[0].high, 4, "%")
+    assert (rows[1].value, rows[1].low, rows[1].high, rows[1].n) == (2.0, 1.0, 3.0, 3)
+    path = tmp_path / "new" / "t.json"
+    save(path, report("python x", rows, setting=1))
+    table = json.loads(path.read_text())
+    assert set(table) == {"command", "machine", "versions", "commit", "notes", "rows"}
+    assert set(table["rows"][0]) == {"name", "value", "low", "high", "n", "unit"}
+    assert table["versions"]["numpy"] == np.__version__
+    assert [p.name for p in path.parent.iterdir()] == ["t.json"]
+
+
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "t.json"
+    results.write_whole(path, b"old")
+    monkeypatch.setattr(Path, "replace", _fail)
+    with pytest.raises(OSError, match="disk"):
+        results.write_whole(path, b"new")
+    assert path.read_bytes() == b"old"
+
+
+def _fail(*_: object) -> None:
+    raise OSError("disk full")
+
+
+def test_committed_tables_have_the_format() -> None:
+    for path in results.RESULTS.glob("*.json"):
+        table = json.loads(path.read_text(encoding="utf-8"))
+        assert {"command", "machine", "versions", "commit", "rows"} <= set(table), path
+        for row in table["rows"]:
+            assert set(row) == {"name", "value", "low", "high", "n", "unit"}, path
+            assert row["low"] <= row["value"] <= row["high"], (path, row)
+
+
+def test_grid_frames_say_right_and_wrong(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (128, 128), "white")
+    cells = [Cell(picture, "a cat in a picture", True), Cell(picture, "two dogs " * 12, False)]
+    sheet = grid(cells, "title")
+    colours = {colour for _, colour in sheet.getcolors(1 << 20) or []}
+    assert {RIGHT, WRONG} <= colours
+    save_grid(tmp_path / "g.png", cells, "title")
+    assert Image.open(tmp_path / "g.png").size == sheet.size
+    assert grid([], "nothing drawn").width == sheet.width
+
+
+def test_answers_are_compared_without_article_case_and_stop() -> None:
+    assert normal("A Cat.") == normal("cat") == normal(" the  cat ")
+    assert normal("An apple") == "apple"
+    assert normal("two cats") != normal("a cat")
+
+
+def test_questions_are_held_out_and_as_many_of_each_kind() -> None:
+    asked = make_questions(10)
+    assert asked == make_questions(10)
+    assert [one.question.kind for one in asked[: len(KINDS)]] == list(KINDS)
+    assert len(asked) == 10 * len(KINDS)
+    assert all(is_held_out(one.scene) for one in asked)
+    rows = {row.name: row for row in ask_rows(asked, [True] * len(asked))}
+    assert rows["ask/overall"].n == 10 * len(KINDS)
+    assert rows["ask/overall_short"].n == 10 * (len(KINDS) - 1)
+    assert {f"ask/{kind}" for kind in KINDS} <= set(rows)
+
+
+def test_first_ranks_of_both_directions() -> None:
+    similarity = np.array([[3.0, 0.0, 4.0], [1.0, 2.0, 0.0], [0.0, 0.0, 5.0]])
+    to_image, to_text = first_ranks(similarity)
+    assert to_image == [True, True, True]
+    assert to_text == [False, True, True]
+
+
+def test_draw_rows_count_by_kind() -> None:
+    seen = Seen("white", None, (), 1)
+    scored = [
+        (task, np.zeros((128, 128, 3), dtype=np.uint8), seen, judge_task(task, seen))
+        for task in interleaved(5)
+    ]
+    rows = {row.name: row for row in draw_rows(scored)}
+    assert rows["draw/binding"].value == 0 and rows["draw/binding"].n == 5
+    assert rows["draw/all_six"].n == 30
+    assert rows["draw/something_unrecognised"].value == 100
+
+
+def test_what_was_seen_in_words() -> None:
+    things = (Found(0, "noto", "small", "red", 8, 16, 32, 1.0, 1.0),)
+    assert describe(Seen("blue", "noto", things, 2)) == (
+        "small red monkey (8,16); 2 unrecognised; noto, blue"
+    )
+
+
+def test_every_command_is_offered() -> None:
+    for name in COMMANDS:
+        assert parser().parse_args([name]).what == name
+    with pytest.raises(SystemExit):
+        parser().parse_args(["nonsense"])
