@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -244,19 +245,33 @@ def test_an_error_in_the_worker_reaches_the_reader(vlm: BridgeVLM) -> None:
 
 
 def test_leaving_the_stream_stops_the_model(vlm: BridgeVLM) -> None:
-    calls: list[int] = []
-    hook = vlm.llm.register_forward_hook(lambda *_: calls.append(1))
-    try:
-        before = threading.active_count()
-        stream = vlm.stream(picture(), "zq?", max_new_tokens=90)
-        next(stream)
-        stream.close()  # type: ignore[attr-defined]
-        assert threading.active_count() == before
-        stopped_after, _ = len(calls), calls.clear()
-        vlm.answer(picture(), "zq?", max_new_tokens=90)
-        assert stopped_after <= len(calls)
-    finally:
-        hook.remove()
+    from bridge.vlm.stream import stream_text
+
+    ended: list[str] = []
+    word = torch.tensor(vlm.tokenizer(" cat", add_special_tokens=False)["input_ids"])
+
+    def run(streamer: Any, stopping_criteria: Any) -> None:
+        streamer.put(torch.tensor([[]]))
+        for _ in range(5_000):
+            streamer.put(word)
+            if stopping_criteria(word[None], None).all():
+                ended.append("asked to stop")
+                return
+            time.sleep(0.001)
+        ended.append("ran to its end")
+
+    stream = stream_text(vlm.tokenizer, run)
+    assert next(stream) == "cat"
+    stream.close()  # type: ignore[attr-defined]
+    assert ended == ["asked to stop"]
+
+
+def test_leaving_an_answer_leaves_no_thread_behind(vlm: BridgeVLM) -> None:
+    before = threading.active_count()
+    stream = vlm.stream(picture(), QUESTIONS[0], max_new_tokens=60)
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == before
 
 
 def test_bad_input_is_refused_when_the_stream_is_made(vlm: BridgeVLM) -> None:

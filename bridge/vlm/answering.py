@@ -71,10 +71,7 @@ def describe(
     checked_turns(question, history)
     checked_max_new_tokens(max_new_tokens)
     picture = load_image(image)
-    if isinstance(model, str | os.PathLike):
-        vlm = _named(model, device, dtype)
-    else:
-        vlm = model
+    vlm = _named(model, device, dtype) if isinstance(model, str | os.PathLike) else model
     if stream:
         return vlm.stream(picture, question, history=history, max_new_tokens=max_new_tokens)
     return vlm.answer(picture, question, history=history, max_new_tokens=max_new_tokens)
