@@ -59,8 +59,8 @@ def test_a_thing_covers_its_box_only(size: str) -> None:
     scene = one_thing(size=size)
     picture = render_scene(scene, synthetic_sprites())
     rows, columns = np.nonzero((picture != BACKGROUNDS["blue"]).any(-1))
-    assert 48 <= rows.min() and rows.max() < 48 + SIZES[size]
-    assert 32 <= columns.min() and columns.max() < 32 + SIZES[size]
+    assert rows.min() >= 48 and rows.max() < 48 + SIZES[size]
+    assert columns.min() >= 32 and columns.max() < 32 + SIZES[size]
 
 
 def test_style_concept_and_size_choose_the_sprite() -> None:

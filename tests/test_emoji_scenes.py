@@ -11,6 +11,7 @@ from itertools import combinations
 from zlib import crc32
 
 import pytest
+from emoji_world import SEEDS, STEADY, scenes_at
 from hypothesis import given
 
 from bridge.emoji.concepts import CONCEPTS
@@ -29,7 +30,6 @@ from bridge.emoji.scenes import (
     is_held_out,
     sample_scene,
 )
-from emoji_world import SEEDS, STEADY, scenes_at
 
 KINDS = {"single": 0.26, "several": 0.2, "pair": 0.44, "list": 0.1}
 
@@ -141,8 +141,8 @@ def test_everything_stands_whole_on_the_lattice_apart_from_the_rest(seed: int) -
         for thing in scene.objects:
             assert thing.side == SIZES[thing.size]
             assert thing.x % LATTICE == 0 and thing.y % LATTICE == 0
-            assert 0 <= thing.x and thing.x + thing.side <= CANVAS
-            assert 0 <= thing.y and thing.y + thing.side <= CANVAS
+            assert thing.x >= 0 and thing.x + thing.side <= CANVAS
+            assert thing.y >= 0 and thing.y + thing.side <= CANVAS
         for a, b in combinations(scene.objects, 2):
             beside = a.x + a.side <= b.x or b.x + b.side <= a.x
             over = a.y + a.side <= b.y or b.y + b.side <= a.y
