@@ -17,6 +17,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -198,7 +199,8 @@ def vae_round_trip(model: str) -> Spoil | None:
     from bridge.errors import BridgeError
     from bridge.store import weights_dir
 
-    folder = weights_dir() / model / "vae"
+    # Not through resolve(): the autoencoder may be there before the rest of the model is.
+    folder = (Path(model) if Path(model).is_dir() else weights_dir() / model) / "vae"
     if not (folder / "config.json").is_file():
         print(f"  {folder} is missing: no round trip", flush=True)
         return None
