@@ -272,12 +272,12 @@ def test_ten_thousand_words_are_fast() -> None:
     plan_report(text, tokenizers)
     times = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.process_time()
         report = plan_report(text, tokenizers)
         report.html()
-        times.append(time.perf_counter() - start)
-    # 40 ms on an idle core; the bound leaves room for a busy machine.
-    assert min(times) < 0.5
+        times.append(time.process_time() - start)
+    # 40 ms on an idle core. Processor time, so that a busy machine does not fail the test.
+    assert min(times) < 0.3
     # w, o, r, d are four tokens of this small vocabulary, so 75 tokens end inside a word.
     assert report.towers[0].cut_tokens == 40_000 - 75
     assert len(report.html()) < 60_000
