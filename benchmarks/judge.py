@@ -61,7 +61,8 @@ class Found:
 @dataclass(frozen=True)
 class Seen:
     """What the judge sees; ``style`` is the vote of the objects (None without any), and
-    ``unrecognised`` counts patches of foreground that no template fits."""
+    ``unrecognised`` counts patches of foreground that no template fits (the whole picture is one
+    when its background is none of the named ones)."""
 
     background: str | None
     style: str | None
@@ -95,7 +96,7 @@ class Judge:
             raise ValueError(f"the judge looks at {CANVAS} x {CANVAS} RGB, not {pixels.shape}")
         background, colour = background_of(pixels)
         if background is None:
-            return Seen(None, None, (), 0)
+            return Seen(None, None, (), 1)
         left = smooth(pixels - colour)
         survey = Survey(self.bank, background)
         found: list[Found] = []

@@ -113,7 +113,7 @@ def measure(
     task: Task, pixels: np.ndarray, judge: Judge, gallery: Gallery, rng: random.Random
 ) -> Distances:
     """The distances of one picture."""
-    nearest = _nearest(pixels, gallery, judge.bank.sprites)
+    nearest = nearest_of(pixels, gallery, judge.bank.sprites)
     seen = judge.look(pixels)
     truth = as_seen(task, seen) if judge_task(task, seen).right else None
     if truth is None:
@@ -177,7 +177,7 @@ def _groups(objects: tuple[Placed, ...]) -> tuple[Group, ...]:
     return tuple(Group(c, count, tint, size) for (c, tint, size), count in counts.items())
 
 
-def _nearest(pixels: np.ndarray, gallery: Gallery, sprites: Sprites) -> float:
+def nearest_of(pixels: np.ndarray, gallery: Gallery, sprites: Sprites) -> float:
     """The distance to the gallery's nearest picture: the 20 nearest at 32 x 32, then in full."""
     small = _small(pixels)
     squared = gallery.lengths - 2 * (gallery.small @ small)

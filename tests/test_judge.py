@@ -94,7 +94,7 @@ def test_a_blob_counts_as_unrecognised() -> None:
 
 def test_a_background_of_no_known_colour_is_told() -> None:
     seen = sample_judge().look(np.zeros((128, 128, 3), dtype=np.uint8))
-    assert (seen.background, seen.objects) == (None, ())
+    assert (seen.background, seen.objects, seen.unrecognised) == (None, (), 1)
 
 
 def test_limits_decide_what_counts() -> None:
