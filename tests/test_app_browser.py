@@ -18,9 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-
-sync_api = pytest.importorskip("playwright.sync_api")
-expect = sync_api.expect
+from playwright.sync_api import expect, sync_playwright
 
 pytestmark = pytest.mark.browser
 
@@ -93,7 +91,7 @@ def app(
 def browser() -> Iterator[Any]:
     names = ("chromium", "chromium-browser", "google-chrome")
     found = next((path for name in names if (path := shutil.which(name))), None)
-    with sync_api.sync_playwright() as playwright:
+    with sync_playwright() as playwright:
         # Without one on the path, Playwright's own is meant (tools/browser.sh installs either).
         chromium = playwright.chromium.launch(executable_path=found, args=SWITCHES)
         yield chromium
