@@ -25,7 +25,7 @@ lint: $(VENV)/.installed-test
 	@$(BIN)/mypy --no-error-summary
 
 bench: $(VENV)/.installed-test
-	@$(BIN)/python benchmarks/compositional.py
+	@$(BIN)/python benchmarks/compositional.py all
 
 # The stamps make a second run quick: an install is repeated only when its inputs change.
 INPUTS := pyproject.toml setup.py constraints.txt tools/install.sh
