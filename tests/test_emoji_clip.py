@@ -210,7 +210,7 @@ def test_stock_clip_reads_the_shared_files(exported: Exported, second: bool) -> 
 
 @pytest.mark.parametrize("second", [False, True])
 def test_the_pipelines_text_tower_is_the_same_tensors(exported: Exported, second: bool) -> None:
-    weights, *models = exported
+    weights, *_ = exported
     kind = CLIPTextModelWithProjection if second else CLIPTextModel
     folder = weights / "emoji-xl" / ("text_encoder_2" if second else "text_encoder")
     loaded, notes = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)

@@ -80,32 +80,50 @@ def stop_after(recipe: Recipe, steps: int) -> Recipe:
     return recipe
 
 
+def optimizer_state(run: Run, name: str) -> dict[str, torch.Tensor]:
+    """What the optimisers remember of one parameter."""
+    kept = [o.state.get(run.params[name], {}) for o in run.optimizers]
+    assert sum(map(bool, kept)) <= 1
+    return {key: value for state in kept for key, value in state.items()}
+
+
 def assert_same(one: Run, two: Run) -> None:
     assert one.step == two.step and one.seconds == two.seconds
     first, second = one.recipe.module.state_dict(), two.recipe.module.state_dict()
     assert set(first) == set(second) and all(torch.equal(first[k], second[k]) for k in first)
     first, second = one.averaged(), two.averaged()
     assert set(first) == set(second) and all(torch.equal(first[k], second[k]) for k in first)
-    for name, parameter in one.params.items():
-        mine, other = one.optimizer.state[parameter], two.optimizer.state[two.params[name]]
-        assert set(mine) == set(other), name
+    for name in one.params:
+        mine, other = optimizer_state(one, name), optimizer_state(two, name)
+        assert set(mine) == set(other) and bool(mine) == (not name.startswith("frozen.")), name
         assert all(torch.equal(mine[k], other[k]) for k in mine), name
 
 
-@pytest.mark.parametrize("ema", [0.9, None])
-@pytest.mark.parametrize("decay_lr", [False, True])
+MATRICES = frozenset({"body.0.weight", "body.3.weight"})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"ema": None},
+        {"decay_lr": True},
+        {"muon": MATRICES},
+        {"muon": MATRICES, "decay_lr": True, "ema": None},
+    ],
+)
 def test_a_resumed_run_equals_a_straight_one_bit_for_bit(
-    tmp_path: Path, clock: Clock, ema: float | None, decay_lr: bool
+    tmp_path: Path, clock: Clock, settings: dict[str, object]
 ) -> None:
-    straight = Run(tiny_recipe(clock, ema=ema, decay_lr=decay_lr), tmp_path / "straight")
+    straight = Run(tiny_recipe(clock, **settings), tmp_path / "straight")
     straight.train(0.5)
     assert straight.step == 30
 
-    recipe = stop_after(tiny_recipe(clock, ema=ema, decay_lr=decay_lr), 17)
+    recipe = stop_after(tiny_recipe(clock, **settings), 17)
     broken = Run(recipe, tmp_path / "broken")
     with pytest.raises(KeyboardInterrupt):
         broken.train(0.5, checkpoint_every=4)
-    resumed = Run(tiny_recipe(clock, ema=ema, decay_lr=decay_lr), tmp_path / "broken")
+    resumed = Run(tiny_recipe(clock, **settings), tmp_path / "broken")
     assert 0 < resumed.step < 17  # from the last checkpoint; what came after is done again
     resumed.train(0.5)
     assert_same(resumed, straight)
@@ -166,6 +184,42 @@ def test_frozen_parts_stay_and_trained_parts_move(tmp_path: Path, clock: Clock) 
     assert not torch.equal(average["body.0.weight"], after["body.0.weight"])
 
 
+def test_muon_trains_the_matrices_it_is_given_and_adamw_the_rest(
+    tmp_path: Path, clock: Clock
+) -> None:
+    run = Run(tiny_recipe(clock, muon=MATRICES), tmp_path)
+    before = {name: p.detach().clone() for name, p in run.params.items()}
+    run.train(0.1)
+    for name, parameter in run.params.items():
+        if name.startswith("frozen."):
+            continue
+        assert not torch.equal(parameter, before[name]), name
+        kept = set(optimizer_state(run, name))
+        muon = {"momentum_buffer"}
+        assert kept == (muon if name in MATRICES else {"step", "exp_avg", "exp_avg_sq"}), name
+
+
+def test_a_part_that_gets_no_gradient_does_not_shift_the_others(
+    tmp_path: Path, clock: Clock
+) -> None:
+    """The state of each parameter is kept by its name, not by its place."""
+
+    def with_idle_first() -> Recipe:
+        recipe = tiny_recipe(clock)
+        recipe.module = nn.ModuleDict({"idle": nn.Linear(3, 3), "net": recipe.module})
+        return recipe
+
+    straight = Run(with_idle_first(), tmp_path / "straight")
+    straight.train(0.5)
+    parts = Run(with_idle_first(), tmp_path / "parts")
+    parts.train(0.2)
+    resumed = Run(with_idle_first(), tmp_path / "parts")
+    resumed.train(0.5)
+    for name in straight.params:
+        mine, other = optimizer_state(resumed, name), optimizer_state(straight, name)
+        assert set(mine) == set(other) and all(torch.equal(mine[k], other[k]) for k in mine)
+
+
 def test_without_averaging_the_plain_weights_are_given(tmp_path: Path, clock: Clock) -> None:
     run = Run(tiny_recipe(clock, ema=None), tmp_path)
     run.train(0.1)
@@ -193,12 +247,13 @@ def test_the_average_follows_its_formula(tmp_path: Path, clock: Clock) -> None:
 
 
 def test_the_rate_warms_up_and_falls_along_a_cosine(tmp_path: Path, clock: Clock) -> None:
-    recipe = tiny_recipe(clock, lr=1e-2, warmup=10, decay_lr=True)
+    recipe = tiny_recipe(clock, lr=1e-2, warmup=10, decay_lr=True, muon=MATRICES)
     rates: list[float] = []
     inner = recipe.loss
 
     def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        rates.append(run.optimizer.param_groups[0]["lr"])
+        (rate,) = {group["lr"] for o in run.optimizers for group in o.param_groups}
+        rates.append(rate)
         return inner(step)
 
     recipe.loss = loss

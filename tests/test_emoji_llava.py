@@ -1,0 +1,291 @@
+"""The answerer's recipe: questions packed into one sequence are learnt as if asked alone.
+
+Everything is compared in fp32 with stock ``LlavaForConditionalGeneration`` on each
+conversation by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from emoji_world import scenes_at, synthetic_sprites
+from PIL import Image
+from torch.nn import functional as F
+from transformers import (
+    AutoProcessor,
+    CLIPConfig,
+    CLIPModel,
+    LlavaForConditionalGeneration,
+    PreTrainedTokenizerFast,
+)
+
+from bridge.emoji.questions import questions
+from bridge.emoji.render import render_scene
+from bridge.emoji.scenes import Scene
+from bridge.emoji.train import llava
+from bridge.emoji.train.data import pictures, scene_batch, scene_rng
+from bridge.emoji.train.loop import Run
+from bridge.vlm.layout import IGNORE_LABEL, build_tokenizer, chat_text, training_example
+
+Example = tuple[list[int], list[int], list[int], list[int]]
+
+
+@pytest.fixture(scope="module")
+def words() -> PreTrainedTokenizerFast:
+    """The recipe's kind of vocabulary from fewer chats."""
+    rng = random.Random(8)
+    chats = []
+    for scene in scenes_at(8, 150):
+        turns = [(q.text, q.answer) for q in questions(scene, rng)]
+        chats.append(chat_text(turns, with_answers=True))
+    return build_tokenizer(chats, 600)
+
+
+def tiny_tower() -> CLIPModel:
+    """A CLIPModel whose image side has the recipe's 8 x 8 grid, and little else."""
+    torch.manual_seed(0)
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "image_size": 128,
+        "patch_size": 16,
+        "projection_dim": 16,
+    }
+    text = {
+        "vocab_size": 16,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "projection_dim": 16,
+    }
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)).eval()
+
+
+@pytest.fixture(scope="module")
+def model(words: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
+    tower = tiny_tower()
+    torch.manual_seed(1)
+    built = llava.build(tower, words)
+    with torch.no_grad():  # wider than at the start of training, so that attention matters
+        for name, parameter in built.named_parameters():
+            if "vision_tower" not in name and parameter.ndim == 2:
+                parameter.mul_(4)
+    return built.eval()
+
+
+def some_examples(words: PreTrainedTokenizerFast) -> list[tuple[Scene, list[list], Example]]:
+    """Scenes, the conversations that their example stands for, and the example."""
+    made = []
+    for seed, scene in enumerate(scenes_at(3, 5)):
+        example = llava.packed_example(words, scene, random.Random(seed))
+        again = random.Random(seed)
+        turns = [(q.text, q.answer) for q in questions(scene, again)]
+        if again.random() < 0.5:
+            chats = [turns[: again.randint(1, llava.MAX_TURNS)]]
+        else:
+            chats = [[turn] for turn in turns]
+        made.append((scene, chats, example))
+    assert {len(chats) == 1 for _, chats, _ in made} == {True, False}
+    return made
+
+
+def alone(
+    model: LlavaForConditionalGeneration, ids: list[int], picture: torch.Tensor
+) -> torch.Tensor:
+    """The stock model's logits (T, V) of one conversation with its picture."""
+    told = torch.tensor([ids])
+    with torch.no_grad():
+        out = model(input_ids=told, pixel_values=picture, attention_mask=torch.ones_like(told))
+    return out.logits[0]
+
+
+def packed(
+    model: LlavaForConditionalGeneration, batch: dict[str, torch.Tensor], soft: torch.Tensor
+) -> torch.Tensor:
+    """Logits (B, T, V) of a collated batch, computed as the recipe does but in fp32."""
+    inner = model.model
+    embeds = inner.language_model.embed_tokens(batch["ids"])
+    spots = (batch["ids"] == model.config.image_token_index)[..., None]
+    embeds = embeds.masked_scatter(spots, soft)
+    bias = torch.zeros(batch["mask"].shape).masked_fill(~batch["mask"], -1e4)
+    with torch.no_grad():
+        out = inner.language_model(
+            inputs_embeds=embeds,
+            attention_mask=bias,
+            position_ids=batch["positions"],
+            use_cache=False,
+        )
+        return model.lm_head(out.last_hidden_state)
+
+
+def soft_tokens(model: LlavaForConditionalGeneration, images: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        seen = model.model.vision_tower(images, output_hidden_states=True)
+        return model.model.multi_modal_projector(seen.hidden_states[-2][:, 1:])
+
+
+# ---------------------------------------------------------------- packing
+
+
+def test_packed_questions_read_as_if_asked_alone(
+    words: PreTrainedTokenizerFast, model: LlavaForConditionalGeneration
+) -> None:
+    made = some_examples(words)
+    images = pictures([scene for scene, _, _ in made], synthetic_sprites())
+    batch = llava.collate([example for _, _, example in made], words.pad_token_id)
+    assert len({len(example[0]) for _, _, example in made}) > 1  # some rows are padded
+    logits = packed(model, batch, soft_tokens(model, images))
+    compared = 0
+    for row, (_, chats, (ids, labels, positions, segments)) in enumerate(made):
+        for number, chat in enumerate(chats, start=1):
+            own_ids, own_labels = training_example(words, chat, llava.SOFT)
+            expected = alone(model, own_ids, images[row : row + 1])
+            chosen = [i for i, s in enumerate(segments) if s in (0, number)]
+            assert [ids[i] for i in chosen] == own_ids
+            assert [positions[i] for i in chosen] == list(range(len(own_ids)))
+            # What is learnt of the question is what would be learnt of it alone.
+            own = [i for i, s in enumerate(segments) if s == number or len(chats) == 1]
+            assert [labels[i] for i in own] == own_labels[len(own_labels) - len(own) :]
+            torch.testing.assert_close(logits[row, chosen], expected, atol=1e-5, rtol=1e-5)
+            compared += 1
+    assert compared >= 10
+    # The check can fail: without the mask the later questions read the earlier ones.
+    blind = batch | {"mask": torch.ones_like(batch["mask"]).tril()}
+    unmasked = (packed(model, blind, soft_tokens(model, images)) - logits).abs().max().item()
+    assert unmasked > 1e-2
+
+
+def test_the_recipes_loss_is_that_of_the_stock_model_on_each_conversation(
+    words: PreTrainedTokenizerFast,
+    model: LlavaForConditionalGeneration,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(llava, "BATCH", 4)
+    monkeypatch.setattr(torch, "autocast", lambda *_: contextlib.nullcontext())
+    # fp32 all through: the recipe's mask alone is made in bf16.
+    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.float)
+    sprites = synthetic_sprites()
+    loss, figures = llava.recipe(model, words, sprites).loss(0)
+
+    rng = scene_rng(41, 0)
+    scenes = scene_batch(rng, 4)
+    total, right, count = 0.0, 0, 0
+    for scene, picture in zip(scenes, pictures(scenes, sprites), strict=True):
+        turns = [(q.text, q.answer) for q in questions(scene, rng)]
+        several = rng.random() < 0.5
+        chats = [turns[: rng.randint(1, llava.MAX_TURNS)]] if several else [[t] for t in turns]
+        for chat in chats:
+            ids, labels = training_example(words, chat, llava.SOFT)
+            logits = alone(model, ids, picture[None])[:-1]
+            target = torch.tensor(labels[1:])
+            total += F.cross_entropy(
+                logits, target, ignore_index=IGNORE_LABEL, reduction="sum"
+            ).item()
+            right += (logits.argmax(-1) == target).sum().item()
+            count += (target != IGNORE_LABEL).sum().item()
+    assert loss.item() == pytest.approx(total / count, rel=1e-5)
+    assert figures["token_right"] == pytest.approx(right / count, abs=1e-6)
+
+
+def test_labels_are_answers_alone(words: PreTrainedTokenizerFast) -> None:
+    for _, chats, (_, labels, _, _) in some_examples(words):
+        taught = [label for label in labels if label != IGNORE_LABEL]
+        text = words.decode(taught)
+        said = [answer for chat in chats for _, answer in chat]
+        assert [piece.strip() for piece in text.split("</s>")] == [*said, ""]
+
+
+def test_packing_holds_the_picture_once(words: PreTrainedTokenizerFast) -> None:
+    image = words.convert_tokens_to_ids("<image>")
+    for _, chats, (ids, labels, positions, segments) in some_examples(words):
+        assert ids.count(image) == llava.SOFT
+        assert len(ids) == len(labels) == len(positions) == len(segments)
+        assert max(positions) < words.model_max_length
+        assert set(segments) == ({0} if len(chats) == 1 else set(range(len(chats) + 1)))
+
+
+def test_collate_pads_what_nobody_looks_at() -> None:
+    short: Example = ([7, 8], [-100, 8], [0, 1], [0, 1])
+    long: Example = ([7, 8, 9, 6], [-100, 8, -100, 6], [0, 1, 1, 2], [0, 1, 2, 2])
+    batch = llava.collate([short, long], 3)
+    assert batch["ids"].tolist() == [[7, 8, 3, 3], [7, 8, 9, 6]]
+    assert batch["labels"].tolist() == [[-100, 8, -100, -100], [-100, 8, -100, 6]]
+    assert batch["positions"].tolist() == [[0, 1, 0, 0], [0, 1, 1, 2]]
+    assert batch["mask"].shape == (2, 1, 4, 4) and batch["mask"].dtype == torch.bool
+    assert batch["mask"][0, 0, :2].tolist() == [
+        [True, False, False, False],
+        [True, True] + 2 * [False],
+    ]
+    assert batch["mask"][1, 0].int().tolist() == [
+        [1, 0, 0, 0],
+        [1, 1, 0, 0],
+        [1, 0, 1, 0],
+        [1, 0, 1, 1],
+    ]
+    assert batch["mask"].any(-1).all()  # a row that sees nothing would turn into NaN
+
+
+# ---------------------------------------------------------------- recipe and export
+
+
+def test_a_step_trains_all_but_the_tower(
+    words: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llava, "BATCH", 2)
+    torch.manual_seed(2)
+    tower = tiny_tower()
+    built = llava.build(tower, words)
+    recipe = llava.recipe(built, words, synthetic_sprites())
+    loss, figures = recipe.loss(0)
+    assert torch.isfinite(loss) and 0 <= figures["token_right"] <= 1
+    loss.backward()
+    for name, parameter in built.named_parameters():
+        held = "vision_tower" in name
+        assert parameter.requires_grad != held, name
+        assert (parameter.grad is None) == held, name
+    state = tower.vision_model.state_dict()
+    for name, tensor in built.model.vision_tower.state_dict().items():
+        assert torch.equal(tensor, state[name.removeprefix("vision_model.")]), name
+
+
+def test_the_exported_folder_is_stock_llava(words: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    tower = tiny_tower()
+    built = llava.build(tower, words)
+    run = Run(llava.recipe(built, words, synthetic_sprites()), tmp_path / "runs")
+    for name in run.average:
+        if "vision_tower" not in name:
+            run.average[name].mul_(0.5)
+    averaged = {name: tensor.clone() for name, tensor in run.average.items()}
+    llava.export(run, tower, words, tmp_path / "emoji-llava")
+
+    loaded, notes = LlavaForConditionalGeneration.from_pretrained(
+        tmp_path / "emoji-llava", dtype=torch.float16, output_loading_info=True
+    )
+    assert not any(notes[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    for name, parameter in loaded.named_parameters():
+        assert torch.equal(parameter, averaged[name].half()), name
+    embeddings = loaded.model.language_model.embed_tokens.weight
+    assert loaded.lm_head.weight.data_ptr() == embeddings.data_ptr()
+    config = loaded.config
+    assert (config.vision_feature_layer, config.vision_feature_select_strategy) == (-2, "default")
+    assert loaded.generation_config.eos_token_id == words.eos_token_id
+
+    processor = AutoProcessor.from_pretrained(tmp_path / "emoji-llava")
+    scene = scenes_at(4, 1)[0]
+    picture = Image.fromarray(render_scene(scene, synthetic_sprites()))
+    prompt = chat_text([("what is this?", "")], with_answers=False)
+    inputs = processor(images=picture, text=prompt, return_tensors="pt")
+    expected = pictures([scene], synthetic_sprites())
+    torch.testing.assert_close(inputs["pixel_values"], expected, atol=1e-5, rtol=0)
+    assert (inputs["input_ids"] == config.image_token_index).sum() == llava.SOFT
+    asked, _ = training_example(words, [("what is this?", "x")], llava.SOFT)
+    ids = inputs["input_ids"][0].tolist()
+    assert asked[: len(ids)] == ids  # what answering sees is how training's chats begin
