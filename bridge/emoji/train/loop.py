@@ -19,6 +19,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+_ADAMW_STATE = ("step", "exp_avg", "exp_avg_sq")
+_MUON_STATE = ("momentum_buffer",)
+
 
 @dataclass
 class Recipe:
@@ -31,6 +34,8 @@ class Recipe:
         lr, weight_decay, warmup: AdamW's rate, decay and linear warm-up in steps.
         decay_lr: cosine decay to a tenth over the time budget when True.
         ema: decay of the averaged weights, or None for no averaging.
+        muon: the names of matrices that Muon trains (Jordan et al. 2024; with the update scaled
+            to AdamW's as in Moonlight, so one rate serves both); AdamW trains the rest.
     """
 
     name: str
@@ -41,6 +46,22 @@ class Recipe:
     warmup: int = 200
     decay_lr: bool = True
     ema: float | None = None
+    muon: frozenset[str] = frozenset()
+
+
+def _optimizers(recipe: Recipe, params: dict[str, nn.Parameter]) -> list[torch.optim.Optimizer]:
+    trained = {name: p for name, p in params.items() if p.requires_grad}
+    rate, decay = recipe.lr, recipe.weight_decay
+    rest = [p for name, p in trained.items() if name not in recipe.muon]
+    made: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(rest, betas=(0.9, 0.99), fused=True, lr=rate, weight_decay=decay)
+    ]
+    if recipe.muon:
+        matrices = [trained[name] for name in sorted(recipe.muon)]
+        made.append(
+            torch.optim.Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+        )
+    return made
 
 
 class Run:
@@ -54,13 +75,7 @@ class Run:
         self.seconds = 0.0
         self.log: list[dict[str, float]] = []
         self.params = dict(recipe.module.named_parameters())
-        self.optimizer = torch.optim.AdamW(
-            [p for p in self.params.values() if p.requires_grad],
-            lr=recipe.lr,
-            betas=(0.9, 0.99),
-            weight_decay=recipe.weight_decay,
-            fused=True,
-        )
+        self.optimizers = _optimizers(recipe, self.params)
         self.average: dict[str, torch.Tensor] = {}
         if recipe.ema is not None:
             self.average = {n: p.detach().clone() for n, p in self.params.items()}
@@ -78,10 +93,11 @@ class Run:
         while self.seconds < budget:
             self._set_lr(self.seconds / budget)
             loss, figures = recipe.loss(self.step)
-            self.optimizer.zero_grad(set_to_none=True)
+            recipe.module.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(list(self.params.values()), 1.0)
-            self.optimizer.step()
+            for optimizer in self.optimizers:
+                optimizer.step()
             self._update_average()
             self.step += 1
             counted += 1
@@ -115,8 +131,9 @@ class Run:
         rate = recipe.lr * min(1.0, (self.step + 1) / max(1, recipe.warmup))
         if recipe.decay_lr:
             rate *= 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -133,10 +150,10 @@ class Run:
         """Write the whole state to a temporary file, then rename it into place."""
         tensors = {f"module.{k}": v for k, v in self._module_state().items()}
         tensors |= {f"average.{k}": v for k, v in self.average.items()}
-        names = [n for n, p in self.params.items() if p.requires_grad]
-        for name, state in zip(names, self.optimizer.state.values(), strict=False):
-            for key, value in state.items():
-                tensors[f"optimizer.{key}.{name}"] = value.detach()
+        for name, parameter in self.params.items():
+            for optimizer in self.optimizers:
+                for key, value in optimizer.state.get(parameter, {}).items():
+                    tensors[f"optimizer.{key}.{name}"] = value.detach()
         meta = {"step": str(self.step), "seconds": str(self.seconds)}
         part = self.folder / "state.part"
         save_file({k: v.contiguous().clone() for k, v in tensors.items()}, part, metadata=meta)
@@ -162,13 +179,11 @@ class Run:
         for name in self.average:
             self.average[name] = tensors[f"average.{name}"]
         for name, parameter in self.params.items():
-            state = {
-                key: tensors[f"optimizer.{key}.{name}"]
-                for key in ("step", "exp_avg", "exp_avg_sq")
-                if f"optimizer.{key}.{name}" in tensors
-            }
-            if state:
-                self.optimizer.state[parameter] = state
+            optimizer = self.optimizers[-1 if name in self.recipe.muon else 0]
+            keys = _MUON_STATE if name in self.recipe.muon else _ADAMW_STATE
+            stored = {key: f"optimizer.{key}.{name}" for key in keys}
+            if all(place in tensors for place in stored.values()):
+                optimizer.state[parameter] = {k: tensors[place] for k, place in stored.items()}
         self.step, self.seconds = int(meta["step"]), float(meta["seconds"])
         self.log = json.loads((self.folder / "log.json").read_text())
         print(f"{self.recipe.name}: resumed at step {self.step}", flush=True)

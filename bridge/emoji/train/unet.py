@@ -179,7 +179,12 @@ def recipe(
         early = error[t >= 700].mean().item()
         return error.mean(), {"v_mse": error.mean().item(), "v_mse_t700": early}
 
-    return Recipe("unet", unet, loss, lr=1e-3, weight_decay=0.01, warmup=300, ema=0.999)
+    matrices = frozenset(
+        name for name, p in unet.named_parameters() if p.ndim == 2 and ".attentions." in name
+    )
+    return Recipe(
+        "unet", unet, loss, lr=1e-3, weight_decay=0.01, warmup=300, ema=0.999, muon=matrices
+    )
 
 
 def export(run: Run, folder: Path) -> None:
