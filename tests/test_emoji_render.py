@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
+
 import numpy as np
 import pytest
 from emoji_world import SEEDS, STEADY, scenes_at, synthetic_sprites
 from hypothesis import given
+from PIL import Image
 
 from bridge.emoji.render import TINT_RGB, render_scene, tinted
 from bridge.emoji.scenes import BACKGROUNDS, CANVAS, SIZES, STYLES, TINTS, Placed, Scene
@@ -110,3 +114,57 @@ def test_tints_differ_from_each_other_and_from_every_ground() -> None:
     for i, a in enumerate(values):
         for b in values[i + 1 :]:
             assert np.abs(a - b).max() >= 20
+
+
+# ---------------------------------------------------------------- on some of the real artwork
+
+
+def sample() -> dict[tuple[str, str], np.ndarray]:
+    """tests/data/sprites_sample.npz: (style, size) -> uint8 (concepts, s, s, 4)."""
+    with np.load(Path(__file__).parent / "data" / "sprites_sample.npz") as stored:
+        atlas = np.asarray(Image.open(io.BytesIO(stored["png"].tobytes())))
+        count = len(stored["names"])
+    out, top = {}, 0
+    for style in STYLES:
+        for size, side in SIZES.items():
+            row = atlas[top : top + side]
+            cells = [row[:, 64 * i : 64 * i + side] for i in range(count)]
+            out[style, size] = np.stack(cells)
+            top += side
+    return out
+
+
+def test_real_sprites_fill_their_boxes() -> None:
+    for images in sample().values():
+        side = images.shape[1]
+        rim = np.ones((side, side), dtype=bool)
+        rim[1:-1, 1:-1] = False
+        assert (images[:, rim, 3] == 0).all()
+        for image in images:
+            rows, columns = np.nonzero(image[..., 3] > 64)
+            extent = max(np.ptp(rows), np.ptp(columns)) + 1
+            assert extent >= side - 5
+            assert abs((rows.min() + rows.max()) / 2 - (side - 1) / 2) <= 2
+            assert abs((columns.min() + columns.max()) / 2 - (side - 1) / 2) <= 2
+            assert (image[..., 3] == 255).mean() > 0.01
+
+
+def test_real_sprites_dyed_look_like_their_tint() -> None:
+    """The mean colour of a dyed sprite is nearest to its own tint among the six."""
+    names = list(TINT_RGB)
+    palette = np.array([TINT_RGB[name] for name in names], dtype=np.float64)
+    hues = palette - palette.mean(1, keepdims=True)
+    hues /= np.linalg.norm(hues, axis=1, keepdims=True)
+    for (_, size), images in sample().items():
+        if size != "normal":
+            continue
+        for image in images:
+            opaque = image[..., 3] == 255
+            for i, name in enumerate(names):
+                dyed = tinted(image, name)
+                assert (dyed[..., 3] == image[..., 3]).all()
+                mean = dyed[opaque][:, :3].mean(0)
+                assert np.argmax(hues @ (mean - mean.mean())) == i
+                # What was lighter stays lighter, to the rounding of one level.
+                order = np.argsort(lightness(image[opaque][:, :3]))
+                assert (np.diff(lightness(dyed[opaque][:, :3])[order]) > -2.5).all()
