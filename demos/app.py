@@ -106,19 +106,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore", category=TruncationWarning)
     models = Models(given.model, given.vlm, given.device)
     app = build(models)
-    app.launch(
-        server_name=given.host,
-        server_port=given.port or None,
-        share=given.share,
-        inbrowser=given.open,
-        prevent_thread_lock=True,
-        max_file_size="100mb",
-        footer_links=[],
-        theme=theme(),
-        head=_HEAD,
-        ssr_mode=False,
-        run_history=False,
-    )
+    try:
+        app.launch(
+            server_name=given.host,
+            server_port=given.port or None,
+            share=given.share,
+            inbrowser=given.open,
+            prevent_thread_lock=True,
+            max_file_size="100mb",
+            footer_links=[],
+            theme=theme(),
+            head=_HEAD,
+            ssr_mode=False,
+            run_history=False,
+        )
+    except OSError as error:
+        raise SystemExit(
+            f"bridge: cannot listen on {given.host} port {given.port}: {error} "
+            "Is another app running there? --port takes another number, 0 a free one."
+        ) from None
     threading.Thread(target=warm, args=(models,), name="bridge-warm", daemon=True).start()
     app.block_thread()
 

@@ -77,7 +77,7 @@ CSS = """
 /* The embedded models draw 128 pixels a side; shown at that size they would be stamps. */
 #picture img { width: 100% !important; height: 100% !important; object-fit: contain; }
 #pictures .caption {
-  font-weight: 400; font-size: .82rem; display: block; max-width: 100%; padding: 0 .5rem;
+  font-weight: 400; font-size: .82rem; display: block; max-width: 100%; padding: .4rem .5rem 0;
   white-space: nowrap; overflow: hidden; text-overflow: ellipsis;
 }
 #pictures .caption-label { display: none; }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import socket
 import threading
 from collections.abc import Iterator
 from itertools import pairwise
@@ -16,7 +17,7 @@ from tiny_models import tiny_sdxl_pipeline
 from tiny_vlm import tiny_llava
 
 from bridge.errors import ImageError, PromptError, UnknownModelError
-from demos.app import build, options
+from demos.app import build, main, options
 from demos.ask_tab import messages, uploaded
 from demos.asking import answer, picture_of
 from demos.draw_tab import EXAMPLES, summary
@@ -286,3 +287,12 @@ def test_examples_fit_the_context(models: Models) -> None:
 def test_the_command_line_listens_at_home_by_default() -> None:
     given = options([])
     assert (given.host, given.port, given.share) == ("127.0.0.1", 7860, False)
+
+
+def test_a_port_in_use_is_told_without_a_traceback() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        with pytest.raises(SystemExit, match=f"port {port}.*--port"):
+            main(["--port", port, "--model", "no-such-model", "--vlm", "no-such-model"])
