@@ -104,7 +104,7 @@ def train_unet(place: Place, minutes: float) -> None:
 
 def train_llava(place: Place, minutes: float) -> None:
     tower = CLIPModel.from_pretrained(place.weights / "emoji-clip", dtype=torch.float32)
-    words = llava.tokenizer()
+    words = llava.tokenizer(place.weights / "emoji-llava")
     run = Run(llava.recipe(llava.build(tower, words), words, place.sprites), place.runs)
     run.train(minutes)
     llava.export(run, tower, words, place.weights / "emoji-llava")

@@ -45,8 +45,11 @@ VOCAB_SIZE = 1536
 MAX_TURNS = 4
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    """The language model's vocabulary, learnt from chats about scenes."""
+def tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The language model's vocabulary, learnt from chats about scenes; that of ``folder`` if it
+    has one, since a model that goes on training must keep its ids."""
+    if (folder / "tokenizer.json").exists():
+        return PreTrainedTokenizerFast.from_pretrained(folder)
     rng = random.Random(8)
 
     def chats() -> Iterator[str]:
@@ -56,7 +59,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
                 asked = questions(scene, rng, held_out=held_out)
                 yield chat_text([(q.text, q.answer) for q in asked], with_answers=True)
 
-    return build_tokenizer(chats(), VOCAB_SIZE)
+    words = build_tokenizer(chats(), VOCAB_SIZE)
+    words.save_pretrained(folder)
+    return words
 
 
 def build(clip: CLIPModel, words: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:

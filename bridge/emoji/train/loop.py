@@ -92,6 +92,7 @@ class Run:
         counted = 0
         while self.seconds < budget:
             self._set_lr(self.seconds / budget)
+            torch.manual_seed(self.step)  # a resumed run draws the noise a straight one would
             loss, figures = recipe.loss(self.step)
             recipe.module.zero_grad(set_to_none=True)
             loss.backward()
@@ -155,12 +156,12 @@ class Run:
                 for key, value in optimizer.state.get(parameter, {}).items():
                     tensors[f"optimizer.{key}.{name}"] = value.detach()
         meta = {"step": str(self.step), "seconds": str(self.seconds)}
-        part = self.folder / "state.part"
-        save_file({k: v.contiguous().clone() for k, v in tensors.items()}, part, metadata=meta)
-        part.replace(self.folder / "state.safetensors")
         log = self.folder / "log.part"
         log.write_text(json.dumps(self.log))
         log.replace(self.folder / "log.json")
+        part = self.folder / "state.part"
+        save_file({k: v.contiguous().clone() for k, v in tensors.items()}, part, metadata=meta)
+        part.replace(self.folder / "state.safetensors")
 
     def _module_state(self) -> dict[str, torch.Tensor]:
         return {k: v.detach() for k, v in self.recipe.module.state_dict().items()}

@@ -49,6 +49,8 @@ def train_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     trainer = trainers.BpeTrainer(
         vocab_size=VOCAB_SIZE - 2,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        # Without this the ids of symbols that end a word follow a hash map's order.
+        special_tokens=[symbol + "</w>" for symbol in alphabet],
         end_of_word_suffix="</w>",
         show_progress=False,
     )
@@ -62,9 +64,8 @@ def train_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     return {symbol: i for i, symbol in enumerate(symbols)}, merges
 
 
-def build(pad: str) -> CLIPTokenizer:
+def build(vocab: dict[str, int], merges: list[tuple[str, str]], pad: str) -> CLIPTokenizer:
     """The tokenizer; ``pad`` is ``<|endoftext|>`` for tower 1 and ``!`` for tower 2, as SDXL."""
-    vocab, merges = train_vocabulary()
     return CLIPTokenizer(
         vocab=vocab,
         merges=merges,
@@ -79,8 +80,9 @@ def build(pad: str) -> CLIPTokenizer:
 def export(folder: Path) -> None:
     """Write ``tokenizer`` and ``tokenizer_2`` with vocab.json and merges.txt beside the
     fast file, for readers of the older layout."""
+    vocab, merges = train_vocabulary()
     for name, pad in (("tokenizer", EOS), ("tokenizer_2", "!")):
-        tokenizer = build(pad)
+        tokenizer = build(vocab, merges, pad)
         target = folder / name
         tokenizer.save_pretrained(target)
         with tempfile.TemporaryDirectory() as scratch:

@@ -118,18 +118,20 @@ class Pool:
         self.states = torch.empty(POOL, 77, 416, dtype=torch.bfloat16)
         self.pooled = torch.empty(POOL, 256, dtype=torch.bfloat16)
         self.filled = 0
+        self.next = 0
         states, pooled = painter.texts([""])
         self.empty = states[0].float(), pooled[0].float()
 
     def grow(self, rng: random.Random, count: int) -> range:
         """Add new scenes and return their places; an old place is reused when full."""
         scenes = scene_batch(rng, count)
-        start = self.filled % (POOL - count + 1)
+        start = self.next if self.next + count <= POOL else 0
         places = range(start, start + count)
         self.latents[start : start + count] = self.painter.latents(pictures(scenes, self.sprites))
         states, pooled = self.painter.texts([caption(scene, rng) for scene in scenes])
         self.states[start : start + count], self.pooled[start : start + count] = states, pooled
-        self.filled = max(self.filled, start + count)
+        self.next = start + count
+        self.filled = max(self.filled, self.next)
         return places
 
     def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
