@@ -196,3 +196,12 @@ def test_a_question_without_a_picture_is_told_in_words(page: Any) -> None:
     page.locator("#ask-examples button", has_text="is there a dog?").click()
     problem = page.locator("#ask-status [role=alert]")
     expect(problem).to_contain_text("no picture yet", timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("width", [320, 390, 1440])
+def test_nothing_sticks_out_sideways(page: Any, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 844})
+    for name in ("Ask", "Draw"):
+        page.get_by_role("tab", name=name, exact=True).click()
+        page.wait_for_selector("#question" if name == "Ask" else "#prompt", state="visible")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
