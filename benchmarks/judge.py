@@ -29,13 +29,15 @@ _REACH = 4
 class Limits:
     """What counts as recognised (chosen with ``judge --calibrate``).
 
-    fit: the least share of the difference from the background that a template must explain;
-    inside: the least correlation with the template inside its silhouette, means removed;
+    fit: the least share of the difference from the background that a template must explain,
+    both blurred by 3 pixels, for a painter's blur must not matter and its colours must;
+    inside: the least correlation with the template inside its silhouette, means removed, both
+    blurred by 2 pixels;
     blob: the least squared difference (see survey.py) that counts as unrecognised.
     """
 
-    fit: float = 0.85
-    inside: float = 0.7
+    fit: float = 0.92
+    inside: float = 0.74
     blob: float = 450_000.0
 
 
@@ -139,7 +141,14 @@ class Judge:
         colour = np.array(BACKGROUNDS[background], dtype=np.float32)
         expected = best.bank.half(np.array([best.row]), colour)[0]
         opacity = best.bank.opacity[best.row // len(LOOKS)][..., 0] > 127
-        actual = _window(_blocks(left, HALF), best.bank, best.x, best.y)
+        blocks = _blocks(left, HALF)
+        around = [(_MARGIN, _MARGIN), (_MARGIN, _MARGIN), (0, 0)]
+        wide = _window(blocks, best.bank, best.x, best.y, HALF * _MARGIN)
+        inner = slice(_MARGIN, -_MARGIN)
+        inside, whole = (
+            [smooth(side, sigma)[inner, inner] for side in (wide, np.pad(expected, around))]
+            for sigma in (_INSIDE_BLUR, _FIT_BLUR)
+        )
         return Found(
             concept=shown.concept,
             style=shown.style,
@@ -148,8 +157,8 @@ class Judge:
             x=best.x,
             y=best.y,
             side=best.bank.side,
-            fit=best.fit,
-            inside=_agreement(actual[opacity], expected[opacity]),
+            fit=_explained(*whole),
+            inside=_agreement(*(side[opacity] for side in inside)),
         )
 
     def _clear(self, left: np.ndarray, thing: Found) -> None:
@@ -165,7 +174,10 @@ class Judge:
 
 
 _RIM = 3
-_BORDER = 8
+_BORDER = 20
+_MARGIN = 6  # half-resolution pixels around a box, for its blur
+# Blur at half resolution that makes 2 and 3 pixels in all with the 1 pixel of the templates.
+_INSIDE_BLUR, _FIT_BLUR = 3**0.5 / HALF, 8**0.5 / HALF
 
 
 def background_of(pixels: np.ndarray) -> tuple[str | None, np.ndarray]:
@@ -200,10 +212,10 @@ def _blocks(pixels: np.ndarray, block: int) -> np.ndarray:
     return total / block**2
 
 
-def _window(blocks: np.ndarray, bank: SizeBank, x: int, y: int) -> np.ndarray:
-    """What stands in the box at (x, y), float (h, h, 3) at half resolution."""
-    x, y = x + _BORDER, y + _BORDER
-    return blocks[y : y + bank.side : HALF, x : x + bank.side : HALF]
+def _window(blocks: np.ndarray, bank: SizeBank, x: int, y: int, margin: int = 0) -> np.ndarray:
+    """What stands in the box at (x, y), and ``margin`` pixels around it, at half resolution."""
+    left, top, side = x + _BORDER - margin, y + _BORDER - margin, bank.side + 2 * margin
+    return blocks[top : top + side : HALF, left : left + side : HALF]
 
 
 def _settle(
@@ -236,6 +248,11 @@ def _settle(
         fit=float(gains[place, row] / max(energy[place], 1e-6)),
         gain=float(gains[place, row]),
     )
+
+
+def _explained(actual: np.ndarray, expected: np.ndarray) -> float:
+    """The share of the squares of ``actual`` that ``expected`` explains."""
+    return float(1 - ((actual - expected) ** 2).sum() / max(float((actual**2).sum()), 1e-6))
 
 
 def _agreement(actual: np.ndarray, expected: np.ndarray) -> float:

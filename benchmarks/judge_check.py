@@ -131,7 +131,7 @@ def run_judge(args: argparse.Namespace) -> None:
     """Score the judge; writes judge.json and judge-errors.png (pictures with any error)."""
     judge = Judge()
     if args.calibrate:
-        calibrate(judge, args.n)
+        calibrate(judge, args.n, args.model)
         return
     rows, wrong, seconds = [], [], []
     generator = np.random.default_rng(SCORING_SEED)
@@ -221,21 +221,26 @@ def vae_round_trip(model: str) -> Spoil | None:
     return spoil
 
 
-def calibrate(judge: Judge, n: int) -> None:
+def calibrate(judge: Judge, n: int, model: str) -> None:
     """Print how true things and blends fit, on the calibration seed: where to draw the line."""
     open_judge = Judge(judge.bank, Limits(fit=-1.0, inside=-1.0))
     generator, rng = np.random.default_rng(CALIBRATION_SEED), random.Random(CALIBRATION_SEED)
-    true: list[Found] = []
+    spoils: dict[str, Spoil] = {"degraded": lambda pixels: degrade(pixels, generator)}
+    round_trip = vae_round_trip(model)
+    if round_trip is not None:
+        spoils["round trip"] = round_trip
+    groups: dict[str, list[Found]] = {name: [] for name in spoils}
     for scene in scenes(n, CALIBRATION_SEED):
-        seen = open_judge.look(degrade(render_scene(scene, judge.bank.sprites), generator))
-        pairs = matched(scene, seen)
-        true += [f for thing, f in pairs if f is not None and f.concept == thing.concept]
-    false = [f for _ in range(n) for f in open_judge.look(blend(judge, rng)).objects[:1]]
-    print(f"{'fit':>5} {'inside':>6} {'true kept':>10} {'blends kept':>12}")
-    for fit in (0.75, 0.8, 0.85, 0.9):
-        for inside in (0.5, 0.6, 0.7, 0.75, 0.8):
-            kept = [
-                sum(f.fit >= fit and f.inside >= inside for f in group) / len(group)
-                for group in (true, false)
-            ]
-            print(f"{fit:>5} {inside:>6} {kept[0]:>10.3f} {kept[1]:>12.3f}", flush=True)
+        pixels = render_scene(scene, judge.bank.sprites)
+        for name, spoil in spoils.items():
+            pairs = matched(scene, open_judge.look(spoil(pixels)))
+            groups[name] += [f for thing, f in pairs if f and f.concept == thing.concept]
+    groups["blends"] = [f for _ in range(n) for f in open_judge.look(blend(judge, rng)).objects[:1]]
+    print("share accepted of", *(f"{name} ({len(found)})," for name, found in groups.items()))
+    for fit in (0.85, 0.88, 0.9, 0.91, 0.92, 0.93):
+        for inside in (0.6, 0.66, 0.7, 0.72, 0.74, 0.76):
+            kept = (
+                sum(f.fit >= fit and f.inside >= inside for f in found) / len(found)
+                for found in groups.values()
+            )
+            print(f"fit {fit:<5} inside {inside:<5}", *(f"{share:.3f}" for share in kept))

@@ -35,10 +35,10 @@ def pool(pixels: np.ndarray, block: int) -> np.ndarray:
     return pixels.reshape(shape).mean(axis=(-4, -2), dtype=np.float32)
 
 
-def smooth(pixels: np.ndarray) -> np.ndarray:
-    """Blur (..., H, W, C) by ``SMOOTH`` pixels, with nothing (zeros) beyond the border."""
-    radius = round(3 * SMOOTH)
-    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / SMOOTH) ** 2)
+def smooth(pixels: np.ndarray, sigma: float = SMOOTH) -> np.ndarray:
+    """Gaussian blur of (..., H, W, C), with nothing (zeros) beyond the border."""
+    radius = round(3 * sigma)
+    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
     weights = (weights / weights.sum()).astype(np.float32)
     for axis in (-3, -2):
         width = [(0, 0)] * pixels.ndim
