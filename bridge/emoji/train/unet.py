@@ -5,6 +5,12 @@ penultimate states side by side, and pooled text and sizes enter through the tim
 It predicts v (Salimans & Ho 2022) under a cosine schedule rescaled to zero terminal SNR
 (Lin et al. 2023), since plain grounds of an exact colour need the lowest frequency right.
 
+A second, dense loss teaches the middle block what stands where: its 8 x 8 grid is the image
+tower's, so the same linear heads that taught that tower (concept, tint, size and style of each
+patch, from the scene's truth) read it while it trains. Representation alignment (REPA, Yu et
+al. 2025) pulls a diffusion model's features towards an image encoder's for the same reason;
+here the truth itself is at hand. The heads are dropped afterwards.
+
 Latents and text states of a scene cost as much as half a training step, so each is computed
 once and kept in a pool; every step draws some new scenes and replays others.
 """
@@ -18,16 +24,19 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
+from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from bridge.emoji.art import Sprites
 from bridge.emoji.captions import caption
-from bridge.emoji.scenes import CANVAS
+from bridge.emoji.scenes import CANVAS, Scene
+from bridge.emoji.train.clip import DenseHeads
 from bridge.emoji.train.data import pictures, scene_batch, scene_rng
 from bridge.emoji.train.loop import Recipe, Run
 
 BATCH = 32
 NEW_EVERY_STEP = 12
+DENSE_WEIGHT = 0.04  # of the dense loss, which starts near 9 where v's error starts near 1
 POOL = 80_000  # 77 x 416 half-precision numbers each: 5 GB when full
 DROP_ZERO, DROP_EMPTY = 0.09, 0.03  # unconditional rows: zeros (SDXL's rule), or "" encoded
 
@@ -117,6 +126,7 @@ class Pool:
         self.latents = torch.empty(POOL, 8, 16, 16, dtype=torch.bfloat16)
         self.states = torch.empty(POOL, 77, 416, dtype=torch.bfloat16)
         self.pooled = torch.empty(POOL, 256, dtype=torch.bfloat16)
+        self.scenes: list[Scene] = []
         self.filled = 0
         self.next = 0
         states, pooled = painter.texts([""])
@@ -130,12 +140,13 @@ class Pool:
         self.latents[start : start + count] = self.painter.latents(pictures(scenes, self.sprites))
         states, pooled = self.painter.texts([caption(scene, rng) for scene in scenes])
         self.states[start : start + count], self.pooled[start : start + count] = states, pooled
+        self.scenes[start : start + count] = scenes
         self.next = start + count
         self.filled = max(self.filled, self.next)
         return places
 
-    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Latents, states and pooled of one step, with a few rows made unconditional."""
+    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[Scene]]:
+        """Latents, states, pooled and scenes of one step, a few rows made unconditional."""
         rng = scene_rng(self.seed, step)
         if self.filled < 2048:
             self.grow(rng, 256)
@@ -149,7 +160,7 @@ class Pool:
                 states[i], pooled[i] = 0, 0
             elif draw < DROP_ZERO + DROP_EMPTY:
                 states[i], pooled[i] = self.empty
-        return latents, states, pooled
+        return latents, states, pooled, [self.scenes[row] for row in rows]
 
 
 def recipe(
@@ -159,13 +170,20 @@ def recipe(
     noise = scheduler()
     sizes = torch.tensor([CANVAS, CANVAS, 0, 0, CANVAS, CANVAS]).repeat(BATCH, 1)
     unet.to(memory_format=torch.channels_last)
+    heads = DenseHeads(unet.config.block_out_channels[-1])
+    both = nn.ModuleDict({"unet": unet, "heads": heads})
     if not torch.cuda.is_available():  # the fused attention's backward pass is slow on a CPU
         unet.set_attn_processor(AttnProcessor())
 
+    middle: list[torch.Tensor] = []
+    unet.mid_block.register_forward_hook(lambda _module, _inputs, out: middle.append(out))
+
     def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        x, states, pooled = pool.batch(step)
-        # Stratified times: every batch covers the whole schedule, which steadies the loss.
-        t = ((torch.arange(BATCH) + torch.rand(BATCH)) / BATCH * 1000).long()
+        x, states, pooled, scenes = pool.batch(step)
+        # Stratified times: every batch covers the whole schedule, which steadies the loss. The
+        # power favours noisy times, where the text decides; nearly clean latents speak for
+        # themselves.
+        t = (((torch.arange(BATCH) + torch.rand(BATCH)) / BATCH) ** 0.7 * 1000).long()
         t = t[torch.randperm(BATCH)]
         e = torch.randn_like(x)
         noisy, target = noise.add_noise(x, e, t), noise.get_velocity(x, e, t)
@@ -177,21 +195,25 @@ def recipe(
                 states,
                 added_cond_kwargs=extra,
             ).sample
+            dense, seen_right = heads(middle.pop().flatten(2).transpose(1, 2), scenes)
         error = (guess.float() - target).square().mean((1, 2, 3))
         early = error[t >= 700].mean().item()
-        return error.mean(), {"v_mse": error.mean().item(), "v_mse_t700": early}
+        figures = {"v_mse": error.mean().item(), "v_mse_t700": early}
+        return error.mean() + DENSE_WEIGHT * dense, figures | seen_right
 
     matrices = frozenset(
-        name for name, p in unet.named_parameters() if p.ndim == 2 and ".attentions." in name
+        name for name, p in both.named_parameters() if p.ndim == 2 and ".attentions." in name
     )
     return Recipe(
-        "unet", unet, loss, lr=1e-3, weight_decay=0.01, warmup=300, ema=0.999, muon=matrices
+        "unet", both, loss, lr=1e-3, weight_decay=0.01, warmup=300, ema=0.999, muon=matrices
     )
 
 
 def export(run: Run, folder: Path) -> None:
     """Write the averaged UNet in half precision, the scheduler and the pipeline's index."""
     unet = build()
-    unet.load_state_dict(unet.state_dict() | run.averaged())
+    part = "unet."
+    average = {k.removeprefix(part): v for k, v in run.averaged().items() if k.startswith(part)}
+    unet.load_state_dict(unet.state_dict() | average)
     unet.half().save_pretrained(folder / "unet")
     scheduler().save_pretrained(folder / "scheduler")
