@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from logging import WARNING
 from typing import TYPE_CHECKING
 
 from bridge.errors import OptionError
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 _SMALL = 1 << 30
 
 _DTYPES = {
+    "float64": "float64",
     "float32": "float32",
     "fp32": "float32",
     "float16": "float16",
@@ -26,11 +29,16 @@ _DTYPES = {
     "bf16": "bfloat16",
 }
 
+# transformers sets torch's default dtype and device while it loads, and the bars and notes are
+# switches of the whole process; so one model loads at a time.
+_LOADING = threading.RLock()
+
 
 def resolve_device(device: str | torch.device | None = None) -> torch.device:
     """The device asked for; without a wish, CUDA if there is one, else the CPU.
 
-    Raises OptionError for a name torch does not know and for a CUDA device that is absent.
+    Raises OptionError for a name torch does not know and for a device that this machine or this
+    build of torch does not have.
     """
     import torch
 
@@ -47,19 +55,29 @@ def resolve_device(device: str | torch.device | None = None) -> torch.device:
             f"device {device!r}: this machine has {torch.cuda.device_count()} CUDA devices; "
             "use 'cpu' or leave the device out"
         )
+    try:
+        torch.zeros(1, device=found).item()
+    # What a missing backend raises depends on the backend (RuntimeError, AssertionError ...).
+    except Exception as error:
+        raise OptionError(
+            f"device {device!r} cannot be computed on here; use 'cpu' or leave the device out"
+        ) from error
     return found
 
 
-def check_dtype(dtype: str | torch.dtype | None) -> None:
-    """Raise OptionError unless ``dtype`` is None, "auto" or a floating type bridge runs in."""
+def check_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """The floating type asked for, None for None and "auto". Raises OptionError for any other."""
     import torch
 
-    if dtype is None or dtype == "auto" or (isinstance(dtype, str) and dtype in _DTYPES):
-        return
-    if dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
-        return
-    names = ", ".join(sorted(set(_DTYPES.values())))
-    raise OptionError(f"dtype {dtype!r} is not one of auto, {names}")
+    if dtype is None or dtype == "auto":
+        return None
+    name = str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype
+    if not isinstance(name, str) or name not in _DTYPES:
+        names = ", ".join(sorted(set(_DTYPES.values())))
+        raise OptionError(f"dtype {dtype!r} is not one of auto, {names}")
+    found = getattr(torch, _DTYPES[name])
+    assert isinstance(found, torch.dtype)
+    return found
 
 
 def resolve_dtype(
@@ -73,12 +91,8 @@ def resolve_dtype(
     """
     import torch
 
-    check_dtype(dtype)
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype is not None and dtype != "auto":
-        named = getattr(torch, _DTYPES[dtype])
-        assert isinstance(named, torch.dtype)
+    named = check_dtype(dtype)
+    if named is not None:
         return named
     if device.type != "cuda" or (folder is not None and _weights_bytes(folder) < _SMALL):
         return torch.float32
@@ -91,19 +105,29 @@ def _weights_bytes(folder: Path) -> int:
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Hide the loading bars of transformers and diffusers, and put them back as they were."""
+    """Load without the bars and warnings of transformers and diffusers; one thread at a time.
+
+    Both are put back as they were. What is wrong with a checkpoint bridge says itself, and who
+    has set a verbosity other than the default keeps it.
+    """
     from transformers.utils import logging
 
-    bars = [logging]
+    loggers = [logging]
     if "diffusers" in sys.modules:
         from diffusers.utils import logging as diffusers_logging
 
-        bars.append(diffusers_logging)
-    shown = [bar for bar in bars if bar.is_progress_bar_enabled()]
-    for bar in shown:
-        bar.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for bar in shown:
-            bar.enable_progress_bar()
+        loggers.append(diffusers_logging)
+    with _LOADING:
+        shown = [each for each in loggers if each.is_progress_bar_enabled()]
+        levels = [each.get_verbosity() for each in loggers]
+        for each, level in zip(loggers, levels, strict=True):
+            each.disable_progress_bar()
+            if level == WARNING:
+                each.set_verbosity_error()
+        try:
+            yield
+        finally:
+            for each in shown:
+                each.enable_progress_bar()
+            for each, level in zip(loggers, levels, strict=True):
+                each.set_verbosity(level)

@@ -12,18 +12,27 @@ from tiny_models import text_config, tiny_clip_tokenizer, tiny_image_tower
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from bridge.errors import WeightsError
+from bridge.files import read_json
 from bridge.towers import (
     IMAGE_TOWERS,
     TEXT_TOWERS,
     Layer,
     fingerprint,
     load_tower,
-    read_json,
     read_spec,
 )
 
 TOKENIZER = tiny_clip_tokenizer()
 CLASSES = {c.__name__: c for c in (CLIPTextModel, CLIPTextModelWithProjection)}
+
+
+def test_nothing_is_written_while_a_tower_loads(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    make("CLIPTextModel").save_pretrained(tmp_path)
+    capfd.readouterr()
+    load_tower("CLIPTextModel", tmp_path, dtype=torch.float32, device=torch.device("cpu"))
+    assert capfd.readouterr() == ("", "")
 
 
 def make(architecture: str, seed: int = 0) -> torch.nn.Module:

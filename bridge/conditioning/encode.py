@@ -21,6 +21,7 @@ from bridge.prompt import (
     parse,
     plan_many,
 )
+from bridge.runtime import check_dtype, resolve_device
 from bridge.towers import TEXT_TOWERS, Layer, TextStates
 
 Texts = str | Sequence[str]
@@ -69,8 +70,8 @@ def condition(
             ``(height, width)`` and ``(top, left)``.
         device: where a folder's towers run and the result lies. Default: CUDA if there is one;
             for a live pipeline its own, and another device moves the result only.
-        dtype: the dtype of a folder's towers and of the result. Default float32; for a live
-            pipeline its own, and another dtype casts the result only.
+        dtype: the dtype of a folder's towers and of the result. Default ("auto") float32; for
+            a live pipeline its own, and another dtype casts the result only.
         revision: branch, tag or commit of a hub id.
 
     Returns:
@@ -93,7 +94,8 @@ def condition(
     original = check_pair(original_size, "original_size", 1)
     crop = check_pair(crops_coords_top_left, "crops_coords_top_left", 0)
     target = check_pair(target_size, "target_size", 1)
-    out_device, out_dtype = _device(device), _dtype(dtype)
+    out_device = None if device is None else resolve_device(device)
+    out_dtype = check_dtype(dtype)
 
     kit = open_kit(model, device=out_device, dtype=out_dtype, revision=revision)
     _check_options(kit, clip_skip, seconds, negatives, negative_seconds, (original, crop, target))
@@ -254,26 +256,3 @@ def _check_options(
             f"original_size, crops_coords_top_left and target_size belong to SDXL; "
             f"{kit.recipe.name} is not conditioned on sizes, so leave them out."
         )
-
-
-def _device(device: torch.device | str | None) -> torch.device | None:
-    if device is None:
-        return None
-    try:
-        found = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise OptionError(f"No device {device!r}; give 'cpu', 'cuda' or 'cuda:1'.") from error
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise OptionError(f"device={str(device)!r} was asked for, but torch sees no CUDA device.")
-    return found
-
-
-def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    if dtype is None:
-        return None
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise OptionError(
-            f"dtype must be float32, float16, bfloat16 or their torch objects, not {dtype!r}."
-        )
-    return found

@@ -18,7 +18,9 @@ import torch
 from bridge import store
 from bridge.conditioning.recipes import Recipe, TowerUse, find_recipe
 from bridge.errors import OptionError, UnknownModelError, UnsupportedModelError, WeightsError
-from bridge.towers import TEXT_TOWERS, TowerSpec, fingerprint, load_tower, read_json, read_spec
+from bridge.files import read_json
+from bridge.runtime import resolve_device
+from bridge.towers import TEXT_TOWERS, TowerSpec, fingerprint, load_tower, read_spec
 from bridge.towers.spec import spec_of_config
 
 # What conditioning reads of a model; the rest of it is not fetched and not hashed.
@@ -81,7 +83,7 @@ def open_kit(
     """
     if isinstance(model, (str, os.PathLike)):
         folder = store.resolve(model, revision=revision, allow_patterns=_PATTERNS)
-        return _kit_of_folder(folder, device or default_device(), dtype or torch.float32)
+        return _kit_of_folder(folder, device or resolve_device(), dtype or torch.float32)
     if not isinstance(getattr(model, "components", None), Mapping):
         raise UnknownModelError(
             f"model must be a name, a folder, a hub id or a diffusers pipeline, not "
@@ -100,11 +102,6 @@ def tokenizers_of(model: Any) -> list[tuple[str, Any]]:
     kit = open_kit(model)
     names = (use.component for use in kit.recipe.towers)
     return list(zip(names, kit.tokenizers, strict=True))
-
-
-def default_device() -> torch.device:
-    """A CUDA device if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 # ---------------------------------------------------------------- folder

@@ -6,7 +6,7 @@
 from bridge.towers import clip_image, clip_text, clip_text_projection
 from bridge.towers.checkpoint import load_tower
 from bridge.towers.fingerprint import fingerprint
-from bridge.towers.spec import TowerSpec, read_json, read_spec, spec_of_config
+from bridge.towers.spec import TowerSpec, read_spec, spec_of_config
 from bridge.towers.states import ImageStates, Layer, TextStates
 
 TEXT_TOWERS = {
@@ -27,7 +27,6 @@ __all__ = [
     "TowerSpec",
     "fingerprint",
     "load_tower",
-    "read_json",
     "read_spec",
     "spec_of_config",
 ]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from pathlib import Path
 from typing import Any
 
 from bridge.errors import WeightsError
+from bridge.runtime import quiet_loading
 
 
 def load_tower(architecture: str, folder: Path, *, dtype: Any, device: Any) -> Any:
@@ -27,8 +26,7 @@ def load_tower(architecture: str, folder: Path, *, dtype: Any, device: Any) -> A
 
     model_class = getattr(transformers, architecture)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
+        with quiet_loading():
             module, info = model_class.from_pretrained(
                 folder,
                 dtype=dtype,
@@ -52,5 +50,4 @@ def load_tower(architecture: str, folder: Path, *, dtype: Any, device: Any) -> A
             f"The {architecture} in {folder} lacks {len(missing)} of its tensors "
             f"({', '.join(missing[:3])}…); it is damaged or of another architecture."
         )
-    logging.getLogger(__name__).debug("loaded %s from %s", architecture, folder)
     return module.to(device).eval().requires_grad_(False)

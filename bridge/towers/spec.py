@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bridge.errors import WeightsError
+from bridge.files import read_json
 
 
 @dataclass(frozen=True)
@@ -63,16 +63,3 @@ def spec_of_config(config: dict[str, Any], architecture: str, source: str) -> To
 def read_spec(folder: Path, architecture: str) -> TowerSpec:
     """The spec of the tower in ``folder``. Raises WeightsError."""
     return spec_of_config(read_json(folder / "config.json"), architecture, str(folder))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a model folder. Raises WeightsError if it is missing or damaged."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise WeightsError(f"{path} is missing; the model folder is incomplete.") from error
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path} cannot be read as JSON ({error}); fetch it again.") from error
-    if not isinstance(value, dict):
-        raise WeightsError(f"{path} holds no JSON object; fetch it again.")
-    return value
