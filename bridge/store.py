@@ -97,8 +97,10 @@ def resolve(
     """
     name = os.fspath(model) if isinstance(model, (str, os.PathLike)) else None
     if not isinstance(name, str) or not name.strip() or "\0" in name:
+        # A pipeline's repr() runs over pages.
+        given = repr(model) if isinstance(model, (str, bytes)) else type(model).__name__
         raise UnknownModelError(
-            f"model must be a name, a folder or a hub id, not {model!r}. {_what_exists()}"
+            f"model must be a name, a folder or a hub id, not {given}. {_what_exists()}"
         )
     if isinstance(model, str) and name in EMBEDDED:
         _refuse_revision(name, revision)

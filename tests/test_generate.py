@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from tiny_models import LATENT_SIZE, PICTURE_SIZE, tiny_sd_pipeline, tiny_sdxl_pipeline, tiny_vae
 
+import bridge
 from bridge.diffusion import Generation, StepPreview, StopGeneration, generate, load_pipeline
 from bridge.diffusion import preview as preview_module
 from bridge.diffusion.options import checked_options
@@ -444,6 +445,68 @@ def test_bad_negative_prompts_before_any_model_loads() -> None:
 def test_bad_device_and_dtype(sd_folder: Path, option: dict[str, Any]) -> None:
     with pytest.raises(OptionError):
         generate(PROMPT, model=sd_folder, **option)
+
+
+@pytest.mark.parametrize("device", ["mps", "meta"])
+def test_a_device_that_cannot_compute_here(sd: Any, sd_folder: Path, device: str) -> None:
+    if device == "mps" and torch.backends.mps.is_available():
+        pytest.skip("this machine computes on mps")
+    with pytest.raises(OptionError, match="cannot be computed on"):
+        generate(PROMPT, model=sd_folder, device=device)
+    with pytest.raises(OptionError, match="cannot be computed on"):
+        bridge.condition(PROMPT, model=sd, device=device)
+
+
+def test_a_pipeline_may_be_given_as_the_model(sd: Any) -> None:
+    """As `bridge.condition` takes it; what is neither a name nor a pipeline is refused."""
+    one = generate(PROMPT, model=sd, seed=3, steps=1)
+    two = generate(PROMPT, pipeline=sd, seed=3, steps=1)
+    assert one.images[0].tobytes() == two.images[0].tobytes()
+    for wrong in (None, 3, sd.unet):
+        with pytest.raises(UnsupportedModelError, match="bridge draws with"):
+            generate(PROMPT, model=wrong)
+
+
+def test_a_result_is_shown_in_a_line_or_two(sd: Any) -> None:
+    """At a prompt the result is echoed; tensors and token plans would run over pages."""
+    made = generate(PROMPT, pipeline=sd, seed=3, steps=1)
+    assert len(repr(made)) < 300 and "seeds=(3,)" in repr(made)
+    assert repr(made.conditioning).startswith("Conditioning(sd15, prompt_embeds (1, 77, ")
+
+
+def test_on_step_must_be_a_function() -> None:
+    with pytest.raises(OptionError, match="on_step"):
+        generate(PROMPT, model="/no/such/model", on_step=3)  # type: ignore[arg-type]
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    options = checked_options(
+        PROMPT, None, seed=np.int64(7), steps=np.int32(3), guidance_scale=np.float32(2.5),
+        num_images=1, height=None, width=None,
+    )  # fmt: skip
+    assert (options.seeds, options.steps, options.guidance_scale) == ((7,), 3, 2.5)
+    assert type(options.seeds[0]) is type(options.steps) is int
+
+
+def test_another_kind_of_model_is_refused_before_its_weights_are_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    asked: list[list[str]] = []
+
+    def only_small_files(repo: str, *, allow_patterns: list[str], **_: Any) -> str:
+        asked.append(allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", only_small_files)
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
+    with pytest.raises(UnsupportedModelError, match="FluxPipeline"):
+        generate(PROMPT, model="owner/name")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(UnsupportedModelError, match="'bert'"):
+        bridge.load_vlm("owner/name")
+    assert asked == [["model_index.json"], ["config.json"]]
 
 
 def test_unusual_prompts_draw(sd: Any) -> None:

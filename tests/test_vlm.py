@@ -376,6 +376,20 @@ def copy_of(folder: Path, target: Path) -> Path:
     return target
 
 
+@pytest.mark.parametrize("model", [None, 3, {"a": "b"}])
+def test_what_is_no_model(model: Any) -> None:
+    with pytest.raises(UnsupportedModelError, match="BridgeVLM"):
+        describe(picture(), "what is it?", model=model)
+
+
+def test_a_question_past_the_context_says_so_and_no_more(
+    vlm: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(PromptError, match="ask more briefly"):
+        vlm.answer(picture(), "word " * 1000)
+    assert capfd.readouterr().err == ""
+
+
 def test_unknown_model_name() -> None:
     with pytest.raises(UnknownModelError):
         load_vlm("emoji-lava")

@@ -22,7 +22,7 @@ _TENSORS = (
 )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Conditioning:
     """What a UNet is conditioned on, for B prompts and their B negatives.
 
@@ -49,6 +49,13 @@ class Conditioning:
     recipe: Recipe
     fingerprints: Mapping[str, str]
     sizes: Sizes | None = None
+
+    def __repr__(self) -> str:
+        shape, dtype = tuple(self.prompt_embeds.shape), self.prompt_embeds.dtype
+        return (
+            f"Conditioning({self.recipe.name}, prompt_embeds {shape} {dtype} on "
+            f"{self.prompt_embeds.device})"
+        )
 
     def __len__(self) -> int:
         """B, the number of prompts (times repeats)."""

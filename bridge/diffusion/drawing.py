@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bridge.diffusion.load import SUPPORTED, load_folder, pipeline_class_name, size_factor
+from bridge.diffusion.load import SUPPORTED, load_folder, locate, size_factor
 from bridge.diffusion.options import Options, check_size, checked_options
 from bridge.diffusion.preview import render, watch_clean_estimate
 from bridge.errors import OptionError, UnsupportedModelError
@@ -56,7 +56,7 @@ class Generation:
 
     images: list[Image]
     seeds: tuple[int, ...]
-    conditioning: Conditioning
+    conditioning: Conditioning = field(repr=False)
     steps_done: int
     stopped: bool
 
@@ -68,7 +68,7 @@ def generate(
     prompt: str | Sequence[str],
     *,
     negative_prompt: str | Sequence[str] | None = None,
-    model: str | os.PathLike[str] = "emoji-xl",
+    model: Any = "emoji-xl",
     pipeline: Any = None,
     seed: int | Sequence[int] | None = None,
     steps: int = 20,
@@ -85,7 +85,8 @@ def generate(
     """Draw ``num_images`` pictures of every prompt.
 
     ``model`` is an embedded name, a recipe name, a folder or a hub id, kept loaded between
-    calls; a live ``pipeline`` goes before it and keeps its own device and dtype. Picture i
+    calls, or a live pipeline, as `bridge.condition` takes it; ``pipeline=`` says the same and
+    goes before it. A live pipeline keeps its own device and dtype. Picture i
     takes ``seed + i``, or the i-th of a list of seeds; None draws a seed, which the result
     reports. Noise is made on the CPU, so a seed means the same picture on every device, alone
     or in a batch. ``guidance_scale`` of 1 and below turns guidance, and with it the negative
@@ -110,9 +111,13 @@ def generate(
         height=height,
         width=width,
     )
-    pipe = (
-        _live(pipeline, options) if pipeline is not None else _named(model, options, device, dtype)
-    )
+    if on_step is not None and not callable(on_step):
+        raise OptionError(f"on_step is {on_step!r}; give a function that takes a StepPreview")
+    chosen = model if pipeline is None else pipeline
+    if pipeline is None and isinstance(model, (str, os.PathLike)):
+        pipe = _named(model, options, device, dtype)
+    else:
+        pipe = _live(chosen, options)
     return _draw(pipe, options, on_step, progress)
 
 
@@ -120,7 +125,8 @@ def _live(pipeline: Any, options: Options) -> Any:
     name = type(pipeline).__name__
     if name not in SUPPORTED:
         raise UnsupportedModelError(
-            f"pipeline is a {name}; bridge draws with {' and '.join(SUPPORTED)}"
+            f"pipeline is a {name}; bridge draws with {' and '.join(SUPPORTED)}, "
+            "live or by name, folder or hub id"
         )
     check_size(options, pipeline.vae_scale_factor)
     return pipeline
@@ -132,12 +138,9 @@ def _named(
     device: str | torch.device | None,
     dtype: str | torch.dtype | None,
 ) -> Any:
-    from bridge.store import resolve
-
     place = resolve_device(device)
     check_dtype(dtype)
-    folder = Path(resolve(model)).absolute()
-    pipeline_class_name(folder)
+    folder = locate(model)
     check_size(options, size_factor(folder))
     return _loaded(folder, place, resolve_dtype(dtype, place, folder))
 

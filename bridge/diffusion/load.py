@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bridge.errors import UnsupportedModelError, WeightsError
+from bridge.files import read_json
 from bridge.runtime import check_dtype, quiet_loading, resolve_device, resolve_dtype
 
 if TYPE_CHECKING:
@@ -30,13 +30,22 @@ def load_pipeline(
     Raises UnknownModelError, HubError, WeightsError (missing or damaged files),
     UnsupportedModelError (another kind of pipeline), OptionError.
     """
-    from bridge.store import resolve
-
     place = resolve_device(device)
     check_dtype(dtype)
-    folder = Path(resolve(model, revision=revision))
-    pipeline_class_name(folder)
+    folder = locate(model, revision)
     return load_folder(folder, place, resolve_dtype(dtype, place, folder))
+
+
+def locate(model: str | os.PathLike[str], revision: str | None = None) -> Path:
+    """The absolute folder of a model that bridge draws with. Raises as `load_pipeline`.
+
+    The index is fetched and judged first, so that no gigabytes of another kind of model are.
+    """
+    from bridge.store import resolve
+
+    index = resolve(model, revision=revision, allow_patterns=("model_index.json",))
+    pipeline_class_name(index)
+    return resolve(model, revision=revision).absolute()
 
 
 def load_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
@@ -44,11 +53,11 @@ def load_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
     import diffusers
     from safetensors import SafetensorError
 
-    pipeline_class = getattr(diffusers, pipeline_class_name(folder))
+    name = pipeline_class_name(folder)
     with quiet_loading():
         try:
-            pipe = pipeline_class.from_pretrained(
-                folder, torch_dtype=dtype, local_files_only=True, use_safetensors=True
+            pipe = getattr(diffusers, name).from_pretrained(
+                folder, dtype=dtype, local_files_only=True, use_safetensors=True
             )
         except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
             raise WeightsError(f"{folder}: the pipeline cannot load: {error}") from error
@@ -62,7 +71,7 @@ def pipeline_class_name(folder: Path) -> str:
         raise UnsupportedModelError(
             f"{folder} has no model_index.json; give a folder in diffusers' layout"
         )
-    name = _json(index).get("_class_name")
+    name = read_json(index).get("_class_name")
     if name not in SUPPORTED:
         raise UnsupportedModelError(
             f"{folder} is a {name!r}; bridge draws with {' and '.join(SUPPORTED)}"
@@ -72,20 +81,10 @@ def pipeline_class_name(folder: Path) -> str:
 
 def size_factor(folder: Path) -> int:
     """How many pixels a latent is wide, from the VAE's config: nothing is loaded."""
-    config = _json(folder / "vae" / "config.json")
+    config = read_json(folder / "vae" / "config.json")
     # AutoencoderTiny names its channels by side, and may leave the common name out.
     for key in ("block_out_channels", "decoder_block_out_channels"):
         blocks = config.get(key)
         if isinstance(blocks, list) and blocks:
             return int(2 ** (len(blocks) - 1))
     raise WeightsError(f"{folder / 'vae' / 'config.json'}: no block_out_channels")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path}: not readable as JSON ({error})") from error
-    if not isinstance(data, dict):
-        raise WeightsError(f"{path}: not a JSON object")
-    return data

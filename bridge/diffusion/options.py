@@ -6,6 +6,7 @@ import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 from bridge.errors import OptionError, PromptError
 from bridge.prompt import check_paired, check_prompts
@@ -80,15 +81,16 @@ def check_size(options: Options, factor: int) -> None:
 
 
 def _whole(value: object, name: str, low: int, high: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+    # Integral and Real, because seeds and sizes often come out of NumPy.
+    if isinstance(value, bool) or not isinstance(value, Integral) or not low <= int(value) <= high:
         raise OptionError(f"{name} is {value!r}; give a whole number from {low} to {high}")
-    return value
+    return int(value)
 
 
 def _guidance(value: object) -> float:
     if (
         isinstance(value, bool)
-        or not isinstance(value, int | float)
+        or not isinstance(value, Real)
         or not math.isfinite(value)
         or value < 0
     ):
@@ -99,7 +101,7 @@ def _guidance(value: object) -> float:
 
 
 def _share(value: object, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
         raise OptionError(f"{name} is {value!r}; give a number from 0 to 1")
     return float(value)
 
@@ -117,6 +119,6 @@ def _seeds(seed: object, total: int) -> tuple[int, ...]:
 
 
 def _seed(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _SEEDS:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= int(value) < _SEEDS:
         raise OptionError(f"seed is {value!r}; give a whole number from 0 to 2**63 - 1")
-    return value
+    return int(value)

@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
+from bridge.errors import UnsupportedModelError
 from bridge.vlm.chat import Turn
 from bridge.vlm.image import ImageInput, load_image
 from bridge.vlm.question import checked_max_new_tokens, checked_turns
@@ -27,8 +28,8 @@ def describe(
     history: Sequence[Turn] = ...,
     max_new_tokens: int = ...,
     stream: Literal[False] = ...,
-    device: str | None = ...,
-    dtype: str | None = ...,
+    device: str | torch.device | None = ...,
+    dtype: str | torch.dtype | None = ...,
 ) -> str: ...
 
 
@@ -41,8 +42,8 @@ def describe(
     history: Sequence[Turn] = ...,
     max_new_tokens: int = ...,
     stream: Literal[True],
-    device: str | None = ...,
-    dtype: str | None = ...,
+    device: str | torch.device | None = ...,
+    dtype: str | torch.dtype | None = ...,
 ) -> Iterator[str]: ...
 
 
@@ -54,8 +55,8 @@ def describe(
     history: Sequence[Turn] = (),
     max_new_tokens: int = 64,
     stream: bool = False,
-    device: str | None = None,
-    dtype: str | None = "auto",
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
 ) -> str | Iterator[str]:
     """Answer ``question`` about ``image``, greedily.
 
@@ -71,21 +72,36 @@ def describe(
     checked_turns(question, history)
     checked_max_new_tokens(max_new_tokens)
     picture = load_image(image)
-    vlm = _named(model, device, dtype) if isinstance(model, str | os.PathLike) else model
+    vlm = _named(model, device, dtype) if isinstance(model, str | os.PathLike) else _live(model)
     if stream:
         return vlm.stream(picture, question, history=history, max_new_tokens=max_new_tokens)
     return vlm.answer(picture, question, history=history, max_new_tokens=max_new_tokens)
 
 
-def _named(model: str | os.PathLike[str], device: str | None, dtype: str | None) -> BridgeVLM:
+def _named(
+    model: str | os.PathLike[str],
+    device: str | torch.device | None,
+    dtype: str | torch.dtype | None,
+) -> BridgeVLM:
     """The model of a name; its files are looked at on every call, loaded on the first."""
     from bridge.runtime import check_dtype, resolve_device, resolve_dtype
-    from bridge.store import resolve
+    from bridge.vlm.load import locate
 
     place = resolve_device(device)
     check_dtype(dtype)
-    folder = Path(resolve(model)).absolute()
+    folder = locate(model)
     return _loaded(folder, place, resolve_dtype(dtype, place, folder), os.fspath(model))
+
+
+def _live(model: object) -> BridgeVLM:
+    from bridge.vlm.model import BridgeVLM
+
+    if not isinstance(model, BridgeVLM):
+        raise UnsupportedModelError(
+            f"model is a {type(model).__name__}; give a name, a folder, a hub id or a BridgeVLM "
+            "(bridge.load_vlm, or bridge.vlm.from_llava of a stock LLaVA)"
+        )
+    return model
 
 
 @lru_cache(maxsize=2)

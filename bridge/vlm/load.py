@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bridge.errors import UnsupportedModelError, WeightsError
+from bridge.files import read_json
 from bridge.runtime import check_dtype, quiet_loading, resolve_device, resolve_dtype
 from bridge.vlm.model import BridgeVLM, from_llava
 from bridge.vlm.preprocess import load_image_processor
@@ -20,27 +20,35 @@ def load_vlm(
     model: str | os.PathLike[str] = "emoji-llava",
     *,
     device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = "auto",
+    dtype: str | torch.dtype | None = None,
     revision: str | None = None,
 ) -> BridgeVLM:
     """Load a checkpoint of LlavaForConditionalGeneration's layout (LLaVA 1.5 and its like).
 
-    ``model`` is an embedded name, a folder or a hub id. ``dtype`` "auto" is fp32 for
-    small models and on a CPU, else half precision. Raises UnknownModelError, HubError,
-    WeightsError (missing, damaged or incomplete weights), UnsupportedModelError (another
-    architecture), OptionError.
+    ``model`` is an embedded name, a folder or a hub id. Without ``device``: CUDA if
+    there is one. Without ``dtype``: fp32 for small models and on a CPU, else half precision.
+    Raises UnknownModelError, HubError, WeightsError (missing, damaged or incomplete weights),
+    UnsupportedModelError (another architecture), OptionError.
+    """
+    place = resolve_device(device)
+    check_dtype(dtype)
+    folder = locate(model, revision)
+    return load_folder(folder, place, resolve_dtype(dtype, place, folder), os.fspath(model))
+
+
+def locate(model: str | os.PathLike[str], revision: str | None = None) -> Path:
+    """The absolute folder of a model that bridge answers with. Raises as `load_vlm`.
+
+    The config is fetched and judged first, so that no gigabytes of another kind of model are.
     """
     from bridge.store import resolve
 
-    place = resolve_device(device)
-    check_dtype(dtype)
-    folder = Path(resolve(model, revision=revision)).absolute()
-    return load_folder(folder, place, resolve_dtype(dtype, place, folder), os.fspath(model))
+    _check_architecture(resolve(model, revision=revision, allow_patterns=("config.json",)))
+    return resolve(model, revision=revision).absolute()
 
 
 def load_folder(folder: Path, device: torch.device, dtype: torch.dtype, name: str) -> BridgeVLM:
     """`load_vlm` once the model is a folder and the options are settled."""
-    _check_architecture(folder)
     image_processor = load_image_processor(folder)
     from transformers import AutoTokenizer
 
@@ -65,10 +73,7 @@ def _check_architecture(folder: Path) -> None:
         raise UnsupportedModelError(
             f"{folder} has no config.json; give a folder of LlavaForConditionalGeneration"
         )
-    try:
-        kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise WeightsError(f"{config}: not readable as JSON ({error})") from error
+    kind = read_json(config).get("model_type")
     if kind != "llava":
         raise UnsupportedModelError(
             f"{folder} is a {kind!r} checkpoint; answering needs 'llava' (LLaVA 1.5's layout)"
@@ -107,7 +112,7 @@ def _chat_template(folder: Path, tokenizer: Any) -> str | None:
         return template
     legacy = folder / "chat_template.json"
     if legacy.is_file():
-        found = json.loads(legacy.read_text(encoding="utf-8")).get("chat_template")
+        found = read_json(legacy).get("chat_template")
         if isinstance(found, str):
             return found
     return None

@@ -114,7 +114,10 @@ class BridgeVLM:
         check_no_special_tokens(turns, self.tokenizer.all_special_tokens)
         text = self.prompt_text(turns)
         bos = self.tokenizer.bos_token
-        ids = self.tokenizer(text, add_special_tokens=not (bos and text.startswith(bos)))
+        # Too long a chat is refused below, so the tokenizer need not warn of it.
+        ids = self.tokenizer(
+            text, add_special_tokens=not (bos and text.startswith(bos)), verbose=False
+        )
         expanded = expand_placeholder(ids["input_ids"], self.image_token_id, n_soft)
         if len(expanded) >= self.context:
             hint = (

@@ -8,11 +8,11 @@ than PIL. bridge always takes the PIL one, so answers do not depend on what is i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bridge.errors import WeightsError
+from bridge.files import read_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,10 +72,7 @@ def _settings(folder: Path) -> dict[str, Any]:
         path = folder / name
         if not path.is_file():
             continue
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise WeightsError(f"{path}: not readable as JSON ({error})") from error
+        data = read_json(path)
         found = data.get("image_processor") if nested else data
         if isinstance(found, dict):
             return found
