@@ -7,6 +7,7 @@
     python benchmarks/compositional.py clip        retrieval among 256 held-out scenes
     python benchmarks/compositional.py speed       seconds a picture, beside stock diffusers
     python benchmarks/compositional.py app         seconds until the app serves
+    python benchmarks/compositional.py table       the figures to reach beside the measured ones
     python benchmarks/compositional.py all         everything above, in this order
 
 Each command writes benchmarks/results/<command>.json, and pictures beside it. The artwork that
@@ -69,6 +70,12 @@ def _app(args: argparse.Namespace) -> None:
     run_app(args)
 
 
+def _table(args: argparse.Namespace) -> None:
+    from benchmarks.table import run_table
+
+    run_table(args)
+
+
 def _all(args: argparse.Namespace) -> None:
     for name, command in COMMANDS.items():
         if name != "all":
@@ -84,6 +91,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "clip": _clip,
     "speed": _speed,
     "app": _app,
+    "table": _table,
     "all": _all,
 }
 

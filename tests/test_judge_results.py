@@ -17,6 +17,7 @@ from benchmarks.grids import RIGHT, WRONG, Cell, grid, save_grid
 from benchmarks.judge import Found, Seen
 from benchmarks.results import Row, median_row, report, save, share_row, wilson
 from benchmarks.retrieval import first_ranks
+from benchmarks.table import FIGURES, markdown
 from benchmarks.tasks import interleaved, judge_task
 from bridge.emoji.questions import KINDS
 from bridge.emoji.scenes import is_held_out
@@ -138,3 +139,14 @@ def test_every_command_is_offered() -> None:
         assert parser().parse_args([name]).what == name
     with pytest.raises(SystemExit):
         parser().parse_args(["nonsense"])
+
+
+def test_the_table_says_what_is_reached_missed_and_not_measured(tmp_path: Path) -> None:
+    draw = [Row("draw/single_object", 90.0, 80.0, 95.0, 200, "%")]
+    speed = [Row("speed/picture/bridge", 11.0, 10.0, 12.0, 7, "s")]
+    save(tmp_path / "draw.json", report("python draw", draw))
+    save(tmp_path / "speed.json", report("python speed", speed))
+    lines = markdown(tmp_path).splitlines()
+    assert "| single object right | 90 % [80, 95] | 200 | 85 %: reached | 97 %: missed |" in lines
+    assert any("| 11 s [10, 12] | 7 | under 10 s: missed | under 4 s: missed |" in x for x in lines)
+    assert sum("not measured" in line for line in lines) == len(FIGURES) - 2
