@@ -31,8 +31,15 @@ def _bare(group: Group) -> str:
     return CONCEPTS[group.concept].one if group.count == 1 else CONCEPTS[group.concept].many
 
 
+# Where a thing is asked for; " in the picture" is kept for scoring.
+_PLACES = ("", "", "", " here", " in this picture", " in the image", " in this image")
+
+
 def _pick(rng: random.Random, held_out: bool, seen: list[str], kept: list[str]) -> str:
-    return rng.choice(kept if held_out else seen)
+    """A phrasing; ``{in}`` in one that training sees becomes a place or nothing."""
+    if held_out:
+        return rng.choice(kept)
+    return rng.choice(seen).replace("{in}", rng.choice(_PLACES))
 
 
 def _object(scene: Scene, rng: random.Random, held_out: bool) -> Question | None:
@@ -41,7 +48,12 @@ def _object(scene: Scene, rng: random.Random, held_out: bool) -> Question | None
     text = _pick(
         rng,
         held_out,
-        ["what is this?", "what is in the picture?", "what do you see?"],
+        [
+            "what is this{in}?",
+            "what is in the picture?",
+            "what do you see{in}?",
+            "what can you see?",
+        ],
         ["what do you see in the picture?", "what is in this?"],
     )
     return Question("object", text, _name(scene.groups[0]))
@@ -57,7 +69,11 @@ def _position(scene: Scene, rng: random.Random, held_out: bool) -> Question | No
     text = _pick(
         rng,
         held_out,
-        [f"what is {preposition} the {side}?", f"what do you see {preposition} the {side}?"],
+        [
+            f"what is {preposition} the {side}{{in}}?",
+            f"what do you see {preposition} the {side}{{in}}?",
+            f"which thing is {preposition} the {side}?",
+        ],
         [f"what is {preposition} the {side} in the picture?"],
     )
     return Question("position", text, _name(answer))
@@ -73,13 +89,16 @@ def _relation(scene: Scene, rng: random.Random, held_out: bool) -> Question | No
     if draw < 0.5:
         word, asked, answer = rng.choice(((forward, b, first), (backward, a, second)))
         text = _pick(
-            rng, held_out, [f"what is {word} {asked}?"], [f"what do you see {word} {asked}?"]
+            rng,
+            held_out,
+            [f"what is {word} {asked}{{in}}?", f"which thing is {word} {asked}?"],
+            [f"what do you see {word} {asked}?"],
         )
         return Question("position", text, _name(answer))
     word = rng.choice((forward, backward))
     plural = first.count > 1
-    where = " in the picture" if held_out else ""
-    text = f"{'are' if plural else 'is'} {a} {word} {b}{where}?"
+    asked = f"{'are' if plural else 'is'} {a} {word} {b}"
+    text = _pick(rng, held_out, [asked + "{in}?"], [asked + " in the picture?"])
     return Question("position", text, "yes" if word == forward else "no")
 
 
@@ -89,7 +108,11 @@ def _count(scene: Scene, rng: random.Random, held_out: bool) -> Question | None:
     text = _pick(
         rng,
         held_out,
-        [f"how many {many} are there?", f"how many {many}?"],
+        [
+            f"how many {many} are there{{in}}?",
+            f"how many {many}{{in}}?",
+            f"how many {many} do you see{{in}}?",
+        ],
         [f"how many {many} are in the picture?"],
     )
     return Question("count", text, _WORDS[group.count])
@@ -97,7 +120,10 @@ def _count(scene: Scene, rng: random.Random, held_out: bool) -> Question | None:
 
 def _count_all(scene: Scene, rng: random.Random, held_out: bool) -> Question | None:
     text = _pick(
-        rng, held_out, ["how many things are there?"], ["how many things are in the picture?"]
+        rng,
+        held_out,
+        ["how many things are there{in}?", "how many things do you see{in}?"],
+        ["how many things are in the picture?"],
     )
     return Question("count", text, _WORDS[len(scene.objects)])
 
@@ -110,7 +136,12 @@ def _colour(scene: Scene, rng: random.Random, held_out: bool) -> Question | None
     text = _pick(
         rng,
         held_out,
-        [f"what colour {verb} the {bare}?", f"what color {verb} the {bare}?"],
+        [
+            f"what colour {verb} the {bare}{{in}}?",
+            f"what color {verb} the {bare}{{in}}?",
+            f"which colour {verb} the {bare}?",
+            f"what is the color of the {bare}?",
+        ],
         [f"what is the colour of the {bare}?"],
     )
     return Question("colour", text, group.tint or "natural")
@@ -125,7 +156,10 @@ def _binding(scene: Scene, rng: random.Random, held_out: bool) -> Question | Non
         return None
     group = rng.choice(only)
     text = _pick(
-        rng, held_out, [f"what is {group.tint}?"], [f"what do you see that is {group.tint}?"]
+        rng,
+        held_out,
+        [f"what is {group.tint}{{in}}?", f"which thing is {group.tint}{{in}}?"],
+        [f"what do you see that is {group.tint}?"],
     )
     return Question("binding", text, _name(group))
 
@@ -141,7 +175,11 @@ def _exists(scene: Scene, rng: random.Random, held_out: bool) -> Question | None
     text = _pick(
         rng,
         held_out,
-        [f"is there {thing}?", f"do you see {thing}?"],
+        [
+            f"is there {thing}{{in}}?",
+            f"do you see {thing}{{in}}?",
+            f"can you see {thing}{{in}}?",
+        ],
         [f"is there {thing} in the picture?"],
     )
     return Question("exists", text, answer)
@@ -156,13 +194,21 @@ def _exists_tinted(scene: Scene, rng: random.Random, held_out: bool) -> Question
     right = rng.random() < 0.5
     tint = group.tint if right else rng.choice([t for t in TINTS if t != group.tint])
     thing = article(f"{tint} {CONCEPTS[group.concept].one}")
-    text = _pick(rng, held_out, [f"is there {thing}?"], [f"do you see {thing} in the picture?"])
+    text = _pick(
+        rng,
+        held_out,
+        [f"is there {thing}{{in}}?", f"can you see {thing}{{in}}?"],
+        [f"do you see {thing} in the picture?"],
+    )
     return Question("binding", text, "yes" if right else "no")
 
 
 def _style(scene: Scene, rng: random.Random, held_out: bool) -> Question | None:
     text = _pick(
-        rng, held_out, ["which style is this?", "what style is it?"], ["which style is it?"]
+        rng,
+        held_out,
+        ["which style is this{in}?", "what style is it{in}?", "what is the style?"],
+        ["which style is it?"],
     )
     return Question("style", text, scene.style)
 
@@ -171,7 +217,11 @@ def _background(scene: Scene, rng: random.Random, held_out: bool) -> Question | 
     text = _pick(
         rng,
         held_out,
-        ["what colour is the background?", "what color is the background?"],
+        [
+            "what colour is the background{in}?",
+            "what color is the background{in}?",
+            "which background is this?",
+        ],
         ["what is the colour of the background?"],
     )
     return Question("background", text, scene.background)
@@ -181,7 +231,12 @@ def _caption(scene: Scene, rng: random.Random, held_out: bool) -> Question | Non
     text = _pick(
         rng,
         held_out,
-        ["describe the picture.", "describe this picture.", "what does the picture show?"],
+        [
+            "describe the picture.",
+            "describe this picture.",
+            "describe the image.",
+            "what does the picture show?",
+        ],
         ["describe what the picture shows."],
     )
     return Question("caption", text, plain_caption(scene))

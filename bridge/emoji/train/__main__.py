@@ -5,6 +5,7 @@ Stages in their order, each needing those before it: ``tokenizer``, ``vae``, ``c
 all. A stage trains until it has used its minutes of wall clock, checkpoints every two
 minutes under --runs, and goes on from there when it is started again, with a larger
 --minutes if it should train longer. ``unet`` needs neither ``vision`` nor ``decoder``.
+Without a checkpoint, ``decoder``, ``vision``, ``unet`` and ``llava`` go on from the weights.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderTiny
-from transformers import CLIPModel, CLIPTokenizer
+from diffusers import AutoencoderTiny, UNet2DConditionModel
+from transformers import CLIPModel, CLIPTokenizer, LlavaForConditionalGeneration
 
 from bridge.emoji.art import Sprites, default_cache, load_sprites
+from bridge.emoji.captions import caption
 from bridge.emoji.train import clip, llava, publish, tokenizer, unet, vae
+from bridge.emoji.train.data import pictures, scene_batch, scene_rng
 from bridge.emoji.train.loop import Run
 
 # Minutes each stage trains by default: what two CPU cores were given for the shipped weights.
@@ -42,6 +45,14 @@ class Place:
     sprites: Sprites
     weights: Path
     runs: Path
+    fresh: bool
+
+    def shipped(self, part: str) -> Path | None:
+        """The folder of a part that is trained already, to go on from; None when there is none
+        or a fresh start is wanted."""
+        folder = self.weights / part
+        trained = not self.fresh and any(folder.glob("*.safetensors"))
+        return folder if trained else None
 
     @property
     def xl(self) -> Path:
@@ -97,15 +108,29 @@ def train_vision(place: Place, minutes: float) -> None:
 
 def train_unet(place: Place, minutes: float) -> None:
     painter = unet.Painter.load(place.xl)
-    run = Run(unet.recipe(unet.build(), painter, place.sprites), place.runs)
+    shipped = place.shipped("emoji-xl/unet")
+    if shipped:
+        model = UNet2DConditionModel.from_pretrained(shipped, torch_dtype=torch.float32)
+    else:
+        model = unet.build()
+        rng = scene_rng(32, 0)
+        unet.whiten_text(model, painter, [caption(s, rng) for s in scene_batch(rng, 1024)])
+    run = Run(unet.recipe(model, painter, place.sprites), place.runs)
     run.train(minutes)
     unet.export(run, place.xl)
 
 
 def train_llava(place: Place, minutes: float) -> None:
     tower = CLIPModel.from_pretrained(place.weights / "emoji-clip", dtype=torch.float32)
+    shipped = place.shipped("emoji-llava")
     words = llava.tokenizer(place.weights / "emoji-llava")
-    run = Run(llava.recipe(llava.build(tower, words), words, place.sprites), place.runs)
+    if shipped:
+        model = LlavaForConditionalGeneration.from_pretrained(shipped, dtype=torch.float32)
+        llava.share_tower(model, tower)
+    else:
+        model = llava.build(tower, words)
+        llava.whiten(model, pictures(scene_batch(scene_rng(42, 0), 256), place.sprites))
+    run = Run(llava.recipe(model, words, place.sprites), place.runs)
     run.train(minutes)
     llava.export(run, tower, words, place.weights / "emoji-llava")
 
@@ -136,9 +161,12 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=default_cache(), help="rendered artwork")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--fresh", action="store_true", help="unet, llava: not from the weights that are there"
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    place = Place(load_sprites(args.cache), args.weights, args.runs)
+    place = Place(load_sprites(args.cache), args.weights, args.runs, args.fresh)
     for stage in STAGES if args.stage == "all" else [args.stage]:
         torch.manual_seed(args.seed)
         STAGES[stage](place, args.minutes or MINUTES.get(stage, 0.0))

@@ -213,10 +213,13 @@ def load_averaged(run: Run, model: CLIPModel, prefix: str = "") -> CLIPModel:
 
 
 def trained_heads(run_folder: Path, width: int) -> DenseHeads:
-    """The dense heads that the ``clip`` run left in its checkpoint, averaged."""
+    """The dense heads that the ``clip`` run left in its checkpoint, averaged; new ones where
+    that run's folder is gone, since a linear layer is soon learnt again."""
+    heads = DenseHeads(width)
+    if not (run_folder / "state.safetensors").exists():
+        return heads
     state = load_file(run_folder / "state.safetensors")
     part = "average.heads."
-    heads = DenseHeads(width)
     heads.load_state_dict({k.removeprefix(part): v for k, v in state.items() if part in k})
     return heads
 

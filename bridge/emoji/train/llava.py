@@ -57,7 +57,8 @@ def tokenizer(folder: Path) -> PreTrainedTokenizerFast:
             scene = draw_scene(rng)
             for held_out in (False, True):
                 asked = questions(scene, rng, held_out=held_out)
-                yield chat_text([(q.text, q.answer) for q in asked], with_answers=True)
+                turns = [(as_typed(q.text, rng), q.answer) for q in asked]
+                yield chat_text(turns, with_answers=True)
 
     words = build_tokenizer(chats(), VOCAB_SIZE)
     words.save_pretrained(folder)
@@ -90,12 +91,42 @@ def build(clip: CLIPModel, words: PreTrainedTokenizerFast) -> LlavaForConditiona
         tie_word_embeddings=True,
     )
     model = LlavaForConditionalGeneration(config)
+    share_tower(model, clip)
+    return model
+
+
+def share_tower(model: LlavaForConditionalGeneration, clip: CLIPModel) -> None:
+    """Give ``model`` the image tower of ``clip``, frozen."""
     tower = model.model.vision_tower
     names = {k.removeprefix("vision_model."): v for k, v in clip.vision_model.state_dict().items()}
-    own = {k: names[k.removeprefix("vision_model.")] for k in tower.state_dict()}
-    tower.load_state_dict(own)
+    tower.load_state_dict({k: names[k.removeprefix("vision_model.")] for k in tower.state_dict()})
     tower.requires_grad_(False)
-    return model
+
+
+@torch.no_grad()
+def whiten(model: LlavaForConditionalGeneration, images: torch.Tensor) -> None:
+    """Set the projector's first layer to whiten the tower's patch states, then mix at random.
+
+    A few directions of the residual stream are many times larger than those that tell things
+    apart; a projector that starts blind to that spends its time finding it out. ``images`` are
+    (B, 3, 128, 128) in [-1, 1].
+    """
+    seen = model.model.vision_tower(images, output_hidden_states=True)
+    states = seen.hidden_states[-2][:, 1:].flatten(0, 1).float()
+    mean = states.mean(0)
+    values, vectors = torch.linalg.eigh(torch.cov((states - mean).T))
+    scale = (values + 0.01 * values.mean()).rsqrt()
+    first = model.model.multi_modal_projector.linear_1
+    mix = torch.randn(first.out_features, len(mean)) / len(mean) ** 0.5
+    first.weight.copy_(mix @ (scale[:, None] * vectors.T))
+    first.bias.copy_(-first.weight @ mean)
+
+
+def as_typed(text: str, rng: random.Random) -> str:
+    """A question as people type it: often with a capital, sometimes without its mark."""
+    if rng.random() < 0.4:
+        text = text[0].upper() + text[1:]
+    return text[:-1] if rng.random() < 0.15 else text
 
 
 def packed_example(
@@ -106,7 +137,7 @@ def packed_example(
     Segment 0 is what every question may look at (the beginning and the image); a token sees
     segment 0 and its own segment. A chat of several turns is one segment.
     """
-    turns = [(q.text, q.answer) for q in questions(scene, rng)]
+    turns = [(as_typed(q.text, rng), q.answer) for q in questions(scene, rng)]
     if rng.random() < 0.5:
         chat, taught = training_example(words, turns[: rng.randint(1, MAX_TURNS)], SOFT)
         return chat, taught, list(range(len(chat))), [0] * len(chat)
@@ -180,7 +211,14 @@ def recipe(
         right = (logits.argmax(-1) == target).float().mean().item()
         return entropy, {"answer_ce": entropy.item(), "token_right": right}
 
-    return Recipe("llava", model, loss, lr=1.5e-3, weight_decay=0.02, warmup=200, ema=0.998)
+    matrices = frozenset(
+        name
+        for name, p in model.named_parameters()
+        if p.ndim == 2 and (".layers." in name or "linear_2" in name) and p.requires_grad
+    )
+    return Recipe(
+        "llava", model, loss, lr=1.5e-3, weight_decay=0.02, warmup=100, ema=0.998, muon=matrices
+    )
 
 
 def export(run: Run, clip: CLIPModel, words: PreTrainedTokenizerFast, folder: Path) -> None:

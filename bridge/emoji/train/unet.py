@@ -54,11 +54,48 @@ def build() -> UNet2DConditionModel:
         transformer_layers_per_block=2,
         attention_head_dim=(3, 6),
         cross_attention_dim=416,
+        encoder_hid_dim=416,
+        encoder_hid_dim_type="text_proj",
         use_linear_projection=True,
         addition_embed_type="text_time",
         addition_time_embed_dim=32,
         projection_class_embeddings_input_dim=256 + 6 * 32,
     )
+
+
+@torch.no_grad()
+def whiten_text(unet: UNet2DConditionModel, painter: Painter, captions: list[str]) -> None:
+    """Set the UNet's own text projection (``encoder_hid_proj``) to whiten the towers' states.
+
+    Penultimate states are mostly one large constant; what tells texts apart is small beside it,
+    and the keys and values have no bias to take it off with. The projection subtracts the mean
+    and scales each direction to unit variance; it stays as set. Statistics are those of the
+    tokens up to the end of text, which are at most half of the 77.
+    """
+    states, ended = [], []
+    for part in range(0, len(captions), 64):
+        texts = captions[part : part + 64]
+        states.append(painter.texts(texts)[0].float())
+        ended.append(painter.tokenizers[0](texts, padding="max_length").attention_mask)
+    kept = torch.tensor([row for rows in ended for row in rows], dtype=torch.bool)
+    tokens = torch.cat(states)[kept]
+    mean = tokens.mean(0)
+    values, vectors = torch.linalg.eigh(torch.cov((tokens - mean).T))
+    scale = (values + 0.01 * values.mean()).rsqrt()
+    unet.encoder_hid_proj.weight.copy_(vectors @ (scale[:, None] * vectors.T))
+    unet.encoder_hid_proj.bias.copy_(-unet.encoder_hid_proj.weight @ mean)
+
+
+def _keep_text_projection(unet: UNet2DConditionModel) -> None:
+    """Hold the text projection fixed and in float32: it subtracts large numbers."""
+    projection = unet.encoder_hid_proj.requires_grad_(False)
+    forward = projection.forward
+
+    def exact(states: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return forward(states.float())
+
+    projection.forward = exact
 
 
 def scheduler() -> DDIMScheduler:
@@ -170,6 +207,7 @@ def recipe(
     noise = scheduler()
     sizes = torch.tensor([CANVAS, CANVAS, 0, 0, CANVAS, CANVAS]).repeat(BATCH, 1)
     unet.to(memory_format=torch.channels_last)
+    _keep_text_projection(unet)
     heads = DenseHeads(unet.config.block_out_channels[-1])
     both = nn.ModuleDict({"unet": unet, "heads": heads})
     if not torch.cuda.is_available():  # the fused attention's backward pass is slow on a CPU
@@ -205,7 +243,7 @@ def recipe(
         name for name, p in both.named_parameters() if p.ndim == 2 and ".attentions." in name
     )
     return Recipe(
-        "unet", both, loss, lr=1e-3, weight_decay=0.01, warmup=300, ema=0.999, muon=matrices
+        "unet", both, loss, lr=1e-3, weight_decay=0.01, warmup=300, ema=0.996, muon=matrices
     )
 
 
