@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from bridge.emoji.art import Sprites
 from bridge.emoji.captions import caption
@@ -29,6 +30,7 @@ from bridge.emoji.scenes import SIZES, STYLES, TINTS, Scene
 from bridge.emoji.train.data import PATCH, patch_truth, pictures, scene_batch, scene_rng
 from bridge.emoji.train.loop import Recipe, Run
 from bridge.emoji.train.tokenizer import CONTEXT
+from bridge.vlm.preprocess import pil_clip_processor
 
 BATCH = 96
 
@@ -266,10 +268,10 @@ def export(model: CLIPModel, tokenizer: CLIPTokenizer, weights: Path, *, second:
     image_processor().save_pretrained(folder)
 
 
-def image_processor() -> CLIPImageProcessor:
+def image_processor() -> Any:
     """Pixels as the image tower was trained on them: 128 × 128 in [-1, 1]."""
     half = [0.5, 0.5, 0.5]
-    return CLIPImageProcessor(
+    return pil_clip_processor(
         size={"shortest_edge": 128},
         crop_size={"height": 128, "width": 128},
         image_mean=half,
