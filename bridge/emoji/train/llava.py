@@ -4,8 +4,8 @@ The tower stays frozen; its penultimate patch states, class token dropped, are t
 tokens (Liu et al. 2023). The language model is ours and starts from nothing, so projector
 and language model train together; LLaVA's first stage only exists to spare a trained LLM.
 
-A scene allows about ten questions. Half of the scenes are learnt as ten separate one-turn
-chats that share their image tokens: one sequence, a mask that hides the other questions, and
+A scene allows about ten questions. Half of the scenes are learnt as separate one-turn chats
+that share their image tokens: one sequence, a mask that hides the other questions, and
 positions that restart after the image. The other half are chats of several turns.
 """
 
@@ -137,7 +137,10 @@ def packed_example(
     Segment 0 is what every question may look at (the beginning and the image); a token sees
     segment 0 and its own segment. A chat of several turns is one segment.
     """
-    turns = [(as_typed(q.text, rng), q.answer) for q in questions(scene, rng)]
+    # A second draw of the kinds that are learnt last: to match a word with what is seen.
+    asked = questions(scene, rng)
+    asked += [q for q in questions(scene, rng) if q.kind in ("exists", "binding", "position")]
+    turns = [(as_typed(q.text, rng), q.answer) for q in asked]
     if rng.random() < 0.5:
         chat, taught = training_example(words, turns[: rng.randint(1, MAX_TURNS)], SOFT)
         return chat, taught, list(range(len(chat))), [0] * len(chat)
