@@ -22,7 +22,10 @@ NUMBER = {1: "one", 2: "two", 3: "three", 4: "four"}
 HALF = CANVAS // 2
 ONE = {c.one: i for i, c in enumerate(CONCEPTS)}
 MANY = {c.many: i for i, c in enumerate(CONCEPTS)}
-PICTURE = "(?: in the picture)?"
+# Where a thing may be asked for; the last is never trained, "what is in the picture?" apart.
+SEEN_PLACES = (" here", " in this picture", " in the image", " in this image")
+KEPT_PLACE = " in the picture"
+PLACE = f"(?:{'|'.join((*SEEN_PLACES, KEPT_PLACE))})?"
 
 
 def a_or_an(phrase: str) -> str:
@@ -108,47 +111,54 @@ def answer(scene: Scene, text: str) -> str:
     def match(pattern: str) -> re.Match[str] | None:
         return re.fullmatch(pattern, text)
 
-    if match(r"(which|what) style is (this|it)\?"):
+    if match(rf"(which|what) style is (this|it){PLACE}\?|what is the style\?"):
         return scene.style
-    if match(r"(what colou?r is the|what is the colour of the) background\?"):
+    if match(rf"what colou?r is the background{PLACE}\?|which background is this\?") or match(
+        r"what is the colour of the background\?"
+    ):
         return scene.background
-    if match(r"describe (the|this) picture\.|what does the picture show\?") or match(
-        r"describe what the picture shows\."
+    if match(r"describe (the picture|this picture|the image)\.|what does the picture show\?") or (
+        match(r"describe what the picture shows\.")
     ):
         return plain(scene)
-    if match(r"what (is this|is in this|is in the picture|do you see|do you see in the picture)\?"):
+    if match(rf"what (is this|do you see){PLACE}\?|what can you see\?") or match(
+        r"what is in (this|the picture)\?"
+    ):
         return only({t.concept for t in things}, scene)
-    if found := match(rf"what (?:is|do you see) (on|at) the (\w+){PICTURE}\?"):
+    thing = "(?:what is|what do you see|which thing is)"
+    if found := match(rf"{thing} (on|at) the (\w+){PLACE}\?"):
         preposition, side = found.groups()
         assert preposition == ("on" if side in ("left", "right") else "at")
         return only({t.concept for t in things if in_half(t, side)}, scene)
-    if found := match(r"what (?:is|do you see) (left of|right of|above|below) the (.+)\?"):
+    relation = "(left of|right of|above|below)"
+    if found := match(rf"{thing} {relation} the (.+?){PLACE}\?"):
         word, noun = found.groups()
         others = asked_of(noun, scene)
         rest = [t for t in things if t not in others]
         assert all(holds(t, word, o) for t in rest for o in others)
         return only({t.concept for t in rest}, scene)
-    relation = "(left of|right of|above|below)"
-    if found := match(rf"(is|are) the (.+?) {relation} the (.+?){PICTURE}\?"):
+    if found := match(rf"(is|are) the (.+?) {relation} the (.+?){PLACE}\?"):
         verb, first, word, second = found.groups()
         ones, others = asked_of(first, scene), asked_of(second, scene)
         assert (verb == "is") == (len(ones) == 1)
         truths = {holds(a, word, b) for a in ones for b in others}
         assert len(truths) == 1
         return "yes" if truths.pop() else "no"
-    if found := match(r"how many (.+?)(?: are there| are in the picture)?\?"):
+    if found := match(rf"how many (.+?)(?: are there| are| do you see)?{PLACE}\?"):
         noun = found.group(1)
         count = sum(noun == "things" or t.concept == MANY[noun] for t in things)
         return NUMBER[count]
-    if found := match(r"what (?:colou?r (is|are) the|is the colour of the) (.+)\?"):
+    if found := match(
+        rf"(?:(?:what|which) colou?r (is|are) the|what is the colou?r of the) (.+?){PLACE}\?"
+    ):
         verb, noun = found.groups()
         shown = asked_of(noun, scene)
         assert verb is None or (verb == "is") == (len(shown) == 1)
         assert len({t.tint for t in shown}) == 1
         return shown[0].tint or "natural"
-    if found := match(rf"what (?:is|do you see that is) ({'|'.join(TINTS)})\?"):
+    if found := match(rf"(?:{thing}|what do you see that is) ({'|'.join(TINTS)}){PLACE}\?"):
         return only({t.concept for t in things if t.tint == found.group(1)}, scene)
-    if found := match(rf"(?:is there|do you see) (an?) (.+?){PICTURE}\?"):
+    if found := match(rf"(?:is there|do you see|can you see) (an?) (.+?){PLACE}\?"):
         said, noun = found.groups()
         assert f"{said} {noun}" == a_or_an(noun)
         tint, _, bare = noun.partition(" ")
@@ -213,6 +223,11 @@ def test_held_out_phrasings_are_never_trained() -> None:
             seen |= {q.text for q in questions(scene, rng)}
             kept |= {q.text for q in questions(scene, rng, held_out=True)}
     assert not seen & kept
+    assert {text for text in seen if KEPT_PLACE in text} == {"what is in the picture?"}
+    assert not any("{" in text for text in seen | kept)
+    # Each place is learnt, and questions without one are too.
+    assert all(any(text.endswith(place + "?") for text in seen) for place in SEEN_PLACES)
+    assert {"which style is this?", "what do you see?"} <= seen
 
 
 def test_a_scene_is_not_asked_the_same_twice_and_kinds_fit_it() -> None:
