@@ -102,6 +102,64 @@ def assert_same(one: Run, two: Run) -> None:
 MATRICES = frozenset({"body.0.weight", "body.3.weight"})
 
 
+def noisy(recipe: Recipe, drawn: dict[int, torch.Tensor]) -> Recipe:
+    """The recipe with noise from torch's own generator in its loss; ``drawn`` keeps it."""
+    inner = recipe.loss
+
+    def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        error, figures = inner(step)
+        noise = torch.randn(2)
+        drawn[step] = noise
+        return error * (1 + noise[0].abs()) + noise[1], figures
+
+    recipe.loss = loss
+    return recipe
+
+
+def test_a_resumed_run_draws_the_noise_of_a_straight_one(tmp_path: Path, clock: Clock) -> None:
+    first: dict[int, torch.Tensor] = {}
+    straight = Run(noisy(tiny_recipe(clock), first), tmp_path / "straight")
+    straight.train(0.5)
+    second: dict[int, torch.Tensor] = {}
+    torch.manual_seed(99)  # what else the process drew does not matter
+    broken = Run(stop_after(noisy(tiny_recipe(clock), second), 17), tmp_path / "broken")
+    with pytest.raises(KeyboardInterrupt):
+        broken.train(0.5, checkpoint_every=4)
+    torch.manual_seed(123)
+    third: dict[int, torch.Tensor] = {}
+    resumed = Run(noisy(tiny_recipe(clock), third), tmp_path / "broken")
+    begun = resumed.step
+    assert 0 < begun < 17
+    torch.randn(5)
+    resumed.train(0.5)
+    assert set(third) == set(range(begun, 30))
+    for step, noise in (second | third).items():
+        assert torch.equal(noise, first[step]), step
+    assert all(torch.equal(third[step], second[step]) for step in range(begun, 17))
+    assert len({tuple(noise.tolist()) for noise in first.values()}) == 30  # and none repeats
+    assert_same(resumed, straight)
+
+
+def test_a_run_cut_off_between_log_and_state_goes_on(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever there is a state there is its log, even if the disk fills in between."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_file", full)
+        with pytest.raises(OSError, match="no space"):
+            Run(tiny_recipe(clock), tmp_path).train(0.5)
+    folder = tmp_path / "tiny"
+    assert (folder / "log.json").exists() and not (folder / "state.safetensors").exists()
+    fresh = Run(tiny_recipe(clock), tmp_path)
+    assert fresh.step == 0 and fresh.log == []
+    fresh.train(0.5)
+    assert fresh.step == 30
+
+
 @pytest.mark.parametrize(
     "settings",
     [
