@@ -24,7 +24,7 @@ from pathlib import Path
 # Run as a script, Python looks for modules beside this file, not in the repository's root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.results import RESULTS
+from benchmarks.results import RESULTS, commit
 from bridge.errors import BridgeError
 
 
@@ -122,6 +122,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    commit()  # as the code is now, whatever happens to the tree meanwhile
     try:
         COMMANDS[args.what](args)
     except BridgeError as error:

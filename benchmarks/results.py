@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -131,8 +132,13 @@ def versions() -> dict[str, str]:
     return found
 
 
+@cache
 def commit() -> str:
-    """The commit the code is at, marked when code in bridge/ or benchmarks/ differs from it."""
+    """The commit the code is at, marked when code or weights differ from it.
+
+    Kept from the first call, which commands make when they start: the tree may change
+    while they run.
+    """
     try:
         head = _git("rev-parse", "HEAD")
         changed = _git("status", "--porcelain", "--", "bridge", "benchmarks/*.py", "weights")
