@@ -67,9 +67,9 @@ def build() -> UNet2DConditionModel:
 def whiten_text(unet: UNet2DConditionModel, painter: Painter, captions: list[str]) -> None:
     """Set the UNet's own text projection (``encoder_hid_proj``) to whiten the towers' states.
 
-    Penultimate states are mostly one large constant; what tells texts apart is small beside it,
-    and the keys and values have no bias to take it off with. The projection subtracts the mean
-    and scales each direction to unit variance; it stays as set. Statistics are those of the
+    Penultimate states hold a large constant, which keys and values have no bias to take off,
+    and vary a hundred times more in some directions than in others. The projection subtracts
+    the mean and scales each direction to unit variance; it stays as set. Statistics are those of the
     tokens up to the end of text, which are at most half of the 77.
     """
     states, ended = [], []
