@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
+from diffusers import (
+    AutoencoderTiny,
+    DDIMScheduler,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from emoji_world import scenes_at, synthetic_sprites
 from tiny_models import tiny_sdxl_pipeline
 
-from bridge.emoji.scenes import CANVAS
+from bridge.emoji.captions import caption
+from bridge.emoji.scenes import CANVAS, Scene
 from bridge.emoji.train import unet
 from bridge.emoji.train.data import pictures
 from bridge.emoji.train.loop import Run
 from bridge.emoji.train.unet import BATCH, NEW_EVERY_STEP, Painter, Pool
 
 PROMPTS = ["two red apples left of a cat", "a photo of the dog", ""]
-Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[Scene]]
 
 
 class Numbering:
@@ -65,7 +75,8 @@ def pool_of(monkeypatch: pytest.MonkeyPatch, seed: int = 31, size: int = 4096) -
 
 def rows_of(batch: Batch) -> list[tuple[int, int]]:
     """(scene of the latents, scene of the text: 0 zeroed, -129 empty) of each row."""
-    latents, states, pooled = batch
+    latents, states, pooled, scenes = batch
+    assert len(scenes) == len(latents)
     out = []
     for i in range(len(latents)):
         text = number_of(states[i, 0])
@@ -112,11 +123,36 @@ def test_rows_keep_together_and_some_are_unconditional(monkeypatch: pytest.Monke
 def test_a_full_pool_reuses_places_and_keeps_rows_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pool = pool_of(monkeypatch, size=2120)
+    pool = pool_of(monkeypatch, size=2200)
+    places: list[int] = []
     for step in range(20):
         for picture, text in rows_of(pool.batch(step)):
             assert text in (picture, 0, -129)
-    assert pool.filled <= 2120
+        places.append(pool.next)
+        # The newest rows lie just before the next place; the oldest are written over.
+        newest = pool.latents[pool.next - 1, 0, 0]
+        assert number_of(newest) == pool.painter.pictures_seen  # type: ignore[attr-defined]
+        assert len(pool.scenes) == pool.filled
+    assert pool.filled <= 2200
+    turns = sum(after < before for before, after in itertools.pairwise(places))
+    assert turns == 1 and places[-1] < pool.filled
+
+
+def test_every_row_has_its_own_scene(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The dense loss must read what the picture shows, after places were reused as well."""
+    pool = pool_of(monkeypatch, size=2200)
+    drawn: list[Scene] = []
+    inner = unet.pictures
+
+    def kept(scenes: list[Scene], sprites: Any) -> torch.Tensor:
+        drawn.extend(scenes)
+        return inner(scenes, sprites)
+
+    monkeypatch.setattr(unet, "pictures", kept)
+    for step in range(16):
+        batch = pool.batch(step)
+        for (picture, _), scene in zip(rows_of(batch), batch[3], strict=True):
+            assert scene is drawn[picture - 1]
 
 
 def test_dropping_a_row_does_not_reach_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,6 +164,12 @@ def test_dropping_a_row_does_not_reach_the_pool(monkeypatch: pytest.MonkeyPatch)
 
 
 # ---------------------------------------------------------------- the painter
+
+
+@pytest.fixture(scope="module")
+def painter(embedded: Callable[[str], Path]) -> Painter:
+    """The shipped towers and autoencoder."""
+    return Painter.load(embedded("emoji-xl"))
 
 
 @pytest.fixture(scope="module")
@@ -202,30 +244,117 @@ def test_the_schedule_ends_in_pure_noise() -> None:
     assert made.timesteps[0] == 999
 
 
-def test_a_step_trains_the_whole_unet_and_it_exports(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@pytest.fixture
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four rows a step and a small pool: a step of the real size takes seconds."""
     monkeypatch.setattr(unet, "BATCH", 4)
     monkeypatch.setattr(unet, "NEW_EVERY_STEP", 2)
     monkeypatch.setattr(unet, "POOL", 2100)
+
+
+def text_tokens(painter: Painter, seed: int, count: int) -> tuple[torch.Tensor, list[str]]:
+    """States (N, 416) of captions' tokens up to the end of text, and the captions."""
+    rng = random.Random(seed)
+    captions = [caption(scene, rng) for scene in scenes_at(seed, count)]
+    states = painter.texts(captions)[0].float()
+    ids = painter.tokenizers[0](captions, padding="max_length", return_tensors="pt").input_ids
+    end = (ids == painter.tokenizers[0].eos_token_id).int().argmax(1)
+    return torch.cat([row[: last + 1] for row, last in zip(states, end, strict=True)]), captions
+
+
+def assert_white(tokens: torch.Tensor, white: torch.Tensor, slack: float, largest: float) -> None:
+    """``white`` is ``tokens`` decorrelated, a hundredth of the mean variance let through."""
+    values = torch.linalg.eigvalsh(torch.cov(tokens.T.double()))
+    expected = (values / (values + 0.01 * values.mean())).mean().item()
+    covariance = torch.cov(white.T.double())
+    assert covariance.diagonal().mean().item() == pytest.approx(expected, abs=slack)
+    assert torch.linalg.eigvalsh(covariance).max() < largest
+    assert white.mean(0).square().mean().sqrt() < slack
+    # It was needed: the constant part drowned what tells tokens apart.
+    assert tokens.mean(0).square().sum() > values.sum() * 0.5
+    assert values[-1] > 50 * values.median()
+
+
+def test_whitened_text_has_no_mean_and_unit_variance(painter: Painter) -> None:
+    tokens, captions = text_tokens(painter, 11, 160)
+    torch.manual_seed(0)
+    model = unet.build()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    unet.whiten_text(model, painter, captions)
+    projection = model.encoder_hid_proj
+    with torch.no_grad():
+        white = projection(tokens)
+    assert_white(tokens, white, slack=0.01, largest=1.05)
+    # Turned back to the axes it came in: each axis stays most like itself.
+    assert (projection.weight.diagonal() > 0).all()
+    torch.testing.assert_close(projection.weight, projection.weight.T, atol=1e-3, rtol=1e-3)
+    changed = {n for n, t in model.state_dict().items() if not torch.equal(t, before[n])}
+    assert changed == {"encoder_hid_proj.weight", "encoder_hid_proj.bias"}
+
+
+def test_the_shipped_painter_whitens_captions_it_never_saw(
+    painter: Painter, embedded: Callable[[str], Path]
+) -> None:
+    """In half precision, and on other captions than it was set by."""
+    shipped = UNet2DConditionModel.from_pretrained(
+        embedded("emoji-xl") / "unet", torch_dtype=torch.float32
+    )
+    tokens, _ = text_tokens(painter, 12, 160)
+    with torch.no_grad():
+        assert_white(tokens, shipped.encoder_hid_proj(tokens), slack=0.15, largest=3.0)
+
+
+def test_the_text_projection_stays_fixed_and_exact() -> None:
+    torch.manual_seed(0)
+    model = unet.build()
+    plain = torch.nn.Linear(416, 416)
+    plain.load_state_dict(model.encoder_hid_proj.state_dict())
+    unet._keep_text_projection(model)
+    assert not any(p.requires_grad for p in model.encoder_hid_proj.parameters())
+    states = 30 + torch.randn(2, 77, 416)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        kept, rounded = model.encoder_hid_proj(states), plain(states)
+    with torch.no_grad():
+        expected = plain(states)
+    assert kept.dtype == torch.float32 and torch.equal(kept, expected)
+    assert not torch.equal(rounded.float(), expected)  # what it is kept from
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_a_step_trains_the_whole_unet_and_it_exports(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = unet.build()
     assert 5e6 < sum(p.numel() for p in model.parameters()) < 2e7
     recipe = unet.recipe(model, Numbering(), synthetic_sprites())  # type: ignore[arg-type]
     seen: dict[str, torch.Tensor] = {}
+    scenes: list[list[Scene]] = []
+    heads = recipe.module["heads"]  # type: ignore[index]
+    heads.register_forward_pre_hook(lambda _module, args: scenes.append(args[1]))
 
     def spy(module: Any, args: Any, kwargs: Any) -> None:
         seen.update(kwargs["added_cond_kwargs"], t=args[1])
 
     model.register_forward_pre_hook(spy, with_kwargs=True)
     loss, figures = recipe.loss(0)
-    assert torch.isfinite(loss) and set(figures) == {"v_mse", "v_mse_t700"}
+    assert torch.isfinite(loss) and set(figures) == {"v_mse", "v_mse_t700", "concept", "tint"}
+    # Both losses count.
+    assert loss.item() > figures["v_mse"] + 3 * unet.DENSE_WEIGHT * figures["concept"]
+    assert len(scenes) == 1 and len(scenes[0]) == 4
     loss.backward()
-    for name, parameter in model.named_parameters():
+    for name, parameter in recipe.module.named_parameters():
+        if "encoder_hid_proj" in name:
+            assert not parameter.requires_grad and parameter.grad is None, name
+            continue
         assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
     # The sizes are those that the pipeline adds for a picture of the canvas' size.
     assert seen["time_ids"].tolist() == 4 * [[CANVAS, CANVAS, 0, 0, CANVAS, CANVAS]]
-    assert sorted((seen["t"] // 250).tolist()) == [0, 1, 2, 3]
+    # One time in each quarter of the draw, whose power makes noisy times likelier.
+    edges = [1000 * (i / 4) ** 0.7 for i in range(5)]
+    for t, low, high in zip(sorted(seen["t"].tolist()), edges[:-1], edges[1:], strict=True):
+        assert int(low) <= t <= high
+    matrices = {n for n, p in recipe.module.named_parameters() if n in recipe.muon}
+    assert matrices == recipe.muon and matrices
+    assert all(n.startswith("unet.") and ".attentions." in n for n in matrices)
 
     run = Run(recipe, tmp_path / "runs")
     for average in run.average.values():
@@ -233,6 +362,80 @@ def test_a_step_trains_the_whole_unet_and_it_exports(
     unet.export(run, tmp_path)
     loaded = UNet2DConditionModel.from_pretrained(tmp_path / "unet", torch_dtype=torch.float16)
     for name, parameter in loaded.named_parameters():
-        assert torch.equal(parameter, run.average[name].half()), name
+        assert torch.equal(parameter, run.average[f"unet.{name}"].half()), name
+    assert not any("heads" in name for name in loaded.state_dict())
     again = DDIMScheduler.from_pretrained(tmp_path / "scheduler")
     assert torch.equal(again.alphas_cumprod, unet.scheduler().alphas_cumprod)
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_the_exported_unet_draws_in_the_stock_pipeline_as_it_was_trained(
+    painter: Painter, embedded: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Projection, towers and UNet together: stock code computes what the recipe computed."""
+    torch.manual_seed(1)
+    model = unet.build()
+    _, captions = text_tokens(painter, 13, 64)
+    unet.whiten_text(model, painter, captions)
+    recipe = unet.recipe(model, Numbering(), synthetic_sprites())  # type: ignore[arg-type]
+    unet.export(Run(recipe, tmp_path / "runs"), tmp_path)
+
+    shipped = embedded("emoji-xl")
+    parts = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "vae")
+    for name in (*parts, "model_index.json"):
+        (tmp_path / name).symlink_to(shipped / name)
+    pipe = StableDiffusionXLPipeline.from_pretrained(
+        tmp_path, torch_dtype=torch.float32, add_watermarker=False
+    )
+    pipe.set_progress_bar_config(disable=True)
+    assert isinstance(pipe.unet.encoder_hid_proj, torch.nn.Linear)
+
+    with torch.no_grad():  # the trained one, rounded as the export rounds
+        for parameter in model.parameters():
+            parameter.copy_(parameter.half().float())
+    states, _, pooled, _ = pipe.encode_prompt(
+        captions[:2], do_classifier_free_guidance=False, device="cpu"
+    )
+    sizes = torch.tensor([CANVAS, CANVAS, 0, 0, CANVAS, CANVAS]).repeat(2, 1)
+    told = {"text_embeds": pooled, "time_ids": sizes}
+    x, t = torch.randn(2, 8, 16, 16), torch.tensor([999, 300])
+    with torch.no_grad():
+        expected = model(x, t, states, added_cond_kwargs=told).sample
+        found = pipe.unet(x, t, states, added_cond_kwargs=told).sample
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+    def draw() -> np.ndarray:
+        return pipe(
+            captions[0],
+            num_inference_steps=2,
+            generator=torch.Generator().manual_seed(0),
+            height=CANVAS,
+            width=CANVAS,
+            output_type="np",
+        ).images
+
+    drawn = draw()
+    assert drawn.shape == (1, CANVAS, CANVAS, 3) and np.isfinite(drawn).all()
+    with torch.no_grad():
+        pipe.unet.encoder_hid_proj.weight.zero_()
+    assert not np.array_equal(draw(), drawn)  # the pipeline's text does pass through it
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_a_step_is_the_same_again_after_a_restart() -> None:
+    """Times and noise come from the step's seed, which the loop sets; scenes from its number."""
+
+    def told() -> tuple[list[torch.Tensor], float]:
+        torch.manual_seed(3)
+        model = unet.build()
+        recipe = unet.recipe(model, Numbering(), synthetic_sprites())  # type: ignore[arg-type]
+        seen: list[torch.Tensor] = []
+        model.register_forward_pre_hook(lambda _module, args: seen.extend(args[:2]))
+        torch.manual_seed(17)
+        with torch.no_grad():
+            loss, _ = recipe.loss(17)
+        return seen, loss.item()
+
+    (first, loss), (second, again) = told(), told()
+    assert len(first) == 2 and all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert loss == again
