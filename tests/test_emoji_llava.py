@@ -7,7 +7,9 @@ conversation by itself.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -80,13 +82,21 @@ def model(words: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
     return built.eval()
 
 
+def learnt(scene: Scene, rng: random.Random) -> list[tuple[str, str]]:
+    """The turns an example draws, in its order: every kind, and those learnt last once more."""
+    asked = questions(scene, rng)
+    again = questions(scene, rng)
+    asked += [q for q in again if q.kind in ("exists", "binding", "position")]
+    return [(llava.as_typed(q.text, rng), q.answer) for q in asked]
+
+
 def some_examples(words: PreTrainedTokenizerFast) -> list[tuple[Scene, list[list], Example]]:
     """Scenes, the conversations that their example stands for, and the example."""
     made = []
     for seed, scene in enumerate(scenes_at(3, 5)):
         example = llava.packed_example(words, scene, random.Random(seed))
         again = random.Random(seed)
-        turns = [(q.text, q.answer) for q in questions(scene, again)]
+        turns = learnt(scene, again)
         if again.random() < 0.5:
             chats = [turns[: again.randint(1, llava.MAX_TURNS)]]
         else:
@@ -178,7 +188,7 @@ def test_the_recipes_loss_is_that_of_the_stock_model_on_each_conversation(
     scenes = scene_batch(rng, 4)
     total, right, count = 0.0, 0, 0
     for scene, picture in zip(scenes, pictures(scenes, sprites), strict=True):
-        turns = [(q.text, q.answer) for q in questions(scene, rng)]
+        turns = learnt(scene, rng)
         several = rng.random() < 0.5
         chats = [turns[: rng.randint(1, llava.MAX_TURNS)]] if several else [[t] for t in turns]
         for chat in chats:
@@ -232,7 +242,166 @@ def test_collate_pads_what_nobody_looks_at() -> None:
     assert batch["mask"].any(-1).all()  # a row that sees nothing would turn into NaN
 
 
+# ---------------------------------------------------------------- questions as typed
+
+
+def test_questions_are_typed_with_and_without_a_capital_and_a_mark() -> None:
+    rng = random.Random(1)
+    question = "how many cats are there here?"
+    typed = [llava.as_typed(question, rng) for _ in range(4000)]
+    forms = {question, question[:-1], "H" + question[1:], "H" + question[1:-1]}
+    assert set(typed) == forms  # nothing else of the text changes
+    capital = sum(text.startswith("H") for text in typed) / len(typed)
+    bare = sum(not text.endswith("?") for text in typed) / len(typed)
+    assert capital == pytest.approx(0.4, abs=0.03) and bare == pytest.approx(0.15, abs=0.03)
+    assert llava.as_typed("a?", random.Random(3)) == llava.as_typed("a?", random.Random(3))
+
+
+def test_a_folders_tokenizer_is_made_once_and_then_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def from_fewer(chats: Iterator[str], size: int) -> PreTrainedTokenizerFast:
+        assert size == llava.VOCAB_SIZE
+        seen.extend(itertools.islice(chats, 120))
+        return build_tokenizer(seen, 450)
+
+    monkeypatch.setattr(llava, "build_tokenizer", from_fewer)
+    made = llava.tokenizer(tmp_path)
+    assert any("USER: <image>\nWhat" in text for text in seen)  # it learns what people type
+
+    def refuse(*_: object) -> PreTrainedTokenizerFast:
+        raise AssertionError("the folder has a tokenizer")
+
+    monkeypatch.setattr(llava, "build_tokenizer", refuse)
+    again = llava.tokenizer(tmp_path)
+    assert again.get_vocab() == made.get_vocab()
+    assert [again(text).input_ids for text in seen[:20]] == [made(t).input_ids for t in seen[:20]]
+    assert again.model_max_length == made.model_max_length
+
+
+def test_the_shipped_tokenizer_reads_what_people_type(embedded: Callable[[str], Path]) -> None:
+    words = llava.tokenizer(embedded("emoji-llava"))
+    assert len(words) == llava.VOCAB_SIZE
+    rng = random.Random(5)
+    for scene in scenes_at(5, 30):
+        for held_out in (False, True):
+            for question in questions(scene, rng, held_out=held_out):
+                ids, labels = training_example(
+                    words, [(llava.as_typed(question.text, rng), question.answer)], llava.SOFT
+                )
+                assert words.unk_token_id not in ids and len(ids) < words.model_max_length
+                taught = [label for label in labels if label != IGNORE_LABEL]
+                assert words.decode(taught).strip() == question.answer + "</s>"
+
+
+# ---------------------------------------------------------------- whitening
+
+
+@pytest.fixture(params=["tiny", "shipped"])
+def tower(request: pytest.FixtureRequest, embedded: Callable[[str], Path]) -> CLIPModel:
+    """A random image tower, and the trained one."""
+    if request.param == "tiny":
+        return tiny_tower()
+    return CLIPModel.from_pretrained(embedded("emoji-clip"), dtype=torch.float32)
+
+
+def patch_states(model: LlavaForConditionalGeneration, images: torch.Tensor) -> torch.Tensor:
+    """The tower's penultimate patch states, one row a patch."""
+    with torch.no_grad():
+        seen = model.model.vision_tower(images, output_hidden_states=True)
+    return seen.hidden_states[-2][:, 1:].flatten(0, 1)
+
+
+def test_the_whitened_projector_sees_uncorrelated_states_of_unit_variance(
+    words: PreTrainedTokenizerFast, tower: CLIPModel
+) -> None:
+    torch.manual_seed(4)
+    built = llava.build(tower, words)
+    images = pictures(scenes_at(6, 24), synthetic_sprites())
+    before = {name: tensor.clone() for name, tensor in built.state_dict().items()}
+    torch.manual_seed(5)
+    llava.whiten(built, images)
+    states = patch_states(built, images)
+    first = built.model.multi_modal_projector.linear_1
+    with torch.no_grad():
+        out = first(states)
+    # The layer is a whitening and then a random mix, drawn from the seed; undo the mix.
+    torch.manual_seed(5)
+    mix = torch.randn(first.out_features, first.in_features) / first.in_features**0.5
+    white = torch.linalg.lstsq(mix.double(), out.T.double()).solution.T
+    assert white.mean(0).abs().max() < 1e-2
+    # A hundredth of the mean variance is added, so that what hardly varies is not blown up.
+    values = torch.linalg.eigvalsh(torch.cov(states.T.double()))
+    expected = values / (values + 0.01 * values.mean())
+    covariance = torch.cov(white.T)
+    torch.testing.assert_close(covariance, torch.diag(expected), atol=2e-2, rtol=0)
+    assert (expected > 0.9).any() and covariance.diagonal().max() < 1.01
+    # What it is for: before, a few directions drown the others.
+    assert values[-1] / values.median() > 3 * expected[-1] / expected.median()
+    # Only that layer is set, and the layout stays the stock one.
+    after = built.state_dict()
+    assert {name: tensor.shape for name, tensor in after.items()} == {
+        name: tensor.shape for name, tensor in before.items()
+    }
+    changed = {name for name in after if not torch.equal(after[name], before[name])}
+    layer = "model.multi_modal_projector.linear_1"
+    assert changed == {f"{layer}.weight", f"{layer}.bias"}
+
+
+def test_a_whitened_model_is_loaded_by_stock_as_it_is(
+    words: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    torch.manual_seed(6)
+    built = llava.build(tiny_tower(), words)
+    images = pictures(scenes_at(7, 4), synthetic_sprites())
+    llava.whiten(built, images)
+    built.eval().save_pretrained(tmp_path)
+    loaded = LlavaForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    ids, _ = training_example(words, [("what is this?", "a cat")], llava.SOFT)
+    assert torch.equal(alone(loaded, ids, images[:1]), alone(built, ids, images[:1]))
+
+
+def test_going_on_takes_the_tower_of_today(words: PreTrainedTokenizerFast) -> None:
+    built = llava.build(tiny_tower(), words)
+    before = {name: tensor.clone() for name, tensor in built.state_dict().items()}
+    today = tiny_tower()
+    with torch.no_grad():
+        for parameter in today.vision_model.parameters():
+            parameter.add_(0.5)
+    built.requires_grad_(True)
+    llava.share_tower(built, today)
+    state = today.vision_model.state_dict()
+    for name, tensor in built.state_dict().items():
+        _, inside, own = name.partition("vision_tower.")
+        wanted = state[own.removeprefix("vision_model.")] if inside else before[name]
+        assert torch.equal(tensor, wanted), name
+    assert not any(p.requires_grad for p in built.model.vision_tower.parameters())
+    # A copy: what happens to the CLIPModel later does not reach the answerer.
+    with torch.no_grad():
+        today.vision_model.embeddings.class_embedding.zero_()
+    assert built.model.vision_tower.get_parameter(
+        next(n for n, _ in built.model.vision_tower.named_parameters() if "class_embedding" in n)
+    ).any()
+
+
 # ---------------------------------------------------------------- recipe and export
+
+
+def test_muon_trains_the_matrices_of_the_layers_alone(
+    words: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llava, "BATCH", 2)
+    built = llava.build(tiny_tower(), words)
+    chosen = llava.recipe(built, words, synthetic_sprites()).muon
+    parameters = dict(built.named_parameters())
+    assert chosen and all(parameters[n].ndim == 2 and parameters[n].requires_grad for n in chosen)
+    parts = ("embed_tokens", "lm_head", "linear_1", "vision_tower")
+    assert not any(part in name for name in chosen for part in parts)
+    layers = [n for n, p in parameters.items() if "language_model.layers." in n and p.ndim == 2]
+    assert set(layers) < chosen
+    assert {n for n in chosen if n not in layers} == {"model.multi_modal_projector.linear_2.weight"}
 
 
 def test_a_step_trains_all_but_the_tower(
