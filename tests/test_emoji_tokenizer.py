@@ -7,7 +7,10 @@ shipped tokenizers are looked at as well.
 from __future__ import annotations
 
 import json
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,6 +57,57 @@ def folder(request: pytest.FixtureRequest, embedded: Callable[[str], Path]) -> P
     if request.param == "shipped":
         return embedded("emoji-xl")
     return request.getfixturevalue("exported")
+
+
+FRESH = """
+import json
+import sys
+sys.path.insert(0, "tests")
+import test_emoji_tokenizer as here
+here.training._corpus = here.small_corpus
+here.training.VOCAB_SIZE = here.SMALL
+print(json.dumps(here.training.train_vocabulary()))
+"""
+
+
+def test_two_processes_learn_the_same_vocabulary() -> None:
+    """Hash maps are seeded anew in every process; no id may follow their order."""
+    root = Path(__file__).parent.parent
+
+    def learnt(seed: str) -> str:
+        paths = os.pathsep.join((str(root), str(root / "tests")))
+        env = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": paths}
+        done = subprocess.run(
+            [sys.executable, "-c", FRESH], cwd=root, env=env, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    first = learnt("1")
+    vocab, merges = json.loads(first)
+    assert len(vocab) == SMALL and len(merges) == SMALL - 2 - 512
+    assert learnt("2") == first
+
+
+def test_both_folders_are_of_one_training(exported: Path) -> None:
+    for file in ("vocab.json", "merges.txt"):
+        one, two = ((exported / n / file).read_bytes() for n in ("tokenizer", "tokenizer_2"))
+        assert one == two
+    names = ("tokenizer", "tokenizer_2")
+    first, second = (CLIPTokenizer.from_pretrained(exported / name) for name in names)
+    assert first(TEXTS).input_ids == second(TEXTS).input_ids
+    assert (first.pad_token, second.pad_token) == ("<|endoftext|>", "!")
+
+
+@pytest.mark.parametrize("number", ["", "_2"])
+def test_each_shipped_clip_reads_as_its_tower_does(
+    number: str, embedded: Callable[[str], Path]
+) -> None:
+    """The shipped pair was trained apart: each CLIPModel has its own tower's ids."""
+    tower = CLIPTokenizer.from_pretrained(embedded("emoji-xl") / f"tokenizer{number}")
+    clip = CLIPTokenizer.from_pretrained(embedded("emoji-clip" + number.replace("_", "-")))
+    assert clip.get_vocab() == tower.get_vocab()
+    assert clip(TEXTS).input_ids == tower(TEXTS).input_ids
 
 
 @pytest.mark.parametrize(("name", "pad"), [("tokenizer", "<|endoftext|>"), ("tokenizer_2", "!")])
