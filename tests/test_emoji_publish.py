@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusers import AutoencoderTiny, StableDiffusionXLPipeline
 from emoji_world import synthetic_sprites
+from safetensors.torch import load_file
 from tiny_models import tiny_clip_tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from bridge.emoji.train import __main__ as stages
-from bridge.emoji.train import clip, publish, unet, vae
+from bridge.emoji.train import clip, llava, publish, unet, vae
 from bridge.emoji.train.loop import Run
+from bridge.vlm.layout import build_tokenizer
 
 
 @pytest.fixture
@@ -72,6 +79,8 @@ def test_the_published_folder_draws_with_the_stock_pipeline(tmp_path: Path) -> N
     for name, part in pipe.components.items():
         if part is not None:
             assert index[name][1] == type(part).__name__, name
+    assert pipe.unet.config.encoder_hid_dim_type == "text_proj"
+    assert isinstance(pipe.unet.encoder_hid_proj, torch.nn.Linear)
     pipe.set_progress_bar_config(disable=True)
     drawn = pipe("a cat", num_inference_steps=1, height=128, width=128, output_type="np").images
     assert drawn.shape == (1, 128, 128, 3)
@@ -120,13 +129,144 @@ def test_the_decoder_trains_on_with_the_encoder_as_it_is(tmp_path: Path) -> None
     vae.export_decoder(run, part, tmp_path)
     loaded = AutoencoderTiny.from_pretrained(tmp_path / "vae", torch_dtype=torch.float16)
     assert loaded.config.scaling_factor == 1.25
+    # Worked out on construction; diffusers warns where it is stored.
+    assert "block_out_channels" not in json.loads((tmp_path / "vae" / "config.json").read_text())
+    assert loaded.config.block_out_channels == part.config.block_out_channels
     for name, tensor in loaded.encoder.state_dict().items():
         assert torch.equal(tensor, before[name].half()), name
     for name, parameter in loaded.decoder.named_parameters():
         assert torch.equal(parameter, run.average[f"decoder.{name}"].half()), name
 
 
+# ---------------------------------------------------------------- going on, and starting anew
+
+
+def place(folder: Path, runs: str, *, fresh: bool = False) -> stages.Place:
+    return stages.Place(synthetic_sprites(), folder / "weights", folder / runs, fresh)
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    (file,) = folder.glob("*.safetensors")
+    return {name: tensor.clone() for name, tensor in load_file(file).items()}
+
+
+def changed(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> set[str]:
+    assert set(one) == set(two)
+    return {name for name in one if not torch.equal(one[name], two[name])}
+
+
+def test_a_part_goes_on_when_its_weights_are_there(tmp_path: Path) -> None:
+    folder = tmp_path / "weights" / "emoji-llava"
+    here, anew = place(tmp_path, "runs"), place(tmp_path, "runs", fresh=True)
+    assert here.shipped("emoji-llava") is None
+    folder.mkdir(parents=True)
+    (folder / "tokenizer.json").write_text("{}")
+    assert here.shipped("emoji-llava") is None  # a tokenizer alone is nothing trained
+    (folder / "model.safetensors").write_bytes(b"")
+    assert here.shipped("emoji-llava") == folder
+    assert anew.shipped("emoji-llava") is None
+
+
+@pytest.fixture
+def few_everywhere(few_scenes: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small pools and few scenes to whiten by; the numbers of minutes are zero as well."""
+    inner = stages.scene_batch
+    monkeypatch.setattr(stages, "scene_batch", lambda rng, size: inner(rng, min(size, 12)))
+    monkeypatch.setattr(unet, "POOL", 8)
+
+
+@pytest.mark.usefixtures("few_everywhere")
+def test_the_painter_goes_on_from_the_weights_unless_told_otherwise(tmp_path: Path) -> None:
+    write_parts(tmp_path / "weights", tmp_path / "first")
+    folder = tmp_path / "weights" / "emoji-xl" / "unet"
+    before = weights_of(folder)
+    stages.train_unet(place(tmp_path, "second"), 0)  # no time to learn: what went in comes out
+    assert not changed(before, weights_of(folder))
+    # The run's own checkpoint goes before the weights.
+    state = tmp_path / "second" / "unet" / "state.safetensors"
+    assert state.exists()
+
+    stages.train_unet(place(tmp_path, "third", fresh=True), 0)
+    anew = weights_of(folder)
+    assert {"conv_in.weight", "encoder_hid_proj.weight"} <= changed(before, anew)
+    projection = anew["encoder_hid_proj.weight"].float()
+    assert (projection.diagonal() > 0).all()  # whitened, as every fresh painter starts
+    torch.testing.assert_close(projection, projection.T, atol=1e-2, rtol=1e-2)
+    stages.train_unet(place(tmp_path, "second"), 0)
+    assert not changed(before, weights_of(folder))
+
+
+@pytest.mark.usefixtures("few_everywhere")
+def test_the_answerer_goes_on_with_its_words_and_todays_tower(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def from_fewer(chats: Iterator[str], _: int) -> PreTrainedTokenizerFast:
+        return build_tokenizer(itertools.islice(chats, 60), 400)
+
+    monkeypatch.setattr(llava, "build_tokenizer", from_fewer)
+    weights = tmp_path / "weights"
+    write_parts(weights, tmp_path / "first")
+    folder = weights / "emoji-llava"
+    stages.train_llava(place(tmp_path, "second"), 0)
+    before, words = weights_of(folder), (folder / "tokenizer.json").read_bytes()
+
+    torch.manual_seed(9)  # another image tower is trained meanwhile
+    tower = tiny_clip_tokenizer("<|endoftext|>")
+    clip.export(clip.build(tower), tower, weights, second=False)
+    stages.train_llava(place(tmp_path, "third"), 0)
+    moved = changed(before, weights_of(folder))
+    assert moved and all("vision_tower" in name for name in moved)
+    assert (folder / "tokenizer.json").read_bytes() == words
+
+    stages.train_llava(place(tmp_path, "fourth", fresh=True), 0)
+    moved = changed(before, weights_of(folder))
+    assert any("multi_modal_projector" in name for name in moved)
+    assert any("embed_tokens" in name for name in moved)
+    assert (folder / "tokenizer.json").read_bytes() == words  # the ids stay, even so
+
+
+@pytest.mark.usefixtures("few_everywhere")
+def test_the_decoder_stage_keeps_the_encoder(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    folder = tmp_path / "weights" / "emoji-xl"
+    vae.export(
+        Run(vae.recipe(vae.build(), synthetic_sprites()), tmp_path), synthetic_sprites(), folder
+    )
+    before, config = weights_of(folder / "vae"), (folder / "vae" / "config.json").read_text()
+    stages.train_decoder(place(tmp_path, "runs"), 0)
+    assert not changed(before, weights_of(folder / "vae"))
+    wanted, found = json.loads(config), json.loads((folder / "vae" / "config.json").read_text())
+    assert found["scaling_factor"] == wanted["scaling_factor"]
+
+
 # ---------------------------------------------------------------- the command
+
+
+def test_all_runs_the_stages_in_the_order_that_the_help_tells() -> None:
+    told = re.findall(r"``([a-z0-9-]+)``", (stages.__doc__ or "").split("; ``all``")[0])
+    assert told == list(stages.STAGES)
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_the_commands_options_reach_the_stage(
+    fresh: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[stages.Place, float]] = []
+    monkeypatch.setitem(stages.STAGES, "unet", lambda *given: seen.append(given))
+    monkeypatch.setattr(stages, "load_sprites", lambda _: synthetic_sprites())
+    options: dict[str, Any] = {
+        "weights": tmp_path / "w",
+        "runs": tmp_path / "r",
+        "threads": torch.get_num_threads(),
+    }
+    given = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
+    monkeypatch.setattr(sys, "argv", ["train", "unet", *given, *(["--fresh"] if fresh else [])])
+    stages.main()
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--minutes", "2.5"])
+    stages.main()
+    (where, minutes), (_, shorter) = seen
+    assert (where.weights, where.runs, where.fresh) == (tmp_path / "w", tmp_path / "r", fresh)
+    assert minutes == stages.MINUTES["unet"] and shorter == 2.5
 
 
 def test_help_names_every_stage(
