@@ -157,7 +157,7 @@ def run_judge(args: argparse.Namespace) -> None:
     rows.append(median_row("judge/cpu_time_a_picture", seconds, "ms", 1))
     show(rows)
     command = f"python benchmarks/compositional.py judge --n {args.n}"
-    note = "things must be told right per attribute; nothing_seen/*: share with no object found"
+    note = "share told right per attribute; nothing_seen/*: share with no object found"
     save(args.out / "judge.json", report(command, rows, what=note))
     title = f"Pictures the judge got wrong in any attribute, other than clean ({len(wrong)})"
     save_grid(args.out / "judge-errors.png", wrong[:48], title)
