@@ -186,7 +186,9 @@ class Run:
             if all(place in tensors for place in stored.values()):
                 optimizer.state[parameter] = {k: tensors[place] for k, place in stored.items()}
         self.step, self.seconds = int(meta["step"]), float(meta["seconds"])
-        self.log = json.loads((self.folder / "log.json").read_text())
+        # A run killed between the two writes has a log that is ahead of its state.
+        rows = json.loads((self.folder / "log.json").read_text())
+        self.log = [row for row in rows if row["step"] <= self.step]
         print(f"{self.recipe.name}: resumed at step {self.step}", flush=True)
 
     def draw_loss(self) -> None:

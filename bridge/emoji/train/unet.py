@@ -69,8 +69,8 @@ def whiten_text(unet: UNet2DConditionModel, painter: Painter, captions: list[str
 
     Penultimate states hold a large constant, which keys and values have no bias to take off,
     and vary a hundred times more in some directions than in others. The projection subtracts
-    the mean and scales each direction to unit variance; it stays as set. Statistics are those of the
-    tokens up to the end of text, which are at most half of the 77.
+    the mean and scales each direction to unit variance; it stays as set. Statistics are those
+    of the tokens up to the end of text, which are at most half of the 77.
     """
     states, ended = [], []
     for part in range(0, len(captions), 64):
