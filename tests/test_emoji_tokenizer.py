@@ -95,7 +95,9 @@ def test_both_folders_are_of_one_training(exported: Path) -> None:
         assert one == two
     names = ("tokenizer", "tokenizer_2")
     first, second = (CLIPTokenizer.from_pretrained(exported / name) for name in names)
-    assert first(TEXTS).input_ids == second(TEXTS).input_ids
+    # As in SDXL, "!" is the second one's padding, a token of its own wherever it stands.
+    alike = [text for text in TEXTS if "!" not in text]
+    assert first(alike).input_ids == second(alike).input_ids
     assert (first.pad_token, second.pad_token) == ("<|endoftext|>", "!")
 
 

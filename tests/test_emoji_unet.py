@@ -270,8 +270,8 @@ def assert_white(tokens: torch.Tensor, white: torch.Tensor, slack: float, larges
     assert covariance.diagonal().mean().item() == pytest.approx(expected, abs=slack)
     assert torch.linalg.eigvalsh(covariance).max() < largest
     assert white.mean(0).square().mean().sqrt() < slack
-    # It was needed: the constant part drowned what tells tokens apart.
-    assert tokens.mean(0).square().sum() > values.sum() * 0.5
+    # It was needed: a large constant part, and directions of very unequal size.
+    assert tokens.mean(0).square().sum() > values.sum() * 0.25
     assert values[-1] > 50 * values.median()
 
 
