@@ -48,8 +48,8 @@ def grid(cells: Sequence[Cell], title: str) -> Image.Image:
 
 
 def save_grid(path: Path, cells: Sequence[Cell], title: str) -> None:
-    """Write a grid as PNG, atomically; 256 colours keep it small."""
+    """Write a grid as PNG, atomically; 64 colours keep it small."""
     buffer = io.BytesIO()
-    sheet = grid(cells, title).quantize(256, dither=Image.Dither.NONE)
+    sheet = grid(cells, title).quantize(64, dither=Image.Dither.NONE)
     sheet.save(buffer, "PNG", optimize=True)
     write_whole(path, buffer.getvalue())
