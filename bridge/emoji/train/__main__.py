@@ -26,15 +26,15 @@ from bridge.emoji.train import clip, llava, publish, tokenizer, unet, vae
 from bridge.emoji.train.data import pictures, scene_batch, scene_rng
 from bridge.emoji.train.loop import Run
 
-# Minutes each stage trains by default: what two CPU cores were given for the shipped weights.
+# Minutes each stage trains by default: what the shipped weights had, one CPU core each.
 MINUTES = {
-    "vae": 22.0,
-    "clip": 26.0,
-    "clip-2": 6.0,
+    "vae": 24.0,
+    "clip": 22.0,
+    "clip-2": 4.0,
     "vision": 18.0,
-    "decoder": 15.0,
-    "unet": 75.0,
-    "llava": 20.0,
+    "decoder": 9.0,
+    "unet": 86.0,
+    "llava": 37.0,
 }
 
 

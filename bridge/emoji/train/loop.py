@@ -32,7 +32,7 @@ class Recipe:
         module: everything that is trained, as one module.
         loss: from a step number to (loss to minimise, figures to log).
         lr, weight_decay, warmup: AdamW's rate, decay and linear warm-up in steps.
-        decay_lr: cosine decay to a tenth over the time budget when True.
+        decay_lr: cosine decay to a twentieth over the time budget when True.
         ema: decay of the averaged weights, or None for no averaging.
         muon: the names of matrices that Muon trains (Jordan et al. 2024; with the update scaled
             to AdamW's as in Moonlight, so one rate serves both); AdamW trains the rest.
