@@ -22,7 +22,7 @@ from transformers import (
 from bridge.emoji.render import render_scene
 from bridge.emoji.train import clip
 from bridge.emoji.train.data import pictures
-from bridge.emoji.train.loop import Recipe, Run
+from bridge.emoji.train.loop import Recipe, Run, load_averaged
 
 TEXTS = ["a cat", "two red apples left of a dog", ""]
 
@@ -170,7 +170,7 @@ def test_averages_and_heads_come_back_from_a_run(tmp_path: Path) -> None:
     heads = clip.trained_heads(tmp_path / "clip", 192)
     for name, tensor in heads.state_dict().items():
         assert torch.equal(tensor, averaged[f"heads.{name}"])
-    loaded = clip.load_averaged(run, model, "clip.")
+    loaded = load_averaged(run, model, "clip.")
     for name, tensor in loaded.named_parameters():
         assert torch.equal(tensor, averaged[f"clip.{name}"])
 

@@ -12,7 +12,7 @@ import random
 from bridge.emoji.concepts import CONCEPTS
 from bridge.emoji.scenes import Group, Scene
 
-_WORDS = {1: "one", 2: "two", 3: "three", 4: "four"}
+COUNT_WORDS = {1: "one", 2: "two", 3: "three", 4: "four"}
 
 # {a} and {b} are the groups' phrases; a stands left of (above) b. The second forms name b first.
 _RELATIONS = {
@@ -67,7 +67,7 @@ def noun_phrase(group: Group, *, count_word: str | None = None, definite: bool =
     if group.count == 1:
         phrase = size + tint + concept.one
         return f"the {phrase}" if definite else article(phrase)
-    number = "the " if definite else f"{count_word or _WORDS[group.count]} "
+    number = "the " if definite else f"{count_word or COUNT_WORDS[group.count]} "
     return number + size + tint + concept.many
 
 

@@ -6,11 +6,9 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bridge.emoji.captions import article, noun_phrase, plain_caption
+from bridge.emoji.captions import COUNT_WORDS, article, noun_phrase, plain_caption
 from bridge.emoji.concepts import CONCEPTS
 from bridge.emoji.scenes import TINTS, Group, Scene
-
-_WORDS = {1: "one", 2: "two", 3: "three", 4: "four"}
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,7 @@ def _count(scene: Scene, rng: random.Random, held_out: bool) -> Question | None:
         ],
         [f"how many {many} are in the picture?"],
     )
-    return Question("count", text, _WORDS[group.count])
+    return Question("count", text, COUNT_WORDS[group.count])
 
 
 def _count_all(scene: Scene, rng: random.Random, held_out: bool) -> Question | None:
@@ -125,7 +123,7 @@ def _count_all(scene: Scene, rng: random.Random, held_out: bool) -> Question | N
         ["how many things are there{in}?", "how many things do you see{in}?"],
         ["how many things are in the picture?"],
     )
-    return Question("count", text, _WORDS[len(scene.objects)])
+    return Question("count", text, COUNT_WORDS[len(scene.objects)])
 
 
 def _colour(scene: Scene, rng: random.Random, held_out: bool) -> Question | None:

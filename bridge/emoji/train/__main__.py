@@ -24,7 +24,7 @@ from bridge.emoji.art import Sprites, default_cache, load_sprites
 from bridge.emoji.captions import caption
 from bridge.emoji.train import clip, llava, publish, tokenizer, unet, vae
 from bridge.emoji.train.data import pictures, scene_batch, scene_rng
-from bridge.emoji.train.loop import Run
+from bridge.emoji.train.loop import Run, load_averaged
 
 # Minutes each stage trains by default: what the shipped weights had, one CPU core each.
 MINUTES = {
@@ -80,7 +80,7 @@ def train_clip(place: Place, minutes: float) -> None:
     model = clip.build(words)
     run = Run(clip.recipe(model, words, place.sprites), place.runs)
     run.train(minutes)
-    model = clip.load_averaged(run, model, "clip.")
+    model = load_averaged(run, model, "clip.")
     clip.export(model, words, place.weights, second=False)
 
 
@@ -90,7 +90,7 @@ def train_clip_2(place: Place, minutes: float) -> None:
     model = clip.build(words, second=True)
     run = Run(clip.recipe_second(model, first, words, place.sprites), place.runs)
     run.train(minutes)
-    clip.export(clip.load_averaged(run, model), words, place.weights, second=True)
+    clip.export(load_averaged(run, model), words, place.weights, second=True)
 
 
 def train_vision(place: Place, minutes: float) -> None:
@@ -100,9 +100,9 @@ def train_vision(place: Place, minutes: float) -> None:
     words = place.tokenizer("tokenizer")
     run = Run(clip.recipe_vision((first, second), heads, words, place.sprites), place.runs)
     run.train(minutes)
-    first = clip.load_averaged(run, first, "first.")
+    first = load_averaged(run, first, "first.")
     clip.export(first, words, place.weights, second=False)
-    second = clip.load_averaged(run, second, "second.")  # the image tower is first's own object
+    second = load_averaged(run, second, "second.")  # the image tower is first's own object
     clip.export(second, place.tokenizer("tokenizer_2"), place.weights, second=True)
 
 

@@ -28,7 +28,7 @@ from bridge.emoji.captions import caption
 from bridge.emoji.concepts import CONCEPTS
 from bridge.emoji.scenes import SIZES, STYLES, TINTS, Scene
 from bridge.emoji.train.data import PATCH, patch_truth, pictures, scene_batch, scene_rng
-from bridge.emoji.train.loop import Recipe, Run
+from bridge.emoji.train.loop import Recipe, plain_attention
 from bridge.emoji.train.tokenizer import CONTEXT
 from bridge.vlm.preprocess import pil_clip_processor
 
@@ -119,15 +119,8 @@ def info_nce(
     return loss, (logits.argmax(1) == labels).float().mean().item()
 
 
-def _plain_attention(model: CLIPModel) -> None:
-    """On a CPU the fused attention's backward pass takes twice the time of plain matmuls at
-    these sizes (65 tokens, heads of 32)."""
-    if not torch.cuda.is_available():
-        model.set_attn_implementation("eager")
-
-
 def recipe(model: CLIPModel, tokenizer: CLIPTokenizer, sprites: Sprites) -> Recipe:
-    _plain_attention(model)
+    plain_attention(model)
     heads = DenseHeads(model.config.vision_config.hidden_size)
     both = nn.ModuleDict({"clip": model, "heads": heads})
 
@@ -153,7 +146,7 @@ def recipe_second(
     model: CLIPModel, first: CLIPModel, tokenizer: CLIPTokenizer, sprites: Sprites
 ) -> Recipe:
     """Tower 2 against the image tower of ``first``, locked and copied into ``model``."""
-    _plain_attention(model)
+    plain_attention(model)
     model.vision_model.load_state_dict(first.vision_model.state_dict())
     model.vision_model.requires_grad_(False)
 
@@ -182,7 +175,7 @@ def recipe_vision(
     first, second = models
     second.vision_model = first.vision_model
     for model in models:
-        _plain_attention(model)
+        plain_attention(model)
         model.text_model.requires_grad_(False)
         model.text_projection.requires_grad_(False)
     trained = nn.ModuleDict({"first": first, "second": second, "heads": heads})
@@ -205,13 +198,6 @@ def recipe_vision(
         return pairs[0][0] + pairs[1][0] + dense, figures | seen_right
 
     return Recipe("vision", trained, loss, lr=1e-3, weight_decay=0.05, warmup=100, ema=0.998)
-
-
-def load_averaged(run: Run, model: CLIPModel, prefix: str = "") -> CLIPModel:
-    """``model`` with the run's averaged weights, ready for use."""
-    average = {k.removeprefix(prefix): v for k, v in run.averaged().items() if k.startswith(prefix)}
-    model.load_state_dict(model.state_dict() | average)
-    return model.eval()
 
 
 def trained_heads(run_folder: Path, width: int) -> DenseHeads:

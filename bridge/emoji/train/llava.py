@@ -29,7 +29,8 @@ from bridge.emoji.art import Sprites
 from bridge.emoji.questions import questions
 from bridge.emoji.scenes import Scene, draw_scene
 from bridge.emoji.train.data import GRID, PATCH, pictures, scene_batch, scene_rng
-from bridge.emoji.train.loop import Recipe, Run
+from bridge.emoji.train.loop import Recipe, Run, load_averaged, plain_attention
+from bridge.emoji.train.whitening import whitening
 from bridge.vlm.layout import (
     IGNORE_LABEL,
     IMAGE_TOKEN,
@@ -113,12 +114,10 @@ def whiten(model: LlavaForConditionalGeneration, images: torch.Tensor) -> None:
     """
     seen = model.model.vision_tower(images, output_hidden_states=True)
     states = seen.hidden_states[-2][:, 1:].flatten(0, 1).float()
-    mean = states.mean(0)
-    values, vectors = torch.linalg.eigh(torch.cov((states - mean).T))
-    scale = (values + 0.01 * values.mean()).rsqrt()
+    mean, rows, _ = whitening(states)
     first = model.model.multi_modal_projector.linear_1
     mix = torch.randn(first.out_features, len(mean)) / len(mean) ** 0.5
-    first.weight.copy_(mix @ (scale[:, None] * vectors.T))
+    first.weight.copy_(mix @ rows)
     first.bias.copy_(-first.weight @ mean)
 
 
@@ -184,8 +183,7 @@ def recipe(
     model: LlavaForConditionalGeneration, words: PreTrainedTokenizerFast, sprites: Sprites
 ) -> Recipe:
     inner = model.model
-    if not torch.cuda.is_available():  # the fused attention's backward pass is slow on a CPU
-        model.set_attn_implementation("eager")
+    plain_attention(model)
 
     def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
         rng = scene_rng(41, step)
@@ -227,7 +225,7 @@ def recipe(
 def export(run: Run, clip: CLIPModel, words: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write the LLaVA folder in half precision: model, processor, tokenizer, chat template."""
     model = build(clip, words)
-    model.load_state_dict(model.state_dict() | run.averaged())
+    load_averaged(run, model)
     model.generation_config.eos_token_id = words.eos_token_id
     model.generation_config.pad_token_id = words.pad_token_id
     model.half().save_pretrained(folder)

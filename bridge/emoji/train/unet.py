@@ -32,7 +32,8 @@ from bridge.emoji.captions import caption
 from bridge.emoji.scenes import CANVAS, Scene
 from bridge.emoji.train.clip import DenseHeads
 from bridge.emoji.train.data import pictures, scene_batch, scene_rng
-from bridge.emoji.train.loop import Recipe, Run
+from bridge.emoji.train.loop import Recipe, Run, load_averaged
+from bridge.emoji.train.whitening import whitening
 
 BATCH = 32
 NEW_EVERY_STEP = 12
@@ -79,10 +80,8 @@ def whiten_text(unet: UNet2DConditionModel, painter: Painter, captions: list[str
         ended.append(painter.tokenizers[0](texts, padding="max_length").attention_mask)
     kept = torch.tensor([row for rows in ended for row in rows], dtype=torch.bool)
     tokens = torch.cat(states)[kept]
-    mean = tokens.mean(0)
-    values, vectors = torch.linalg.eigh(torch.cov((tokens - mean).T))
-    scale = (values + 0.01 * values.mean()).rsqrt()
-    unet.encoder_hid_proj.weight.copy_(vectors @ (scale[:, None] * vectors.T))
+    mean, rows, directions = whitening(tokens)
+    unet.encoder_hid_proj.weight.copy_(directions @ rows)
     unet.encoder_hid_proj.bias.copy_(-unet.encoder_hid_proj.weight @ mean)
 
 
@@ -249,9 +248,6 @@ def recipe(
 
 def export(run: Run, folder: Path) -> None:
     """Write the averaged UNet in half precision, the scheduler and the pipeline's index."""
-    unet = build()
-    part = "unet."
-    average = {k.removeprefix(part): v for k, v in run.averaged().items() if k.startswith(part)}
-    unet.load_state_dict(unet.state_dict() | average)
+    unet = load_averaged(run, build(), "unet.")
     unet.half().save_pretrained(folder / "unet")
     scheduler().save_pretrained(folder / "scheduler")

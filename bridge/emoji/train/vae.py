@@ -20,7 +20,7 @@ from diffusers import AutoencoderTiny
 
 from bridge.emoji.art import Sprites
 from bridge.emoji.train.data import pictures, scene_batch, scene_rng
-from bridge.emoji.train.loop import Recipe, Run
+from bridge.emoji.train.loop import Recipe, Run, load_averaged
 
 BATCH = 24
 LATENT_NOISE = 0.08
@@ -88,8 +88,7 @@ def recipe_decoder(vae: AutoencoderTiny, sprites: Sprites) -> Recipe:
 
 def export_decoder(run: Run, vae: AutoencoderTiny, folder: Path) -> None:
     """Write the averaged decoder beside the unchanged encoder and scaling factor."""
-    vae.load_state_dict(vae.state_dict() | run.averaged())
-    _save(vae, folder)
+    _save(load_averaged(run, vae), folder)
 
 
 def _save(vae: AutoencoderTiny, folder: Path) -> None:
@@ -107,9 +106,7 @@ def export(run: Run, sprites: Sprites, folder: Path) -> None:
     The scaling factor makes latents of unit variance over many scenes, as Stable Diffusion's
     autoencoder does (Rombach et al. 2022).
     """
-    vae = build()
-    vae.load_state_dict(vae.state_dict() | run.averaged())
-    vae.eval()
+    vae = load_averaged(run, build())
     with torch.no_grad():
         x = pictures(scene_batch(scene_rng(12, 0), 256), sprites)
         z = torch.cat([vae.encode(part).latents for part in x.split(32)])
