@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from benchmarks.results import write_whole
+from bridge.files import write_whole
 
 RIGHT, WRONG = (30, 140, 60), (205, 40, 40)
 _PICTURE, _FRAME, _GAP, _COLUMNS, _FONT = 160, 5, 8, 6, 13

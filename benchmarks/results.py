@@ -16,6 +16,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from bridge.files import write_whole
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 _Z95 = 1.959963984540054
@@ -85,14 +87,6 @@ def report(command: str, rows: Sequence[Row], **notes: Any) -> dict[str, Any]:
 def save(path: Path, table: dict[str, Any]) -> None:
     """Write a table as JSON, atomically."""
     write_whole(path, (json.dumps(table, indent=1, ensure_ascii=False) + "\n").encode())
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write ``data`` so that a reader sees the old file or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_bytes(data)
-    part.replace(path)
 
 
 def show(rows: Sequence[Row]) -> None:

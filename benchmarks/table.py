@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import write_whole
+from bridge.files import write_whole
 
 
 @dataclass(frozen=True)

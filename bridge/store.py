@@ -13,7 +13,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatch
 from functools import lru_cache
@@ -21,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bridge.errors import BridgeError, HubError, OptionError, UnknownModelError, WeightsError
+from bridge.files import write_whole
 
 EMBEDDED = ("emoji-xl", "emoji-sd", "emoji-clip", "emoji-clip-2", "emoji-llava")
 """The models that ship with bridge, by folder name."""
@@ -344,15 +344,8 @@ def write_manifest(weights: Path | None = None) -> Path:
     if not files:
         raise WeightsError(f"{root} holds no model files, so there is no manifest to write.")
     target = root / MANIFEST
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=root, prefix=".manifest-", suffix=".tmp", delete=False
-    ) as file:
-        temporary = Path(file.name)
-        json.dump({"files": files}, file, indent=1, sort_keys=True)
-        file.write("\n")
-    # NamedTemporaryFile makes it private to its owner; a manifest is for everyone.
-    temporary.chmod(0o644)
-    temporary.replace(target)
+    text = json.dumps({"files": files}, indent=1, sort_keys=True) + "\n"
+    write_whole(target, text.encode())
     return target
 
 

@@ -25,6 +25,7 @@ from PIL import Image
 from bridge.emoji.concepts import CONCEPTS, Concept
 from bridge.emoji.scenes import SIZES, STYLES
 from bridge.errors import MissingDependencyError, WeightsError
+from bridge.files import write_whole
 
 PACKAGES = {
     "noto": "@iconify-json/noto@1.2.9",
@@ -75,13 +76,7 @@ def fetch(folder: Path) -> None:
             with tarfile.open(archive) as tar:
                 member = tar.extractfile("package/icons.json")
                 assert member is not None
-                _write(folder / f"{style}.json", member.read())
-
-
-def _write(path: Path, data: bytes) -> None:
-    part = path.with_suffix(path.suffix + ".part")
-    part.write_bytes(data)
-    part.replace(path)
+                write_whole(folder / f"{style}.json", member.read())
 
 
 def _svg(icons: dict[str, Any], name: str) -> str:

@@ -30,6 +30,7 @@ from bridge.emoji.scenes import SIZES, STYLES, TINTS, Scene
 from bridge.emoji.train.data import PATCH, patch_truth, pictures, scene_batch, scene_rng
 from bridge.emoji.train.loop import Recipe, plain_attention
 from bridge.emoji.train.tokenizer import CONTEXT
+from bridge.files import write_whole
 from bridge.vlm.preprocess import pil_clip_processor
 
 BATCH = 96
@@ -239,7 +240,8 @@ def export(model: CLIPModel, tokenizer: CLIPTokenizer, weights: Path, *, second:
         "metadata": {"total_size": sum(v.numel() * 2 for v in state.values())},
         "weight_map": {key: name for name, tensors in files.items() for key in sorted(tensors)},
     }
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n")
+    text_of_index = json.dumps(index, indent=1) + "\n"
+    write_whole(folder / "model.safetensors.index.json", text_of_index.encode())
 
     config = model.config
     config.dtype = torch.float16

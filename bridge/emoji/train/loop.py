@@ -22,6 +22,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
 
+from bridge.files import write_whole
+
 Trained = TypeVar("Trained", bound=nn.Module)
 
 _ADAMW_STATE = ("step", "exp_avg", "exp_avg_sq")
@@ -161,9 +163,7 @@ class Run:
                 for key, value in optimizer.state.get(parameter, {}).items():
                     tensors[f"optimizer.{key}.{name}"] = value.detach()
         meta = {"step": str(self.step), "seconds": str(self.seconds)}
-        log = self.folder / "log.part"
-        log.write_text(json.dumps(self.log))
-        log.replace(self.folder / "log.json")
+        write_whole(self.folder / "log.json", json.dumps(self.log).encode())
         part = self.folder / "state.part"
         save_file({k: v.contiguous().clone() for k, v in tensors.items()}, part, metadata=meta)
         part.replace(self.folder / "state.safetensors")

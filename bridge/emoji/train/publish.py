@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+from bridge.files import write_whole
 from bridge.store import write_manifest
 
 _MODEL_INDEX = {
@@ -27,9 +28,7 @@ _MODEL_INDEX = {
 def publish(weights: Path, runs: Path) -> None:
     """Write emoji-xl/model_index.json, copy each run's loss curve, and renew the manifest."""
     index = weights / "emoji-xl" / "model_index.json"
-    part = index.with_suffix(".part")
-    part.write_text(json.dumps(_MODEL_INDEX, indent=2) + "\n")
-    part.replace(index)
+    write_whole(index, (json.dumps(_MODEL_INDEX, indent=2) + "\n").encode())
     curves = weights / "curves"
     curves.mkdir(exist_ok=True)
     for run in sorted(path for path in runs.glob("*") if (path / "log.json").exists()):

@@ -21,6 +21,7 @@ from diffusers import AutoencoderTiny
 from bridge.emoji.art import Sprites
 from bridge.emoji.train.data import pictures, scene_batch, scene_rng
 from bridge.emoji.train.loop import Recipe, Run, load_averaged
+from bridge.files import write_whole
 
 BATCH = 24
 LATENT_NOISE = 0.08
@@ -97,7 +98,7 @@ def _save(vae: AutoencoderTiny, folder: Path) -> None:
     path = folder / "vae" / "config.json"
     config = json.loads(path.read_text())
     del config["block_out_channels"]
-    path.write_text(json.dumps(config, indent=2) + "\n")
+    write_whole(path, (json.dumps(config, indent=2) + "\n").encode())
 
 
 def export(run: Run, sprites: Sprites, folder: Path) -> None:
