@@ -112,8 +112,8 @@ def test_dense_heads_learn_looks_on_things_only() -> None:
     scenes = scenes_at(5, 3)
     heads = clip.DenseHeads(16)
     states = torch.randn(3, 64, 16, requires_grad=True)
-    loss, figures = heads(states, scenes)
     truth = clip.patch_truth(scenes)
+    loss, figures = heads(states, truth)
     normed = heads.norm(states)
     parts = {}
     for name in ("concept", "tint", "size", "style"):

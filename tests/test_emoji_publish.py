@@ -106,7 +106,7 @@ def test_the_autoencoders_recipe_trains_it_all_and_scales_to_unit_variance(tmp_p
     x = vae.pictures(vae.scene_batch(vae.scene_rng(12, 0), 2), sprites)
     with torch.no_grad():
         z = loaded.encode(x).latents
-        assert z.shape == (2, 8, 16, 16)
+        assert z.shape == (2, 32, 8, 8)
         assert (z * loaded.config.scaling_factor).std().item() == pytest.approx(1, abs=0.02)
         assert loaded.decode(z).sample.shape == x.shape
 

@@ -22,20 +22,23 @@ from emoji_world import scenes_at, synthetic_sprites
 from tiny_models import tiny_sdxl_pipeline
 
 from bridge.emoji.captions import caption
-from bridge.emoji.scenes import CANVAS, Scene
+from bridge.emoji.scenes import CANVAS, LATTICE
 from bridge.emoji.train import unet
-from bridge.emoji.train.data import pictures
-from bridge.emoji.train.loop import Run
-from bridge.emoji.train.unet import BATCH, NEW_EVERY_STEP, Painter, Pool
+from bridge.emoji.train.data import PatchTruth, pictures
+from bridge.emoji.train.loop import Recipe, Run
+from bridge.emoji.train.unet import SCENES, SPRITES, Painter, Pool, Stage
+from bridge.emoji.train.views import View, view_truth
 
 PROMPTS = ["two red apples left of a cat", "a photo of the dog", ""]
-Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[Scene]]
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[View]]
+SMALL = Stage("unet", side=CANVAS, batch=4, new=2, lr=1e-3)  # a real step takes seconds
+CLOSE = Stage("sprites", side=64, batch=4, new=2, lr=1e-3)
 
 
 class Numbering:
-    """Has a Painter's two methods, but numbers the scenes instead of encoding them.
+    """Has a Painter's two methods, but numbers the views instead of encoding them.
 
-    The number of a scene lies in the first entries of its latents, states and pooled text,
+    The number of a view lies in the first entries of its latents, states and pooled text,
     in two parts that bf16 holds exactly, so a test sees which rows belong together.
     """
 
@@ -43,7 +46,8 @@ class Numbering:
         self.pictures_seen, self.texts_seen = 0, 0
 
     def latents(self, images: torch.Tensor) -> torch.Tensor:
-        out = torch.zeros(len(images), 8, 16, 16, dtype=torch.bfloat16)
+        grid = images.shape[-1] // LATTICE
+        out = torch.zeros(len(images), 32, grid, grid, dtype=torch.bfloat16)
         self.pictures_seen = self._number(out[:, 0, 0], self.pictures_seen)
         return out
 
@@ -68,15 +72,17 @@ def number_of(row: torch.Tensor) -> int:
     return int(row[0]) * 128 + int(row[1])
 
 
-def pool_of(monkeypatch: pytest.MonkeyPatch, seed: int = 31, size: int = 4096) -> Pool:
+def pool_of(
+    monkeypatch: pytest.MonkeyPatch, seed: int = 31, size: int = 4096, stage: Stage = SCENES
+) -> Pool:
     monkeypatch.setattr(unet, "POOL", size)
-    return Pool(Numbering(), synthetic_sprites(), seed)  # type: ignore[arg-type]
+    return Pool(Numbering(), synthetic_sprites(), stage, seed)  # type: ignore[arg-type]
 
 
 def rows_of(batch: Batch) -> list[tuple[int, int]]:
-    """(scene of the latents, scene of the text: 0 zeroed, -129 empty) of each row."""
-    latents, states, pooled, scenes = batch
-    assert len(scenes) == len(latents)
+    """(view of the latents, view of the text: 0 zeroed, -129 empty) of each row."""
+    latents, states, pooled, views = batch
+    assert len(views) == len(latents)
     out = []
     for i in range(len(latents)):
         text = number_of(states[i, 0])
@@ -98,18 +104,21 @@ def test_a_pools_batches_are_the_same_again(monkeypatch: pytest.MonkeyPatch) -> 
     assert [rows_of(other.batch(step)) for step in range(3)] != first
 
 
-def test_rows_keep_together_and_some_are_unconditional(monkeypatch: pytest.MonkeyPatch) -> None:
-    pool = pool_of(monkeypatch)
+@pytest.mark.parametrize("stage", [SCENES, SPRITES], ids=lambda stage: stage.name)
+def test_rows_keep_together_and_some_are_unconditional(
+    monkeypatch: pytest.MonkeyPatch, stage: Stage
+) -> None:
+    pool = pool_of(monkeypatch, stage=stage, size=8192)
     zero = empty = total = replayed = 0
     for step in range(60):
         before = pool.filled
         rows = rows_of(pool.batch(step))
-        assert len(rows) == BATCH
-        grown = NEW_EVERY_STEP + (256 if before < 2048 else 0)
+        assert len(rows) == stage.batch
+        grown = stage.new + (256 if before < 2048 else 0)
         assert pool.filled == before + grown
-        # The step's new scenes come first, the rest is drawn from all that there is.
-        fresh = range(pool.filled - NEW_EVERY_STEP + 1, pool.filled + 1)
-        assert [picture for picture, _ in rows[:NEW_EVERY_STEP]] == list(fresh)
+        # The step's new views come first, the rest is drawn from all that there is.
+        fresh = range(pool.filled - stage.new + 1, pool.filled + 1)
+        assert [picture for picture, _ in rows[: stage.new]] == list(fresh)
         assert all(1 <= picture <= pool.filled for picture, _ in rows)
         replayed += sum(picture <= before for picture, _ in rows)
         for picture, text in rows:
@@ -132,27 +141,27 @@ def test_a_full_pool_reuses_places_and_keeps_rows_together(
         # The newest rows lie just before the next place; the oldest are written over.
         newest = pool.latents[pool.next - 1, 0, 0]
         assert number_of(newest) == pool.painter.pictures_seen  # type: ignore[attr-defined]
-        assert len(pool.scenes) == pool.filled
+        assert len(pool.views) == pool.filled
     assert pool.filled <= 2200
     turns = sum(after < before for before, after in itertools.pairwise(places))
     assert turns == 1 and places[-1] < pool.filled
 
 
-def test_every_row_has_its_own_scene(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_row_has_its_own_view(monkeypatch: pytest.MonkeyPatch) -> None:
     """The dense loss must read what the picture shows, after places were reused as well."""
     pool = pool_of(monkeypatch, size=2200)
-    drawn: list[Scene] = []
-    inner = unet.pictures
+    drawn: list[View] = []
+    inner = unet.view_pictures
 
-    def kept(scenes: list[Scene], sprites: Any) -> torch.Tensor:
-        drawn.extend(scenes)
-        return inner(scenes, sprites)
+    def kept(views: list[View], sprites: Any) -> torch.Tensor:
+        drawn.extend(views)
+        return inner(views, sprites)
 
-    monkeypatch.setattr(unet, "pictures", kept)
+    monkeypatch.setattr(unet, "view_pictures", kept)
     for step in range(16):
         batch = pool.batch(step)
-        for (picture, _), scene in zip(rows_of(batch), batch[3], strict=True):
-            assert scene is drawn[picture - 1]
+        for (picture, _), view in zip(rows_of(batch), batch[3], strict=True):
+            assert view is drawn[picture - 1]
 
 
 def test_dropping_a_row_does_not_reach_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,11 +254,12 @@ def test_the_schedule_ends_in_pure_noise() -> None:
 
 
 @pytest.fixture
-def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four rows a step and a small pool: a step of the real size takes seconds."""
-    monkeypatch.setattr(unet, "BATCH", 4)
-    monkeypatch.setattr(unet, "NEW_EVERY_STEP", 2)
+def small_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unet, "POOL", 2100)
+
+
+def recipe_of(model: UNet2DConditionModel, stage: Stage = SMALL) -> Recipe:
+    return unet.recipe(model, Numbering(), synthetic_sprites(), stage)  # type: ignore[arg-type]
 
 
 def text_tokens(painter: Painter, seed: int, count: int) -> tuple[torch.Tensor, list[str]]:
@@ -320,16 +330,23 @@ def test_the_text_projection_stays_fixed_and_exact() -> None:
     assert not torch.equal(rounded.float(), expected)  # what it is kept from
 
 
-@pytest.mark.usefixtures("small_steps")
-def test_a_step_trains_the_whole_unet_and_it_exports(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("small_pool")
+@pytest.mark.parametrize("stage", [SMALL, CLOSE], ids=lambda stage: stage.name)
+def test_a_step_trains_the_whole_unet_and_it_exports(
+    tmp_path: Path, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
     model = unet.build()
     assert 5e6 < sum(p.numel() for p in model.parameters()) < 2e7
-    recipe = unet.recipe(model, Numbering(), synthetic_sprites())  # type: ignore[arg-type]
+    recipe = recipe_of(model, stage)
+    assert recipe.name == stage.name
     seen: dict[str, torch.Tensor] = {}
-    scenes: list[list[Scene]] = []
+    truths: list[PatchTruth] = []
     heads = recipe.module["heads"]  # type: ignore[index]
-    heads.register_forward_pre_hook(lambda _module, args: scenes.append(args[1]))
+    heads.register_forward_pre_hook(lambda _module, args: truths.append(args[1]))
+    views: list[View] = []
+    truth_of = unet.view_truth
+    monkeypatch.setattr(unet, "view_truth", lambda some: truth_of(views.extend(some) or some))
 
     def spy(module: Any, args: Any, kwargs: Any) -> None:
         seen.update(kwargs["added_cond_kwargs"], t=args[1])
@@ -339,15 +356,15 @@ def test_a_step_trains_the_whole_unet_and_it_exports(tmp_path: Path) -> None:
     assert torch.isfinite(loss) and set(figures) == {"v_mse", "v_mse_t700", "concept", "tint"}
     # Both losses count.
     assert loss.item() > figures["v_mse"] + 3 * unet.DENSE_WEIGHT * figures["concept"]
-    assert len(scenes) == 1 and len(scenes[0]) == 4
+    assert len(views) == 4 and len(truths) == 1
+    assert torch.equal(truths[0].concept, view_truth(views).concept)
     loss.backward()
     for name, parameter in recipe.module.named_parameters():
         if "encoder_hid_proj" in name:
             assert not parameter.requires_grad and parameter.grad is None, name
             continue
         assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
-    # The sizes are those that the pipeline adds for a picture of the canvas' size.
-    assert seen["time_ids"].tolist() == 4 * [[CANVAS, CANVAS, 0, 0, CANVAS, CANVAS]]
+    assert seen["time_ids"].tolist() == [list(view.time_ids) for view in views]
     # One time in each quarter of the draw, whose power makes noisy times likelier.
     edges = [1000 * (i / 4) ** 0.7 for i in range(5)]
     for t, low, high in zip(sorted(seen["t"].tolist()), edges[:-1], edges[1:], strict=True):
@@ -368,7 +385,7 @@ def test_a_step_trains_the_whole_unet_and_it_exports(tmp_path: Path) -> None:
     assert torch.equal(again.alphas_cumprod, unet.scheduler().alphas_cumprod)
 
 
-@pytest.mark.usefixtures("small_steps")
+@pytest.mark.usefixtures("small_pool")
 def test_the_exported_unet_draws_in_the_stock_pipeline_as_it_was_trained(
     painter: Painter, embedded: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -377,7 +394,7 @@ def test_the_exported_unet_draws_in_the_stock_pipeline_as_it_was_trained(
     model = unet.build()
     _, captions = text_tokens(painter, 13, 64)
     unet.whiten_text(model, painter, captions)
-    recipe = unet.recipe(model, Numbering(), synthetic_sprites())  # type: ignore[arg-type]
+    recipe = recipe_of(model)
     unet.export(Run(recipe, tmp_path / "runs"), tmp_path)
 
     shipped = embedded("emoji-xl")
@@ -398,7 +415,7 @@ def test_the_exported_unet_draws_in_the_stock_pipeline_as_it_was_trained(
     )
     sizes = torch.tensor([CANVAS, CANVAS, 0, 0, CANVAS, CANVAS]).repeat(2, 1)
     told = {"text_embeds": pooled, "time_ids": sizes}
-    x, t = torch.randn(2, 8, 16, 16), torch.tensor([999, 300])
+    x, t = torch.randn(2, 32, 8, 8), torch.tensor([999, 300])
     with torch.no_grad():
         expected = model(x, t, states, added_cond_kwargs=told).sample
         found = pipe.unet(x, t, states, added_cond_kwargs=told).sample
@@ -421,14 +438,14 @@ def test_the_exported_unet_draws_in_the_stock_pipeline_as_it_was_trained(
     assert not np.array_equal(draw(), drawn)  # the pipeline's text does pass through it
 
 
-@pytest.mark.usefixtures("small_steps")
+@pytest.mark.usefixtures("small_pool")
 def test_a_step_is_the_same_again_after_a_restart() -> None:
     """Times and noise come from the step's seed, which the loop sets; scenes from its number."""
 
     def told() -> tuple[list[torch.Tensor], float]:
         torch.manual_seed(3)
         model = unet.build()
-        recipe = unet.recipe(model, Numbering(), synthetic_sprites())  # type: ignore[arg-type]
+        recipe = recipe_of(model)
         seen: list[torch.Tensor] = []
         model.register_forward_pre_hook(lambda _module, args: seen.extend(args[:2]))
         torch.manual_seed(17)

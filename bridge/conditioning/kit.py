@@ -145,10 +145,12 @@ def _activation(folder: Path, components: Mapping[str, str | None]) -> str:
 def _size_of_folder(folder: Path) -> tuple[int, int] | None:
     try:
         sample = read_json(folder / "unet" / "config.json").get("sample_size")
-        blocks = read_json(folder / "vae" / "config.json").get("block_out_channels")
+        vae = read_json(folder / "vae" / "config.json")
     except WeightsError:
         # A folder of text towers alone is enough for conditioning; the caller then gives a size.
         return None
+    # AutoencoderTiny may name its channels by side only.
+    blocks = vae.get("block_out_channels") or vae.get("encoder_block_out_channels")
     return _picture_size(sample, 2 ** (len(blocks) - 1) if blocks else 8)
 
 

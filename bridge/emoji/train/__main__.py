@@ -1,11 +1,12 @@
 """``python -m bridge.emoji.train STAGE``: train what weights/ ships, stage by stage.
 
 Stages in their order, each needing those before it: ``tokenizer``, ``vae``, ``clip``,
-``clip-2``, ``vision``, ``decoder``, ``unet``, ``llava``, ``publish``; ``all`` runs them
-all. A stage trains until it has used its minutes of wall clock, checkpoints every two
+``clip-2``, ``vision``, ``decoder``, ``sprites``, ``unet``, ``llava``, ``publish``; ``all`` runs
+them all. A stage trains until it has used its minutes of wall clock, checkpoints every two
 minutes under --runs, and goes on from there when it is started again, with a larger
---minutes if it should train longer. ``unet`` needs neither ``vision`` nor ``decoder``.
-Without a checkpoint, ``decoder``, ``vision``, ``unet`` and ``llava`` go on from the weights.
+--minutes if it should train longer. ``sprites`` and ``unet`` train the painter, and need
+neither ``vision`` nor ``decoder``. Without a checkpoint, ``decoder``, ``vision``, ``sprites``,
+``unet`` and ``llava`` go on from the weights.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ MINUTES = {
     "clip-2": 4.0,
     "vision": 18.0,
     "decoder": 9.0,
-    "unet": 86.0,
+    "sprites": 35.0,
+    "unet": 55.0,
     "llava": 37.0,
 }
 
@@ -70,6 +72,8 @@ def train_vae(place: Place, minutes: float) -> None:
 
 def train_decoder(place: Place, minutes: float) -> None:
     part = AutoencoderTiny.from_pretrained(place.xl / "vae", torch_dtype=torch.float32)
+    if tuple(part.config.num_decoder_blocks) != vae.DEEP_DECODER_BLOCKS:
+        part = vae.deepened(part)
     run = Run(vae.recipe_decoder(part, place.sprites), place.runs)
     run.train(minutes)
     vae.export_decoder(run, part, place.xl)
@@ -106,7 +110,7 @@ def train_vision(place: Place, minutes: float) -> None:
     clip.export(second, place.tokenizer("tokenizer_2"), place.weights, second=True)
 
 
-def train_unet(place: Place, minutes: float) -> None:
+def train_painter(place: Place, minutes: float, stage: unet.Stage) -> None:
     painter = unet.Painter.load(place.xl)
     shipped = place.shipped("emoji-xl/unet")
     if shipped:
@@ -115,7 +119,8 @@ def train_unet(place: Place, minutes: float) -> None:
         model = unet.build()
         rng = scene_rng(32, 0)
         unet.whiten_text(model, painter, [caption(s, rng) for s in scene_batch(rng, 1024)])
-    run = Run(unet.recipe(model, painter, place.sprites), place.runs)
+    run = Run(unet.recipe(model, painter, place.sprites, stage), place.runs)
+    model.compile()  # a quarter faster, once it is compiled
     run.train(minutes)
     unet.export(run, place.xl)
 
@@ -142,7 +147,8 @@ STAGES: dict[str, Callable[[Place, float], None]] = {
     "clip-2": train_clip_2,
     "vision": train_vision,
     "decoder": train_decoder,
-    "unet": train_unet,
+    "sprites": lambda place, minutes: train_painter(place, minutes, unet.SPRITES),
+    "unet": lambda place, minutes: train_painter(place, minutes, unet.SCENES),
     "llava": train_llava,
     "publish": lambda place, _: publish.publish(place.weights, place.runs),
 }
@@ -161,9 +167,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=default_cache(), help="rendered artwork")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--fresh", action="store_true", help="unet, llava: not from the weights that are there"
-    )
+    parser.add_argument("--fresh", action="store_true", help="not from the weights that are there")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     place = Place(load_sprites(args.cache), args.weights, args.runs, args.fresh)

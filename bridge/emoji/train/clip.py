@@ -26,8 +26,15 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from bridge.emoji.art import Sprites
 from bridge.emoji.captions import caption
 from bridge.emoji.concepts import CONCEPTS
-from bridge.emoji.scenes import SIZES, STYLES, TINTS, Scene
-from bridge.emoji.train.data import PATCH, patch_truth, pictures, scene_batch, scene_rng
+from bridge.emoji.scenes import SIZES, STYLES, TINTS
+from bridge.emoji.train.data import (
+    PATCH,
+    PatchTruth,
+    patch_truth,
+    pictures,
+    scene_batch,
+    scene_rng,
+)
 from bridge.emoji.train.loop import Recipe, plain_attention
 from bridge.emoji.train.tokenizer import CONTEXT
 from bridge.files import write_whole
@@ -82,13 +89,12 @@ class DenseHeads(nn.Module):
         self.style = nn.Linear(width, len(STYLES))
 
     def forward(
-        self, patches: torch.Tensor, scenes: list[Scene]
+        self, patches: torch.Tensor, truth: PatchTruth
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        """The weighted loss of penultimate patch states (B, 64, D), and figures to log.
+        """The weighted loss of patch states (B, patches, D), and figures to log.
 
         The concept weighs most: four patches in five are ground, where it is soon learnt.
         """
-        truth = patch_truth(scenes)
         states = self.norm(patches)
         losses = {
             name: F.cross_entropy(
@@ -136,7 +142,7 @@ def recipe(model: CLIPModel, tokenizer: CLIPTokenizer, sprites: Sprites) -> Reci
             image = model.visual_projection(seen.pooler_output)
             read = model.text_model(**texts)
             text = model.text_projection(read.pooler_output)
-            dense, seen_right = heads(seen.hidden_states[-2][:, 1:], scenes)
+            dense, seen_right = heads(seen.hidden_states[-2][:, 1:], patch_truth(scenes))
         contrastive, right = info_nce(image, text, model.logit_scale)
         return contrastive + dense, {"nce": contrastive.item(), "r1": right} | seen_right
 
@@ -190,7 +196,7 @@ def recipe_vision(
             seen = first.vision_model(
                 pixel_values=pictures(scenes, sprites), output_hidden_states=True
             )
-            dense, seen_right = heads(seen.hidden_states[-2][:, 1:], scenes)
+            dense, seen_right = heads(seen.hidden_states[-2][:, 1:], patch_truth(scenes))
             image = [model.visual_projection(seen.pooler_output) for model in models]
             with torch.no_grad():
                 text = [m.text_projection(m.text_model(**texts).pooler_output) for m in models]

@@ -41,8 +41,9 @@ class Recipe:
         lr, weight_decay, warmup: AdamW's rate, decay and linear warm-up in steps.
         decay_lr: cosine decay to a twentieth over the time budget when True.
         ema: decay of the averaged weights, or None for no averaging.
-        muon: the names of matrices that Muon trains (Jordan et al. 2024; with the update scaled
-            to AdamW's as in Moonlight, so one rate serves both); AdamW trains the rest.
+        muon: the names of weights that Muon trains (Jordan et al. 2024; with the update scaled
+            to AdamW's as in Moonlight, so one rate serves both); AdamW trains the rest. A
+            convolution's weight is trained as the matrix of its flattened kernels.
     """
 
     name: str
@@ -56,19 +57,38 @@ class Recipe:
     muon: frozenset[str] = frozenset()
 
 
-def _optimizers(recipe: Recipe, params: dict[str, nn.Parameter]) -> list[torch.optim.Optimizer]:
-    trained = {name: p for name, p in params.items() if p.requires_grad}
+def _optimizers(
+    recipe: Recipe, params: dict[str, nn.Parameter], matrices: dict[str, nn.Parameter]
+) -> list[torch.optim.Optimizer]:
     rate, decay = recipe.lr, recipe.weight_decay
-    rest = [p for name, p in trained.items() if name not in recipe.muon]
+    rest = [p for name, p in params.items() if p.requires_grad and name not in matrices]
     made: list[torch.optim.Optimizer] = [
         torch.optim.AdamW(rest, betas=(0.9, 0.99), fused=True, lr=rate, weight_decay=decay)
     ]
-    if recipe.muon:
-        matrices = [trained[name] for name in sorted(recipe.muon)]
+    if matrices:
         made.append(
-            torch.optim.Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+            torch.optim.Muon(
+                list(matrices.values()),
+                lr=rate,
+                weight_decay=decay,
+                adjust_lr_fn="match_rms_adamw",
+            )
         )
     return made
+
+
+def _flat(weight: torch.Tensor) -> torch.Tensor:
+    """A convolution's weight (out, in, h, w) as a matrix (out, h * w * in)."""
+    return weight.permute(0, 2, 3, 1).flatten(1)
+
+
+def _matrix(weight: nn.Parameter) -> nn.Parameter:
+    """The matrix that Muon trains in the place of ``weight``, in the same memory."""
+    if weight.ndim == 2:
+        return weight
+    shared = _flat(weight.data)
+    assert shared.data_ptr() == weight.data_ptr(), "put the module into channels_last first"
+    return nn.Parameter(shared)
 
 
 class Run:
@@ -82,7 +102,8 @@ class Run:
         self.seconds = 0.0
         self.log: list[dict[str, float]] = []
         self.params = dict(recipe.module.named_parameters())
-        self.optimizers = _optimizers(recipe, self.params)
+        self.matrices = {name: _matrix(self.params[name]) for name in sorted(recipe.muon)}
+        self.optimizers = _optimizers(recipe, self.params, self.matrices)
         self.average: dict[str, torch.Tensor] = {}
         if recipe.ema is not None:
             self.average = {n: p.detach().clone() for n, p in self.params.items()}
@@ -104,8 +125,7 @@ class Run:
             recipe.module.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(list(self.params.values()), 1.0)
-            for optimizer in self.optimizers:
-                optimizer.step()
+            self._step()
             self._update_average()
             self.step += 1
             counted += 1
@@ -134,6 +154,14 @@ class Run:
         """The averaged parameters by name, or the plain ones when there is no average."""
         return self.average or {n: p.detach() for n, p in self.params.items()}
 
+    def _step(self) -> None:
+        for name, matrix in self.matrices.items():
+            weight = self.params[name]
+            if matrix is not weight and weight.grad is not None:
+                matrix.grad = _flat(weight.grad)
+        for optimizer in self.optimizers:
+            optimizer.step()
+
     def _set_lr(self, progress: float) -> None:
         recipe = self.recipe
         rate = recipe.lr * min(1.0, (self.step + 1) / max(1, recipe.warmup))
@@ -158,7 +186,7 @@ class Run:
         """Write the whole state to a temporary file, then rename it into place."""
         tensors = {f"module.{k}": v for k, v in self._module_state().items()}
         tensors |= {f"average.{k}": v for k, v in self.average.items()}
-        for name, parameter in self.params.items():
+        for name, parameter in (self.params | self.matrices).items():
             for optimizer in self.optimizers:
                 for key, value in optimizer.state.get(parameter, {}).items():
                     tensors[f"optimizer.{key}.{name}"] = value.detach()
@@ -182,7 +210,7 @@ class Run:
         )
         for name in self.average:
             self.average[name] = tensors[f"average.{name}"]
-        for name, parameter in self.params.items():
+        for name, parameter in (self.params | self.matrices).items():
             optimizer = self.optimizers[-1 if name in self.recipe.muon else 0]
             keys = _MUON_STATE if name in self.recipe.muon else _ADAMW_STATE
             stored = {key: f"optimizer.{key}.{name}" for key in keys}

@@ -1,18 +1,20 @@
 """The painter: a UNet2DConditionModel in SDXL's shape, trained on latents of scenes.
 
-As SDXL's (Podell et al. 2023), its top level has no attention, it reads both towers'
-penultimate states side by side, and pooled text and sizes enter through the time embedding.
-It predicts v (Salimans & Ho 2022) under a cosine schedule rescaled to zero terminal SNR
-(Lin et al. 2023), since plain grounds of an exact colour need the lowest frequency right.
+As SDXL's (Podell et al. 2023), it reads both towers' penultimate states side by side, and
+pooled text and sizes enter through the time embedding. A latent is a cell of the scenes'
+lattice, so one level is enough and every block attends. It predicts v (Salimans & Ho 2022)
+under a cosine schedule rescaled to zero terminal SNR (Lin et al. 2023), since plain grounds of
+an exact colour need the lowest frequency right. It learns in two stages: the sprites from close
+views of single ones (``SPRITES``), then whole scenes (``SCENES``).
 
-A second, dense loss teaches the middle block what stands where: its 8 x 8 grid is the image
-tower's, so the same linear heads that taught that tower (concept, tint, size and style of each
-patch, from the scene's truth) read it while it trains. Representation alignment (REPA, Yu et
-al. 2025) pulls a diffusion model's features towards an image encoder's for the same reason;
-here the truth itself is at hand. The heads are dropped afterwards.
+A second, dense loss teaches the middle block what stands where: its grid is the image tower's,
+so the same linear heads that taught that tower (concept, tint, size and style of each patch,
+from the scene's truth) read it while it trains. Representation alignment (REPA, Yu et al. 2025)
+pulls a diffusion model's features towards an image encoder's for the same reason; here the
+truth itself is at hand. The heads are dropped afterwards.
 
-Latents and text states of a scene cost as much as half a training step, so each is computed
-once and kept in a pool; every step draws some new scenes and replays others.
+Latents and text states of a view cost as much as half a training step, so each is computed
+once and kept in a pool; every step draws some new views and replays others.
 """
 
 from __future__ import annotations
@@ -29,31 +31,45 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from bridge.emoji.art import Sprites
 from bridge.emoji.captions import caption
-from bridge.emoji.scenes import CANVAS, Scene
+from bridge.emoji.scenes import CANVAS, LATTICE
 from bridge.emoji.train.clip import DenseHeads
-from bridge.emoji.train.data import pictures, scene_batch, scene_rng
+from bridge.emoji.train.data import scene_rng
 from bridge.emoji.train.loop import Recipe, Run, load_averaged
+from bridge.emoji.train.views import View, draw_views, view_pictures, view_truth
 from bridge.emoji.train.whitening import whitening
 
-BATCH = 32
-NEW_EVERY_STEP = 12
+LATENT_CHANNELS = 32
 DENSE_WEIGHT = 0.04  # of the dense loss, which starts near 9 where v's error starts near 1
 POOL = 80_000  # 77 x 416 half-precision numbers each: 5 GB when full
 DROP_ZERO, DROP_EMPTY = 0.09, 0.03  # unconditional rows: zeros (SDXL's rule), or "" encoded
 
 
+@dataclass(frozen=True)
+class Stage:
+    """What a run trains on: ``batch`` views of ``side`` pixels a step, ``new`` of them new."""
+
+    name: str
+    side: int
+    batch: int
+    new: int
+    lr: float
+
+
+SPRITES = Stage("sprites", side=64, batch=128, new=12, lr=1e-3)
+SCENES = Stage("unet", side=CANVAS, batch=32, new=10, lr=1e-3)
+
+
 def build() -> UNet2DConditionModel:
-    """The untrained UNet, 12.9 M parameters."""
+    """The untrained UNet, 10.4 M parameters."""
     return UNet2DConditionModel(
-        sample_size=16,
-        in_channels=8,
-        out_channels=8,
-        block_out_channels=(96, 192),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        sample_size=CANVAS // LATTICE,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        block_out_channels=(192,),
+        down_block_types=("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",),
         layers_per_block=1,
-        transformer_layers_per_block=2,
-        attention_head_dim=(3, 6),
+        attention_head_dim=6,
         cross_attention_dim=416,
         encoder_hid_dim=416,
         encoder_hid_dim_type="text_proj",
@@ -148,63 +164,65 @@ class Painter:
 
     @torch.no_grad()
     def latents(self, images: torch.Tensor) -> torch.Tensor:
-        """Scaled latents (B, 8, 16, 16) of images in [-1, 1], bf16."""
+        """Scaled latents (B, 32, h / 16, w / 16) of images in [-1, 1], bf16."""
         with torch.autocast("cpu", torch.bfloat16):
             z = self.vae.encode(images).latents
         return (z.float() * self.vae.config.scaling_factor).bfloat16()
 
 
 class Pool:
-    """Scenes' latents and text states, grown step by step and replayed."""
+    """Views' latents and text states, grown step by step and replayed."""
 
-    def __init__(self, painter: Painter, sprites: Sprites, seed: int) -> None:
-        self.painter, self.sprites, self.seed = painter, sprites, seed
-        self.latents = torch.empty(POOL, 8, 16, 16, dtype=torch.bfloat16)
+    def __init__(self, painter: Painter, sprites: Sprites, stage: Stage, seed: int) -> None:
+        self.painter, self.sprites, self.stage, self.seed = painter, sprites, stage, seed
+        grid = stage.side // LATTICE
+        self.latents = torch.empty(POOL, LATENT_CHANNELS, grid, grid, dtype=torch.bfloat16)
         self.states = torch.empty(POOL, 77, 416, dtype=torch.bfloat16)
         self.pooled = torch.empty(POOL, 256, dtype=torch.bfloat16)
-        self.scenes: list[Scene] = []
+        self.views: list[View] = []
         self.filled = 0
         self.next = 0
         states, pooled = painter.texts([""])
         self.empty = states[0].float(), pooled[0].float()
 
     def grow(self, rng: random.Random, count: int) -> range:
-        """Add new scenes and return their places; an old place is reused when full."""
-        scenes = scene_batch(rng, count)
+        """Add new views and return their places; an old place is reused when full."""
+        views = draw_views(rng, count, self.stage.side)
         start = self.next if self.next + count <= POOL else 0
         places = range(start, start + count)
-        self.latents[start : start + count] = self.painter.latents(pictures(scenes, self.sprites))
-        states, pooled = self.painter.texts([caption(scene, rng) for scene in scenes])
+        self.latents[start : start + count] = self.painter.latents(
+            view_pictures(views, self.sprites)
+        )
+        states, pooled = self.painter.texts([caption(view.scene, rng) for view in views])
         self.states[start : start + count], self.pooled[start : start + count] = states, pooled
-        self.scenes[start : start + count] = scenes
+        self.views[start : start + count] = views
         self.next = start + count
         self.filled = max(self.filled, self.next)
         return places
 
-    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[Scene]]:
-        """Latents, states, pooled and scenes of one step, a few rows made unconditional."""
+    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[View]]:
+        """Latents, states, pooled and views of one step, a few rows made unconditional."""
         rng = scene_rng(self.seed, step)
         if self.filled < 2048:
             self.grow(rng, 256)
-        new = list(self.grow(rng, NEW_EVERY_STEP))
-        rows = new + [rng.randrange(self.filled) for _ in range(BATCH - len(new))]
+        new = list(self.grow(rng, self.stage.new))
+        rows = new + [rng.randrange(self.filled) for _ in range(self.stage.batch - len(new))]
         latents = self.latents[rows].float()
         states, pooled = self.states[rows].float(), self.pooled[rows].float()
-        for i in range(BATCH):
+        for i in range(len(rows)):
             draw = rng.random()
             if draw < DROP_ZERO:
                 states[i], pooled[i] = 0, 0
             elif draw < DROP_ZERO + DROP_EMPTY:
                 states[i], pooled[i] = self.empty
-        return latents, states, pooled, [self.scenes[row] for row in rows]
+        return latents, states, pooled, [self.views[row] for row in rows]
 
 
 def recipe(
-    unet: UNet2DConditionModel, painter: Painter, sprites: Sprites, seed: int = 31
+    unet: UNet2DConditionModel, painter: Painter, sprites: Sprites, stage: Stage, seed: int = 31
 ) -> Recipe:
-    pool = Pool(painter, sprites, seed)
+    pool = Pool(painter, sprites, stage, seed)
     noise = scheduler()
-    sizes = torch.tensor([CANVAS, CANVAS, 0, 0, CANVAS, CANVAS]).repeat(BATCH, 1)
     unet.to(memory_format=torch.channels_last)
     _keep_text_projection(unet)
     heads = DenseHeads(unet.config.block_out_channels[-1])
@@ -216,23 +234,25 @@ def recipe(
     unet.mid_block.register_forward_hook(lambda _module, _inputs, out: middle.append(out))
 
     def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        x, states, pooled, scenes = pool.batch(step)
+        x, states, pooled, views = pool.batch(step)
         # Stratified times: every batch covers the whole schedule, which steadies the loss. The
         # power favours noisy times, where the text decides; nearly clean latents speak for
         # themselves.
-        t = (((torch.arange(BATCH) + torch.rand(BATCH)) / BATCH) ** 0.7 * 1000).long()
-        t = t[torch.randperm(BATCH)]
+        size = stage.batch
+        t = (((torch.arange(size) + torch.rand(size)) / size) ** 0.7 * 1000).long()
+        t = t[torch.randperm(size)]
         e = torch.randn_like(x)
         noisy, target = noise.add_noise(x, e, t), noise.get_velocity(x, e, t)
-        extra = {"text_embeds": pooled, "time_ids": sizes}
+        sizes = torch.tensor([view.time_ids for view in views])
         with torch.autocast("cpu", torch.bfloat16):
             guess = unet(
                 noisy.contiguous(memory_format=torch.channels_last),
                 t,
                 states,
-                added_cond_kwargs=extra,
+                added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes},
             ).sample
-            dense, seen_right = heads(middle.pop().flatten(2).transpose(1, 2), scenes)
+            patches = middle.pop().flatten(2).transpose(1, 2)
+            dense, seen_right = heads(patches, view_truth(views))
         error = (guess.float() - target).square().mean((1, 2, 3))
         early = error[t >= 700].mean().item()
         figures = {"v_mse": error.mean().item(), "v_mse_t700": early}
@@ -242,7 +262,14 @@ def recipe(
         name for name, p in both.named_parameters() if p.ndim == 2 and ".attentions." in name
     )
     return Recipe(
-        "unet", both, loss, lr=1e-3, weight_decay=0.01, warmup=300, ema=0.996, muon=matrices
+        stage.name,
+        both,
+        loss,
+        lr=stage.lr,
+        weight_decay=0.01,
+        warmup=300,
+        ema=0.996,
+        muon=matrices,
     )
 
 

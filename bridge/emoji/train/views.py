@@ -1,0 +1,80 @@
+"""Views: square parts of scenes' pictures, as SDXL trains on crops and tells the UNet of them.
+
+Podell et al. 2023 (section 2.2) tell the UNet the size of the picture, where the crop begins
+and how large it is; ``time_ids`` says so here. Close views of single sprites have a quarter of
+the area of a whole scene and an object nearly all over it: a painter learns the 960 sprites
+from them several times faster than from scenes.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import torch
+
+from bridge.emoji.art import Sprites
+from bridge.emoji.scenes import CANVAS, LATTICE, Scene
+from bridge.emoji.train.data import GRID, PATCH, PatchTruth, patch_truth, pictures, scene_batch
+
+
+@dataclass(frozen=True)
+class View:
+    """``side`` pixels of a scene's picture from ``x, y``, all three on the lattice."""
+
+    scene: Scene
+    x: int = 0
+    y: int = 0
+    side: int = CANVAS
+
+    @property
+    def time_ids(self) -> tuple[int, int, int, int, int, int]:
+        """SDXL's micro-conditioning: original size, crop's top and left, target size."""
+        return (CANVAS, CANVAS, self.y, self.x, self.side, self.side)
+
+
+def draw_views(rng: random.Random, count: int, side: int) -> list[View]:
+    """Whole scenes of every kind when ``side`` is the canvas', else close views of one object."""
+    if side == CANVAS:
+        return [View(scene) for scene in scene_batch(rng, count)]
+    return [_close_view(rng, scene, side) for scene in scene_batch(rng, count, "single")]
+
+
+def _close_view(rng: random.Random, scene: Scene, side: int) -> View:
+    """A view that has the scene's one object in it, anywhere."""
+
+    def start(place: int, length: int) -> int:
+        return rng.randrange(max(0, place + length - side), min(place, CANVAS - side) + 1, LATTICE)
+
+    (thing,) = scene.objects
+    return View(scene, start(thing.x, thing.side), start(thing.y, thing.side), side)
+
+
+def view_pictures(views: list[View], sprites: Sprites) -> torch.Tensor:
+    """What the views show, float (B, 3, side, side) in [-1, 1]; all of one side."""
+    whole = pictures([view.scene for view in views], sprites)
+    parts = [
+        picture[:, view.y : view.y + view.side, view.x : view.x + view.side]
+        for picture, view in zip(whole, views, strict=True)
+    ]
+    return torch.stack(parts)
+
+
+def view_truth(views: list[View]) -> PatchTruth:
+    """The truth of the views' patches, long (B, patches); all of one side."""
+    truth = patch_truth([view.scene for view in views])
+
+    def parts(of_scenes: torch.Tensor) -> torch.Tensor:
+        maps = of_scenes.unflatten(1, (GRID, GRID))
+        return torch.stack(
+            [
+                each[_patches(view.y, view.side), _patches(view.x, view.side)].flatten()
+                for each, view in zip(maps, views, strict=True)
+            ]
+        )
+
+    return PatchTruth(*map(parts, (truth.concept, truth.tint, truth.size, truth.style)))
+
+
+def _patches(start: int, side: int) -> slice:
+    return slice(start // PATCH, (start + side) // PATCH)
