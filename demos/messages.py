@@ -15,8 +15,10 @@ def note(text: str) -> str:
 
 
 def problem(text: str) -> str:
-    """A line that says what went wrong and what to do."""
-    return f'<p class="bridge-problem" role="alert">{escape(text)}</p>'
+    """A line that says what went wrong and what to do, and below it the place, if shown."""
+    line, _, place = text.partition("\n")
+    shown = f"<pre>{escape(place)}</pre>" if place else ""
+    return f'<div class="bridge-problem" role="alert">{escape(line)}{shown}</div>'
 
 
 def explain(error: Exception) -> str:

@@ -152,11 +152,14 @@ def test_tokens_are_counted_and_told_once_for_equal_towers(models: Models) -> No
     assert "Tower 1 and Tower 2" in html
 
 
-def test_what_is_cut_off_is_shown(models: Models) -> None:
-    html = token_html(models, "cat " * 100 + "dog")
-    assert "77 of 77" in html
-    assert "Cut off" in html
-    assert "dog" in html
+def test_long_and_weighted_prompts_are_shown(models: Models) -> None:
+    html = token_html(models, "cat " * 100 + "(dog:1.3)")
+    assert "in 2 windows of 77" in html
+    assert "dog<sup>1.3</sup>" in html or "<sup>1.3</sup>" in html
+
+
+def test_a_prompt_too_long_is_told_in_words(models: Models) -> None:
+    assert "at most 32" in token_html(models, "a red apple left of a blue car, " * 1250)
 
 
 @pytest.mark.parametrize("prompt", ["", "  "])

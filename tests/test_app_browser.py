@@ -176,10 +176,17 @@ def test_an_empty_prompt_is_told_in_words(page: Any) -> None:
     expect(problem).to_contain_text("rompt is empty", timeout=PATIENCE)
 
 
-def test_a_prompt_too_long_shows_what_is_cut_off(page: Any) -> None:
+def test_a_long_prompt_shows_its_windows_and_weights(page: Any) -> None:
+    page.locator("#prompt textarea").fill("a (red:1.3) apple left of a blue car, " * 12)
+    expect(page.locator("#tokens")).to_contain_text("windows of 77", timeout=PATIENCE)
+    expect(page.locator("#tokens sup").first).to_contain_text("1.3")
+
+
+def test_a_prompt_too_long_is_told_in_words(page: Any) -> None:
     page.locator("#prompt textarea").fill("a red apple left of a blue car, " * 1250)
-    expect(page.locator("#tokens")).to_contain_text("77 of 77", timeout=PATIENCE)
-    expect(page.locator("#tokens [role=alert]").first).to_contain_text("Cut off")
+    expect(page.locator("#tokens [role=alert]").first).to_contain_text(
+        "at most 32", timeout=PATIENCE
+    )
 
 
 def test_an_upload_that_is_no_picture_is_told_in_words(page: Any, tmp_path: Path) -> None:

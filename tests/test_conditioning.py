@@ -164,7 +164,7 @@ def test_equals_encode_prompt_in_one_pass(
 ) -> None:
     pipe, (prompt, negative) = pipes[kind], CASES[case]
     with count_passes(towers_of(pipe)) as passes, quiet():
-        found = bridge.condition(prompt, negative, model=pipe, clip_skip=clip_skip)
+        found = bridge.condition(prompt, negative, model=pipe, clip_skip=clip_skip, dialect="plain")
     assert passes == [1] * len(passes)
     for name, wanted in expected_of(pipe, prompt, negative, clip_skip).items():
         assert distance(getattr(found, name), wanted) <= TOLERANCE, name
@@ -446,7 +446,8 @@ def test_a_live_pipeline_is_not_changed(pipes: dict[str, Any]) -> None:
 
 def test_report(pipes: dict[str, Any]) -> None:
     with quiet():
-        report = bridge.condition(["a cat", LONG], "<b>", model=pipes["sdxl"]).report()
+        cond = bridge.condition(["a cat", LONG], "<b>", model=pipes["sdxl"], dialect="plain")
+    report = cond.report()
     assert [r.is_cut for r in report.prompts] == [False, True]
     assert report.is_cut
     assert [t.name for t in report.prompts[0].towers] == ["text_encoder", "text_encoder_2"]
@@ -459,14 +460,16 @@ def test_report(pipes: dict[str, Any]) -> None:
 
 def test_cut_text_is_warned_of_once_for_both_towers(pipes: dict[str, Any]) -> None:
     with pytest.warns(TruncationWarning, match="prompt 1: .* tokens do not fit the 77") as seen:
-        bridge.condition(["a cat", LONG], model=pipes["sdxl"])
+        bridge.condition(["a cat", LONG], model=pipes["sdxl"], long_prompt="truncate")
     assert len(seen) == 1
     assert seen[0].filename == __file__
 
 
 def test_a_prompt_of_ten_thousand_words(pipes: dict[str, Any]) -> None:
+    with pytest.raises(PromptError, match=r"windows of 77 tokens.*truncate"):
+        bridge.condition("word " * 10_000, model=pipes["sd15"])
     with quiet():
-        cond = bridge.condition("word " * 10_000, model=pipes["sd15"])
+        cond = bridge.condition("word " * 10_000, model=pipes["sd15"], long_prompt="truncate")
     assert cond.prompt_embeds.shape == (1, 77, 32)
     assert cond.plans[0][0].cut_tokens > 30_000
 

@@ -257,6 +257,59 @@ def test_muon_trains_the_matrices_it_is_given_and_adamw_the_rest(
         assert kept == (muon if name in MATRICES else {"step", "exp_avg", "exp_avg_sq"}), name
 
 
+class ConvNet(nn.Module):
+    """A convolution in channels_last, as the recipes have them, and what reads it out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 5, 3).to(memory_format=torch.channels_last)
+        self.out = nn.Linear(5, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.conv(x).mean((2, 3)))
+
+
+def conv_recipe(clock: Clock) -> Recipe:
+    torch.manual_seed(0)
+    net = ConvNet()
+
+    def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        clock.now += STEP
+        x = torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(step))
+        error = (net(x) - x.mean((2, 3))).square().mean()
+        return error, {"mse": error.item()}
+
+    kernels = frozenset({"conv.weight"})
+    return Recipe("conv", net, loss, lr=1e-2, warmup=0, decay_lr=False, muon=kernels)
+
+
+def test_muon_trains_a_convolution_as_the_matrix_of_its_kernels(
+    tmp_path: Path, clock: Clock
+) -> None:
+    """One step, against Muon on a plain matrix that is given the same numbers."""
+    recipe = conv_recipe(clock)
+    weight = recipe.module.get_parameter("conv.weight")
+    matrix = nn.Parameter(weight.detach().permute(0, 2, 3, 1).reshape(5, 27).clone())
+    muon = torch.optim.Muon([matrix], lr=1e-2, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    run = Run(recipe, tmp_path)
+    run.train(STEP / 60)
+    assert weight.grad is not None
+    matrix.grad = weight.grad.permute(0, 2, 3, 1).reshape(5, 27).clone()
+    muon.step()
+    torch.testing.assert_close(weight.detach().permute(0, 2, 3, 1).reshape(5, 27), matrix.detach())
+
+
+def test_a_convolutions_momentum_survives_a_restart(tmp_path: Path, clock: Clock) -> None:
+    straight = Run(conv_recipe(clock), tmp_path / "straight")
+    straight.train(0.5)
+    parts = Run(conv_recipe(clock), tmp_path / "parts")
+    parts.train(0.2)
+    resumed = Run(conv_recipe(clock), tmp_path / "parts")
+    resumed.train(0.5)
+    for name, parameter in straight.params.items():
+        assert torch.equal(resumed.params[name], parameter), name
+
+
 def test_a_part_that_gets_no_gradient_does_not_shift_the_others(
     tmp_path: Path, clock: Clock
 ) -> None:

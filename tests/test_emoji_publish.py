@@ -138,6 +138,21 @@ def test_the_decoder_trains_on_with_the_encoder_as_it_is(tmp_path: Path) -> None
         assert torch.equal(parameter, run.average[f"decoder.{name}"].half()), name
 
 
+def test_a_deepened_autoencoder_computes_the_same() -> None:
+    torch.manual_seed(3)
+    shallow = vae.build().eval()
+    shallow.register_to_config(scaling_factor=0.7)
+    deep = vae.deepened(shallow).eval()
+    assert deep.config.scaling_factor == 0.7
+    assert tuple(deep.config.num_decoder_blocks) == vae.DEEP_DECODER_BLOCKS
+    x, z = torch.rand(1, 3, 32, 32), torch.randn(1, 32, 2, 2)
+    with torch.no_grad():
+        assert torch.equal(deep.encode(x).latents, shallow.encode(x).latents)
+        assert torch.equal(deep.decode(z).sample, shallow.decode(z).sample)
+    more = sum(p.numel() for p in deep.parameters()) / sum(p.numel() for p in shallow.parameters())
+    assert more > 1.3
+
+
 # ---------------------------------------------------------------- going on, and starting anew
 
 
@@ -234,9 +249,14 @@ def test_the_decoder_stage_keeps_the_encoder(tmp_path: Path) -> None:
     )
     before, config = weights_of(folder / "vae"), (folder / "vae" / "config.json").read_text()
     stages.train_decoder(place(tmp_path, "runs"), 0)
-    assert not changed(before, weights_of(folder / "vae"))
+    after = weights_of(folder / "vae")
+    encoder = {name for name in before if name.startswith("encoder.")}
+    assert encoder and all(torch.equal(after[name], before[name]) for name in encoder)
     wanted, found = json.loads(config), json.loads((folder / "vae" / "config.json").read_text())
     assert found["scaling_factor"] == wanted["scaling_factor"]
+    # It is deepened once; going on from it deepens it no further.
+    stages.train_decoder(place(tmp_path, "more"), 0)
+    assert not changed(after, weights_of(folder / "vae"))
 
 
 # ---------------------------------------------------------------- the command

@@ -156,7 +156,7 @@ def test_stable_diffusion_at_real_size(kind: str, config: CLIPTextConfig, pad: s
     pipe.text_encoder = random_tower(CLIPTextModel, config, seed=0)
     pipe.tokenizer = full_size_tokenizer(pad)
     passes = count_passes([pipe.text_encoder])
-    found = bridge.condition(PROMPTS, NEGATIVE, model=pipe)
+    found = bridge.condition(PROMPTS, NEGATIVE, model=pipe, dialect="plain")
     assert passes == [1]
     assert found.recipe.name == kind
     out = pipe.encode_prompt(PROMPTS, "cpu", 1, True, negative_prompt=[NEGATIVE] * 2)
@@ -171,7 +171,7 @@ def test_sdxl_at_real_size() -> None:
     pipe.text_encoder_2 = random_tower(CLIPTextModelWithProjection, OPENCLIP_BIGG, seed=1)
     pipe.tokenizer, pipe.tokenizer_2 = full_size_tokenizer(EOS), full_size_tokenizer("!")
     passes = count_passes([pipe.text_encoder, pipe.text_encoder_2])
-    found = bridge.condition(PROMPTS, NEGATIVE, model=pipe)
+    found = bridge.condition(PROMPTS, NEGATIVE, model=pipe, dialect="plain")
     assert passes == [1, 1]
     names = (
         "prompt_embeds",

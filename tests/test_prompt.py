@@ -6,6 +6,7 @@ import json
 import re
 import time
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +15,8 @@ from tiny_models import tiny_clip_tokenizer
 
 from bridge.errors import OptionError, PromptError, UnsupportedModelError
 from bridge.prompt import (
+    Prompt,
+    TokenReport,
     check_paired,
     check_prompts,
     check_text,
@@ -22,6 +25,8 @@ from bridge.prompt import (
     plan_many,
     plan_report,
 )
+from bridge.prompt.plan import MAX_WINDOWS
+from bridge.prompt.report import SHOWN_WINDOWS
 
 EOS_PADDED = tiny_clip_tokenizer()
 ZERO_PADDED = tiny_clip_tokenizer("!")
@@ -42,6 +47,11 @@ HARD = [
     "🎈" * 90,
     "\x85\u3000\x1c a",
 ]
+
+
+def plain(text: str) -> Prompt:
+    """The text as it is, in which no character has a meaning of its own."""
+    return parse(text, "plain")
 
 
 # ---------------------------------------------------------------- input
@@ -93,11 +103,11 @@ def test_negatives_pair_with_prompts() -> None:
 
 
 def test_plain_prompts_print_back() -> None:
-    prompt = parse("a (red:1.3) apple")
+    prompt = plain("a (red:1.3) apple")
     assert str(prompt) == "a (red:1.3) apple"
     assert [(s.start, s.end, s.weight) for s in prompt.spans] == [(0, 17, 1.0)]
-    with pytest.raises(OptionError, match="a1111"):
-        parse("a cat", dialect="a1111")
+    with pytest.raises(OptionError, match=r"'a111'.*a1111"):
+        parse("a cat", "a111")
 
 
 # ---------------------------------------------------------------- plans
@@ -106,26 +116,26 @@ def test_plain_prompts_print_back() -> None:
 @pytest.mark.parametrize("tokenizer", [EOS_PADDED, ZERO_PADDED], ids=["eos", "zero"])
 @pytest.mark.parametrize("text", HARD)
 def test_ids_are_those_of_the_tokenizer(text: str, tokenizer: object) -> None:
-    assert plan(parse(text), tokenizer).ids == _as_diffusers_does(tokenizer, text)
+    assert plan(plain(text), tokenizer).ids == _as_diffusers_does(tokenizer, text)
 
 
 @given(TEXTS)
 @UNTIMED
 def test_ids_of_any_text_are_those_of_the_tokenizer(text: str) -> None:
-    assert plan(parse(text), EOS_PADDED).ids == _as_diffusers_does(EOS_PADDED, text)
+    assert plan(plain(text), EOS_PADDED).ids == _as_diffusers_does(EOS_PADDED, text)
 
 
 @given(st.lists(TEXTS, min_size=1, max_size=4))
 @UNTIMED
 def test_a_batch_is_its_prompts_one_by_one(texts: list[str]) -> None:
-    prompts = [parse(text) for text in texts]
+    prompts = [plain(text) for text in texts]
     assert plan_many(prompts, ZERO_PADDED) == tuple(plan(p, ZERO_PADDED) for p in prompts)
 
 
 @given(TEXTS)
 @settings(UNTIMED, max_examples=300)
 def test_spans_are_places_in_the_source_as_written(text: str) -> None:
-    found = plan(parse(text), EOS_PADDED)
+    found = plan(plain(text), EOS_PADDED)
     content = [t for t in found.tokens if not t.special]
     previous = (0, 0)
     for token in content:
@@ -145,7 +155,7 @@ def test_spans_are_places_in_the_source_as_written(text: str) -> None:
 @UNTIMED
 def test_a_span_of_ascii_words_reads_as_its_piece(words: list[str]) -> None:
     text = "  ".join(words)
-    for token in plan(parse(text), EOS_PADDED).tokens:
+    for token in plan(plain(text), EOS_PADDED).tokens:
         place = text[token.start : token.end]
         if not token.special and place.isascii():
             assert place.lower() == token.piece.removesuffix("</w>")
@@ -153,7 +163,7 @@ def test_a_span_of_ascii_words_reads_as_its_piece(words: list[str]) -> None:
 
 def test_what_is_cut_off_is_the_tail_of_the_source() -> None:
     text = "cat " * 80 + "The End"
-    found = plan(parse(text), EOS_PADDED)
+    found = plan(plain(text), EOS_PADDED)
     assert (found.used, found.limit) == (77, 77)
     assert found.cut_start == 75 * 4
     assert found.cut == text[300:]
@@ -162,12 +172,12 @@ def test_what_is_cut_off_is_the_tail_of_the_source() -> None:
 
 
 def test_seventy_five_tokens_fit_and_nothing_is_cut() -> None:
-    found = plan(parse("cat " * 75), EOS_PADDED)
+    found = plan(plain("cat " * 75), EOS_PADDED)
     assert (found.used, found.cut, found.cut_start, found.cut_tokens) == (77, "", None, 0)
 
 
 def test_mask_and_padding() -> None:
-    found = plan(parse("a cat"), ZERO_PADDED, "text_encoder_2")
+    found = plan(plain("a cat"), ZERO_PADDED, "text_encoder_2")
     assert found.tower == "text_encoder_2"
     assert sum(found.mask) == found.used == 4
     assert len(found.mask) == len(found.ids) == 77
@@ -180,7 +190,7 @@ def test_threads_may_share_a_tokenizer() -> None:
 
     texts = ["cat " * 300, "a dog", "🎈" * 90, ""] * 25
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda text: plan(parse(text), EOS_PADDED).ids, texts))
+        found = list(pool.map(lambda text: plan(plain(text), EOS_PADDED).ids, texts))
     assert found == [_as_diffusers_does(EOS_PADDED, text) for text in texts]
 
 
@@ -195,7 +205,7 @@ def test_a_concept_of_several_vectors_is_spelt_out_as_diffusers_does() -> None:
     tokenizer.add_tokens(["<toy>", "<toy>_1", "<toy>_2", "<one>"])
     text = "a <toy> left of <one> and <toy>"
     spelt = TextualInversionLoaderMixin().maybe_convert_prompt(text, tokenizer)
-    found = plan(parse(text), tokenizer)
+    found = plan(plain(text), tokenizer)
     assert found.ids == _as_diffusers_does(tokenizer, spelt)
     places = [text[t.start : t.end] for t in found.tokens if not t.special]
     assert places[:5] == ["a", "<toy>", "<toy>", "<toy>", "left"]
@@ -206,20 +216,52 @@ def test_tokenizers_that_cannot_be_planned_with() -> None:
     endless = tiny_clip_tokenizer()
     endless.model_max_length = int(1e30)
     with pytest.raises(UnsupportedModelError, match="no context length"):
-        plan(parse("a"), endless)
+        plan(plain("a"), endless)
     left = tiny_clip_tokenizer()
     left.padding_side = "left"
     with pytest.raises(UnsupportedModelError, match="left"):
-        plan(parse("a"), left)
+        plan(plain("a"), left)
     with pytest.raises(UnsupportedModelError, match="object"):
-        plan(parse("a"), object())
+        plan(plain("a"), object())
 
 
 # ---------------------------------------------------------------- report
 
 
+def test_report_shows_weights_and_windows() -> None:
+    report = plan_report("a (cat:1.3) [dog] BREAK red", [("one", EOS_PADDED)])
+    (tower,) = report.towers
+    assert (tower.windows, tower.used, tower.limit) == (2, 8, 77)
+    assert [(r.text, r.weight, r.window) for r in tower.rows if not r.special] == [
+        ("a", 1, 0),
+        ("cat", 1.3, 0),
+        ("dog", pytest.approx(1 / 1.1), 0),
+        ("red", 1, 1),
+    ]
+    assert report.text() == (
+        "one: 8 tokens in 2 windows of 77: <|startoftext|> a cat:1.3 dog:0.9091 <|endoftext|> "
+        "<|startoftext|> red <|endoftext|>"
+    )
+    html = report.html()
+    assert "cat<sup>1.3</sup>" in html and "dog<sup>0.909</sup>" in html
+    assert html.count("<br>") == 1 and html.count("rgba(") == 2
+
+
+def test_a_report_of_very_many_windows_shows_the_first_ones() -> None:
+    html = plan_report("cat " * 2_000, [("one", EOS_PADDED)]).html()
+    assert "2054 tokens in 27 windows of 77" in html
+    assert html.count("<br>") == SHOWN_WINDOWS and "19 more windows" in html
+
+
+def test_a_prompt_of_too_many_windows_is_refused() -> None:
+    most = "cat " * 75 * MAX_WINDOWS
+    assert len(plan(plain(most), EOS_PADDED, split="hard").windows) == MAX_WINDOWS
+    with pytest.raises(PromptError, match=r"33 windows of 77 tokens.*truncate"):
+        plan(plain(most + "cat"), EOS_PADDED, split="hard")
+
+
 def test_report_names_tokens_used_limit_and_cut() -> None:
-    report = plan_report("a cat " * 40, [("one", EOS_PADDED), ("two", ZERO_PADDED)])
+    report = as_it_is("a cat " * 40, [("one", EOS_PADDED), ("two", ZERO_PADDED)])
     assert [t.name for t in report.towers] == ["one", "two"]
     tower = report.towers[0]
     assert (tower.used, tower.limit, tower.cut_tokens) == (77, 77, 5)
@@ -230,23 +272,23 @@ def test_report_names_tokens_used_limit_and_cut() -> None:
 
 
 def test_report_of_a_short_prompt_is_not_cut() -> None:
-    report = plan_report("two red apples", [("one", EOS_PADDED)])
+    report = as_it_is("two red apples", [("one", EOS_PADDED)])
     assert not report.is_cut
     assert report.text().startswith("one: 5 of 77 tokens: <|startoftext|> two red apples")
     assert "Cut off" not in report.html()
 
 
 def test_bytes_of_one_emoji_are_counted() -> None:
-    rows = plan_report("🎈", [("one", EOS_PADDED)]).towers[0].rows
+    rows = as_it_is("🎈", [("one", EOS_PADDED)]).towers[0].rows
     assert [(r.text, r.part, r.parts) for r in rows[1:-1]] == [("🎈", i, 4) for i in (1, 2, 3, 4)]
 
 
 @given(TEXTS)
 @UNTIMED
 def test_report_is_json_and_agrees_with_the_plan(text: str) -> None:
-    as_dict = json.loads(json.dumps(plan_report(text, [("one", ZERO_PADDED)]).to_dict()))
+    as_dict = json.loads(json.dumps(as_it_is(text, [("one", ZERO_PADDED)]).to_dict()))
     tower = as_dict["towers"][0]
-    found = plan(parse(text), ZERO_PADDED)
+    found = plan(plain(text), ZERO_PADDED)
     assert as_dict["prompt"] == text
     assert [t["id"] for t in tower["tokens"]] == list(found.ids[: found.used])
     assert tower["used"] == len(tower["tokens"]) <= tower["limit"]
@@ -259,7 +301,7 @@ def test_report_is_json_and_agrees_with_the_plan(text: str) -> None:
 @UNTIMED
 def test_html_shows_the_text_and_runs_none_of_it(text: str) -> None:
     reader = _Reader()
-    reader.feed(plan_report(text, [("<b>", EOS_PADDED)]).html())
+    reader.feed(as_it_is(text, [("<b>", EOS_PADDED)]).html())
     reader.close()
     assert reader.tags <= {"div", "p", "b", "bdi", "sub", "s"}
     assert reader.attributes <= {"class", "style", "title", "role"}
@@ -268,7 +310,7 @@ def test_html_shows_the_text_and_runs_none_of_it(text: str) -> None:
 
 
 def test_a_script_in_a_prompt_is_escaped() -> None:
-    html = plan_report("<script>alert(1)</script>" * 20, [("one", EOS_PADDED)]).html()
+    html = as_it_is("<script>alert(1)</script>" * 20, [("one", EOS_PADDED)]).html()
     assert "<script" not in html
     assert "&lt;script" in html
 
@@ -276,11 +318,11 @@ def test_a_script_in_a_prompt_is_escaped() -> None:
 def test_ten_thousand_words_are_fast() -> None:
     tokenizers = [("one", EOS_PADDED), ("two", ZERO_PADDED)]
     text = "word " * 10_000
-    plan_report(text, tokenizers)
+    as_it_is(text, tokenizers)
     times = []
     for _ in range(5):
         start = time.process_time()
-        report = plan_report(text, tokenizers)
+        report = as_it_is(text, tokenizers)
         report.html()
         times.append(time.process_time() - start)
     # 40 ms on an idle core. Processor time, so that a busy machine does not fail the test.
@@ -292,10 +334,15 @@ def test_ten_thousand_words_are_fast() -> None:
 
 def test_report_refuses_what_cannot_be_encoded() -> None:
     with pytest.raises(PromptError, match="NUL"):
-        plan_report("a\0", [("one", EOS_PADDED)])
+        as_it_is("a\0", [("one", EOS_PADDED)])
 
 
 # ---------------------------------------------------------------- helpers
+
+
+def as_it_is(text: str, tokenizers: list[tuple[str, Any]]) -> TokenReport:
+    """The report of a plain prompt that is cut off after one window."""
+    return plan_report(text, tokenizers, "plain", None)
 
 
 def _as_diffusers_does(tokenizer: object, text: str) -> tuple[int, ...]:

@@ -3,13 +3,16 @@
 ``condition`` is the verb, ``RECIPES`` the table, ``tokenizers_of`` feeds the token report.
 """
 
+from bridge.conditioning.emphasis import EMPHASES
 from bridge.conditioning.encode import condition
+from bridge.conditioning.interchange import load_conditioning, save_conditioning
 from bridge.conditioning.kit import Kit, forget_towers, open_kit, tokenizers_of
 from bridge.conditioning.recipes import RECIPES, Recipe, TowerUse, find_recipe
 from bridge.conditioning.result import Conditioning, ConditioningReport
 from bridge.conditioning.sizes import Sizes
 
 __all__ = [
+    "EMPHASES",
     "RECIPES",
     "Conditioning",
     "ConditioningReport",
@@ -20,6 +23,8 @@ __all__ = [
     "condition",
     "find_recipe",
     "forget_towers",
+    "load_conditioning",
     "open_kit",
+    "save_conditioning",
     "tokenizers_of",
 ]

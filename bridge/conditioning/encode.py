@@ -9,20 +9,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bridge.conditioning.emphasis import EMPHASES
 from bridge.conditioning.kit import Kit, Towers, open_kit
+from bridge.conditioning.passes import Wanted, encode_plans
 from bridge.conditioning.result import Conditioning
 from bridge.conditioning.sizes import check_length, check_pair, make_sizes
+from bridge.conditioning.wording import Wording, read_wording
 from bridge.errors import OptionError, PromptError
 from bridge.prompt import (
+    LongPrompt,
     TokenPlan,
     TruncationWarning,
     check_paired,
     check_prompts,
-    parse,
+    normalised,
     plan_many,
 )
 from bridge.runtime import check_dtype, resolve_device
-from bridge.towers import TEXT_TOWERS, Layer, TextStates
+from bridge.towers import Layer
 
 Texts = str | Sequence[str]
 _QUOTED = 120
@@ -35,6 +39,10 @@ def condition(
     model: Any = "emoji-xl",
     prompt_2: Texts | None = None,
     negative_prompt_2: Texts | None = None,
+    dialect: str = "a1111",
+    emphasis: str | None = None,
+    token_normalization: str = "none",
+    long_prompt: str | LongPrompt | None = None,
     clip_skip: int | None = None,
     height: int | None = None,
     width: int | None = None,
@@ -62,6 +70,16 @@ def condition(
         prompt_2: another text for SDXL's second tower; an empty one means ``prompt``, as in
             diffusers.
         negative_prompt_2: another negative for SDXL's second tower.
+        dialect: how prompts are read: ``a1111``, ``comfy``, ``compel``, or ``plain``, where no
+            character has a meaning of its own, as in diffusers.
+        emphasis: the formula that weights act by, a name of
+            ``bridge.conditioning.emphasis.EMPHASES``. Default: the dialect's own.
+        token_normalization: how weights are adjusted before: ``none``, ``length``, ``mean`` or
+            ``length+mean``.
+        long_prompt: what is done with prompts longer than a tower's context, a name of
+            ``bridge.prompt.LONG_PROMPTS`` or a ``LongPrompt``. Default: the dialect's own; plain
+            prompts are truncated. Prompts, negatives and towers of fewer windows are filled up
+            with windows of the empty prompt, as in stable-diffusion-webui.
         clip_skip: layers to skip from the end, as diffusers counts them: 1 is the layer before
             the recipe's. It acts on the prompt; the negative keeps the recipe's layer.
         height, width: of the picture to draw, in pixels; SDXL is conditioned on them. Models
@@ -75,11 +93,12 @@ def condition(
         revision: branch, tag or commit of a hub id.
 
     Returns:
-        Conditioning with tensors of B rows. Text that does not fit a tower's context is cut as
-        in diffusers, is in the report, and raises a ``TruncationWarning``.
+        Conditioning with tensors of B rows. Text that is cut off is in the report and raises a
+        ``TruncationWarning``.
 
     Raises:
-        PromptError: input that is no valid text, an empty list, or lists of unequal length.
+        PromptError: input that is no valid text, an empty list, lists of unequal length, a
+            prompt that its dialect refuses, or one that changes from step to step.
         OptionError: an option out of range or without meaning for the model.
         UnknownModelError, HubError, WeightsError: the model is not to be had.
         UnsupportedModelError: there is no recipe for it.
@@ -89,6 +108,7 @@ def condition(
     negatives = check_paired(negative_prompt, count)
     seconds = check_paired(prompt_2 or None, count, "prompt_2")
     negative_seconds = check_paired(negative_prompt_2 or None, count, "negative_prompt_2")
+    wording = read_wording(dialect, emphasis, token_normalization, long_prompt)
     _check_skip(clip_skip)
     high, wide = check_length(height, "height"), check_length(width, "width")
     original = check_pair(original_size, "original_size", 1)
@@ -106,15 +126,15 @@ def condition(
     )
     if negatives is None and not kit.zeros_for_none:
         negatives = ("",) * count
-    plans = _plans(kit, prompts, seconds)
-    negative_plans = () if negatives is None else _plans(kit, negatives, negative_seconds)
+    plans = _plans(kit, wording, prompts, seconds)
+    negative_plans = () if negatives is None else _plans(kit, wording, negatives, negative_seconds)
     _warn_of_cuts(plans, "prompt")
     _warn_of_cuts(negative_plans, "negative_prompt")
 
     towers = kit.load()
     with torch.no_grad():
         embeds, pooled, negative, negative_pooled = _encode(
-            kit, towers, plans, negative_plans, clip_skip or 0
+            kit, towers, wording, plans, negative_plans, clip_skip or 0
         )
     by_prompt = tuple(zip(*plans, strict=True))
     by_negative = tuple(zip(*negative_plans, strict=True)) if negative_plans else ()
@@ -142,63 +162,56 @@ def condition(
 def _encode(
     kit: Kit,
     towers: Towers,
+    wording: Wording,
     plans: tuple[tuple[TokenPlan, ...], ...],
     negative_plans: tuple[tuple[TokenPlan, ...], ...],
     skip: int,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
     """Prompt and negative states joined over the towers, and the last tower's pooled states."""
-    parts, negative_parts = [], []
-    pooled = negative_pooled = None
+    parts = []
+    pooled: Tensor | None = None
     # diffusers gives the joined states the dtype of the last tower.
     dtype = towers.modules[-1].dtype
+    count = len(plans[0])
+    windows = max(len(p.windows) for row in (*plans, *negative_plans) for p in row)
     for i, use in enumerate(kit.recipe.towers):
         base = use.layer
-        layers = (Layer(base.index - skip, base.norm), base) if skip else (base,)
-        own = plans[i]
-        other = negative_plans[i] if negative_plans else ()
-        masked = kit.recipe.obeys_mask and kit.specs[i].attention_mask
-        states, rows = _one_pass(
-            use.architecture, towers.modules[i], (*own, *other), layers, masked, towers.device
+        skipped = Layer(base.index - skip, base.norm)
+        negatives = negative_plans[i] if negative_plans else ()
+        encoded = encode_plans(
+            use.architecture,
+            towers.modules[i],
+            [*(Wanted(p, skipped) for p in plans[i]), *(Wanted(p, base) for p in negatives)],
+            windows,
+            EMPHASES[wording.emphasis],
+            wording.long_prompt,
+            masked=kit.recipe.obeys_mask and kit.specs[i].attention_mask,
+            device=towers.device,
         )
-        take, leave = rows[: len(own)], rows[len(own) :]
-        parts.append(states.hidden[0][take].to(dtype))
-        pooled = states.pooled[take] if kit.recipe.pooled else None
-        if other:
-            negative_parts.append(states.hidden[-1][leave].to(dtype))
-            negative_pooled = states.pooled[leave] if kit.recipe.pooled else None
-    embeds = torch.cat(parts, dim=-1)
+        parts.append(encoded.states.to(dtype))
+        pooled = encoded.pooled if kit.recipe.pooled else None
+    states = torch.cat(parts, dim=-1)
+    embeds, negative = states[:count], states[count:]
     if negative_plans:
-        return embeds, pooled, torch.cat(negative_parts, dim=-1), negative_pooled
+        if pooled is None:
+            return embeds, None, negative, None
+        return embeds, pooled[:count], negative, pooled[count:]
     zeros = None if pooled is None else torch.zeros_like(pooled)
     return embeds, pooled, torch.zeros_like(embeds), zeros
 
 
-def _one_pass(
-    architecture: str,
-    module: Any,
-    plans: tuple[TokenPlan, ...],
-    layers: tuple[Layer, ...],
-    masked: bool,
-    device: torch.device,
-) -> tuple[TextStates, Tensor]:
-    """One forward over the distinct inputs, and for each plan the row that holds its states."""
-    places: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
-    rows = [places.setdefault((plan.ids, plan.mask), len(places)) for plan in plans]
-    ids = torch.tensor([ids for ids, _ in places], device=device)
-    mask = torch.tensor([mask for _, mask in places], device=device) if masked else None
-    states = TEXT_TOWERS[architecture](module, ids, layers, mask)
-    return states, torch.tensor(rows, device=states.hidden[0].device)
-
-
 def _plans(
-    kit: Kit, texts: tuple[str, ...], second: tuple[str, ...] | None
+    kit: Kit, wording: Wording, texts: tuple[str, ...], second: tuple[str, ...] | None
 ) -> tuple[tuple[TokenPlan, ...], ...]:
     """For each tower, the plan of each text; ``second`` goes to the towers after the first."""
+    first = [wording.parse(text) for text in texts]
+    later = first if second is None else [wording.parse(text) for text in second]
     return tuple(
-        plan_many(
-            [parse(text) for text in (second if i and second is not None else texts)],
-            tokenizer,
-            use.component,
+        tuple(
+            normalised(plan, wording.token_normalization)
+            for plan in plan_many(
+                later if i else first, tokenizer, use.component, wording.long_prompt.split
+            )
         )
         for i, (use, tokenizer) in enumerate(zip(kit.recipe.towers, kit.tokenizers, strict=True))
     )

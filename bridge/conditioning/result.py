@@ -14,7 +14,7 @@ from bridge.conditioning.sizes import Sizes
 from bridge.errors import OptionError
 from bridge.prompt import TokenPlan, TokenReport, report_of
 
-_TENSORS = (
+TENSORS = (
     "prompt_embeds",
     "pooled_prompt_embeds",
     "negative_prompt_embeds",
@@ -73,7 +73,7 @@ class Conditioning:
                 own ``num_images_per_prompt`` does the same.
         """
         ready = self if num_images == 1 else self.repeat(num_images)
-        tensors = {name: getattr(ready, name) for name in _TENSORS}
+        tensors = {name: getattr(ready, name) for name in TENSORS}
         found: dict[str, Any] = {name: t for name, t in tensors.items() if t is not None}
         if self.sizes is not None and self.sizes.given:
             found["original_size"] = self.sizes.original_size
@@ -103,7 +103,7 @@ class Conditioning:
 
     def _mapped(self, change: Any) -> Conditioning:
         changed: dict[str, Any] = {}
-        for name in (*_TENSORS, "add_time_ids"):
+        for name in (*TENSORS, "add_time_ids"):
             tensor = getattr(self, name)
             changed[name] = None if tensor is None else change(tensor)
         return replace(self, **changed)

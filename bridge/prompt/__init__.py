@@ -1,16 +1,28 @@
 """Text in, token plans out. No torch, no weights.
 
-``parse`` reads a prompt, ``plan`` gives one tower's ids with their place in the source, and
-``plan_report`` shows what becomes of a prompt.
+``parse`` reads a prompt in a dialect, ``at_step`` and ``intervals`` say what it is over the steps
+of a run, ``translate`` writes it in another dialect. ``plan`` gives one tower's ids with their
+place in the source, and ``plan_report`` shows what becomes of a prompt.
 """
 
 from bridge.prompt.check import check_paired, check_prompts, check_text
-from bridge.prompt.plan import Token, TokenPlan, TruncationWarning, plan, plan_many
+from bridge.prompt.normalise import NORMALISATIONS, normalised
+from bridge.prompt.plan import Token, TokenPlan, TruncationWarning, Window, plan, plan_many
 from bridge.prompt.report import TokenReport, TokenRow, TowerReport, plan_report, report_of
+from bridge.prompt.schedule import Flat, Interval, Part, at_step, intervals
 from bridge.prompt.syntax import DIALECTS, Prompt, Span, parse
+from bridge.prompt.translate import Loss, Translation, translate
+from bridge.prompt.windows import LONG_PROMPTS, LongPrompt
 
 __all__ = [
     "DIALECTS",
+    "LONG_PROMPTS",
+    "NORMALISATIONS",
+    "Flat",
+    "Interval",
+    "LongPrompt",
+    "Loss",
+    "Part",
     "Prompt",
     "Span",
     "Token",
@@ -18,13 +30,19 @@ __all__ = [
     "TokenReport",
     "TokenRow",
     "TowerReport",
+    "Translation",
     "TruncationWarning",
+    "Window",
+    "at_step",
     "check_paired",
     "check_prompts",
     "check_text",
+    "intervals",
+    "normalised",
     "parse",
     "plan",
     "plan_many",
     "plan_report",
     "report_of",
+    "translate",
 ]

@@ -1,9 +1,10 @@
 """From text to the token ids of one tower, knowing where in the source each token came from.
 
-The ids are those of diffusers' ``encode_prompt``: ``tokenizer(text, padding="max_length",
-max_length=tokenizer.model_max_length, truncation=True)``. The tokenizer is asked once, without
-truncation or padding, and both are done here: so what is cut off is known, and the tokenizer,
-whose truncation setting is shared state, can serve several threads.
+For plain text that fits, the ids are those of diffusers' ``encode_prompt``: ``tokenizer(text,
+padding="max_length", max_length=tokenizer.model_max_length, truncation=True)``. The tokenizer is
+asked without truncation or padding, and both are done here: so what is cut off is known, long
+prompts can go on in further windows, and the tokenizer, whose truncation setting is shared
+state, can serve several threads.
 """
 
 from __future__ import annotations
@@ -14,10 +15,16 @@ from typing import Any
 
 from bridge.errors import PromptError, UnsupportedModelError
 from bridge.prompt.inversion import Origins, spell_out
+from bridge.prompt.spans import Span
 from bridge.prompt.syntax import Prompt
+from bridge.prompt.windows import Content, windows_of
 
 # transformers writes 1e30 where a tokenizer does not state its context.
 _LONGEST_CONTEXT = 1_000_000
+# More would be a mistake (a file, say), and cross-attention grows with each window.
+MAX_WINDOWS = 32
+# ComfyUI_ADV_CLIP_emb puts token 266 of CLIP's vocabulary in the place of a masked word: "+".
+_MASK_PIECE = "+</w>"
 
 
 class TruncationWarning(UserWarning):
@@ -30,6 +37,13 @@ class Token:
 
     A character of several bytes may need several tokens, which then share one span. BOS and EOS
     are ``special`` and have an empty span.
+
+    Attributes:
+        weight: the emphasis that the prompt puts on it.
+        word: a number that the tokens of one whitespace-separated word share, from 1 up; 0 for
+            special ones.
+        fragment: a number that the tokens of one stretch of equal weight share, from 1 up; 0 for
+            special ones.
     """
 
     id: int
@@ -37,6 +51,37 @@ class Token:
     start: int
     end: int
     special: bool = False
+    weight: float = 1.0
+    word: int = 0
+    fragment: int = 0
+
+
+@dataclass(frozen=True)
+class Window:
+    """One filling of a tower's context.
+
+    ``ids`` are exactly ``limit`` ids, padding included; ``tokens`` are the tokens kept, BOS and
+    EOS included, padding not.
+    """
+
+    ids: tuple[int, ...]
+    tokens: tuple[Token, ...]
+
+    @property
+    def used(self) -> int:
+        """Tokens kept, BOS and EOS included."""
+        return len(self.tokens)
+
+    @property
+    def mask(self) -> tuple[int, ...]:
+        """1 for each token kept, 0 for padding; as long as ``ids``."""
+        return (1,) * self.used + (0,) * (len(self.ids) - self.used)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """The weight of each place; 1 for padding. As long as ``ids``."""
+        padding = len(self.ids) - self.used
+        return (*(token.weight for token in self.tokens), *(1.0,) * padding)
 
 
 @dataclass(frozen=True)
@@ -46,9 +91,10 @@ class TokenPlan:
     Attributes:
         tower: the tower's name, such as ``text_encoder_2``.
         source: the prompt as it was written.
-        ids: exactly ``limit`` ids, padding included.
-        tokens: the tokens kept, BOS and EOS included, padding not.
+        windows: the fillings of the context, at least one.
+        empty: the window of the empty prompt.
         pad_id: the id that fills up the context.
+        mask_id: the id that stands for a word taken out (``+`` in CLIP's vocabulary).
         limit: the tower's context (77 for CLIP).
         cut: the source text that did not fit ("" if all did).
         cut_start: where it begins in ``source``; None if all fitted.
@@ -57,32 +103,53 @@ class TokenPlan:
 
     tower: str
     source: str
-    ids: tuple[int, ...]
-    tokens: tuple[Token, ...]
+    windows: tuple[Window, ...]
+    empty: Window
     pad_id: int
+    mask_id: int
     limit: int
     cut: str = ""
     cut_start: int | None = None
     cut_tokens: int = 0
 
     @property
+    def ids(self) -> tuple[int, ...]:
+        """The ids of all windows, end to end."""
+        return tuple(i for window in self.windows for i in window.ids)
+
+    @property
+    def tokens(self) -> tuple[Token, ...]:
+        """The tokens kept of all windows, end to end, each window's BOS and EOS included."""
+        return tuple(token for window in self.windows for token in window.tokens)
+
+    @property
     def used(self) -> int:
         """Tokens kept, BOS and EOS included."""
-        return len(self.tokens)
+        return sum(window.used for window in self.windows)
 
     @property
     def mask(self) -> tuple[int, ...]:
-        """1 for each token kept, 0 for padding; ``limit`` long."""
-        return (1,) * self.used + (0,) * (self.limit - self.used)
+        """1 for each token kept, 0 for padding, window by window."""
+        return tuple(bit for window in self.windows for bit in window.mask)
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether any token has a weight other than 1."""
+        return any(token.weight != 1 for token in self.tokens)
 
 
-def plan(prompt: Prompt, tokenizer: Any, tower: str = "text_encoder") -> TokenPlan:
+def plan(
+    prompt: Prompt, tokenizer: Any, tower: str = "text_encoder", split: str | None = None
+) -> TokenPlan:
     """The token plan of one prompt. See ``plan_many``."""
-    return plan_many((prompt,), tokenizer, tower)[0]
+    return plan_many((prompt,), tokenizer, tower, split)[0]
 
 
 def plan_many(
-    prompts: Sequence[Prompt], tokenizer: Any, tower: str = "text_encoder"
+    prompts: Sequence[Prompt],
+    tokenizer: Any,
+    tower: str = "text_encoder",
+    split: str | None = None,
 ) -> tuple[TokenPlan, ...]:
     """The token plans of several prompts, with one call of the tokenizer.
 
@@ -90,18 +157,21 @@ def plan_many(
         prompts: parsed prompts.
         tokenizer: a fast transformers tokenizer (``CLIPTokenizer`` is one in transformers 5).
         tower: the name written into the plans.
+        split: the rule of ``bridge.prompt.windows.RULES`` by which long prompts and ``BREAK``
+            go on in further windows; None cuts a prompt off after one window and reads over
+            ``BREAK``.
 
     Raises:
         UnsupportedModelError: a tokenizer without offsets or without a context length, or one
             that pads or cuts on the left.
-        PromptError: text that the tokenizer itself refuses.
+        PromptError: text that the tokenizer itself refuses, or that fills over 32 windows.
     """
     _check_tokenizer(tokenizer, tower)
     if not prompts:
         return ()
-    spelt = [spell_out("".join(s.text for s in prompt.spans), tokenizer) for prompt in prompts]
+    pieces = [_pieces(prompt, tokenizer) for prompt in prompts]
     # The empty text rides along: it shows which special tokens frame the content.
-    texts = ["", *(text for text, _ in spelt)]
+    texts = ["", *(piece.text for row in pieces for piece in row)]
     try:
         encoded = tokenizer(
             texts,
@@ -113,56 +183,186 @@ def plan_many(
         )
     except (TypeError, ValueError, OverflowError) as error:
         raise PromptError(f"The tokenizer of {tower} refused the prompt: {error}") from error
-    frame, *rows = encoded["input_ids"]
-    lead = 1 if frame and frame[0] == tokenizer.bos_token_id else 0
-    tail = len(frame) - lead
-    return tuple(
-        _plan(prompt, origins, ids, spans, lead, tail, tokenizer, tower)
-        for prompt, (_, origins), ids, spans in zip(
-            prompts, spelt, rows, encoded["offset_mapping"][1:], strict=True
-        )
+    frame = _frame(encoded["input_ids"][0], tokenizer, tower)
+    rows = iter(zip(encoded["input_ids"][1:], encoded["offset_mapping"][1:], strict=True))
+    plans = []
+    for prompt, row in zip(prompts, pieces, strict=True):
+        stretches = _stretches(row, [next(rows) for _ in row], frame)
+        plans.append(_plan(prompt, stretches, frame, split))
+    return tuple(plans)
+
+
+# ---------------------------------------------------------------- what the tokenizer is given
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Text that is tokenized at once, its weight, and the source span of each character.
+
+    ``breaks``: how many ``BREAK`` come before it.
+    """
+
+    text: str
+    origins: Origins
+    weight: float
+    breaks: int
+
+
+def _pieces(prompt: Prompt, tokenizer: Any) -> list[_Piece]:
+    """A prompt's spans as texts for the tokenizer: those that are joined make one."""
+    pieces: list[_Piece] = []
+    breaks = 0
+    for span in prompt.spans:
+        if span.breaks:
+            breaks += 1
+            continue
+        if span.joined and pieces and not breaks and pieces[-1].weight == span.weight:
+            last = pieces[-1]
+            pieces[-1] = _Piece(
+                last.text + span.text, last.origins + _origins(span), last.weight, last.breaks
+            )
+        else:
+            pieces.append(_Piece(span.text, _origins(span), span.weight, breaks))
+        breaks = 0
+    if breaks or not pieces:
+        pieces.append(_Piece("", [], 1.0, breaks))
+    return [_spelt(piece, tokenizer) for piece in pieces]
+
+
+def _origins(span: Span) -> Origins:
+    if len(span.text) == span.end - span.start:
+        return [(i, i + 1) for i in range(span.start, span.end)]
+    return [(span.start, span.end)] * len(span.text)
+
+
+def _spelt(piece: _Piece, tokenizer: Any) -> _Piece:
+    """The piece with textual-inversion words of several vectors spelt out."""
+    text, inner = spell_out(piece.text, tokenizer)
+    if inner is None:
+        return piece
+    origins = [(piece.origins[a][0], piece.origins[b - 1][1]) for a, b in inner]
+    return _Piece(text, origins, piece.weight, piece.breaks)
+
+
+# ---------------------------------------------------------------- what it gave
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """A tokenizer's special tokens and context: what goes around the content of a window."""
+
+    tower: str
+    tokenizer: Any
+    lead: tuple[Token, ...]
+    tail: tuple[Token, ...]
+    limit: int
+    pad_id: int
+    mask_id: int
+    added: frozenset[int]
+
+    @property
+    def room(self) -> int:
+        """Content tokens that fit a window."""
+        return self.limit - len(self.lead) - len(self.tail)
+
+    def window(self, content: Sequence[Token]) -> Window:
+        tokens = (*self.lead, *content, *self.tail)
+        padding = (self.pad_id,) * (self.limit - len(tokens))
+        return Window((*(token.id for token in tokens), *padding), tokens)
+
+
+def _frame(empty: list[int], tokenizer: Any, tower: str) -> _Frame:
+    specials = tuple(
+        Token(i, piece, 0, 0, special=True)
+        for i, piece in zip(empty, tokenizer.convert_ids_to_tokens(empty), strict=True)
     )
+    lead = 1 if empty and empty[0] == tokenizer.bos_token_id else 0
+    pad_id = int(tokenizer.pad_token_id)
+    mask_id = tokenizer.get_vocab().get(_MASK_PIECE, pad_id)
+    added = frozenset(tokenizer.added_tokens_encoder.values()) - set(tokenizer.all_special_ids)
+    limit = int(tokenizer.model_max_length)
+    return _Frame(tower, tokenizer, specials[:lead], specials[lead:], limit, pad_id, mask_id, added)
+
+
+def _stretches(
+    pieces: list[_Piece], encoded: list[tuple[list[int], list[tuple[int, int]]]], frame: _Frame
+) -> list[list[Token]]:
+    """The content tokens of a prompt, one list for each stretch between breaks."""
+    stretches: list[list[Token]] = [[]]
+    word = 0
+    for number, (piece, (ids, spans)) in enumerate(zip(pieces, encoded, strict=True), 1):
+        stretches += [[] for _ in range(piece.breaks)]
+        content = slice(len(frame.lead), len(ids) - len(frame.tail))
+        names = frame.tokenizer.convert_ids_to_tokens(ids[content])
+        end = -1  # of the token before, in the piece's text
+        for i, name, (a, b) in zip(ids[content], names, spans[content], strict=True):
+            start, stop = (piece.origins[a][0], piece.origins[b - 1][1]) if a < b else (0, 0)
+            before = stretches[-1][-1] if stretches[-1] else None
+            vector = i in frame.added and before is not None and before.start == start
+            # A word goes on while no white space, and no new fragment, comes between.
+            if not vector and (end < 0 or a > end):
+                word += 1
+            end = b
+            stretches[-1].append(
+                Token(i, name, start, stop, weight=piece.weight, word=word, fragment=number)
+            )
+    return stretches
 
 
 def _plan(
-    prompt: Prompt,
-    origins: Origins | None,
-    ids: list[int],
-    spans: list[tuple[int, int]],
-    lead: int,
-    tail: int,
-    tokenizer: Any,
-    tower: str,
+    prompt: Prompt, stretches: list[list[Token]], frame: _Frame, split: str | None
 ) -> TokenPlan:
-    limit, pad_id = int(tokenizer.model_max_length), int(tokenizer.pad_token_id)
-    last = len(ids) - tail
-    kept = min(last, limit - tail)
-    places = [*range(kept), *range(last, len(ids))]
-    used_ids = [ids[i] for i in places]
-    pieces = tokenizer.convert_ids_to_tokens(used_ids)
-    tokens = tuple(
-        Token(ids[i], piece, 0, 0, special=True)
-        if i < lead or i >= last
-        else Token(ids[i], piece, *_source_span(spans[i], origins))
-        for i, piece in zip(places, pieces, strict=True)
+    windows, lost = (
+        _cut(stretches, frame) if split is None else (_deal(stretches, frame, split), [])
     )
-    padded = (*used_ids, *[pad_id] * (limit - len(used_ids)))
-    if kept == last:
-        return TokenPlan(tower, prompt.source, padded, tokens, pad_id, limit)
-    start = _source_span(spans[kept], origins)[0]
-    end = _source_span(spans[last - 1], origins)[1]
     return TokenPlan(
-        tower, prompt.source, padded, tokens, pad_id, limit,
-        cut=prompt.source[start:end], cut_start=start, cut_tokens=last - kept,
-    )  # fmt: skip
+        tower=frame.tower,
+        source=prompt.source,
+        windows=windows,
+        empty=frame.window(()),
+        pad_id=frame.pad_id,
+        mask_id=frame.mask_id,
+        limit=frame.limit,
+        cut=prompt.source[lost[0].start : lost[-1].end] if lost else "",
+        cut_start=lost[0].start if lost else None,
+        cut_tokens=len(lost),
+    )
 
 
-def _source_span(span: tuple[int, int], origins: Origins | None) -> tuple[int, int]:
-    """A span of the spelt-out text as a span of the source."""
-    start, end = span
-    if origins is None or start == end:
-        return start, end
-    return origins[start][0], origins[end - 1][1]
+def _cut(stretches: list[list[Token]], frame: _Frame) -> tuple[tuple[Window, ...], list[Token]]:
+    """One window, and the tokens that do not fit it."""
+    tokens = [token for stretch in stretches for token in stretch]
+    return (frame.window(tokens[: frame.room]),), tokens[frame.room :]
+
+
+def _deal(stretches: list[list[Token]], frame: _Frame, split: str) -> tuple[Window, ...]:
+    """As many windows as it takes."""
+    windows = tuple(
+        frame.window(part)
+        for stretch in stretches
+        for part in windows_of(stretch, _content(stretch, frame), frame.room, split)
+    )
+    # Nothing after the last break is no window of its own, as in stable-diffusion-webui.
+    if len(windows) > 1 and windows[-1].ids == frame.window(()).ids:
+        windows = windows[:-1]
+    if len(windows) > MAX_WINDOWS:
+        raise PromptError(
+            f"The prompt fills {len(windows)} windows of {frame.limit} tokens in {frame.tower}; "
+            f"at most {MAX_WINDOWS} are encoded. Shorten it, or have it cut off with "
+            'long_prompt="truncate".'
+        )
+    return windows
+
+
+def _content(tokens: list[Token], frame: _Frame) -> list[Content]:
+    """What the splitting rules look at; the vectors of one concept are one group."""
+    groups: list[int] = []
+    for at, token in enumerate(tokens):
+        vector = at > 0 and token.id in frame.added and tokens[at - 1].word == token.word
+        groups.append(groups[-1] if vector and tokens[at - 1].start == token.start else at)
+    return [
+        Content(token.piece, token.word, group) for token, group in zip(tokens, groups, strict=True)
+    ]
 
 
 def _check_tokenizer(tokenizer: Any, tower: str) -> None:

@@ -1,4 +1,4 @@
-"""The token report: which tokens a prompt becomes, how many of the context, what is cut off.
+"""The token report: which tokens a prompt becomes, with which weight, and what is cut off.
 
 Fast enough for every keystroke, and free of torch.
 """
@@ -8,20 +8,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import groupby
 from typing import Any
 
-from bridge.prompt.plan import TokenPlan, plan
+from bridge.prompt.plan import Token, TokenPlan, Window, plan
 from bridge.prompt.syntax import parse
 
 # How much of a cut-off text is quoted; to_dict() has all of it.
 _QUOTED = 200
+# How many windows the HTML shows; a person reads no more of a prompt of ten thousand words.
+SHOWN_WINDOWS = 8
 
 
 @dataclass(frozen=True)
 class TokenRow:
-    """One token of a report: the text it stands for, its id, its span in the prompt.
+    """One token of a report: the text it stands for, its id, its span in the prompt, its weight.
 
-    ``part`` and ``parts`` count the tokens that share one span (an emoji is often four).
+    ``part`` and ``parts`` count the tokens that share one span (an emoji is often four);
+    ``window`` counts the fillings of the context from 0.
     """
 
     text: str
@@ -31,11 +35,17 @@ class TokenRow:
     special: bool
     part: int = 1
     parts: int = 1
+    weight: float = 1.0
+    window: int = 0
 
 
 @dataclass(frozen=True)
 class TowerReport:
-    """One tower's share of a report; ``used`` and ``limit`` count BOS and EOS."""
+    """One tower's share of a report.
+
+    ``used`` counts the tokens of all windows, BOS and EOS included; ``limit`` is the context of
+    one window, ``windows`` how many there are.
+    """
 
     name: str
     rows: tuple[TokenRow, ...]
@@ -43,6 +53,7 @@ class TowerReport:
     limit: int
     cut: str
     cut_tokens: int
+    windows: int = 1
 
 
 @dataclass(frozen=True)
@@ -75,6 +86,7 @@ class TokenReport:
                     "name": t.name,
                     "used": t.used,
                     "limit": t.limit,
+                    "windows": t.windows,
                     "cut": t.cut,
                     "cut_tokens": t.cut_tokens,
                     "tokens": [
@@ -83,6 +95,8 @@ class TokenReport:
                             "id": r.id,
                             "span": [r.start, r.end],
                             "special": r.special,
+                            "weight": r.weight,
+                            "window": r.window,
                         }
                         for r in t.rows
                     ],
@@ -92,15 +106,27 @@ class TokenReport:
         }
 
 
-def plan_report(prompt: str, tokenizers: Sequence[tuple[str, Any]]) -> TokenReport:
+def plan_report(
+    prompt: str,
+    tokenizers: Sequence[tuple[str, Any]],
+    dialect: str = "a1111",
+    split: str | None = "comma",
+) -> TokenReport:
     """The report of one prompt for ``(tower name, tokenizer)`` pairs.
 
+    Args:
+        prompt: the prompt as written.
+        tokenizers: as ``bridge.conditioning.tokenizers_of`` gives them.
+        dialect: as in ``parse``.
+        split: as in ``plan_many``.
+
     Raises:
-        PromptError: text that cannot be encoded.
+        PromptError: text that cannot be encoded or that the dialect refuses.
+        OptionError: a dialect that does not exist.
         UnsupportedModelError: a tokenizer that bridge cannot plan with.
     """
-    parsed = parse(prompt)
-    return report_of(plan(parsed, tokenizer, name) for name, tokenizer in tokenizers)
+    parsed = parse(prompt, dialect)
+    return report_of(plan(parsed, tokenizer, name, split) for name, tokenizer in tokenizers)
 
 
 def report_of(plans: Any) -> TokenReport:
@@ -110,48 +136,76 @@ def report_of(plans: Any) -> TokenReport:
 
 
 def _tower(p: TokenPlan) -> TowerReport:
-    spans = [(t.start, t.end) for t in p.tokens]
-    rows = []
-    for i, token in enumerate(p.tokens):
-        first = last = i
-        while not token.special and first > 0 and _shared(p, spans, first - 1, i):
-            first -= 1
-        while not token.special and last + 1 < len(spans) and _shared(p, spans, last + 1, i):
-            last += 1
-        text = token.piece if token.special else p.source[token.start : token.end]
-        rows.append(
-            TokenRow(
-                text, token.id, token.start, token.end, token.special, i - first + 1,
-                last - first + 1,
-            )
-        )  # fmt: skip
-    return TowerReport(p.tower, tuple(rows), p.used, p.limit, p.cut, p.cut_tokens)
+    rows = tuple(
+        row for number, window in enumerate(p.windows) for row in _rows(p.source, window, number)
+    )
+    return TowerReport(p.tower, rows, p.used, p.limit, p.cut, p.cut_tokens, len(p.windows))
 
 
-def _shared(p: TokenPlan, spans: list[tuple[int, int]], other: int, i: int) -> bool:
-    return not p.tokens[other].special and spans[other] == spans[i]
+def _rows(source: str, window: Window, number: int) -> list[TokenRow]:
+    rows: list[TokenRow] = []
+    for same in _runs(window.tokens):
+        for part, token in enumerate(same, 1):
+            text = token.piece if token.special else source[token.start : token.end]
+            rows.append(
+                TokenRow(
+                    text, token.id, token.start, token.end, token.special, part, len(same),
+                    token.weight, number,
+                )
+            )  # fmt: skip
+    return rows
+
+
+def _runs(tokens: Sequence[Token]) -> list[list[Token]]:
+    """Neighbours that share one span of the source."""
+    runs: list[list[Token]] = []
+    for token in tokens:
+        last = runs[-1][-1] if runs else None
+        shares = last is not None and not token.special and not last.special
+        if shares and last is not None and (last.start, last.end) == (token.start, token.end):
+            runs[-1].append(token)
+        else:
+            runs.append([token])
+    return runs
 
 
 def _quote(text: str) -> str:
     return text if len(text) <= _QUOTED else text[:_QUOTED] + "…"
 
 
+def _count(tower: TowerReport) -> str:
+    if tower.windows == 1:
+        return f"{tower.used} of {tower.limit} tokens"
+    return f"{tower.used} tokens in {tower.windows} windows of {tower.limit}"
+
+
 def _tower_text(tower: TowerReport) -> str:
-    words = " ".join(
-        row.text if row.parts == 1 else f"{row.text}({row.part}/{row.parts})" for row in tower.rows
-    )
-    line = f"{tower.name}: {tower.used} of {tower.limit} tokens: {words}"
+    words = " ".join(_word(row) for row in tower.rows)
+    line = f"{tower.name}: {_count(tower)}: {words}"
     if tower.cut_tokens:
         line += f"\n  cut off ({tower.cut_tokens} tokens): {_quote(tower.cut)}"
     return line
 
 
+def _word(row: TokenRow) -> str:
+    part = "" if row.parts == 1 else f"({row.part}/{row.parts})"
+    weight = "" if row.weight == 1 else f":{row.weight:.4g}"
+    return row.text + part + weight
+
+
 def _tower_html(tower: TowerReport) -> str:
-    tokens = "".join(_row_html(row) for row in tower.rows)
+    lines = [
+        "".join(_row_html(row) for row in rows)
+        for number, rows in groupby(tower.rows, lambda row: row.window)
+        if number < SHOWN_WINDOWS
+    ]
+    if tower.windows > SHOWN_WINDOWS:
+        lines.append(f"and {tower.windows - SHOWN_WINDOWS} more windows")
     parts = [
         f'<div class="bridge-tower"><p class="bridge-count"><b>{escape(tower.name)}</b> '
-        f"{tower.used} of {tower.limit} tokens</p>"
-        f'<p class="bridge-row" style="line-height:2;overflow-wrap:anywhere">{tokens}</p>'
+        f"{_count(tower)}</p>"
+        f'<p class="bridge-row" style="line-height:2;overflow-wrap:anywhere">'
+        f"{'<br>'.join(lines)}</p>"
     ]
     if tower.cut_tokens:
         parts.append(
@@ -166,7 +220,19 @@ def _row_html(row: TokenRow) -> str:
     kind = "bridge-special" if row.special else "bridge-token"
     faint = "opacity:.55;" if row.special else ""
     part = f"<sub>{row.part}/{row.parts}</sub>" if row.parts > 1 else ""
+    weight = "" if row.weight == 1 else f"<sup>{row.weight:.3g}</sup>"
+    title = f"id {row.id}" if row.weight == 1 else f"id {row.id}, weight {row.weight:.4g}"
     return (
-        f'<bdi class="{kind}" title="id {row.id}" style="{faint}border:1px solid currentColor;'
-        f'border-radius:.4em;padding:.1em .35em;margin:.1em">{escape(row.text)}{part}</bdi> '
+        f'<bdi class="{kind}" title="{title}" style="{faint}{_tint(row.weight)}'
+        'border:1px solid currentColor;border-radius:.4em;padding:.1em .35em;margin:.1em">'
+        f"{escape(row.text)}{part}{weight}</bdi> "
     )
+
+
+def _tint(weight: float) -> str:
+    """Warm for more, cool for less, stronger the further the weight is from 1."""
+    if weight == 1:
+        return ""
+    strength = min(0.6, 0.15 + abs(weight - 1) * 0.6)
+    colour = "235,110,40" if weight > 1 else "60,120,240"
+    return f"background:rgba({colour},{strength:.2f});"

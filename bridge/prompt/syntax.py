@@ -1,50 +1,65 @@
-"""What a prompt says, apart from any tokenizer: text spans, each with its place in the source.
-
-Only the ``plain`` dialect is here: the whole text is one span of weight 1 and no character has
-a meaning of its own. Other dialects give more spans of the same kind.
-"""
+"""A prompt, read: its text, its dialect, its tree, and the flat spans that are to be encoded."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bridge.errors import OptionError
 from bridge.prompt.check import check_text
+from bridge.prompt.dialects import a1111, comfy, compel, plain
+from bridge.prompt.schedule import spans_at_first_step
+from bridge.prompt.spans import Span
+from bridge.prompt.tree import Tree
 
-DIALECTS = ("plain",)
+__all__ = ["DIALECTS", "Prompt", "Span", "parse"]
 
-
-@dataclass(frozen=True)
-class Span:
-    """A piece of text at ``source[start:end]`` that carries one weight."""
-
-    text: str
-    start: int
-    end: int
-    weight: float = 1.0
+DIALECTS = ("plain", "a1111", "comfy", "compel")
+_PARSERS = {
+    "plain": plain.parse,
+    "a1111": a1111.parse,
+    "comfy": comfy.parse,
+    "compel": compel.parse,
+}
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A checked prompt: its source, its dialect and the spans that are to be encoded."""
+    """A checked prompt.
+
+    Attributes:
+        source: the text as written.
+        dialect: the dialect it was read in.
+        spans: the flat weighted text at the first step. Of a conjunction or blend these are the
+            spans of all its parts, one after the other; ``schedule.at_step`` has them apart.
+        tree: its syntax. It follows from source and dialect, so it takes no part in comparison.
+    """
 
     source: str
     dialect: str
     spans: tuple[Span, ...]
+    tree: Tree = field(compare=False, repr=False)
 
     def __str__(self) -> str:
         """The prompt as its dialect writes it."""
         return self.source
 
 
-def parse(text: str, dialect: str = "plain") -> Prompt:
+def parse(text: str, dialect: str = "a1111", *, negative: bool = False) -> Prompt:
     """Read ``text`` in a dialect.
 
+    Args:
+        text: the prompt.
+        dialect: one of ``DIALECTS``.
+        negative: it is a negative prompt. A1111 reads no ``AND`` and no part weights in those; the
+            other dialects read them alike.
+
     Raises:
-        PromptError: text that cannot be encoded.
+        PromptError: text that cannot be encoded, or that the dialect's own tool raises an error
+            for; each dialect's module says which.
         OptionError: a dialect that does not exist.
     """
     check_text(text)
     if dialect not in DIALECTS:
         raise OptionError(f"No prompt dialect {dialect!r}; there is: {', '.join(DIALECTS)}.")
-    return Prompt(text, dialect, (Span(text, 0, len(text)),) if text else ())
+    tree = _PARSERS[dialect](text, negative)
+    return Prompt(text, dialect, spans_at_first_step(tree, text, dialect), tree)

@@ -1,0 +1,93 @@
+"""How prompts are to be read: dialect, emphasis, normalisation, and the way with long ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from bridge.conditioning.emphasis import EMPHASES
+from bridge.errors import OptionError, PromptError
+from bridge.prompt import DIALECTS, LONG_PROMPTS, NORMALISATIONS, LongPrompt, Prompt, parse
+from bridge.prompt.caret import prompt_error
+from bridge.prompt.tree import Alternation, Blend, Conjunction, Schedule, walk
+from bridge.prompt.windows import RULES
+
+# Each dialect's own formula, and its own way with long prompts. compel's default is to truncate.
+_OWN = {
+    "plain": ("none", "truncate"),
+    "a1111": ("a1111", "a1111"),
+    "comfy": ("comfy", "comfy"),
+    "compel": ("compel", "truncate"),
+}
+_JOINS = ("concat", "first_eos", "no_bos_between", "average")
+_POOLED = ("first", "last", "mean")
+
+
+@dataclass(frozen=True)
+class Wording:
+    """The choices of one call, checked."""
+
+    dialect: str
+    emphasis: str
+    token_normalization: str
+    long_prompt: LongPrompt
+
+    def parse(self, text: str) -> Prompt:
+        """A prompt that is one and the same at every step.
+
+        Raises:
+            PromptError: the dialect refuses it, or it is a schedule or has several parts.
+        """
+        prompt = parse(text, self.dialect)
+        _check_single(prompt)
+        return prompt
+
+
+def read_wording(
+    dialect: str, emphasis: str | None, token_normalization: str, long_prompt: object
+) -> Wording:
+    """Check the choices and fill in the dialect's own. Raises OptionError."""
+    _check_name(dialect, DIALECTS, "dialect")
+    own_emphasis, own_long = _OWN[dialect]
+    chosen = own_emphasis if emphasis is None else emphasis
+    _check_name(chosen, EMPHASES, "emphasis")
+    _check_name(token_normalization, NORMALISATIONS, "token_normalization")
+    long = own_long if long_prompt is None else long_prompt
+    if not isinstance(long, LongPrompt):
+        _check_name(long, LONG_PROMPTS, "long_prompt")
+        long = LONG_PROMPTS[str(long)]
+    if long.split is not None:
+        _check_name(long.split, RULES, "long_prompt.split")
+    _check_name(long.join, _JOINS, "long_prompt.join")
+    _check_name(long.pooled, _POOLED, "long_prompt.pooled")
+    return Wording(dialect, chosen, token_normalization, long)
+
+
+def _check_name(value: object, names: Iterable[str], what: str) -> None:
+    names = tuple(names)
+    if value in names:
+        return
+    near = get_close_matches(str(value), names, 1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise OptionError(f"No {what} {value!r}; there is: {', '.join(names)}.{hint}")
+
+
+def _check_single(prompt: Prompt) -> None:
+    tree = prompt.tree
+    if isinstance(tree, (Conjunction, Blend)):
+        second = tree.parts[min(1, len(tree.parts) - 1)]
+        raise _refused(prompt, "has several parts", second.start, second.end)
+    for node, _ in walk(tree.children):
+        if isinstance(node, (Schedule, Alternation)):
+            raise _refused(prompt, "changes from step to step", node.start, node.end)
+
+
+def _refused(prompt: Prompt, what: str, start: int, end: int) -> PromptError:
+    return prompt_error(
+        f"This prompt {what}, and one Conditioning holds one prompt; write it apart, or pass "
+        'dialect="plain" to take the characters as they are.',
+        prompt.source,
+        start,
+        end,
+    )

@@ -1,0 +1,314 @@
+r"""compel's prompts: ``x++``, ``(a b)1.3``, ``("a", "b").blend(0.6, 0.4)``, ``("a", "b").and()``.
+
+Facts from compel 2.5.1, ``prompt_parser.py``:
+
+- ``+`` is ×1.1 each and ``-`` ×0.9 each, after a word, brackets or quotes; a number only after
+  brackets or quotes. ``x.attend(1.3)`` says the same. Weights multiply.
+- Brackets and quotes without a weight only group. A bracket whose inside the grammar cannot read
+  (unbalanced, a lone ``+``, a ``=``) is text up to the next space.
+- Pieces are put together with one space between; ``\(``, ``\)`` and ``\"`` lose their backslash,
+  other escapes keep it.
+- ``.and()`` and ``.blend()`` count only around the whole prompt. Text after ``.and()`` is ignored,
+  after ``.blend()`` it is an error. A part of an ``.and()`` that has no text is dropped.
+- ``.swap()`` and ``withLora()`` change the network, not the text: they are refused here.
+
+Two things differ: compel undoes a run of several backslashes before a bracket once or more often,
+by how many pieces it merged, and here the whole run goes; and ``.swap(`` is refused even where
+compel, unable to read what follows, takes it as text.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+from bridge.prompt.caret import prompt_error
+from bridge.prompt.dialects.compel_words import Option, Words
+from bridge.prompt.spans import Span, SpanList
+from bridge.prompt.tree import Blend, Branch, Choose, Conjunction, Group, Node, Text, Tree, walk
+
+_COMMA = re.compile(r",(\S)")
+_ESCAPE = re.compile(r'\\+(?=[()"])')
+_QUOTE_END = re.compile(r'\\"|["\n\r]')
+# Inside quotes pyparsing turns these two characters into one blank.
+_BLANK_ESCAPE = re.compile(r"\\([tnfr])")
+_BLANKS = {"t": "\t", "n": "\n", "f": "\f", "r": "\r"}
+
+
+def parse(source: str, negative: bool = False) -> Tree:
+    """The tree of a prompt.
+
+    Raises:
+        PromptError: what compel raises an error for (weights that do not fit the parts, text after
+            ``.blend()``), weights that are not finite, ``.swap()`` and ``withLora()``.
+    """
+    if not source.strip():
+        return Branch((), 0, len(source))
+    parted = frozenset(m.start(1) for m in _COMMA.finditer(source))
+    reader = _Reader(source, 0, source, parted)
+    return reader.combination() or Branch(reader.prompt(), 0, len(source))
+
+
+def spans(part: Branch, source: str, choose: Choose) -> tuple[Span, ...]:
+    """The weighted pieces; neighbours of equal weight are one text, with spaces between."""
+    found = SpanList(source)
+    last: tuple[float, int] | None = None
+    for node, weight in walk(part.children):
+        if not isinstance(node, Text) or not node.text:
+            continue
+        joined = last is not None and last[0] == weight
+        if joined and last is not None and not node.glued:
+            found.add_space(last[1], weight)
+        found.add(node.start, node.end, weight, joined)
+        last = weight, node.end
+    return found.done()
+
+
+class _Reader:
+    """Reads a prompt, or the inside of quotes in one; ``text`` begins at ``base`` of ``source``.
+
+    What was found at each bracket and quote is remembered (None: the grammar cannot read it), for
+    the grammar looks at the same place under several rules.
+    """
+
+    def __init__(self, text: str, base: int, source: str, parted: frozenset[int]) -> None:
+        self._text, self._base = text, base
+        self._source, self._parted = source, parted
+        self._words = Words(text, base, parted)
+        self._groups: dict[int, tuple[Group, int] | None] = {}
+        self._quotes: dict[int, tuple[Group, int] | None] = {}
+
+    def combination(self) -> Conjunction | Blend | None:
+        """The whole text as ``(…).and(…)`` or ``(…).blend(…)``; None if it is neither."""
+        parts: list[Branch] = []
+        at = self._words.literal("(", 0)
+        while at is not None:
+            part = self._part(self._words.blank(at))
+            if part is None:
+                return None
+            parts.append(part)
+            at = self._words.literal(",", part.end)
+        if not parts:
+            return None
+        closing = self._words.literal(")", parts[-1].end)
+        for name in (".and", ".add", ".blend"):
+            at = self._words.literal("(", self._words.literal(name, closing))
+            if at is None:
+                continue
+            options, after = self._words.options(at)
+            end = self._words.literal(")", after)
+            if end is None:
+                return None
+            return self._combined(name, tuple(parts), options, at, end)
+        return None
+
+    def prompt(self) -> tuple[Node, ...]:
+        """The whole text by the rule for prompts, which takes as text what is out of order."""
+        children: list[Node] = []
+        at = self._words.blank(0)
+        while at < len(self._text):
+            self._refuse_lora(at)
+            target = self._target(at)
+            word = self._words.word(at)
+            if target is not None:
+                at = self._operated(target, children)
+            elif word > at and (operator := self._operator(word, numbers=False)) is not None:
+                children.append(self._group(self._texts(at, word), operator[0], at, operator[1]))
+                at = operator[1]
+            else:
+                end = self._words.free(at)
+                if end == at:
+                    raise prompt_error(
+                        "compel cannot read a vertical tab or a form feed; write a space.",
+                        self._source, self._base + at,
+                    )  # fmt: skip
+                children += self._texts(at, end)
+                at = end
+            at = self._words.blank(at)
+        return tuple(children)
+
+    def _fragment(self, first: int | None = None) -> tuple[Group, int] | None:
+        """The bracket at ``first``, or the whole text, by the stricter rule for fragments."""
+        stack: list[tuple[int | None, list[Node]]] = [(first, [])]
+        at = 0 if first is None else first + 1
+        while True:
+            at = self._words.blank(at)
+            char = self._text[at : at + 1]
+            opening, children = stack[-1]
+            if char == "(" and at not in self._groups:
+                stack.append((at, []))
+                at += 1
+            elif char == ")" and opening is not None:
+                closed = self._group(children, 1.0, opening, at + 1), at + 1
+                self._groups[opening] = closed
+                stack.pop()
+                if not stack:
+                    return closed
+                at = self._operated(closed, stack[-1][1])
+            elif char == "" and opening is None:
+                return self._group(children, 1.0, 0, at), at
+            else:
+                after = self._element(at, children)
+                if after is None:
+                    self._groups |= {start: None for start, _ in stack if start is not None}
+                    return None
+                at = after
+
+    def _element(self, at: int, children: list[Node]) -> int | None:
+        """Read what stands at ``at`` of a fragment into ``children``; None if nothing can."""
+        self._refuse_lora(at)
+        target = self._target(at)
+        if target is not None:
+            return self._operated(target, children)
+        word = self._words.word(at)
+        if word > at:
+            operator = self._operator(word, numbers=False)
+            if operator is None:
+                children += self._texts(at, word)
+                return word
+            children.append(self._group(self._texts(at, word), operator[0], at, operator[1]))
+            return operator[1]
+        if self._text.startswith((",", "."), at):
+            children += self._texts(at, at + 1)
+            return at + 1
+        return None
+
+    def _target(self, at: int) -> tuple[Group, int] | None:
+        """The brackets or quotes at ``at``, without their operator."""
+        if self._text.startswith("(", at):
+            return self._groups[at] if at in self._groups else self._fragment(at)
+        if self._text.startswith('"', at):
+            if at not in self._quotes:
+                self._quotes[at] = self._quote(at)
+            return self._quotes[at]
+        return None
+
+    def _quote(self, at: int) -> tuple[Group, int] | None:
+        close = self._quote_end(at)
+        if close is None:
+            return None
+        if not self._text[at + 1 : close].strip():
+            place = self._base + at + 1
+            return self._group([Text("", place, place)], 1.0, at, close + 1), close + 1
+        inside = self._inside(at, close)._fragment()
+        if inside is None:
+            return None
+        return self._group(inside[0].children, 1.0, at, close + 1), close + 1
+
+    def _inside(self, at: int, close: int) -> _Reader:
+        text = _BLANK_ESCAPE.sub(lambda m: _BLANKS[m.group(1)] * 2, self._text[at + 1 : close])
+        return _Reader(text, self._base + at + 1, self._source, self._parted)
+
+    def _quote_end(self, at: int) -> int | None:
+        """Where the quote that opens at ``at`` closes.
+
+        An escaped quote closes it if no other does before the end of the line.
+        """
+        escaped: int | None = None
+        for mark in _QUOTE_END.finditer(self._text, at + 1):
+            if mark.group() == '"':
+                return mark.start()
+            if mark.group() != '\\"':
+                break
+            escaped = mark.start() + 1
+        return escaped
+
+    def _operated(self, target: tuple[Group, int], children: list[Node]) -> int:
+        """Add brackets or quotes with the operator behind them; where that ends."""
+        group, at = target
+        operator = self._operator(at, numbers=True)
+        if operator is not None:
+            at = operator[1]
+            group = Group(group.children, operator[0], group.start, self._base + at)
+        children.append(group)
+        return at
+
+    def _operator(self, at: int, numbers: bool) -> tuple[float, int] | None:
+        """The weight of what ends at ``at``, and where its operator ends; None without one."""
+        value = self._words.literal("(", self._words.literal(".attend", at))
+        if value is not None:
+            strength = self._words.strength(self._words.blank(value), numbers=True)
+            end = None if strength is None else self._words.literal(")", strength[1])
+            if strength is not None and end is not None:
+                return strength[0], end
+        swap = self._words.literal("(", self._words.literal(".swap", at))
+        if swap is not None:
+            raise prompt_error(
+                "compel's .swap() edits attention maps, not text, and is not supported; write the "
+                "words themselves.", self._source, self._base + at, self._base + swap,
+            )  # fmt: skip
+        return self._words.attached(at, numbers)
+
+    def _part(self, at: int) -> Branch | None:
+        """One prompt of a combination: brackets, quotes or a word."""
+        target = self._target(at)
+        if target is not None:
+            return Branch(target[0].children, at, target[1])
+        close = self._quote_end(at) if self._text.startswith('"', at) else None
+        if close is not None:
+            return Branch(self._inside(at, close).prompt(), at, close + 1)
+        word = self._words.word(at)
+        return Branch(tuple(self._texts(at, word)), at, word) if word > at else None
+
+    def _combined(
+        self, name: str, parts: tuple[Branch, ...], options: list[Option], at: int, end: int
+    ) -> Conjunction | Blend:
+        normalize = True
+        if name == ".blend" and options and options[-1].text == "no_normalize":
+            normalize = False
+            options = options[:-1]
+        weights = [self._weight(name, option) for option in options] or [1.0] * len(parts)
+        full = [any(isinstance(node, Text) for node, _ in walk(p.children)) for p in parts]
+        if len(weights) != len(parts) or (name == ".blend" and not all(full)):
+            raise prompt_error(
+                f"{name}() has {len(parts)} prompts and {len(weights)} weights; give one weight "
+                "for each, or none, and no empty brackets.", self._source, at, end - 1,
+            )  # fmt: skip
+        weighted = tuple(
+            Branch(part.children, part.start, part.end, weight)
+            for part, weight, has_text in zip(parts, weights, full, strict=True)
+            if has_text
+        )
+        if name != ".blend":
+            return Conjunction(weighted, 0, end)
+        if self._words.blank(end) < len(self._text):
+            raise prompt_error(
+                "Nothing may stand after .blend(); put these words into its prompts.",
+                self._source, self._words.blank(end), len(self._text),
+            )  # fmt: skip
+        return Blend(weighted, normalize, 0, end)
+
+    def _weight(self, name: str, option: Option) -> float:
+        try:
+            weight = float(option.text)
+        except ValueError:
+            weight = math.nan
+        if not math.isfinite(weight):
+            raise prompt_error(
+                f"{option.text!r} is no weight of {name}(); write numbers such as 0.6.",
+                self._source, option.start, option.end,
+            )  # fmt: skip
+        return weight
+
+    def _refuse_lora(self, at: int) -> None:
+        end = self._words.lora(at)
+        if end is not None:
+            raise prompt_error(
+                "compel's withLora() changes the network and is not supported; load the LoRA into "
+                "the pipeline.", self._source, self._base + at, self._base + end,
+            )  # fmt: skip
+
+    def _group(self, children: Sequence[Node], weight: float, start: int, end: int) -> Group:
+        return Group(tuple(children), weight, self._base + start, self._base + end)
+
+    def _texts(self, start: int, end: int) -> list[Text]:
+        """One piece of text, cut where an escape loses its backslash."""
+        cuts = [m.span() for m in _ESCAPE.finditer(self._text, start, end)]
+        starts = [start, *(after for _, after in cuts)]
+        ends = [*(before for before, _ in cuts), end]
+        pieces = [(a, b) for a, b in zip(starts, ends, strict=True) if a < b]
+        return [
+            Text(self._text[a:b], self._base + a, self._base + b, glued=i > 0)
+            for i, (a, b) in enumerate(pieces)
+        ]

@@ -1,0 +1,160 @@
+"""A prompt over the steps of a run: what it says at each, and where it changes.
+
+Steps count from 1, as in stable-diffusion-webui, ``get_learned_conditioning_prompt_schedules``
+(``modules/prompt_parser.py`` at commit 28bd8e1): the side before holds while
+``step <= when``, and an alternation's first option at step 1. (That web UI's sampler looks its
+schedule up with a count from 0, ``sd_samplers_cfg_denoiser.py``, so its first interval lasts one
+call longer than ``last_step`` says.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+from bridge.errors import OptionError
+from bridge.prompt.dialects import a1111, comfy, compel, plain
+from bridge.prompt.spans import Span
+from bridge.prompt.tree import (
+    Alternation,
+    Blend,
+    Branch,
+    Choose,
+    Conjunction,
+    Edit,
+    Schedule,
+    Tree,
+    parts_of,
+    walk,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from bridge.prompt.syntax import Prompt
+
+Rule = Literal["new", "old"]
+"""How a ``when`` is counted. ``new`` (the web UI since 1.6): with a point a fraction of the steps,
+else a step. ``old``: below 1 a fraction, else a step."""
+
+_SPANS = {"plain": plain.spans, "a1111": a1111.spans, "comfy": comfy.spans, "compel": compel.spans}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the prompts that are encoded apart, flat, with its weight."""
+
+    spans: tuple[Span, ...]
+    weight: float = 1.0
+
+    @property
+    def text(self) -> str:
+        """Its text without weights."""
+        return "".join(span.text for span in self.spans)
+
+
+@dataclass(frozen=True)
+class Flat:
+    """A prompt at one step: its parts, and how they go together.
+
+    ``kind`` is ``one``; ``and`` (A1111: noise predictions are added; compel: states are set end to
+    end); ``blend`` (states are averaged) or ``sum`` (states are added, weights as they are).
+    """
+
+    parts: tuple[Part, ...]
+    kind: Literal["one", "and", "blend", "sum"] = "one"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """What holds up to and with ``last_step``, from the step after the interval before."""
+
+    last_step: int
+    flat: Flat
+
+
+def at_step(prompt: Prompt, step: int, steps: int, rule: Rule = "new") -> Flat:
+    """The prompt at ``step`` of ``steps``, both counted from 1.
+
+    Raises:
+        OptionError: a step outside the run, or a rule that does not exist.
+        PromptError: weights that are not finite.
+    """
+    _check(steps, rule)
+    if not 1 <= step <= steps:
+        raise OptionError(f"Step {step} is outside the run; it has steps 1 to {steps}.")
+    return _flat(prompt.tree, prompt.source, prompt.dialect, _chooser(step, steps, rule))
+
+
+def intervals(prompt: Prompt, steps: int, rule: Rule = "new") -> tuple[Interval, ...]:
+    """The prompt over a run: one interval up to each step at which a part may change.
+
+    As in the web UI, neighbours may say the same, as in ``[a:a:3]``.
+
+    Raises:
+        OptionError: no steps, or a rule that does not exist.
+        PromptError: weights that are not finite.
+    """
+    _check(steps, rule)
+    ends = {steps}
+    for part in parts_of(prompt.tree):
+        for node, _ in walk(part.children):
+            if isinstance(node, Alternation):
+                ends.update(range(1, steps + 1))
+            elif isinstance(node, Schedule):
+                ends.add(_last_step(node, steps, rule))
+    return tuple(
+        Interval(end, at_step(prompt, end, steps, rule)) for end in sorted(ends) if end >= 1
+    )
+
+
+def spans_at_first_step(tree: Tree, source: str, dialect: str) -> tuple[Span, ...]:
+    """The flat spans of all parts at the first step of a run that has many."""
+    flat = _flat(tree, source, dialect, _first)
+    return tuple(span for part in flat.parts for span in part.spans)
+
+
+def first_step(prompt: Prompt) -> Flat:
+    """The prompt at the first step of a run so long that no fraction of it is less than a step."""
+    return _flat(prompt.tree, prompt.source, prompt.dialect, _first)
+
+
+def _flat(tree: Tree, source: str, dialect: str, choose: Choose) -> Flat:
+    spans = _SPANS[dialect]
+    parts = tuple(Part(spans(part, source, choose), part.weight) for part in parts_of(tree))
+    match tree:
+        case Conjunction():
+            return Flat(parts, "and")
+        case Blend():
+            return Flat(parts, "blend" if tree.normalize else "sum")
+        case _:
+            return Flat(parts)
+
+
+def _chooser(step: int, steps: int, rule: Rule) -> Choose:
+    def choose(edit: Edit) -> Branch:
+        if isinstance(edit, Alternation):
+            return edit.options[(step - 1) % len(edit.options)]
+        return edit.before if step <= _last_step(edit, steps, rule) else edit.after
+
+    return choose
+
+
+def _first(edit: Edit) -> Branch:
+    if isinstance(edit, Alternation):
+        return edit.options[0]
+    when = float(edit.when)
+    return edit.before if (when > 0 if "." in edit.when else when >= 1) else edit.after
+
+
+def _last_step(edit: Schedule, steps: int, rule: Rule) -> int:
+    """The last step at which the side before holds; below 1 it never does."""
+    when = float(edit.when)
+    fraction = "." in edit.when if rule == "new" else when < 1
+    # Clamped before it is cut to an integer, for a huge number of steps is infinite.
+    return int(max(-1.0, min(float(steps), when * steps if fraction else when)))
+
+
+def _check(steps: int, rule: str) -> None:
+    if steps < 1:
+        raise OptionError(f"A run has at least one step, not {steps}.")
+    if rule not in get_args(Rule):
+        raise OptionError(f"No rule of schedules {rule!r}; there is: {', '.join(get_args(Rule))}.")

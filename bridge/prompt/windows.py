@@ -1,0 +1,172 @@
+"""Long prompts: how content tokens are dealt to windows of the tower's context.
+
+The rules are those of the tools that people use:
+
+=============  =======================================================================
+``hard``       every ``room`` tokens (sd_embed; lpw_stable_diffusion)
+``comma``      the same, but a cut at most 20 tokens after a comma moves back to it
+               (stable-diffusion-webui, ``comma_padding_backtrack``)
+``words``      a word of under 8 tokens moves whole to the next window (ComfyUI)
+``sentences``  after the last full stop, else after the last of ``. , ; :``, else after
+               the last word, that fits (compel)
+=============  =======================================================================
+
+``room`` is the context without BOS and EOS, 75 for CLIP. Vectors of one textual-inversion word
+are never parted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+BACKTRACK = 20
+SHORT_WORD = 8
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a rule looks at in one token.
+
+    Attributes:
+        piece: the token in the vocabulary; ``</w>`` ends a word.
+        word: a number that the tokens of one word share.
+        group: a number that tokens share which must not be parted; each has its own otherwise.
+    """
+
+    piece: str
+    word: int
+    group: int
+
+
+Cuts = list[int]
+"""Where windows begin, the first at 0: ``[0, 75]`` are two windows."""
+
+
+def hard(tokens: Sequence[Content], room: int) -> Cuts:
+    """A window is full when it is full."""
+    cuts, start = [0], 0
+    for at in range(len(tokens)):
+        if at - start == room:
+            start = _whole_group(tokens, at, start)
+            cuts.append(start)
+    return cuts
+
+
+def comma(tokens: Sequence[Content], room: int) -> Cuts:
+    """stable-diffusion-webui's rule (``TextConditionalModel.tokenize_line``)."""
+    cuts, start, last = [0], 0, -1
+    for at, token in enumerate(tokens):
+        if token.piece == ",</w>":
+            if at - start == room:
+                start = at
+                cuts.append(start)
+            last = at
+            continue
+        if at - start == room:
+            border = _whole_group(tokens, at, start)
+            near = last >= start and at - last <= BACKTRACK
+            start = last + 1 if near and border == at else border
+            cuts.append(start)
+    return cuts
+
+
+def words(tokens: Sequence[Content], room: int) -> Cuts:
+    """ComfyUI's rule (``SDTokenizer.tokenize_with_weights``)."""
+    cuts, start = [0], 0
+    for first, last in _runs(tokens, lambda token: token.word):
+        if last - start <= room:
+            continue
+        if last - first < SHORT_WORD and first > start:
+            start = first
+            cuts.append(start)
+        while last - start > room:
+            start += room
+            cuts.append(start)
+    return cuts
+
+
+def sentences(tokens: Sequence[Content], room: int) -> Cuts:
+    """compel's rule (``EmbeddingsProvider._find_next_best_split_point``)."""
+    cuts, start = [0], 0
+    while len(tokens) - start > room:
+        here = range(start + room - 1, start - 1, -1)
+        ends = (
+            next((at for at in here if tokens[at].piece == ".</w>"), None),
+            next((at for at in here if tokens[at].piece in _PHRASE_ENDS), None),
+            next((at for at in here if tokens[at].piece.endswith("</w>")), None),
+        )
+        start = next((end + 1 for end in ends if end is not None), start + room)
+        cuts.append(start)
+    return cuts
+
+
+_PHRASE_ENDS = frozenset({".</w>", ",</w>", ";</w>", ":</w>"})
+
+RULES: dict[str, Callable[[Sequence[Content], int], Cuts]] = {
+    "hard": hard,
+    "comma": comma,
+    "words": words,
+    "sentences": sentences,
+}
+"""The rules by name."""
+
+
+@dataclass(frozen=True)
+class LongPrompt:
+    """What is done with a prompt that is longer than the tower's context.
+
+    Attributes:
+        split: a rule of ``RULES``; None cuts the prompt off after the first window.
+        join: how windows' token states become one sequence of k windows of T:
+            ``concat``: end to end, k * T states;
+            ``first_eos``: the same, with the first window's EOS state in place of the others';
+            ``no_bos_between``: BOS and last state dropped between windows, k * (T - 2) + 2;
+            ``average``: the mean of the windows, T states.
+        pooled: the window whose pooled state is taken: ``first``, ``last``, or their ``mean``.
+    """
+
+    split: str | None
+    join: str = "concat"
+    pooled: str = "first"
+
+
+LONG_PROMPTS = {
+    "truncate": LongPrompt(None),
+    "a1111": LongPrompt("comma"),
+    "comfy": LongPrompt("words"),
+    "compel": LongPrompt("sentences", "first_eos"),
+    "sd_embed": LongPrompt("hard", pooled="last"),
+    "lpw": LongPrompt("hard", "no_bos_between"),
+    "average": LongPrompt("comma", "average", "mean"),
+}
+"""Ways with long prompts by the tool that has them: diffusers (``truncate``),
+stable-diffusion-webui, ComfyUI, compel with ``truncate_long_prompts=False``, sd_embed, the
+community pipeline lpw_stable_diffusion; ``average`` keeps the sequence at one window's length."""
+
+T = TypeVar("T")
+
+
+def windows_of(
+    tokens: Sequence[T], content: Sequence[Content], room: int, rule: str
+) -> list[Sequence[T]]:
+    """``tokens`` dealt to windows by a rule of ``RULES``; no tokens make one empty window."""
+    cuts = RULES[rule](content, room)
+    return [tokens[a:b] for a, b in zip(cuts, [*cuts[1:], len(tokens)], strict=True)]
+
+
+def _whole_group(tokens: Sequence[Content], at: int, start: int) -> int:
+    """``at``, moved back to where its group begins if the group began in this window."""
+    first = at
+    while first > start and tokens[first - 1].group == tokens[at].group:
+        first -= 1
+    return first if first > start else at
+
+
+def _runs(tokens: Sequence[Content], key: Callable[[Content], int]) -> list[tuple[int, int]]:
+    """Stretches of equal ``key`` as (first, past the last)."""
+    if not tokens:
+        return []
+    starts = [i for i in range(len(tokens)) if i == 0 or key(tokens[i]) != key(tokens[i - 1])]
+    return list(zip(starts, [*starts[1:], len(tokens)], strict=True))

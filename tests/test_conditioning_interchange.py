@@ -1,0 +1,82 @@
+"""A Conditioning saved and read back: the same tensors, plans and account, and honest refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_models import tiny_sd_pipeline, tiny_sdxl_pipeline
+
+import bridge
+from bridge.conditioning import load_conditioning, save_conditioning
+from bridge.errors import WeightsError
+
+NAMES = (
+    "prompt_embeds",
+    "pooled_prompt_embeds",
+    "negative_prompt_embeds",
+    "negative_pooled_prompt_embeds",
+    "add_time_ids",
+)
+PROMPTS = ["a (cat:1.3) 🎈", "two red apples, " * 30]
+
+
+@pytest.fixture(scope="module")
+def sdxl() -> Any:
+    return tiny_sdxl_pipeline()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_all_comes_back(sdxl: Any, tmp_path: Path, dtype: torch.dtype) -> None:
+    cond = bridge.condition(PROMPTS, model=sdxl, height=64, width=64, dtype=dtype)
+    path = save_conditioning(cond, tmp_path / "deep" / "cond.safetensors")
+    back = load_conditioning(path, model=sdxl)
+    for name in NAMES:
+        one, two = getattr(cond, name), getattr(back, name)
+        assert two.dtype == one.dtype and torch.equal(one, two), name
+    assert back.plans == cond.plans and back.negative_plans == cond.negative_plans
+    assert back.recipe == cond.recipe and back.sizes == cond.sizes
+    assert dict(back.fingerprints) == dict(cond.fingerprints)
+    assert back.report().text() == cond.report().text()
+    assert back.kwargs().keys() == cond.kwargs().keys()
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_parts_that_a_recipe_lacks_stay_away(tmp_path: Path) -> None:
+    cond = bridge.condition("a cat", model=tiny_sd_pipeline("sd15"))
+    path = save_conditioning(cond, tmp_path / "cond.safetensors")
+    assert set(load_file(path)) == {"prompt_embeds", "negative_prompt_embeds"}
+    back = load_conditioning(path)
+    assert back.pooled_prompt_embeds is None and back.add_time_ids is None and back.sizes is None
+
+
+def test_other_towers_are_refused_unless_told(sdxl: Any, tmp_path: Path) -> None:
+    path = save_conditioning(bridge.condition("a cat", model=sdxl), tmp_path / "c.safetensors")
+    other = tiny_sdxl_pipeline()
+    with torch.no_grad():
+        next(other.text_encoder_2.parameters()).add_(1)
+    with pytest.raises(WeightsError, match=r"text_encoder_2 differ.*any_towers=True"):
+        load_conditioning(path, model=other)
+    assert load_conditioning(path, model=other, any_towers=True).plans
+
+
+def test_files_that_are_no_conditioning(sdxl: Any, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"missing\.safetensors"):
+        load_conditioning(tmp_path / "missing.safetensors")
+    (tmp_path / "text").write_text("no tensors")
+    with pytest.raises(WeightsError, match="cannot be read"):
+        load_conditioning(tmp_path / "text")
+    save_file({"a": torch.zeros(1)}, tmp_path / "plain.safetensors")
+    with pytest.raises(WeightsError, match="no conditioning"):
+        load_conditioning(tmp_path / "plain.safetensors")
+    whole = save_conditioning(bridge.condition("a cat", model=sdxl), tmp_path / "whole")
+    data = whole.read_bytes()
+    (tmp_path / "half").write_bytes(data[: len(data) // 2])
+    with pytest.raises(WeightsError, match="half"):
+        load_conditioning(tmp_path / "half")
+    (tmp_path / "later").write_bytes(data.replace(b'\\"format\\": 1', b'\\"format\\": 9'))
+    with pytest.raises(WeightsError, match="format 9"):
+        load_conditioning(tmp_path / "later")
