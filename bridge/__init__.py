@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from bridge.conditioning import Conditioning, condition
+    from bridge.conditioning import Conditioning, PromptSchedule, condition, schedule
     from bridge.diffusion import Generation, generate, load_pipeline
     from bridge.errors import BridgeError
     from bridge.vlm import BridgeVLM, describe, load_vlm
@@ -23,11 +23,13 @@ _HOMES = {
     "BridgeVLM": "bridge.vlm",
     "Conditioning": "bridge.conditioning",
     "Generation": "bridge.diffusion",
+    "PromptSchedule": "bridge.conditioning",
     "condition": "bridge.conditioning",
     "describe": "bridge.vlm",
     "generate": "bridge.diffusion",
     "load_pipeline": "bridge.diffusion",
     "load_vlm": "bridge.vlm",
+    "schedule": "bridge.conditioning",
 }
 
 __all__ = [
@@ -35,11 +37,13 @@ __all__ = [
     "BridgeVLM",
     "Conditioning",
     "Generation",
+    "PromptSchedule",
     "condition",
     "describe",
     "generate",
     "load_pipeline",
     "load_vlm",
+    "schedule",
 ]
 
 

@@ -9,6 +9,7 @@ from bridge.conditioning.interchange import load_conditioning, save_conditioning
 from bridge.conditioning.kit import Kit, forget_towers, open_kit, tokenizers_of
 from bridge.conditioning.recipes import RECIPES, Recipe, TowerUse, find_recipe
 from bridge.conditioning.result import Conditioning, ConditioningReport
+from bridge.conditioning.schedule import PromptSchedule, schedule
 from bridge.conditioning.sizes import Sizes
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Conditioning",
     "ConditioningReport",
     "Kit",
+    "PromptSchedule",
     "Recipe",
     "Sizes",
     "TowerUse",
@@ -26,5 +28,6 @@ __all__ = [
     "load_conditioning",
     "open_kit",
     "save_conditioning",
+    "schedule",
     "tokenizers_of",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,11 +19,13 @@ from bridge.conditioning.wording import Wording, read_wording
 from bridge.errors import OptionError, PromptError
 from bridge.prompt import (
     LongPrompt,
+    Prompt,
     TokenPlan,
     TruncationWarning,
     check_paired,
     check_prompts,
     normalised,
+    parse,
     plan_many,
 )
 from bridge.runtime import check_dtype, resolve_device
@@ -109,32 +112,103 @@ def condition(
     seconds = check_paired(prompt_2 or None, count, "prompt_2")
     negative_seconds = check_paired(negative_prompt_2 or None, count, "negative_prompt_2")
     wording = read_wording(dialect, emphasis, token_normalization, long_prompt)
-    _check_skip(clip_skip)
-    high, wide = check_length(height, "height"), check_length(width, "width")
-    original = check_pair(original_size, "original_size", 1)
-    crop = check_pair(crops_coords_top_left, "crops_coords_top_left", 0)
-    target = check_pair(target_size, "target_size", 1)
-    out_device = None if device is None else resolve_device(device)
-    out_dtype = check_dtype(dtype)
+    place = read_place(
+        clip_skip, height, width, original_size, crops_coords_top_left, target_size, device, dtype
+    )
+    kit = open_kit(model, device=place.device, dtype=place.dtype, revision=revision)
 
-    kit = open_kit(model, device=out_device, dtype=out_dtype, revision=revision)
-    _check_options(kit, clip_skip, seconds, negatives, negative_seconds, (original, crop, target))
+    def parsed(some: tuple[str, ...] | None, negative: bool) -> tuple[Prompt, ...] | None:
+        if some is None:
+            return None
+        return tuple(wording.parse(text, negative=negative) for text in some)
+
+    texts = ParsedTexts(
+        tuple(wording.parse(text) for text in prompts),
+        parsed(negatives, True),
+        parsed(seconds, False),
+        parsed(negative_seconds, True),
+    )
+    return encode_texts(kit, wording, place, texts)
+
+
+@dataclass(frozen=True)
+class ParsedTexts:
+    """Parsed prompts, and what goes with each: negatives, and the second tower's own texts."""
+
+    prompts: tuple[Prompt, ...]
+    negatives: tuple[Prompt, ...] | None = None
+    seconds: tuple[Prompt, ...] | None = None
+    negative_seconds: tuple[Prompt, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Checked options that say for which picture, from which layer, and where to."""
+
+    clip_skip: int | None
+    height: int | None
+    width: int | None
+    original_size: tuple[int, int] | None
+    crop: tuple[int, int] | None
+    target_size: tuple[int, int] | None
+    device: torch.device | None
+    dtype: torch.dtype | None
+
+
+def read_place(
+    clip_skip: int | None,
+    height: int | None,
+    width: int | None,
+    original_size: Sequence[int] | None,
+    crops_coords_top_left: Sequence[int] | None,
+    target_size: Sequence[int] | None,
+    device: torch.device | str | None,
+    dtype: torch.dtype | str | None,
+) -> Place:
+    """Check the options of ``condition``. Raises OptionError."""
+    _check_skip(clip_skip)
+    return Place(
+        clip_skip,
+        check_length(height, "height"),
+        check_length(width, "width"),
+        check_pair(original_size, "original_size", 1),
+        check_pair(crops_coords_top_left, "crops_coords_top_left", 0),
+        check_pair(target_size, "target_size", 1),
+        None if device is None else resolve_device(device),
+        check_dtype(dtype),
+    )
+
+
+def encode_texts(kit: Kit, wording: Wording, place: Place, texts: ParsedTexts) -> Conditioning:
+    """Plan and encode parsed prompts. Errors as ``condition``."""
+    count = len(texts.prompts)
+    _check_options(kit, place, texts)
     sizes = (
-        make_sizes(high, wide, original, crop, target, kit.default_size)
+        make_sizes(
+            place.height,
+            place.width,
+            place.original_size,
+            place.crop,
+            place.target_size,
+            kit.default_size,
+        )
         if kit.recipe.time_ids
         else None
     )
+    negatives = texts.negatives
     if negatives is None and not kit.zeros_for_none:
-        negatives = ("",) * count
-    plans = _plans(kit, wording, prompts, seconds)
-    negative_plans = () if negatives is None else _plans(kit, wording, negatives, negative_seconds)
+        negatives = (parse("", wording.dialect),) * count
+    plans = _plans(kit, wording, texts.prompts, texts.seconds)
+    negative_plans = (
+        () if negatives is None else _plans(kit, wording, negatives, texts.negative_seconds)
+    )
     _warn_of_cuts(plans, "prompt")
     _warn_of_cuts(negative_plans, "negative_prompt")
 
     towers = kit.load()
     with torch.no_grad():
         embeds, pooled, negative, negative_pooled = _encode(
-            kit, towers, wording, plans, negative_plans, clip_skip or 0
+            kit, towers, wording, plans, negative_plans, place.clip_skip or 0
         )
     by_prompt = tuple(zip(*plans, strict=True))
     by_negative = tuple(zip(*negative_plans, strict=True)) if negative_plans else ()
@@ -153,7 +227,7 @@ def condition(
         fingerprints=dict(zip(names, towers.fingerprints, strict=True)),
         sizes=sizes,
     )
-    return found.to(out_device or towers.device, out_dtype or embeds.dtype)
+    return found.to(place.device or towers.device, place.dtype or embeds.dtype)
 
 
 # ---------------------------------------------------------------- encoding
@@ -201,11 +275,10 @@ def _encode(
 
 
 def _plans(
-    kit: Kit, wording: Wording, texts: tuple[str, ...], second: tuple[str, ...] | None
+    kit: Kit, wording: Wording, first: tuple[Prompt, ...], second: tuple[Prompt, ...] | None
 ) -> tuple[tuple[TokenPlan, ...], ...]:
-    """For each tower, the plan of each text; ``second`` goes to the towers after the first."""
-    first = [wording.parse(text) for text in texts]
-    later = first if second is None else [wording.parse(text) for text in second]
+    """For each tower, the plan of each prompt; ``second`` goes to the towers after the first."""
+    later = first if second is None else second
     return tuple(
         tuple(
             normalised(plan, wording.token_normalization)
@@ -241,29 +314,24 @@ def _check_skip(clip_skip: object) -> None:
         raise OptionError(f"clip_skip must be a whole number from 0 up, not {clip_skip!r}.")
 
 
-def _check_options(
-    kit: Kit,
-    clip_skip: int | None,
-    seconds: tuple[str, ...] | None,
-    negatives: tuple[str, ...] | None,
-    negative_seconds: tuple[str, ...] | None,
-    sizes: tuple[tuple[int, int] | None, ...],
-) -> None:
+def _check_options(kit: Kit, place: Place, texts: ParsedTexts) -> None:
     """Refuse options that would be dropped or that reach past the tower's layers."""
     for use, spec in zip(kit.recipe.towers, kit.specs, strict=True):
         most = spec.layers + 1 + use.layer.index
-        if clip_skip is not None and clip_skip > most:
+        if place.clip_skip is not None and place.clip_skip > most:
             raise OptionError(
-                f"clip_skip={clip_skip} reaches past {use.component}, which has {spec.layers} "
-                f"layers; the recipe {kit.recipe.name} allows 0 to {most}."
+                f"clip_skip={place.clip_skip} reaches past {use.component}, which has "
+                f"{spec.layers} layers; the recipe {kit.recipe.name} allows 0 to {most}."
             )
-    if len(kit.recipe.towers) < 2 and (seconds is not None or negative_seconds is not None):
+    two = texts.seconds is not None or texts.negative_seconds is not None
+    if len(kit.recipe.towers) < 2 and two:
         raise OptionError(
             f"prompt_2 and negative_prompt_2 need two towers; {kit.recipe.name} has one."
         )
-    if negative_seconds is not None and negatives is None:
+    if texts.negative_seconds is not None and texts.negatives is None:
         # diffusers drops it without a word where None means zeros.
         raise PromptError("negative_prompt_2 was given without negative_prompt; give both.")
+    sizes = (place.original_size, place.crop, place.target_size)
     if not kit.recipe.time_ids and any(size is not None for size in sizes):
         raise OptionError(
             f"original_size, crops_coords_top_left and target_size belong to SDXL; "

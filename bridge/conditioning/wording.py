@@ -10,7 +10,7 @@ from bridge.conditioning.emphasis import EMPHASES
 from bridge.errors import OptionError, PromptError
 from bridge.prompt import DIALECTS, LONG_PROMPTS, NORMALISATIONS, LongPrompt, Prompt, parse
 from bridge.prompt.caret import prompt_error
-from bridge.prompt.tree import Alternation, Blend, Conjunction, Schedule, walk
+from bridge.prompt.tree import Alternation, Blend, Conjunction, Schedule, parts_of, walk
 from bridge.prompt.windows import RULES
 
 # Each dialect's own formula, and its own way with long prompts. compel's default is to truncate.
@@ -33,14 +33,28 @@ class Wording:
     token_normalization: str
     long_prompt: LongPrompt
 
-    def parse(self, text: str) -> Prompt:
+    def parse(self, text: str, *, negative: bool = False) -> Prompt:
         """A prompt that is one and the same at every step.
 
         Raises:
             PromptError: the dialect refuses it, or it is a schedule or has several parts.
         """
-        prompt = parse(text, self.dialect)
-        _check_single(prompt)
+        prompt = self.read(text, negative=negative)
+        for node, _ in walk(parts_of(prompt.tree)[0].children):
+            if isinstance(node, (Schedule, Alternation)):
+                raise _refused(
+                    prompt, "changes from step to step; use bridge.schedule", node.start, node.end
+                )
+        return prompt
+
+    def read(self, text: str, *, negative: bool = False) -> Prompt:
+        """A prompt of one part, which may change from step to step. Raises PromptError."""
+        prompt = parse(text, self.dialect, negative=negative)
+        if isinstance(prompt.tree, (Conjunction, Blend)):
+            second = prompt.tree.parts[min(1, len(prompt.tree.parts) - 1)]
+            raise _refused(
+                prompt, "has several parts, of which each is a prompt", second.start, second.end
+            )
         return prompt
 
 
@@ -73,20 +87,9 @@ def _check_name(value: object, names: Iterable[str], what: str) -> None:
     raise OptionError(f"No {what} {value!r}; there is: {', '.join(names)}.{hint}")
 
 
-def _check_single(prompt: Prompt) -> None:
-    tree = prompt.tree
-    if isinstance(tree, (Conjunction, Blend)):
-        second = tree.parts[min(1, len(tree.parts) - 1)]
-        raise _refused(prompt, "has several parts", second.start, second.end)
-    for node, _ in walk(tree.children):
-        if isinstance(node, (Schedule, Alternation)):
-            raise _refused(prompt, "changes from step to step", node.start, node.end)
-
-
 def _refused(prompt: Prompt, what: str, start: int, end: int) -> PromptError:
     return prompt_error(
-        f"This prompt {what}, and one Conditioning holds one prompt; write it apart, or pass "
-        'dialect="plain" to take the characters as they are.',
+        f'This prompt {what}. (dialect="plain" takes all characters as they are.)',
         prompt.source,
         start,
         end,

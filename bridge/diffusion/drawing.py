@@ -52,7 +52,10 @@ class StepPreview:
 
 @dataclass(frozen=True)
 class Generation:
-    """Pictures with what made them. ``seeds[i]`` alone draws ``images[i]`` again."""
+    """Pictures with what made them. ``seeds[i]`` alone draws ``images[i]`` again.
+
+    ``conditioning`` is that of the first step, for prompts that change from step to step.
+    """
 
     images: list[Image]
     seeds: tuple[int, ...]
@@ -90,7 +93,8 @@ def generate(
     takes ``seed + i``, or the i-th of a list of seeds; None draws a seed, which the result
     reports. Noise is made on the CPU, so a seed means the same picture on every device, alone
     or in a batch. ``guidance_scale`` of 1 and below turns guidance, and with it the negative
-    prompt, off. ``guidance_rescale`` (0 to 1) pulls back the contrast that strong guidance
+    prompt, off. Prompts are read as `bridge.schedule` reads them, in the a1111 dialect.
+    ``guidance_rescale`` (0 to 1) pulls back the contrast that strong guidance
     adds, for models trained to zero terminal SNR (Lin et al. 2023, section 3.4).
 
     ``on_step(StepPreview)`` is called after every step. When it returns False (not None) or
@@ -151,12 +155,13 @@ def _loaded(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
 
 
 def _draw(pipe: Any, options: Options, on_step: OnStep | None, progress: bool) -> Generation:
-    from bridge.conditioning import condition
+    from bridge.conditioning import schedule
 
     negatives = None if options.negatives is None else list(options.negatives)
-    conditioning = condition(
+    plan = schedule(
         list(options.prompts),
         negatives,
+        steps=options.steps,
         model=pipe,
         height=options.height,
         width=options.width,
@@ -183,23 +188,21 @@ def _draw(pipe: Any, options: Options, on_step: OnStep | None, progress: bool) -
         stopped[0] = True
         return {"latents": latents.to(tensors["latents"].dtype)}
 
-    settings = {**conditioning.kwargs(), **_size(options)}
+    settings = {**plan.kwargs(options.num_images, after_step), **_size(options)}
     try:
         result = own(
             **settings,
             num_inference_steps=options.steps,
             guidance_scale=options.guidance_scale,
             guidance_rescale=options.guidance_rescale,
-            num_images_per_prompt=options.num_images,
             generator=[torch.Generator("cpu").manual_seed(s) for s in options.seeds],
-            callback_on_step_end=after_step,
         )
     except torch.OutOfMemoryError as error:
         raise OptionError(
             f"no memory left for {len(options.seeds)} pictures at once; "
             "ask for fewer, or for smaller ones"
         ) from error
-    return Generation(list(result.images), options.seeds, conditioning, done[0], stopped[0])
+    return Generation(list(result.images), options.seeds, plan.at(1), done[0], stopped[0])
 
 
 def _size(options: Options) -> dict[str, int]:

@@ -1,0 +1,187 @@
+"""Prompts that change from step to step: encoded at once, swapped at the steps' borders.
+
+stable-diffusion-webui's prompt editing (``[cat:dog:0.5]``) and alternation (``[cat|dog]``) are
+compiled to intervals of steps (``bridge.prompt.schedule``); each interval's prompt is encoded, all
+in one pass a tower. A diffusers pipeline swaps them through its own ``callback_on_step_end``,
+which runs between two steps, so a change falls exactly on a border with any scheduler.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bridge.conditioning.encode import (
+    ParsedTexts,
+    Texts,
+    encode_texts,
+    read_place,
+)
+from bridge.conditioning.kit import open_kit
+from bridge.conditioning.result import TENSORS, Conditioning
+from bridge.conditioning.wording import read_wording
+from bridge.errors import OptionError
+from bridge.prompt import LongPrompt, Prompt, check_paired, check_prompts
+from bridge.prompt.schedule import Rule, at_step, intervals
+
+OnStepEnd = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class PromptSchedule:
+    """Conditionings over the steps of a run.
+
+    Attributes:
+        steps: the run's length.
+        last_steps: the last step of each interval, counted from 1; the last one is ``steps``.
+        conditionings: one an interval, each with the B rows of the call.
+    """
+
+    steps: int
+    last_steps: tuple[int, ...]
+    conditionings: tuple[Conditioning, ...]
+
+    def at(self, step: int) -> Conditioning:
+        """What holds at ``step``, counted from 1. Raises OptionError outside the run."""
+        if not 1 <= step <= self.steps:
+            raise OptionError(f"Step {step} is outside the run; it has steps 1 to {self.steps}.")
+        return self.conditionings[bisect_left(self.last_steps, step)]
+
+    def kwargs(self, num_images: int = 1, then: OnStepEnd | None = None) -> dict[str, Any]:
+        """Keyword arguments of a stock pipeline call; give it ``num_inference_steps=steps`` too.
+
+        Args:
+            num_images: pictures for each prompt.
+            then: another ``callback_on_step_end`` to call after ours.
+        """
+        found = self.at(1).kwargs(num_images)
+        if len(self.conditionings) == 1 and then is None:
+            return found
+        names = ["latents", "prompt_embeds"]
+        if self.at(1).pooled_prompt_embeds is not None:
+            names.append("add_text_embeds")
+        found["callback_on_step_end"] = self._swapping(num_images, then)
+        found["callback_on_step_end_tensor_inputs"] = names
+        return found
+
+    def _swapping(self, num_images: int, then: OnStepEnd | None) -> OnStepEnd:
+        def at_step_end(
+            pipe: Any, index: int, time: Any, tensors: dict[str, Any]
+        ) -> dict[str, Any]:
+            swapped: dict[str, Any] = {}
+            # ``index`` counts from 0: the step just done is index + 1.
+            if index + 2 <= self.steps and self.at(index + 2) is not self.at(index + 1):
+                swapped = _tensors(self.at(index + 2), num_images, tensors)
+            if then is None:
+                return swapped
+            return swapped | then(pipe, index, time, tensors | swapped)
+
+        return at_step_end
+
+
+def schedule(
+    prompt: Texts,
+    negative_prompt: Texts | None = None,
+    *,
+    steps: int,
+    model: Any = "emoji-xl",
+    rule: Rule = "new",
+    dialect: str = "a1111",
+    emphasis: str | None = None,
+    token_normalization: str = "none",
+    long_prompt: str | LongPrompt | None = None,
+    clip_skip: int | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | str | None = None,
+    revision: str | None = None,
+) -> PromptSchedule:
+    """Encode prompts and negatives for a run of ``steps`` steps.
+
+    Args:
+        steps: ``num_inference_steps`` of the run.
+        rule: how the numbers in ``[from:to:when]`` are read: ``new``, with a point a fraction of
+            the steps, else a step; ``old``, below 1 a fraction.
+        The others as in ``bridge.condition``.
+
+    Raises:
+        OptionError, PromptError and the others of ``bridge.condition``.
+    """
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise OptionError(f"steps must be a whole number above 0, not {steps!r}.")
+    texts = check_prompts(prompt)
+    negative_texts = check_paired(negative_prompt, len(texts))
+    wording = read_wording(dialect, emphasis, token_normalization, long_prompt)
+    place = read_place(clip_skip, height, width, None, None, None, device, dtype)
+    prompts = [wording.read(text) for text in texts]
+    negatives = (
+        None
+        if negative_texts is None
+        else [wording.read(text, negative=True) for text in negative_texts]
+    )
+    ends = sorted(
+        {
+            interval.last_step
+            for each in (*prompts, *(negatives or ()))
+            for interval in intervals(each, steps, rule)
+        }
+    )
+    kit = open_kit(model, device=place.device, dtype=place.dtype, revision=revision)
+    whole = encode_texts(
+        kit,
+        wording,
+        place,
+        ParsedTexts(
+            tuple(_at(each, end, steps, rule) for end in ends for each in prompts),
+            None
+            if negatives is None
+            else tuple(_at(each, end, steps, rule) for end in ends for each in negatives),
+        ),
+    )
+    return PromptSchedule(steps, tuple(ends), _parts(whole, len(prompts)))
+
+
+def _at(prompt: Prompt, step: int, steps: int, rule: Rule) -> Prompt:
+    """The prompt as it is at one step."""
+    (part,) = at_step(prompt, step, steps, rule).parts
+    return replace(prompt, spans=part.spans)
+
+
+def _parts(whole: Conditioning, count: int) -> tuple[Conditioning, ...]:
+    """A conditioning of many rows, ``count`` rows each."""
+
+    def part(start: int) -> Conditioning:
+        rows = slice(start, start + count)
+        tensors = {
+            name: None if (tensor := getattr(whole, name)) is None else tensor[rows]
+            for name in (*TENSORS, "add_time_ids")
+        }
+        plans = {"plans": whole.plans[rows], "negative_plans": whole.negative_plans[rows]}
+        return replace(whole, **tensors, **plans)
+
+    return tuple(part(start) for start in range(0, len(whole), count))
+
+
+def _tensors(cond: Conditioning, num_images: int, tensors: dict[str, Any]) -> dict[str, Tensor]:
+    """What a pipeline's loop reads from the next step on, guided or not as it is running."""
+    ready = cond.repeat(num_images)
+    running = tensors["prompt_embeds"]
+    guided = len(running) == 2 * len(ready)
+
+    def joined(negative: Tensor | None, positive: Tensor | None) -> Tensor:
+        assert positive is not None and negative is not None
+        both = torch.cat([negative, positive]) if guided else positive
+        return both.to(running.device, running.dtype)
+
+    found = {"prompt_embeds": joined(ready.negative_prompt_embeds, ready.prompt_embeds)}
+    if "add_text_embeds" in tensors:
+        found["add_text_embeds"] = joined(
+            ready.negative_pooled_prompt_embeds, ready.pooled_prompt_embeds
+        )
+    return found

@@ -1,0 +1,127 @@
+"""Prompts that change from step to step: the UNet is asked what it was given at each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+from tiny_models import tiny_sd_pipeline, tiny_sdxl_pipeline
+
+import bridge
+from bridge.errors import OptionError, PromptError
+
+SCHEDULERS = [DDIMScheduler, EulerDiscreteScheduler, DPMSolverMultistepScheduler]
+
+
+@pytest.fixture(scope="module", params=["sd15", "sdxl"])
+def pipe(request: pytest.FixtureRequest) -> Any:
+    made = tiny_sdxl_pipeline() if request.param == "sdxl" else tiny_sd_pipeline("sd15")
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def seen_by_the_unet(pipe: Any, **call: Any) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+    """The token states and pooled states of each forward pass of the UNet."""
+    seen: list[tuple[torch.Tensor, torch.Tensor | None]] = []
+
+    def hook(_module: Any, _args: Any, kwargs: Any) -> None:
+        more = kwargs.get("added_cond_kwargs") or {}
+        seen.append((kwargs["encoder_hidden_states"], more.get("text_embeds")))
+
+    handle = pipe.unet.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        pipe(**call, output_type="latent", generator=torch.Generator().manual_seed(0))
+    finally:
+        handle.remove()
+    return seen
+
+
+def both(cond: Any, name: str) -> torch.Tensor:
+    return torch.cat([getattr(cond, f"negative_{name}"), getattr(cond, name)])
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_a_change_falls_on_the_border_of_its_step(pipe: Any, scheduler: Any) -> None:
+    pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
+    plan = bridge.schedule("a [cat:dog:0.5] (red:1.2)", "[ugly:two:2]", steps=4, model=pipe)
+    assert plan.last_steps == (2, 4)
+    seen = seen_by_the_unet(pipe, **plan.kwargs(), num_inference_steps=4, guidance_scale=3.0)
+    parts = [
+        bridge.condition("a cat (red:1.2)", "ugly", model=pipe),
+        bridge.condition("a dog (red:1.2)", "two", model=pipe),
+    ]
+    assert len(seen) == 4
+    for step, (states, pooled) in enumerate(seen):
+        torch.testing.assert_close(states, both(parts[step // 2], "prompt_embeds"))
+        if pooled is not None:
+            torch.testing.assert_close(pooled, both(parts[step // 2], "pooled_prompt_embeds"))
+
+
+def test_alternation_takes_turns_without_guidance_and_with_several_pictures(pipe: Any) -> None:
+    plan = bridge.schedule(["[cat|dog]", "red"], "", steps=3, model=pipe)
+    seen = seen_by_the_unet(
+        pipe, **plan.kwargs(num_images=2), num_inference_steps=3, guidance_scale=1.0
+    )
+    for (states, _), word in zip(seen, ("cat", "dog", "cat"), strict=True):
+        wanted = bridge.condition([word, "red"], "", model=pipe).prompt_embeds
+        torch.testing.assert_close(states, wanted.repeat_interleave(2, 0))
+
+
+def test_a_prompt_that_never_changes_is_condition(pipe: Any) -> None:
+    plan = bridge.schedule("a (cat:1.3)", "a dog", steps=5, model=pipe)
+    cond = bridge.condition("a (cat:1.3)", "a dog", model=pipe)
+    assert plan.last_steps == (5,) and "callback_on_step_end" not in plan.kwargs()
+    for name, tensor in cond.kwargs().items():
+        assert torch.equal(plan.kwargs()[name], tensor), name
+
+
+def test_all_intervals_take_one_pass_a_tower(pipe: Any) -> None:
+    calls: list[int] = []
+    handle = pipe.text_encoder.register_forward_pre_hook(lambda *_: calls.append(1))
+    bridge.schedule(["[cat|dog|red]", "[a:the:3]"], "[x:y:2]", steps=8, model=pipe)
+    handle.remove()
+    assert calls == [1]
+
+
+def test_another_callback_runs_after_and_sees_the_change(pipe: Any) -> None:
+    plan = bridge.schedule("[cat:dog:1]", "", steps=2, model=pipe)
+    heard: list[bool] = []
+
+    def then(_pipe: Any, index: int, _time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        dog = both(plan.at(2), "prompt_embeds")
+        heard.append(torch.equal(tensors["prompt_embeds"], dog))
+        return {}
+
+    seen_by_the_unet(pipe, **plan.kwargs(then=then), num_inference_steps=2, guidance_scale=3.0)
+    assert heard == [True, True]
+
+
+def test_intervals_of_unequal_length_have_one_length(pipe: Any) -> None:
+    plan = bridge.schedule("a [cat:" + "dog " * 90 + ":1]", "", steps=2, model=pipe)
+    lengths = {cond.prompt_embeds.shape[1] for cond in plan.conditionings}
+    assert lengths == {154}
+
+
+def test_generate_reads_schedules(pipe: Any) -> None:
+    def draw(prompt: str) -> bytes:
+        return bridge.generate(prompt, pipeline=pipe, seed=1, steps=2).images[0].tobytes()
+
+    changed = draw("a [cat:dog:1]")
+    assert changed != draw("a cat") and changed != draw("a dog")
+    assert draw("a [cat:dog:2]") == draw("a cat")  # the change lies past the last step
+
+
+def test_bad_input(pipe: Any) -> None:
+    with pytest.raises(OptionError, match="steps must be"):
+        bridge.schedule("a cat", steps=0, model=pipe)
+    with pytest.raises(OptionError, match="No rule"):
+        bridge.schedule("a cat", steps=2, model=pipe, rule="older")  # type: ignore[arg-type]
+    with pytest.raises(PromptError, match="several parts"):
+        bridge.schedule("a cat AND a dog", steps=2, model=pipe)
+    with pytest.raises(PromptError, match=r"bridge\.schedule"):
+        bridge.condition("a [cat:dog:1]", model=pipe)
+    plan = bridge.schedule("a cat", steps=2, model=pipe)
+    with pytest.raises(OptionError, match="outside the run"):
+        plan.at(3)
