@@ -3,6 +3,7 @@
     python benchmarks/compositional.py judge       the judge on pictures of known truth
     python benchmarks/compositional.py draw        GenEval's six kinds of task, held out
     python benchmarks/compositional.py memorise    are drawn pictures copies of training scenes?
+    python benchmarks/compositional.py emphasis    is a thing drawn more often, the more its weight?
     python benchmarks/compositional.py ask         answers to questions about held-out scenes
     python benchmarks/compositional.py clip        retrieval among 256 held-out scenes
     python benchmarks/compositional.py speed       seconds a picture, beside stock diffusers
@@ -46,6 +47,12 @@ def _memorise(args: argparse.Namespace) -> None:
     run_memorise(args)
 
 
+def _emphasis(args: argparse.Namespace) -> None:
+    from benchmarks.emphasis import run_emphasis
+
+    run_emphasis(args)
+
+
 def _ask(args: argparse.Namespace) -> None:
     from benchmarks.ask import run_ask
 
@@ -87,6 +94,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "judge": _judge,
     "draw": _draw,
     "memorise": _memorise,
+    "emphasis": _emphasis,
     "ask": _ask,
     "clip": _clip,
     "speed": _speed,

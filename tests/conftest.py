@@ -12,7 +12,47 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
+import comparisons
 import pytest
+import torch
+
+COMPARISONS = pytest.StashKey[list[comparisons.Comparison]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--comparisons", type=Path, help="write what peers were compared by here")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[COMPARISONS] = []
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    path, rows = session.config.getoption("--comparisons"), session.config.stash[COMPARISONS]
+    if path is not None and rows and not session.testsfailed:
+        comparisons.write(path, rows)
+
+
+Compared = Callable[[str, str, torch.Tensor, torch.Tensor, float], None]
+
+
+@pytest.fixture
+def compared(request: pytest.FixtureRequest) -> Compared:
+    """Assert that a tensor is a peer's up to a tolerance, and note it for the table.
+
+    ``compared(feature, peer, found, wanted, tolerance)``; the tolerance is in units of the
+    largest entry.
+    """
+
+    def check(
+        feature: str, peer: str, found: torch.Tensor, wanted: torch.Tensor, tolerance: float
+    ) -> None:
+        difference = comparisons.relative(found, wanted)
+        assert difference <= tolerance, (feature, peer, difference)
+        row = comparisons.Comparison(feature, peer, difference)
+        request.config.stash[COMPARISONS].append(row)
+
+    return check
 
 
 @pytest.fixture(scope="session")

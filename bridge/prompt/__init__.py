@@ -12,6 +12,7 @@ from bridge.prompt.report import TokenReport, TokenRow, TowerReport, plan_report
 from bridge.prompt.schedule import Flat, Interval, Part, at_step, intervals
 from bridge.prompt.syntax import DIALECTS, Prompt, Span, parse
 from bridge.prompt.translate import Loss, Translation, translate
+from bridge.prompt.wildcards import expand
 from bridge.prompt.windows import LONG_PROMPTS, LongPrompt
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "check_paired",
     "check_prompts",
     "check_text",
+    "expand",
     "intervals",
     "normalised",
     "parse",

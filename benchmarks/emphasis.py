@@ -1,0 +1,129 @@
+"""``emphasis``: does a word's weight do what it says? How often a thing is drawn, by its weight.
+
+Prompts name two things; the second carries the weight, in every emphasis formula. The judge counts
+how often each of the two is found. The same prompts and the same noise serve every weight and
+formula, so that only the weight differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from benchmarks.judge import Judge
+from benchmarks.painting import as_array
+from benchmarks.results import Row, report, save, share_row, show
+from bridge.emoji.captions import noun_phrase
+from bridge.emoji.concepts import CONCEPTS
+from bridge.emoji.scenes import Group
+
+WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two things by concept, and the seed of the picture's noise."""
+
+    first: int
+    second: int
+    seed: int
+
+    def prompt(self, weight: float) -> str:
+        first, second = (noun_phrase(Group(concept)) for concept in (self.first, self.second))
+        return f"{first} and ({second}:{weight:g}), noto"
+
+
+def make_pairs(n: int, seed: int) -> list[Pair]:
+    """``n`` pairs of different things; the same for the same seed."""
+    rng = random.Random(f"emphasis/{seed}")
+    return [Pair(*rng.sample(range(len(CONCEPTS)), 2), seed=i) for i in range(n)]
+
+
+def run_emphasis(args: argparse.Namespace) -> None:
+    """Draw, judge, and write emphasis.json and emphasis.png."""
+    from bridge.conditioning import EMPHASES
+    from bridge.diffusion import load_pipeline
+
+    pipe = load_pipeline(args.model, device=args.device)
+    pipe.set_progress_bar_config(disable=True)
+    judge = Judge()
+    pairs = make_pairs(args.n, args.seed)
+    rows: list[Row] = []
+    for method in (name for name in EMPHASES if name != "none"):
+        for weight in WEIGHTS:
+            found = _found(pipe, judge, pairs, method, weight, args)
+            rows += [
+                share_row(f"emphasis/{method}/{weight:g}/{name}", [seen[i] for seen in found])
+                for i, name in enumerate(("plain", "weighted"))
+            ]
+            show(rows[-2:])
+    command = (
+        f"python benchmarks/compositional.py emphasis --model {args.model} --n {args.n} "
+        f"--steps {args.steps} --guidance {args.guidance:g} --seed {args.seed}"
+    )
+    save(args.out / "emphasis.json", report(command, rows))
+    draw_chart(rows, args.out / "emphasis.png")
+
+
+def _found(
+    pipe: object,
+    judge: Judge,
+    pairs: Sequence[Pair],
+    method: str,
+    weight: float,
+    args: argparse.Namespace,
+) -> list[tuple[bool, bool]]:
+    """Whether the plain and the weighted thing were found, for each pair."""
+    import bridge
+
+    found = []
+    for start in range(0, len(pairs), args.batch):
+        part = pairs[start : start + args.batch]
+        prompts = [pair.prompt(weight) for pair in part]
+        cond = bridge.condition(prompts, model=pipe, emphasis=method)
+        pictures = pipe(  # type: ignore[operator]
+            **cond.kwargs(),
+            num_inference_steps=args.steps,
+            guidance_scale=args.guidance,
+            generator=[torch.Generator().manual_seed(pair.seed) for pair in part],
+        ).images
+        for pair, picture in zip(part, pictures, strict=True):
+            seen = judge.look(as_array(picture))
+            found.append((seen.count(pair.first) > 0, seen.count(pair.second) > 0))
+    return found
+
+
+def draw_chart(rows: Sequence[Row], path: Path) -> None:
+    """One panel a formula: share found over weight, with 95 % intervals."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    methods = list(dict.fromkeys(row.name.split("/")[1] for row in rows))
+    figure, axes = pyplot.subplots(
+        1, len(methods), figsize=(2.6 * len(methods), 2.8), sharey=True, squeeze=False
+    )
+    for axis, method in zip(axes[0], methods, strict=True):
+        for name, colour in (("weighted", "C1"), ("plain", "C0")):
+            here = [r for r in rows if r.name.startswith(f"emphasis/{method}/")]
+            here = [r for r in here if r.name.endswith(f"/{name}")]
+            weights = [float(row.name.split("/")[2]) for row in here]
+            axis.plot(weights, [row.value for row in here], color=colour, marker="o", ms=3,
+                      label=f"the {name} thing")  # fmt: skip
+            axis.fill_between(
+                weights, [r.low for r in here], [r.high for r in here], color=colour, alpha=0.15
+            )
+        axis.set(title=method, xlabel="weight", ylim=(0, 100))
+        axis.axvline(1, color="gray", lw=0.5)
+        axis.grid(alpha=0.3)
+    axes[0][0].set_ylabel("found, %")
+    axes[0][0].legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
+    pyplot.close(figure)
