@@ -1,4 +1,4 @@
-"""The ``bridge`` command: draw, ask, see the tokens, list the models.
+"""The ``bridge`` command: draw, ask, encode, see the tokens, list the models.
 
 Starts light: torch loads only once a command has passed its own checks. A bad input is one
 line on standard error and exit status 2; ``--debug`` shows the traceback instead.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import secrets
@@ -19,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from bridge import __version__
-from bridge.errors import BridgeError, OptionError
+from bridge.errors import BridgeError, OptionError, PromptError
+from bridge.files import write_whole
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -63,7 +65,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (BridgeError, OSError) as error:
         if debug:
             raise
-        _say(f"error: {error}")
+        line, _, place = str(error).partition("\n") if isinstance(error, PromptError) else (
+            str(error), "", "",
+        )  # fmt: skip
+        _say(f"error: {line}")
+        if place:  # the prompt, with a caret under what is meant
+            print(place, file=sys.stderr)
         return 2
     except Exception as error:
         if debug:
@@ -110,7 +117,20 @@ def _parser() -> _Parser:
     tokens = commands.add_parser("tokens", parents=[shared], help="what each tower reads")
     tokens.add_argument("prompt", help="the prompt")
     tokens.add_argument("-m", "--model", default="emoji-xl", help="name, folder or hub id")
+    tokens.add_argument("--dialect", default="a1111", help="a1111, comfy, compel or plain")
     tokens.set_defaults(run=_tokens)
+
+    encode = commands.add_parser(
+        "encode", parents=[shared, placed], help="encode prompts to safetensors files"
+    )
+    encode.add_argument("prompts", help="text file, a prompt a line, or - for standard input")
+    encode.add_argument("-o", "--output", type=Path, required=True, help="folder for the files")
+    encode.add_argument("-m", "--model", default="emoji-xl", help="name, folder or hub id")
+    encode.add_argument("--negative", metavar="PROMPT", help="what to keep out, of every prompt")
+    encode.add_argument("--dialect", default="a1111", help="a1111, comfy, compel or plain")
+    encode.add_argument("--emphasis", help="the formula of weights (default: the dialect's)")
+    encode.add_argument("--long-prompt", help="the way with long ones (default: the dialect's)")
+    encode.set_defaults(run=_encode)
 
     models = commands.add_parser("models", parents=[shared], help="list the known models")
     models.set_defaults(run=_models)
@@ -189,11 +209,62 @@ def _tokens(options: argparse.Namespace) -> None:
     check_text(options.prompt)
     from bridge.conditioning import tokenizers_of
 
-    report = plan_report(options.prompt, tokenizers_of(options.model))
+    report = plan_report(options.prompt, tokenizers_of(options.model), options.dialect)
     if options.json:
         _print_json(report.to_dict())
     else:
         print(report.text())
+
+
+def _encode(options: argparse.Namespace) -> None:
+    """One file a prompt, named by its place and by all that makes it; what is there stays."""
+    lines = _prompt_lines(options.prompts)
+    from bridge.conditioning import condition, save_conditioning
+    from bridge.prompt import parse
+
+    for line in lines:  # refused before any model loads
+        parse(line, options.dialect)
+    options.output.mkdir(parents=True, exist_ok=True)
+    settings = {
+        "negative_prompt": options.negative,
+        "model": options.model,
+        "dialect": options.dialect,
+        "emphasis": options.emphasis,
+        "long_prompt": options.long_prompt,
+        "dtype": options.dtype,
+    }
+    files, made = [], 0
+    for number, line in enumerate(lines, 1):
+        key = hashlib.sha256(json.dumps([line, settings]).encode()).hexdigest()[:8]
+        path = options.output / f"{number:05}-{key}.safetensors"
+        files.append({"file": path.name, "prompt": line})
+        if not path.exists():
+            cond = condition(line, device=options.device, **settings)
+            save_conditioning(cond, path)
+            made += 1
+        if sys.stderr.isatty():
+            end = "\r" if number < len(lines) else "\r\033[K"
+            print(f"{number} of {len(lines)}", end=end, file=sys.stderr, flush=True)
+    index = json.dumps({**settings, "files": files}, ensure_ascii=False, indent=1) + "\n"
+    write_whole(options.output / "index.json", index.encode())
+    if options.json:
+        _print_json({"output": str(options.output), "made": made, "files": files})
+    else:
+        print(f"{options.output}: {made} encoded, {len(lines) - made} were there")
+
+
+def _prompt_lines(source: str) -> list[str]:
+    if source == "-":
+        text = sys.stdin.read()
+    else:
+        try:
+            text = Path(source).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise OptionError(f"{source!r} is no UTF-8 text: {error}") from error
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise OptionError(f"{source!r} has no prompt in it; write one a line")
+    return lines
 
 
 def _models(options: argparse.Namespace) -> None:

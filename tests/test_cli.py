@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tiny_models import PICTURE_SIZE, tiny_sd_pipeline
 from tiny_vlm import tiny_llava
@@ -108,11 +109,12 @@ def test_draw_replaces_a_file_in_one_step(sd: str, tmp_path: Path, capsys: Any) 
     assert out.stat().st_mode & 0o777 == 0o666 & ~umask
 
 
-def test_a_cut_prompt_is_noted_in_one_line(sd: str, capsys: Any) -> None:
-    assert main(["draw", "cat " * 200, "-m", sd, "--steps", "1", "-o", "o.png"]) == 0
+def test_a_cut_prompt_is_noted_in_one_line(sd: str, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "long.txt").write_text("cat " * 100)
+    command = ["encode", str(tmp_path / "long.txt"), "-m", sd, "-o", str(tmp_path / "out")]
+    assert main([*command, "--dialect", "plain"]) == 0
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("bridge: note: ")
-    assert "cut off" in line
+    assert line.startswith("bridge: note: prompt 0: 25 tokens do not fit the 77")
 
 
 def test_a_watcher_sees_the_steps(sd: str, monkeypatch: Any) -> None:
@@ -217,6 +219,48 @@ def test_tokens(sd: str, capsys: Any) -> None:
     assert record["prompt"] == PROMPT
     assert record["towers"][0]["limit"] == 77
     assert "NUL" in failure(capsys, ["tokens", "a\0", "-m", sd])
+
+
+def test_encode_writes_a_file_a_prompt_and_goes_on(sd: str, tmp_path: Path, capsys: Any) -> None:
+    from bridge.conditioning import load_conditioning
+
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a (cat:1.3)\n\n  two 🎈 \n", encoding="utf-8")
+    out = tmp_path / "out"
+    command = ["encode", str(prompts), "-o", str(out), "-m", sd, "--negative", "ugly"]
+    assert main(command) == 0
+    assert capsys.readouterr().out == f"{out}: 2 encoded, 0 were there\n"
+    index = json.loads((out / "index.json").read_text())
+    assert [row["prompt"] for row in index["files"]] == ["a (cat:1.3)", "two 🎈"]
+    first = out / index["files"][0]["file"]
+    wanted = bridge.condition("a (cat:1.3)", "ugly", model=sd)
+    found = load_conditioning(first, model=sd)
+    assert torch.equal(found.prompt_embeds, wanted.prompt_embeds)
+    assert torch.equal(found.negative_prompt_embeds, wanted.negative_prompt_embeds)
+
+    stamp = first.stat().st_mtime_ns
+    (out / index["files"][1]["file"]).unlink()  # as if it had been interrupted
+    assert main([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["made"] == 1
+    assert first.stat().st_mtime_ns == stamp
+    assert main([*command, "--emphasis", "comfy"]) == 0  # other settings are other files
+    assert capsys.readouterr().out.endswith("2 encoded, 0 were there\n")
+
+
+def test_encode_refuses(sd: str, tmp_path: Path, capsys: Any) -> None:
+    out = ["-o", str(tmp_path / "out"), "-m", sd]
+    assert "no such file" in failure(capsys, ["encode", str(tmp_path / "none"), *out]).lower()
+    (tmp_path / "empty").write_text("\n \n")
+    assert "no prompt in it" in failure(capsys, ["encode", str(tmp_path / "empty"), *out])
+    (tmp_path / "one").write_text("a cat")
+    assert "No dialect" in failure(
+        capsys, ["encode", str(tmp_path / "one"), *out, "--dialect", "b1111"]
+    ).replace("prompt dialect", "dialect")
+
+
+def test_a_bad_prompt_is_shown_with_a_caret(sd: str, capsys: Any) -> None:
+    assert main(["tokens", "a (cat:nan)", "-m", sd, "--dialect", "comfy"]) == 2
+    assert capsys.readouterr().err.splitlines()[1:] == ["a (cat:nan)", "       ^^^"]
 
 
 def test_models(capsys: Any, tmp_path: Path, monkeypatch: Any) -> None:

@@ -85,6 +85,44 @@ def test_two_towers_are_compels(sdxl: Any, text: str, compared: Compared) -> Non
     compared("compel's weights, two towers", COMPEL, found.prompt_embeds, wanted, TOLERANCE)
 
 
+PARTS = [
+    '("a cat", "a red dog").blend(0.7, 0.3)',
+    '("a cat", "a red+ dog").blend(1.4, 0.6, no_normalize)',
+    '("a cat", "a red dog", "two apples").and()',
+    '("a cat++", "(a red dog)0.5").and(0.8, 1.2)',
+]
+
+
+@pytest.mark.parametrize("text", PARTS)
+def test_blends_and_conjunctions_are_compels(sd: Any, text: str, compared: Compared) -> None:
+    compel = Compel(tokenizer=sd.tokenizer, text_encoder=sd.text_encoder)
+    with torch.no_grad():
+        wanted = compel(text)
+    found = bridge.condition(text, "ugly", model=sd, dialect="compel")
+    compared("compel's blend and and", COMPEL, found.prompt_embeds, wanted, TOLERANCE)
+    # The negative is filled up with the empty prompt.
+    length = found.prompt_embeds.shape[1] // 77
+    with torch.no_grad():
+        negative = torch.cat([compel("ugly"), *[compel("")] * (length - 1)], 1)
+    assert_near(found.negative_prompt_embeds, negative)
+    towers = [plan.tower for plan in found.plans[0]]
+    assert towers == [f"text_encoder, part {i + 1}" for i in range(len(towers))]
+
+
+def test_prompts_of_unequal_parts_go_into_one_batch(sdxl: Any) -> None:
+    prompts = [PARTS[2], "a cat", PARTS[0]]
+    both = bridge.condition(prompts, model=sdxl, dialect="compel")
+    assert both.prompt_embeds.shape[:2] == (3, 3 * 77)
+    assert [len(plans) for plans in both.plans] == [6, 2, 4]
+    alone = bridge.condition(prompts[0], model=sdxl, dialect="compel")
+    assert_near(both.prompt_embeds[:1], alone.prompt_embeds)
+    cat = bridge.condition("a cat", model=sdxl, dialect="compel")
+    assert_near(both.prompt_embeds[1:2, :77], cat.prompt_embeds)
+    assert_near(both.pooled_prompt_embeds[1:2], cat.pooled_prompt_embeds)
+    with pytest.raises(PromptError, match="prompt_2 cannot go"):
+        bridge.condition(PARTS[0], model=sdxl, prompt_2="a dog", dialect="compel")
+
+
 def test_long_prompts_are_compels(sd: Any, compared: Compared) -> None:
     compel = Compel(
         tokenizer=sd.tokenizer,

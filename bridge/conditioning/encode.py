@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bridge.conditioning.emphasis import EMPHASES
 from bridge.conditioning.kit import Kit, Towers, open_kit
+from bridge.conditioning.parts import Group, join_parts, join_pooled_parts, split_parts
 from bridge.conditioning.passes import Wanted, encode_plans
 from bridge.conditioning.result import Conditioning
 from bridge.conditioning.sizes import check_length, check_pair, make_sizes
@@ -28,6 +29,7 @@ from bridge.prompt import (
     parse,
     plan_many,
 )
+from bridge.prompt.schedule import first_step
 from bridge.runtime import check_dtype, resolve_device
 from bridge.towers import Layer
 
@@ -198,20 +200,31 @@ def encode_texts(kit: Kit, wording: Wording, place: Place, texts: ParsedTexts) -
     negatives = texts.negatives
     if negatives is None and not kit.zeros_for_none:
         negatives = (parse("", wording.dialect),) * count
-    plans = _plans(kit, wording, texts.prompts, texts.seconds)
+    prompts, groups = split_parts(texts.prompts)
+    negative_parts, negative_groups = split_parts(negatives or ())
+    length = max(group.length for group in (*groups, *negative_groups))
+    # The empty prompt comes last where shorter prompts are filled up with it.
+    filling = (parse("", wording.dialect),) if length > 1 else ()
+    plans = _plans(kit, wording, (*prompts, *filling), texts.seconds)
     negative_plans = (
-        () if negatives is None else _plans(kit, wording, negatives, texts.negative_seconds)
+        ()
+        if negatives is None
+        else _plans(kit, wording, (*negative_parts, *filling), texts.negative_seconds)
     )
-    _warn_of_cuts(plans, "prompt")
-    _warn_of_cuts(negative_plans, "negative_prompt")
+    _warn_of_cuts(plans, "prompt", groups)
+    _warn_of_cuts(negative_plans, "negative_prompt", negative_groups)
 
     towers = kit.load()
     with torch.no_grad():
-        embeds, pooled, negative, negative_pooled = _encode(
-            kit, towers, wording, plans, negative_plans, place.clip_skip or 0
-        )
-    by_prompt = tuple(zip(*plans, strict=True))
-    by_negative = tuple(zip(*negative_plans, strict=True)) if negative_plans else ()
+        both = _encode(kit, towers, wording, plans, negative_plans, place.clip_skip or 0)
+        embeds, pooled = _join(both[0], groups, length)
+        if negatives is None:
+            negative = torch.zeros_like(embeds)
+            negative_pooled = None if pooled is None else torch.zeros_like(pooled)
+        else:
+            negative, negative_pooled = _join(both[1], negative_groups, length)
+    by_prompt = _by_prompt(plans, groups)
+    by_negative = _by_prompt(negative_plans, negative_groups) if negative_plans else ()
     names = (use.component for use in kit.recipe.towers)
     found = Conditioning(
         prompt_embeds=embeds,
@@ -233,6 +246,10 @@ def encode_texts(kit: Kit, wording: Wording, place: Place, texts: ParsedTexts) -
 # ---------------------------------------------------------------- encoding
 
 
+Rows = tuple[Tensor, Tensor | None]
+"""Token states (N, T, D), and pooled states (N, P) where the recipe has them."""
+
+
 def _encode(
     kit: Kit,
     towers: Towers,
@@ -240,8 +257,9 @@ def _encode(
     plans: tuple[tuple[TokenPlan, ...], ...],
     negative_plans: tuple[tuple[TokenPlan, ...], ...],
     skip: int,
-) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
-    """Prompt and negative states joined over the towers, and the last tower's pooled states."""
+) -> tuple[Rows, Rows]:
+    """The plans' states joined over the towers, and the last tower's pooled states; the same of
+    the negatives, without rows if there are none."""
     parts = []
     pooled: Tensor | None = None
     # diffusers gives the joined states the dtype of the last tower.
@@ -265,13 +283,36 @@ def _encode(
         parts.append(encoded.states.to(dtype))
         pooled = encoded.pooled if kit.recipe.pooled else None
     states = torch.cat(parts, dim=-1)
-    embeds, negative = states[:count], states[count:]
-    if negative_plans:
-        if pooled is None:
-            return embeds, None, negative, None
-        return embeds, pooled[:count], negative, pooled[count:]
-    zeros = None if pooled is None else torch.zeros_like(pooled)
-    return embeds, pooled, torch.zeros_like(embeds), zeros
+    if pooled is None:
+        return (states[:count], None), (states[count:], None)
+    return (states[:count], pooled[:count]), (states[count:], pooled[count:])
+
+
+def _join(rows: Rows, groups: tuple[Group, ...], length: int) -> Rows:
+    """Rows of prompts out of those of their parts."""
+    states, pooled = rows
+    joined = join_parts(states, groups, states[-1] if length > 1 else None, length)
+    return joined, None if pooled is None else join_pooled_parts(pooled, groups)
+
+
+def _by_prompt(
+    plans: tuple[tuple[TokenPlan, ...], ...], groups: tuple[Group, ...]
+) -> tuple[tuple[TokenPlan, ...], ...]:
+    """For each prompt the plan of each tower; of a prompt of several parts, those of each part."""
+
+    def named(plan: TokenPlan, group: Group, part: int) -> TokenPlan:
+        if len(group.rows) == 1:
+            return plan
+        return replace(plan, tower=f"{plan.tower}, part {part}")
+
+    return tuple(
+        tuple(
+            named(tower[row], group, part)
+            for part, row in enumerate(group.rows, 1)
+            for tower in plans
+        )
+        for group in groups
+    )
 
 
 def _plans(
@@ -290,17 +331,24 @@ def _plans(
     )
 
 
-def _warn_of_cuts(plans: tuple[tuple[TokenPlan, ...], ...], what: str) -> None:
-    for index, one in enumerate(zip(*plans, strict=True)):
+def _warn_of_cuts(
+    plans: tuple[tuple[TokenPlan, ...], ...], what: str, groups: tuple[Group, ...]
+) -> None:
+    for index, group in enumerate(groups):
         # Towers that cut the same text say so once.
-        cuts = {(plan.cut, plan.limit, plan.cut_tokens): plan.tower for plan in one if plan.cut}
-        for (cut, limit, tokens), tower in cuts.items():
+        cuts = {
+            (plan.cut, plan.limit, plan.cut_tokens): plan.tower
+            for tower in plans
+            for plan in (tower[row] for row in group.rows)
+            if plan.cut
+        }
+        for (cut, limit, tokens), tower_name in cuts.items():
             quoted = cut if len(cut) <= _QUOTED else cut[:_QUOTED] + "…"
             warnings.warn(
-                f"{what} {index}: {tokens} tokens do not fit the {limit} of {tower} and are cut "
-                f"off: {quoted!r}",
+                f"{what} {index}: {tokens} tokens do not fit the {limit} of {tower_name} and are "
+                f"cut off: {quoted!r}",
                 TruncationWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
 
 
@@ -328,6 +376,10 @@ def _check_options(kit: Kit, place: Place, texts: ParsedTexts) -> None:
         raise OptionError(
             f"prompt_2 and negative_prompt_2 need two towers; {kit.recipe.name} has one."
         )
+    if two and any(
+        len(first_step(p).parts) > 1 for p in (*texts.prompts, *(texts.negatives or ()))
+    ):
+        raise PromptError("prompt_2 cannot go with a prompt of several parts; give one of them.")
     if texts.negative_seconds is not None and texts.negatives is None:
         # diffusers drops it without a word where None means zeros.
         raise PromptError("negative_prompt_2 was given without negative_prompt; give both.")

@@ -37,24 +37,26 @@ class Wording:
         """A prompt that is one and the same at every step.
 
         Raises:
-            PromptError: the dialect refuses it, or it is a schedule or has several parts.
+            PromptError: the dialect refuses it, it changes from step to step, or its parts are
+                to be drawn apart (A1111's ``AND``).
         """
-        prompt = self.read(text, negative=negative)
-        for node, _ in walk(parts_of(prompt.tree)[0].children):
-            if isinstance(node, (Schedule, Alternation)):
-                raise _refused(
-                    prompt, "changes from step to step; use bridge.schedule", node.start, node.end
-                )
+        prompt = parse(text, self.dialect, negative=negative)
+        if isinstance(prompt.tree, Conjunction) and self.dialect == "a1111":
+            raise _refused_parts(prompt, prompt.tree)
+        for part in parts_of(prompt.tree):
+            for node, _ in walk(part.children):
+                if isinstance(node, (Schedule, Alternation)):
+                    raise _refused(
+                        prompt, "changes from step to step; use bridge.schedule",
+                        node.start, node.end,
+                    )  # fmt: skip
         return prompt
 
     def read(self, text: str, *, negative: bool = False) -> Prompt:
         """A prompt of one part, which may change from step to step. Raises PromptError."""
         prompt = parse(text, self.dialect, negative=negative)
         if isinstance(prompt.tree, (Conjunction, Blend)):
-            second = prompt.tree.parts[min(1, len(prompt.tree.parts) - 1)]
-            raise _refused(
-                prompt, "has several parts, of which each is a prompt", second.start, second.end
-            )
+            raise _refused_parts(prompt, prompt.tree)
         return prompt
 
 
@@ -85,6 +87,13 @@ def _check_name(value: object, names: Iterable[str], what: str) -> None:
     near = get_close_matches(str(value), names, 1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise OptionError(f"No {what} {value!r}; there is: {', '.join(names)}.{hint}")
+
+
+def _refused_parts(prompt: Prompt, tree: Conjunction | Blend) -> PromptError:
+    second = tree.parts[min(1, len(tree.parts) - 1)]
+    return _refused(
+        prompt, "has several parts, of which each is a prompt", second.start, second.end
+    )
 
 
 def _refused(prompt: Prompt, what: str, start: int, end: int) -> PromptError:

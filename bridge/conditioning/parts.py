@@ -1,0 +1,94 @@
+"""Prompts of several parts: compel's ``.blend()`` and ``.and()``.
+
+Each part is encoded as a prompt of its own. A blend is the weighted sum of their states, by
+weights that add up to 1 unless the prompt says ``no_normalize``. ``.and()`` sets their states end
+to end; a part of weight w stands at ``e + w * (z - e)`` from the empty prompt's states. Prompts
+and negatives of fewer parts are filled up with the empty prompt, so that all are of one length.
+Pooled states are the weighted mean of the parts'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from bridge.prompt import Prompt
+from bridge.prompt.schedule import first_step
+
+
+@dataclass(frozen=True)
+class Group:
+    """The parts of one prompt: how they go together, and the rows that hold them."""
+
+    kind: str
+    weights: tuple[float, ...]
+    rows: tuple[int, ...]
+
+    @property
+    def length(self) -> int:
+        """How many sequences it sets end to end."""
+        return len(self.rows) if self.kind == "and" else 1
+
+
+def split_parts(prompts: Sequence[Prompt]) -> tuple[tuple[Prompt, ...], tuple[Group, ...]]:
+    """All parts of all prompts, each as a prompt of one part, and how they make the prompts."""
+    parts: list[Prompt] = []
+    groups = []
+    for prompt in prompts:
+        flat = first_step(prompt)
+        rows = tuple(range(len(parts), len(parts) + len(flat.parts)))
+        groups.append(Group(flat.kind, tuple(part.weight for part in flat.parts), rows))
+        if len(flat.parts) == 1:
+            parts.append(prompt)
+        else:
+            parts += [replace(prompt, spans=part.spans) for part in flat.parts]
+    return tuple(parts), tuple(groups)
+
+
+def join_parts(
+    states: Tensor, groups: Sequence[Group], empty: Tensor | None, length: int
+) -> Tensor:
+    """Token states of prompts out of those of their parts.
+
+    Args:
+        states: ``(P, T, D)``, one row a part.
+        groups: B groups.
+        empty: the empty prompt's states ``(T, D)``; needed where ``length`` is above 1.
+        length: sequences that every prompt is brought to.
+
+    Returns:
+        ``(B, length * T, D)``.
+    """
+    return torch.stack([_joined(states, group, empty, length) for group in groups])
+
+
+def _joined(states: Tensor, group: Group, empty: Tensor | None, length: int) -> Tensor:
+    own = states[list(group.rows)]
+    if group.kind in ("blend", "sum"):
+        own = _mixed(own, group)[None]
+    if length == 1:
+        return own[0]
+    assert empty is not None
+    if group.kind == "and":
+        weights = own.new_tensor(group.weights)[:, None, None]
+        own = torch.where(weights == 1, own, empty + (own - empty) * weights)
+    filling = empty.expand(length - len(own), -1, -1)
+    return torch.cat([own, filling]).flatten(0, 1)
+
+
+def join_pooled_parts(pooled: Tensor, groups: Sequence[Group]) -> Tensor:
+    """Pooled states ``(B, P)`` of prompts out of those of their parts."""
+    return torch.stack([_mixed(pooled[list(group.rows)], group) for group in groups])
+
+
+def _mixed(rows: Tensor, group: Group) -> Tensor:
+    """The weighted sum of rows; the weights add up to 1, but for an unnormalised blend."""
+    if len(rows) == 1 and group.kind == "one":
+        return rows[0]
+    weights = rows.new_tensor(group.weights)
+    if group.kind != "sum":
+        weights = weights / weights.sum()
+    return (rows * weights.view(-1, *[1] * (rows.ndim - 1))).sum(0)
