@@ -29,7 +29,9 @@ from bridge.vlm.layout import build_tokenizer
 def few_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two scenes where the autoencoder takes a batch: its kernels are slow on one core."""
     inner = vae.scene_batch
-    monkeypatch.setattr(vae, "scene_batch", lambda rng, size: inner(rng, min(size, 2)))
+    monkeypatch.setattr(
+        vae, "scene_batch", lambda rng, size, *kind: inner(rng, min(size, 2), *kind)
+    )
 
 
 def write_parts(weights: Path, runs: Path) -> None:
@@ -195,19 +197,21 @@ def test_the_painter_goes_on_from_the_weights_unless_told_otherwise(tmp_path: Pa
     write_parts(tmp_path / "weights", tmp_path / "first")
     folder = tmp_path / "weights" / "emoji-xl" / "unet"
     before = weights_of(folder)
-    stages.train_unet(place(tmp_path, "second"), 0)  # no time to learn: what went in comes out
+    stages.train_painter(
+        place(tmp_path, "second"), 0, unet.SCENES
+    )  # no time to learn: what went in comes out
     assert not changed(before, weights_of(folder))
     # The run's own checkpoint goes before the weights.
     state = tmp_path / "second" / "unet" / "state.safetensors"
     assert state.exists()
 
-    stages.train_unet(place(tmp_path, "third", fresh=True), 0)
+    stages.train_painter(place(tmp_path, "third", fresh=True), 0, unet.SCENES)
     anew = weights_of(folder)
     assert {"conv_in.weight", "encoder_hid_proj.weight"} <= changed(before, anew)
     projection = anew["encoder_hid_proj.weight"].float()
     assert (projection.diagonal() > 0).all()  # whitened, as every fresh painter starts
     torch.testing.assert_close(projection, projection.T, atol=1e-2, rtol=1e-2)
-    stages.train_unet(place(tmp_path, "second"), 0)
+    stages.train_painter(place(tmp_path, "second"), 0, unet.SCENES)
     assert not changed(before, weights_of(folder))
 
 
