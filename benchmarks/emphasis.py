@@ -41,7 +41,8 @@ class Pair:
 def make_pairs(n: int, seed: int) -> list[Pair]:
     """``n`` pairs of different things; the same for the same seed."""
     rng = random.Random(f"emphasis/{seed}")
-    return [Pair(*rng.sample(range(len(CONCEPTS)), 2), seed=i) for i in range(n)]
+    drawn = [rng.sample(range(len(CONCEPTS)), 2) for _ in range(n)]
+    return [Pair(first, second, seed) for seed, (first, second) in enumerate(drawn)]
 
 
 def run_emphasis(args: argparse.Namespace) -> None:

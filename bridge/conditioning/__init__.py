@@ -9,8 +9,8 @@ from bridge.conditioning.interchange import load_conditioning, save_conditioning
 from bridge.conditioning.kit import Kit, forget_towers, open_kit, tokenizers_of
 from bridge.conditioning.recipes import RECIPES, Recipe, TowerUse, find_recipe
 from bridge.conditioning.result import Conditioning, ConditioningReport
-from bridge.conditioning.schedule import PromptSchedule, schedule
 from bridge.conditioning.sizes import Sizes
+from bridge.conditioning.timeline import PromptSchedule, schedule
 
 __all__ = [
     "EMPHASES",

@@ -65,8 +65,10 @@ def deepened(vae: AutoencoderTiny) -> AutoencoderTiny:
         for a, b in zip(before, after, strict=False):
             b.load_state_dict(a.state_dict())
         for block in after[len(before) :]:
-            nn.init.zeros_(block.conv[-1].weight)
-            nn.init.zeros_(block.conv[-1].bias)
+            last = [m for m in block.modules() if isinstance(m, nn.Conv2d)][-1]
+            nn.init.zeros_(last.weight)
+            assert last.bias is not None
+            nn.init.zeros_(last.bias)
     return deep
 
 

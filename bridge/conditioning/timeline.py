@@ -158,12 +158,12 @@ def _parts(whole: Conditioning, count: int) -> tuple[Conditioning, ...]:
 
     def part(start: int) -> Conditioning:
         rows = slice(start, start + count)
-        tensors = {
+        parts: dict[str, Any] = {
             name: None if (tensor := getattr(whole, name)) is None else tensor[rows]
             for name in (*TENSORS, "add_time_ids")
         }
-        plans = {"plans": whole.plans[rows], "negative_plans": whole.negative_plans[rows]}
-        return replace(whole, **tensors, **plans)
+        parts |= {"plans": whole.plans[rows], "negative_plans": whole.negative_plans[rows]}
+        return replace(whole, **parts)
 
     return tuple(part(start) for start in range(0, len(whole), count))
 
