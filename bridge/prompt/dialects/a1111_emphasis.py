@@ -15,10 +15,11 @@ at commit 28bd8e1) and ``modules/sd_hijack_clip.py`` (``tokenize_line``):
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from bridge.prompt.caret import prompt_error
 from bridge.prompt.tree import Break, Edit, Group, Node, Text
@@ -102,26 +103,45 @@ def weigh(found: list[Event]) -> Iterator[tuple[Event, float]]:
 
     A ``BREAK`` under a weight comes as the text that it is.
     """
-    rounds, squares = [1.0], [1.0]
+    rounds, squares = [_ONE], [_ONE]
     for event in found:
         match event.kind:
             case "(":
-                rounds.append(rounds[-1] * event.factor)
+                rounds.append(_times(rounds[-1], event.factor))
             case "[":
-                squares.append(squares[-1] * event.factor)
+                squares.append(_times(squares[-1], event.factor))
             case ")":
                 rounds.pop()
             case "]":
                 squares.pop()
             case "break":
-                weight = rounds[-1] * squares[-1]
+                weight = _product(rounds[-1], squares[-1])
                 if weight == 1.0:
                     yield event, 1.0
                 else:
                     begin, end = event.inner or (event.start, event.end)
                     yield Event("text", begin, end), -weight
             case _:
-                yield event, rounds[-1] * squares[-1]
+                yield event, _product(rounds[-1], squares[-1])
+
+
+_Scaled: TypeAlias = tuple[float, int]
+"""A number m * 2**e as (m, e). Round brackets alone, or square ones alone, may multiply to more or
+less than a float holds, though together they do not: ten thousand of ``[(``."""
+
+_ONE: _Scaled = (1.0, 0)
+
+
+def _times(number: _Scaled, factor: float) -> _Scaled:
+    mantissa, exponent = math.frexp(number[0] * factor)
+    return mantissa, number[1] + exponent
+
+
+def _product(a: _Scaled, b: _Scaled) -> float:
+    try:
+        return math.ldexp(a[0] * b[0], a[1] + b[1])
+    except OverflowError:
+        return math.copysign(math.inf, a[0] * b[0])
 
 
 def nodes(source: str, start: int, end: int, edits: list[Edit]) -> tuple[Node, ...]:
