@@ -10,13 +10,12 @@ from __future__ import annotations
 import argparse
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from benchmarks.judge import Judge
-from benchmarks.painting import as_array
+from benchmarks.painting import as_array, paint
 from benchmarks.results import Row, report, save, share_row, show
 from bridge.emoji.captions import noun_phrase
 from bridge.emoji.concepts import CONCEPTS
@@ -27,15 +26,17 @@ WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 
 @dataclass(frozen=True)
 class Pair:
-    """Two things by concept, and the seed of the picture's noise."""
+    """Two things by concept, the weight of the second, and the seed of the picture's noise."""
 
     first: int
     second: int
     seed: int
+    weight: float = 1.0
 
-    def prompt(self, weight: float) -> str:
+    @property
+    def prompt(self) -> str:
         first, second = (noun_phrase(Group(concept)) for concept in (self.first, self.second))
-        return f"{first} and ({second}:{weight:g}), noto"
+        return f"{first} and ({second}:{self.weight:g}), noto"
 
 
 def make_pairs(n: int, seed: int) -> list[Pair]:
@@ -51,13 +52,13 @@ def run_emphasis(args: argparse.Namespace) -> None:
     from bridge.diffusion import load_pipeline
 
     pipe = load_pipeline(args.model, device=args.device)
-    pipe.set_progress_bar_config(disable=True)
     judge = Judge()
     pairs = make_pairs(args.n, args.seed)
     rows: list[Row] = []
     for method in (name for name in EMPHASES if name != "none"):
         for weight in WEIGHTS:
-            found = _found(pipe, judge, pairs, method, weight, args)
+            weighted = [replace(pair, weight=weight) for pair in pairs]
+            found = _found(pipe, judge, weighted, method, args)
             rows += [
                 share_row(f"emphasis/{method}/{weight:g}/{name}", [seen[i] for seen in found])
                 for i, name in enumerate(("plain", "weighted"))
@@ -72,31 +73,15 @@ def run_emphasis(args: argparse.Namespace) -> None:
 
 
 def _found(
-    pipe: object,
-    judge: Judge,
-    pairs: Sequence[Pair],
-    method: str,
-    weight: float,
-    args: argparse.Namespace,
+    pipe: Any, judge: Judge, pairs: Sequence[Pair], method: str, args: argparse.Namespace
 ) -> list[tuple[bool, bool]]:
     """Whether the plain and the weighted thing were found, for each pair."""
-    import bridge
-
-    found = []
-    for start in range(0, len(pairs), args.batch):
-        part = pairs[start : start + args.batch]
-        prompts = [pair.prompt(weight) for pair in part]
-        cond = bridge.condition(prompts, model=pipe, emphasis=method)
-        pictures = pipe(  # type: ignore[operator]
-            **cond.kwargs(),
-            num_inference_steps=args.steps,
-            guidance_scale=args.guidance,
-            generator=[torch.Generator().manual_seed(pair.seed) for pair in part],
-        ).images
-        for pair, picture in zip(part, pictures, strict=True):
-            seen = judge.look(as_array(picture))
-            found.append((seen.count(pair.first) > 0, seen.count(pair.second) > 0))
-    return found
+    settings = {"steps": args.steps, "guidance": args.guidance, "batch": args.batch}
+    looks = (
+        (pair, judge.look(as_array(picture)))
+        for pair, picture in paint(pipe, pairs, emphasis=method, **settings)
+    )
+    return [(seen.count(pair.first) > 0, seen.count(pair.second) > 0) for pair, seen in looks]
 
 
 def draw_chart(rows: Sequence[Row], path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -13,15 +13,29 @@ from PIL import Image
 from benchmarks.tasks import Task
 
 
+class Wanted(Protocol):
+    """What can be painted: a prompt, and the seed of its noise."""
+
+    @property
+    def prompt(self) -> str: ...
+
+    @property
+    def seed(self) -> int: ...
+
+
+Item = TypeVar("Item", bound=Wanted)
+
+
 def paint(
     pipe: Any,
-    tasks: Sequence[Task],
+    tasks: Sequence[Item],
     *,
     steps: int,
     guidance: float,
     batch: int = 16,
     negative_prompt: str | None = None,
-) -> Iterator[tuple[Task, Image.Image]]:
+    emphasis: str | None = None,
+) -> Iterator[tuple[Item, Image.Image]]:
     """Draw every task with a stock pipeline on bridge's conditioning, ``batch`` at once.
 
     Each picture has its own noise from the task's seed, made on the CPU, so it does not depend
@@ -33,7 +47,7 @@ def paint(
     for start in range(0, len(tasks), batch):
         part = tasks[start : start + batch]
         prompts = [task.prompt for task in part]
-        conditioning = bridge.condition(prompts, negative_prompt, model=pipe)
+        conditioning = bridge.condition(prompts, negative_prompt, model=pipe, emphasis=emphasis)
         noise = [torch.Generator().manual_seed(task.seed) for task in part]
         pictures = pipe(
             **conditioning.kwargs(),

@@ -65,9 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (BridgeError, OSError) as error:
         if debug:
             raise
-        line, _, place = str(error).partition("\n") if isinstance(error, PromptError) else (
-            str(error), "", "",
-        )  # fmt: skip
+        line, place = str(error), ""
+        if isinstance(error, PromptError):
+            line, _, place = line.partition("\n")
         _say(f"error: {line}")
         if place:  # the prompt, with a caret under what is meant
             print(place, file=sys.stderr)

@@ -7,12 +7,17 @@ is written.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 BEGIN, END = "<!-- comparisons -->", "<!-- end of comparisons -->"
+
+
+Compared = Callable[[str, str, torch.Tensor, torch.Tensor, float], None]
+"""The ``compared`` fixture: feature, peer, found, wanted, tolerance."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +31,11 @@ class Comparison:
 
 
 def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    """The largest difference, in units of the largest entry."""
+    """The largest difference, in units of the largest entry; absolute where all are zero."""
     assert found.shape == wanted.shape
-    return float((found - wanted).abs().max() / wanted.abs().max().clamp_min(1e-12))
+    assert found.dtype == wanted.dtype
+    scale = wanted.abs().max().item()
+    return (found - wanted).abs().max().item() / (scale or 1.0)
 
 
 def merged(rows: list[Comparison]) -> list[Comparison]:

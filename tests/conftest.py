@@ -33,11 +33,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         comparisons.write(path, rows)
 
 
-Compared = Callable[[str, str, torch.Tensor, torch.Tensor, float], None]
-
-
 @pytest.fixture
-def compared(request: pytest.FixtureRequest) -> Compared:
+def compared(request: pytest.FixtureRequest) -> comparisons.Compared:
     """Assert that a tensor is a peer's up to a tolerance, and note it for the table.
 
     ``compared(feature, peer, found, wanted, tolerance)``; the tolerance is in units of the

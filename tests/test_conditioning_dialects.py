@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
 import pytest
 import torch
-from comparisons import relative
+from comparisons import Compared, relative
 from compel import Compel, ReturnedEmbeddingsType, SplitLongTextMode
 from tiny_models import tiny_sd_pipeline, tiny_sdxl_pipeline
 
@@ -28,7 +27,6 @@ TOLERANCE = 1e-5
 COMPEL = f"compel {version('compel')}"
 # Neither is on the package index; their formulas are applied to plain encoder calls.
 WEBUI, COMFYUI = "stable-diffusion-webui's formula", "ComfyUI's formula"
-Compared = Callable[[str, str, torch.Tensor, torch.Tensor, float], None]
 LONG = "two (red:1.3) apples, left of [a cat]. " * 12
 
 

@@ -29,7 +29,7 @@ from bridge.prompt import (
     parse,
     plan_many,
 )
-from bridge.prompt.schedule import first_step
+from bridge.prompt.tree import parts_of
 from bridge.runtime import check_dtype, resolve_device
 from bridge.towers import Layer
 
@@ -376,9 +376,7 @@ def _check_options(kit: Kit, place: Place, texts: ParsedTexts) -> None:
         raise OptionError(
             f"prompt_2 and negative_prompt_2 need two towers; {kit.recipe.name} has one."
         )
-    if two and any(
-        len(first_step(p).parts) > 1 for p in (*texts.prompts, *(texts.negatives or ()))
-    ):
+    if two and any(len(parts_of(p.tree)) > 1 for p in (*texts.prompts, *(texts.negatives or ()))):
         raise PromptError("prompt_2 cannot go with a prompt of several parts; give one of them.")
     if texts.negative_seconds is not None and texts.negatives is None:
         # diffusers drops it without a word where None means zeros.

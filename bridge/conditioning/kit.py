@@ -17,6 +17,7 @@ import torch
 
 from bridge import store
 from bridge.conditioning.recipes import Recipe, TowerUse, find_recipe
+from bridge.conditioning.sizes import latent_scale
 from bridge.errors import OptionError, UnknownModelError, UnsupportedModelError, WeightsError
 from bridge.files import read_json
 from bridge.runtime import resolve_device
@@ -149,9 +150,7 @@ def _size_of_folder(folder: Path) -> tuple[int, int] | None:
     except WeightsError:
         # A folder of text towers alone is enough for conditioning; the caller then gives a size.
         return None
-    # AutoencoderTiny may name its channels by side only.
-    blocks = vae.get("block_out_channels") or vae.get("encoder_block_out_channels")
-    return _picture_size(sample, 2 ** (len(blocks) - 1) if blocks else 8)
+    return _picture_size(sample, latent_scale(vae) or 8)
 
 
 def _picture_size(sample: Any, scale: int) -> tuple[int, int] | None:

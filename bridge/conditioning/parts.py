@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bridge.prompt import Prompt
 from bridge.prompt.schedule import first_step
+from bridge.prompt.tree import Branch
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,14 @@ def split_parts(prompts: Sequence[Prompt]) -> tuple[tuple[Prompt, ...], tuple[Gr
     parts: list[Prompt] = []
     groups = []
     for prompt in prompts:
+        if isinstance(prompt.tree, Branch):
+            groups.append(Group("one", (1.0,), (len(parts),)))
+            parts.append(prompt)
+            continue
         flat = first_step(prompt)
         rows = tuple(range(len(parts), len(parts) + len(flat.parts)))
         groups.append(Group(flat.kind, tuple(part.weight for part in flat.parts), rows))
-        if len(flat.parts) == 1:
-            parts.append(prompt)
-        else:
-            parts += [replace(prompt, spans=part.spans) for part in flat.parts]
+        parts += [replace(prompt, spans=part.spans) for part in flat.parts]
     return tuple(parts), tuple(groups)
 
 
@@ -86,7 +88,7 @@ def join_pooled_parts(pooled: Tensor, groups: Sequence[Group]) -> Tensor:
 
 def _mixed(rows: Tensor, group: Group) -> Tensor:
     """The weighted sum of rows; the weights add up to 1, but for an unnormalised blend."""
-    if len(rows) == 1 and group.kind == "one":
+    if group.kind == "one":
         return rows[0]
     weights = rows.new_tensor(group.weights)
     if group.kind != "sum":

@@ -87,6 +87,12 @@ class Conditioning:
             raise OptionError(f"num_images must be a whole number above 0, not {num_images!r}.")
         return self._mapped(lambda tensor: tensor.repeat_interleave(num_images, dim=0))
 
+    def rows(self, start: int, stop: int) -> Conditioning:
+        """The prompts from ``start`` up to ``stop``, as a conditioning of their own."""
+        part = self._mapped(lambda tensor: tensor[start:stop])
+        plans, negative_plans = self.plans[start:stop], self.negative_plans[start:stop]
+        return replace(part, plans=plans, negative_plans=negative_plans)
+
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> Conditioning:

@@ -6,8 +6,9 @@ original height and width, crop top and left, target height and width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from bridge.errors import OptionError
 
@@ -63,6 +64,18 @@ def make_sizes(
         _pair(target_size) or picture,
         given=any(value is not None for value in named),
     )
+
+
+def latent_scale(vae_config: Mapping[str, Any]) -> int | None:
+    """How many pixels a latent is wide, from a VAE's config; None if it does not say.
+
+    AutoencoderTiny names its channels by side, and may leave the common name out.
+    """
+    for key in ("block_out_channels", "decoder_block_out_channels"):
+        blocks = vae_config.get(key)
+        if isinstance(blocks, (list, tuple)) and blocks:
+            return int(2 ** (len(blocks) - 1))
+    return None
 
 
 def check_length(value: object, what: str) -> int | None:

@@ -23,11 +23,11 @@ from bridge.conditioning.encode import (
     read_place,
 )
 from bridge.conditioning.kit import open_kit
-from bridge.conditioning.result import TENSORS, Conditioning
+from bridge.conditioning.result import Conditioning
 from bridge.conditioning.wording import read_wording
 from bridge.errors import OptionError
 from bridge.prompt import LongPrompt, Prompt, check_paired, check_prompts
-from bridge.prompt.schedule import Rule, at_step, intervals
+from bridge.prompt.schedule import Rule, at_step, last_steps
 
 OnStepEnd = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
 
@@ -125,13 +125,8 @@ def schedule(
         if negative_texts is None
         else [wording.read(text, negative=True) for text in negative_texts]
     )
-    ends = sorted(
-        {
-            interval.last_step
-            for each in (*prompts, *(negatives or ()))
-            for interval in intervals(each, steps, rule)
-        }
-    )
+    changing = (*prompts, *(negatives or ()))
+    ends = sorted({end for each in changing for end in last_steps(each, steps, rule)})
     kit = open_kit(model, device=place.device, dtype=place.dtype, revision=revision)
     whole = encode_texts(
         kit,
@@ -144,28 +139,17 @@ def schedule(
             else tuple(_at(each, end, steps, rule) for end in ends for each in negatives),
         ),
     )
-    return PromptSchedule(steps, tuple(ends), _parts(whole, len(prompts)))
+    count = len(prompts)
+    starts = range(0, len(whole), count)
+    return PromptSchedule(
+        steps, tuple(ends), tuple(whole.rows(start, start + count) for start in starts)
+    )
 
 
 def _at(prompt: Prompt, step: int, steps: int, rule: Rule) -> Prompt:
     """The prompt as it is at one step."""
     (part,) = at_step(prompt, step, steps, rule).parts
     return replace(prompt, spans=part.spans)
-
-
-def _parts(whole: Conditioning, count: int) -> tuple[Conditioning, ...]:
-    """A conditioning of many rows, ``count`` rows each."""
-
-    def part(start: int) -> Conditioning:
-        rows = slice(start, start + count)
-        parts: dict[str, Any] = {
-            name: None if (tensor := getattr(whole, name)) is None else tensor[rows]
-            for name in (*TENSORS, "add_time_ids")
-        }
-        parts |= {"plans": whole.plans[rows], "negative_plans": whole.negative_plans[rows]}
-        return replace(whole, **parts)
-
-    return tuple(part(start) for start in range(0, len(whole), count))
 
 
 def _tensors(cond: Conditioning, num_images: int, tensors: dict[str, Any]) -> dict[str, Tensor]:

@@ -81,10 +81,9 @@ def pipeline_class_name(folder: Path) -> str:
 
 def size_factor(folder: Path) -> int:
     """How many pixels a latent is wide, from the VAE's config: nothing is loaded."""
-    config = read_json(folder / "vae" / "config.json")
-    # AutoencoderTiny names its channels by side, and may leave the common name out.
-    for key in ("block_out_channels", "decoder_block_out_channels"):
-        blocks = config.get(key)
-        if isinstance(blocks, list) and blocks:
-            return int(2 ** (len(blocks) - 1))
+    from bridge.conditioning.sizes import latent_scale
+
+    scale = latent_scale(read_json(folder / "vae" / "config.json"))
+    if scale is not None:
+        return scale
     raise WeightsError(f"{folder / 'vae' / 'config.json'}: no block_out_channels")

@@ -21,20 +21,19 @@ def normalised(plan: TokenPlan, name: str) -> TokenPlan:
     """The plan with its weights adjusted; ``name`` is one of ``NORMALISATIONS``."""
     if name == "none":
         return plan
-    weights = {id(token): token.weight for token in plan.tokens if not token.special}
-    if not weights:
+    content = [token for token in plan.tokens if not token.special]
+    if not content:
         return plan
-    if name.startswith("length"):
-        sizes = Counter(token.word for token in plan.tokens if not token.special)
-        for token in plan.tokens:
-            if not token.special:
-                weights[id(token)] = _spread(token.weight, sizes[token.word])
-    if name.endswith("mean"):
-        shift = 1 - sum(weights.values()) / len(weights)
-        weights = {key: weight + shift for key, weight in weights.items()}
+    sizes = Counter(token.word for token in content)
+
+    def spread(token: Token) -> float:
+        long = name.startswith("length")
+        return _spread(token.weight, sizes[token.word]) if long else token.weight
+
+    shift = 1 - sum(map(spread, content)) / len(content) if name.endswith("mean") else 0.0
 
     def adjusted(token: Token) -> Token:
-        return token if token.special else replace(token, weight=weights[id(token)])
+        return token if token.special else replace(token, weight=spread(token) + shift)
 
     return replace(
         plan,

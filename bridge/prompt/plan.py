@@ -265,6 +265,10 @@ class _Frame:
         """Content tokens that fit a window."""
         return self.limit - len(self.lead) - len(self.tail)
 
+    def continues(self, before: Token, token: int, start: int) -> bool:
+        """Whether ``token`` is a further vector of the concept that ``before`` belongs to."""
+        return token in self.added and before.start == start
+
     def window(self, content: Sequence[Token]) -> Window:
         tokens = (*self.lead, *content, *self.tail)
         padding = (self.pad_id,) * (self.limit - len(tokens))
@@ -298,7 +302,7 @@ def _stretches(
         for i, name, (a, b) in zip(ids[content], names, spans[content], strict=True):
             start, stop = (piece.origins[a][0], piece.origins[b - 1][1]) if a < b else (0, 0)
             before = stretches[-1][-1] if stretches[-1] else None
-            vector = i in frame.added and before is not None and before.start == start
+            vector = before is not None and frame.continues(before, i, start)
             # A word goes on while no white space, and no new fragment, comes between.
             if not vector and (end < 0 or a > end):
                 word += 1
@@ -358,8 +362,8 @@ def _content(tokens: list[Token], frame: _Frame) -> list[Content]:
     """What the splitting rules look at; the vectors of one concept are one group."""
     groups: list[int] = []
     for at, token in enumerate(tokens):
-        vector = at > 0 and token.id in frame.added and tokens[at - 1].word == token.word
-        groups.append(groups[-1] if vector and tokens[at - 1].start == token.start else at)
+        vector = at > 0 and frame.continues(tokens[at - 1], token.id, token.start)
+        groups.append(groups[-1] if vector else at)
     return [
         Content(token.piece, token.word, group) for token, group in zip(tokens, groups, strict=True)
     ]

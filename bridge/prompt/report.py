@@ -144,7 +144,8 @@ def _tower(p: TokenPlan) -> TowerReport:
 
 def _rows(source: str, window: Window, number: int) -> list[TokenRow]:
     rows: list[TokenRow] = []
-    for same in _runs(window.tokens):
+    for _, run in groupby(window.tokens, _place):
+        same = [*run]
         for part, token in enumerate(same, 1):
             text = token.piece if token.special else source[token.start : token.end]
             rows.append(
@@ -156,17 +157,9 @@ def _rows(source: str, window: Window, number: int) -> list[TokenRow]:
     return rows
 
 
-def _runs(tokens: Sequence[Token]) -> list[list[Token]]:
-    """Neighbours that share one span of the source."""
-    runs: list[list[Token]] = []
-    for token in tokens:
-        last = runs[-1][-1] if runs else None
-        shares = last is not None and not token.special and not last.special
-        if shares and last is not None and (last.start, last.end) == (token.start, token.end):
-            runs[-1].append(token)
-        else:
-            runs.append([token])
-    return runs
+def _place(token: Token) -> tuple[int, ...]:
+    """What neighbours that share a span of the source have in common; special ones share none."""
+    return (id(token),) if token.special else (token.start, token.end)
 
 
 def _quote(text: str) -> str:

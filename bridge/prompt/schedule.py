@@ -84,14 +84,11 @@ def at_step(prompt: Prompt, step: int, steps: int, rule: Rule = "new") -> Flat:
     return _flat(prompt.tree, prompt.source, prompt.dialect, _chooser(step, steps, rule))
 
 
-def intervals(prompt: Prompt, steps: int, rule: Rule = "new") -> tuple[Interval, ...]:
-    """The prompt over a run: one interval up to each step at which a part may change.
-
-    As in the web UI, neighbours may say the same, as in ``[a:a:3]``.
+def last_steps(prompt: Prompt, steps: int, rule: Rule = "new") -> list[int]:
+    """Each step after which a part may change, and the last of the run, ascending.
 
     Raises:
         OptionError: no steps, or a rule that does not exist.
-        PromptError: weights that are not finite.
     """
     _check(steps, rule)
     ends = {steps}
@@ -101,9 +98,20 @@ def intervals(prompt: Prompt, steps: int, rule: Rule = "new") -> tuple[Interval,
                 ends.update(range(1, steps + 1))
             elif isinstance(node, Schedule):
                 ends.add(_last_step(node, steps, rule))
-    return tuple(
-        Interval(end, at_step(prompt, end, steps, rule)) for end in sorted(ends) if end >= 1
-    )
+    return sorted(end for end in ends if end >= 1)
+
+
+def intervals(prompt: Prompt, steps: int, rule: Rule = "new") -> tuple[Interval, ...]:
+    """The prompt over a run: one interval up to each of its ``last_steps``.
+
+    As in the web UI, neighbours may say the same, as in ``[a:a:3]``.
+
+    Raises:
+        OptionError: no steps, or a rule that does not exist.
+        PromptError: weights that are not finite.
+    """
+    ends = last_steps(prompt, steps, rule)
+    return tuple(Interval(end, at_step(prompt, end, steps, rule)) for end in ends)
 
 
 def spans_at_first_step(tree: Tree, source: str, dialect: str) -> tuple[Span, ...]:

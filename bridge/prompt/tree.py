@@ -7,6 +7,7 @@ Trees may be as deep as a prompt has brackets; walk them with ``walk``, never by
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -105,6 +106,18 @@ Edit: TypeAlias = Schedule | Alternation
 Tree: TypeAlias = Branch | Conjunction | Blend
 Choose: TypeAlias = Callable[[Edit], Branch]
 """Says which side of a schedule, or which option of an alternation, holds at one step."""
+
+
+def texts(source: str, start: int, end: int, escape: re.Pattern[str], base: int = 0) -> list[Text]:
+    """``source[start:end]``, cut so that no piece holds what ``escape`` matches.
+
+    ``source`` begins at ``base`` of the prompt.
+    """
+    cuts = [match.span() for match in escape.finditer(source, start, end)]
+    starts = [start, *(after for _, after in cuts)]
+    ends = [*(before for before, _ in cuts), end]
+    pieces = [(a, b) for a, b in zip(starts, ends, strict=True) if a < b]
+    return [Text(source[a:b], base + a, base + b, glued=i > 0) for i, (a, b) in enumerate(pieces)]
 
 
 def parts_of(tree: Tree) -> tuple[Branch, ...]:

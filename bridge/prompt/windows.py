@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeVar
 
 BACKTRACK = 20
@@ -75,7 +76,7 @@ def comma(tokens: Sequence[Content], room: int) -> Cuts:
 def words(tokens: Sequence[Content], room: int) -> Cuts:
     """ComfyUI's rule (``SDTokenizer.tokenize_with_weights``)."""
     cuts, start = [0], 0
-    for first, last in _runs(tokens, lambda token: token.word):
+    for first, last in _words(tokens):
         if last - start <= room:
             continue
         if last - first < SHORT_WORD and first > start:
@@ -152,8 +153,7 @@ def windows_of(
     tokens: Sequence[T], content: Sequence[Content], room: int, rule: str
 ) -> list[Sequence[T]]:
     """``tokens`` dealt to windows by a rule of ``RULES``; no tokens make one empty window."""
-    cuts = RULES[rule](content, room)
-    return [tokens[a:b] for a, b in zip(cuts, [*cuts[1:], len(tokens)], strict=True)]
+    return [tokens[a:b] for a, b in pairwise([*RULES[rule](content, room), len(tokens)])]
 
 
 def _whole_group(tokens: Sequence[Content], at: int, start: int) -> int:
@@ -164,9 +164,7 @@ def _whole_group(tokens: Sequence[Content], at: int, start: int) -> int:
     return first if first > start else at
 
 
-def _runs(tokens: Sequence[Content], key: Callable[[Content], int]) -> list[tuple[int, int]]:
-    """Stretches of equal ``key`` as (first, past the last)."""
-    if not tokens:
-        return []
-    starts = [i for i in range(len(tokens)) if i == 0 or key(tokens[i]) != key(tokens[i - 1])]
-    return list(zip(starts, [*starts[1:], len(tokens)], strict=True))
+def _words(tokens: Sequence[Content]) -> list[tuple[int, int]]:
+    """The words as (first token, past the last)."""
+    starts = [i for i in range(len(tokens)) if i == 0 or tokens[i].word != tokens[i - 1].word]
+    return [*pairwise([*starts, len(tokens)])]

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from bridge.prompt.caret import prompt_error
-from bridge.prompt.dialects.a1111_emphasis import nodes
+from bridge.prompt.dialects.a1111_emphasis import OPENS, nodes
 from bridge.prompt.tree import Alternation, Branch, Edit, Schedule
 
 _AND = re.compile(r"\bAND\b")
@@ -106,7 +106,7 @@ def _edits(source: str, start: int, end: int) -> list[Edit]:
         elif char in ":|":
             frame.separators.append((char, at))
         elif char in ")]":
-            if frame.kind != _OPENS[char]:
+            if frame.kind != OPENS[char]:
                 frame.in_order = False
                 continue
             frames.pop()
@@ -117,9 +117,6 @@ def _edits(source: str, start: int, end: int) -> list[Edit]:
     if any(char == "|" for frame in frames for char, _ in frame.separators):
         return []
     return edits
-
-
-_OPENS = {")": "(", "]": "["}
 
 
 def _close(source: str, frame: _Frame, at: int, edits: list[Edit]) -> bool:

@@ -184,7 +184,7 @@ def _nested(found: list[Event], source: str, end: int) -> tuple[Node, ...] | Non
                 open_.append((event, []))
             case ")" | "]":
                 opening = open_[-1][0]
-                if opening is None or opening.kind != _OPENS[event.kind]:
+                if opening is None or opening.kind != OPENS[event.kind]:
                     return None
                 close(event.end)
             case _:
@@ -200,7 +200,7 @@ def _nested(found: list[Event], source: str, end: int) -> tuple[Node, ...] | Non
     return tuple(open_[0][1])
 
 
-_OPENS = {")": "(", "]": "["}
+OPENS = {")": "(", "]": "["}
 
 
 def _node(event: Event, source: str) -> Node | None:

@@ -23,9 +23,10 @@ from itertools import pairwise
 
 from bridge.prompt.caret import prompt_error
 from bridge.prompt.spans import Span, SpanList
-from bridge.prompt.tree import Branch, Choose, Group, Node, Text, walk
+from bridge.prompt.tree import Branch, Choose, Group, Node, Text, texts, walk
 
 _BRACKET = re.compile(r"(?<!\\)[()]")
+# Escaped brackets lose their backslash.
 _ESCAPE = re.compile(r"\\(?=[()])")
 
 
@@ -56,7 +57,7 @@ def parse(source: str, negative: bool = False) -> Branch:
         while opening < frame.at:
             opening = next(coming)
         if opening >= frame.stop:
-            frame.children += _texts(source, frame.at, frame.stop)
+            frame.children += texts(source, frame.at, frame.stop, _ESCAPE)
             children = tuple(frame.children)
             stack.pop()
             if not stack:
@@ -66,13 +67,13 @@ def parse(source: str, negative: bool = False) -> Branch:
             )
             stack[-1].at = frame.end
             continue
-        frame.children += _texts(source, frame.at, opening)
+        frame.children += texts(source, frame.at, opening, _ESCAPE)
         frame.at = opening
         closing = closes.get(opening, len(source))
         if closing >= frame.stop:
             closing = frame.stop - 1
             if closing not in before or source[closing] == "(":
-                frame.children += _texts(source, opening, frame.stop)
+                frame.children += texts(source, opening, frame.stop, _ESCAPE)
                 frame.at = frame.stop
                 continue
         stack.append(_frame(source, opening, closing, before[closing]))
@@ -123,12 +124,3 @@ def _frame(source: str, opening: int, closing: int, before: int) -> _Frame:
                 )  # fmt: skip
             return _Frame(opening, closing + 1, content, colon, weight, True)
     return _Frame(opening, closing + 1, content, closing, 1.1)
-
-
-def _texts(source: str, start: int, end: int) -> list[Node]:
-    """Text, cut before each escaped bracket so that no piece holds a backslash of an escape."""
-    cuts = [(m.start(), m.end()) for m in _ESCAPE.finditer(source, start, end)]
-    starts = [start, *(after for _, after in cuts)]
-    ends = [*(at for at, _ in cuts), end]
-    pieces = [(a, b) for a, b in zip(starts, ends, strict=True) if a < b]
-    return [Text(source[a:b], a, b, glued=i > 0) for i, (a, b) in enumerate(pieces)]

@@ -26,7 +26,18 @@ from collections.abc import Sequence
 from bridge.prompt.caret import prompt_error
 from bridge.prompt.dialects.compel_words import Option, Words
 from bridge.prompt.spans import Span, SpanList
-from bridge.prompt.tree import Blend, Branch, Choose, Conjunction, Group, Node, Text, Tree, walk
+from bridge.prompt.tree import (
+    Blend,
+    Branch,
+    Choose,
+    Conjunction,
+    Group,
+    Node,
+    Text,
+    Tree,
+    texts,
+    walk,
+)
 
 _COMMA = re.compile(r",(\S)")
 _ESCAPE = re.compile(r'\\+(?=[()"])')
@@ -304,11 +315,4 @@ class _Reader:
 
     def _texts(self, start: int, end: int) -> list[Text]:
         """One piece of text, cut where an escape loses its backslash."""
-        cuts = [m.span() for m in _ESCAPE.finditer(self._text, start, end)]
-        starts = [start, *(after for _, after in cuts)]
-        ends = [*(before for before, _ in cuts), end]
-        pieces = [(a, b) for a, b in zip(starts, ends, strict=True) if a < b]
-        return [
-            Text(self._text[a:b], self._base + a, self._base + b, glued=i > 0)
-            for i, (a, b) in enumerate(pieces)
-        ]
+        return texts(self._text, start, end, _ESCAPE, self._base)
