@@ -37,14 +37,16 @@ def draw_views(rng: random.Random, count: int, side: int) -> list[View]:
     """Whole scenes of every kind when ``side`` is the canvas', else close views of one object."""
     if side == CANVAS:
         return [View(scene) for scene in scene_batch(rng, count)]
-    return [_close_view(rng, scene, side) for scene in scene_batch(rng, count, "single")]
+    return [_close_view(scene, side) for scene in scene_batch(rng, count, "single")]
 
 
-def _close_view(rng: random.Random, scene: Scene, side: int) -> View:
-    """A view that has the scene's one object in it, anywhere."""
+def _close_view(scene: Scene, side: int) -> View:
+    """A view of the scene's one object, in its middle as far as lattice and canvas allow: where
+    it stands is then no guess, and all of the picture follows from the text."""
 
     def start(place: int, length: int) -> int:
-        return rng.randrange(max(0, place + length - side), min(place, CANVAS - side) + 1, LATTICE)
+        middle = (place - (side - length) // 2) // LATTICE * LATTICE
+        return min(max(0, middle), CANVAS - side)
 
     (thing,) = scene.objects
     return View(scene, start(thing.x, thing.side), start(thing.y, thing.side), side)
