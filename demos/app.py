@@ -29,7 +29,10 @@ from demos.theme import CSS, theme
 TITLE = "bridge: words into pictures, pictures into words"
 # In the page's head, since Gradio rewrites the selectors of its own ``css`` option one by one
 # and breaks those in media queries and in :has().
-_HEAD = f'<meta name="color-scheme" content="light dark"><style>{CSS}</style>'
+_KEYS = (Path(__file__).parent / "weight_keys.js").read_text(encoding="utf-8")
+_HEAD = (
+    f'<meta name="color-scheme" content="light dark"><style>{CSS}</style><script>{_KEYS}</script>'
+)
 # The tab's contents are mounted a moment after it is selected.
 _FOCUS_QUESTION = """() => {
   let left = 40;

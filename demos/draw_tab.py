@@ -23,6 +23,11 @@ EXAMPLES = [
     "four bananas",
 ]
 
+KEYS_HINT = (
+    '<p class="bridge-note"><kbd>Ctrl</kbd> + <kbd>↑</kbd> or <kbd>↓</kbd> pulls the weight of '
+    "the word at the cursor.</p>"
+)
+
 
 @dataclass(frozen=True)
 class DrawTab:
@@ -51,6 +56,7 @@ def draw_tab(models: Models) -> DrawTab:
                 start = gr.Button("Draw", variant="primary", elem_id="draw")
                 stop = gr.Button("Stop", variant="stop", visible=False, elem_id="stop")
             tokens = gr.HTML(elem_id="tokens", label="Tokens")
+            gr.HTML(KEYS_HINT, elem_id="keys")
         with gr.Column(elem_classes="bridge-picture"):
             status = gr.HTML(elem_id="draw-status")
             gallery = gr.Gallery(
@@ -68,7 +74,11 @@ def draw_tab(models: Models) -> DrawTab:
         with gr.Column(elem_classes="bridge-more"):
             with gr.Accordion("Settings", open=False, elem_id="settings"):
                 negative = gr.Textbox(
-                    label="Negative prompt", value="", info="What should not be there.", max_lines=3
+                    label="Negative prompt",
+                    value="",
+                    info="What should not be there.",
+                    max_lines=3,
+                    elem_id="negative",
                 )
                 with gr.Row():
                     rolled = gr.Checkbox(

@@ -68,6 +68,14 @@ CSS = """
 .bridge-tokens .bridge-cut { margin: 0 0 .5rem; color: #b91c1c; overflow-wrap: anywhere; }
 .dark .bridge-tokens .bridge-cut { color: #fca5a5; }
 
+/* Told while a prompt is being written, and to those who have keys. */
+#keys { display: none; font-size: .78rem; }
+#keys .html-container { padding: 0; }
+@media (hover: hover) { .bridge-words:has(#prompt textarea:focus) #keys { display: block; } }
+#keys kbd {
+  border: 1px solid currentColor; border-radius: .3em; padding: 0 .3em; font-size: .9em;
+}
+
 .bridge-drawing progress { width: 100%; height: .5rem; accent-color: #4f46e5; }
 .bridge-drawing .previews { display: grid; gap: .5rem; margin-top: .25rem; }
 .bridge-drawing .previews img {

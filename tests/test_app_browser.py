@@ -182,6 +182,32 @@ def test_a_long_prompt_shows_its_windows_and_weights(page: Any) -> None:
     expect(page.locator("#tokens sup").first).to_contain_text("1.3")
 
 
+def test_keys_pull_the_weight_of_the_word_at_the_cursor(page: Any) -> None:
+    prompt, tokens = page.locator("#prompt textarea"), page.locator("#tokens")
+    prompt.fill("a red apple \\(on a plate")
+    prompt.evaluate("box => box.setSelectionRange(3, 3)")
+    prompt.press("Control+ArrowUp")
+    expect(prompt).to_have_value("a (red:1.1) apple \\(on a plate")
+    expect(tokens.locator("sup").first).to_have_text("1.1", timeout=PATIENCE)
+    prompt.press("Control+ArrowUp")
+    expect(prompt).to_have_value("a (red:1.2) apple \\(on a plate")
+    for _ in range(3):
+        prompt.press("Control+ArrowDown")
+    expect(prompt).to_have_value("a (red:0.9) apple \\(on a plate")
+    prompt.press("Control+ArrowUp")
+    expect(prompt).to_have_value("a red apple \\(on a plate")  # at 1 without brackets
+
+    # Several words, and a group around a group: the one that holds the selection is pulled.
+    prompt.evaluate("box => box.setSelectionRange(2, 11)")
+    prompt.press("Control+ArrowDown")
+    expect(prompt).to_have_value("a (red apple:0.9) \\(on a plate")
+    prompt.evaluate("box => box.setSelectionRange(4, 4)")
+    prompt.press("Control+ArrowDown")
+    expect(prompt).to_have_value("a (red apple:0.8) \\(on a plate")
+    prompt.press("Control+z")
+    expect(prompt).to_have_value("a (red apple:0.9) \\(on a plate")
+
+
 def test_a_prompt_too_long_is_told_in_words(page: Any) -> None:
     page.locator("#prompt textarea").fill("a red apple left of a blue car, " * 1250)
     expect(page.locator("#tokens [role=alert]").first).to_contain_text(
