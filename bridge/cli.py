@@ -268,10 +268,10 @@ def _prompt_lines(source: str) -> list[str]:
 
 
 def _models(options: argparse.Namespace) -> None:
-    from bridge.store import EMBEDDED, HUB_IDS, weights_dir
+    from bridge.store import EMBEDDED, HUB_IDS, embedded_state, weights_dir
 
     root = weights_dir()
-    rows = [_row(name, "embedded", root / name, _state(root / name)) for name in EMBEDDED]
+    rows = [_row(name, "embedded", root / name, embedded_state(name)) for name in EMBEDDED]
     rows += [_row(name, "recipe", hub_id, "on the hub") for name, hub_id in HUB_IDS.items()]
     if options.json:
         _print_json({"models": rows})
@@ -283,10 +283,6 @@ def _models(options: argparse.Namespace) -> None:
 
 def _row(name: str, kind: str, source: object, state: str) -> dict[str, str]:
     return {"name": name, "kind": kind, "source": str(source), "state": state}
-
-
-def _state(folder: Path) -> str:
-    return "ready" if folder.is_dir() and any(folder.glob("*.json")) else "missing"
 
 
 # ---------------------------------------------------------------- files

@@ -257,6 +257,17 @@ def check_embedded(
     return len(hashed)
 
 
+def embedded_state(name: str) -> str:
+    """ "ready", "missing" or "damaged", by the files' sizes alone; hashes wait for the loading."""
+    if not (weights_dir() / name).is_dir():
+        return "missing"
+    try:
+        check_embedded(name, allow_patterns=())
+    except WeightsError:
+        return "damaged"
+    return "ready"
+
+
 def _verified(name: str, allow_patterns: Sequence[str] | None) -> Path:
     root = weights_dir()
     check_embedded(name, weights=root, allow_patterns=allow_patterns)
@@ -366,10 +377,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             path = write_manifest(root)
             print(f"{path}: {len(read_manifest(root))} files")
             return 0
-        for name in sorted({path.split("/")[0] for path in read_manifest(root)}):
-            print(f"{name}: {check_embedded(name, weights=root)} files agree")
+        names = sorted({path.split("/")[0] for path in read_manifest(root)})
     except BridgeError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    return max(_check_aloud(name, root) for name in names)
+
+
+def _check_aloud(name: str, root: Path) -> int:
+    """0 if the model's files agree with the manifest, else 1; prints which it is."""
+    try:
+        print(f"{name}: {check_embedded(name, weights=root)} files agree")
+    except BridgeError as error:
+        print(f"error: {name}: {error}", file=sys.stderr)
         return 1
     return 0
 

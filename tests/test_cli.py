@@ -20,6 +20,7 @@ from tiny_vlm import tiny_llava
 import bridge
 from bridge.cli import main
 from bridge.diffusion import generate
+from bridge.store import write_manifest
 from bridge.vlm import describe
 
 PROMPT = "two red apples left of a cat"
@@ -265,17 +266,21 @@ def test_a_bad_prompt_is_shown_with_a_caret(sd: str, capsys: Any) -> None:
 
 def test_models(capsys: Any, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("BRIDGE_WEIGHTS", str(tmp_path))
-    (tmp_path / "emoji-sd").mkdir()
-    (tmp_path / "emoji-sd" / "model_index.json").write_text("{}")
+    for name in ("emoji-sd", "emoji-clip"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    write_manifest(tmp_path)
+    (tmp_path / "emoji-clip" / "config.json").write_text("")
     assert main(["models"]) == 0
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     assert {"emoji-xl", "emoji-llava", "sd15", "sdxl"} <= set(lines)
     assert "ready" in lines["emoji-sd"]
+    assert "damaged" in lines["emoji-clip"]
     assert "missing" in lines["emoji-xl"]
     assert main(["models", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["models"]
     assert {row["kind"] for row in rows} == {"embedded", "recipe"}
-    assert {row["state"] for row in rows} == {"ready", "missing", "on the hub"}
+    assert {row["state"] for row in rows} == {"ready", "damaged", "missing", "on the hub"}
 
 
 def test_version_and_help(capsys: Any) -> None:
