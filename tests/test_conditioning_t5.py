@@ -148,7 +148,7 @@ def test_equals_encode_prompt_at_the_length_of_the_pipeline(
     with quiet():
         found = bridge.condition(prompt, negative, model=pipes[kind], dialect="plain")
     wanted = expected_of(kind, pipes[kind], prompt, negative)
-    check(f"{found.recipe.name}, its own length", found, wanted, compared)
+    check(found.recipe.name, found, wanted, compared)
     plan = found.negative_plans[0][-1]
     assert plan.tower == open_kit(pipes[kind]).recipe.towers[-1].component
     assert plan.cut
@@ -162,7 +162,7 @@ def test_a_folder_equals_its_pipeline(
     found = bridge.condition(prompt, negative, model=folders[kind], device="cpu", **more)
     assert found.recipe.name == kind.removesuffix("-no-t5")
     wanted = expected_of(kind, pipes[kind], prompt, negative, **more)
-    check(f"{found.recipe.name}, from a folder", found, wanted, compared)
+    check(found.recipe.name, found, wanted, compared)
     live = bridge.condition(prompt, negative, model=pipes[kind], **more)
     assert found.fingerprints == live.fingerprints
     assert [plan.tower for plan in found.plans[0]] == list(found.fingerprints)
@@ -179,7 +179,7 @@ def test_max_sequence_length(
             prompt, negative, model=pipes[kind], dialect="plain", max_sequence_length=length
         )
     wanted = expected_of(kind, pipes[kind], prompt, negative, max_sequence_length=length)
-    check(f"{found.recipe.name}, max_sequence_length", found, wanted, compared)
+    check(found.recipe.name, found, wanted, compared)
 
 
 @pytest.mark.parametrize("clip_skip", [0, 1, 2])
@@ -473,9 +473,9 @@ def test_long_prompts_fill_windows_of_clip_and_one_of_t5(pipes: dict[str, Any]) 
     with quiet():
         cond = bridge.condition(words + " BREAK two dogs", "ugly", model=pipes["sd3"])
     windows = [len(plan.windows) for plan in cond.plans[0]]
-    # 240 tokens of text fill four windows of 75, what follows BREAK the fifth.
-    assert windows == [5, 5, 1]
-    assert cond.prompt_embeds.shape[1] == 77 * 5 + 256
+    # 180 tokens of text fill three windows of 75, what follows BREAK the fourth.
+    assert windows == [4, 4, 1]
+    assert cond.prompt_embeds.shape[1] == 77 * 4 + 256
     assert cond.negative_prompt_embeds.shape == cond.prompt_embeds.shape
 
 
