@@ -13,13 +13,13 @@ from torch import Tensor
 from bridge.conditioning.bands import join_towers
 from bridge.conditioning.emphasis import EMPHASES
 from bridge.conditioning.kit import Kit, Towers, open_kit
+from bridge.conditioning.limits import check_options, check_sequence, check_skip
 from bridge.conditioning.masks import prompt_masks
 from bridge.conditioning.parts import Group, join_parts, join_pooled_parts, split_parts
 from bridge.conditioning.passes import Wanted, encode_plans
 from bridge.conditioning.result import Conditioning
 from bridge.conditioning.sizes import check_length, check_pair, make_sizes
 from bridge.conditioning.wording import Wording, read_wording
-from bridge.errors import OptionError, PromptError
 from bridge.prompt import (
     LongPrompt,
     Prompt,
@@ -31,14 +31,11 @@ from bridge.prompt import (
     parse,
     plan_many,
 )
-from bridge.prompt.tree import parts_of
 from bridge.runtime import check_dtype, resolve_device
 from bridge.towers import Layer
 
 Texts = str | Sequence[str]
 _QUOTED = 120
-# What T5 was trained on, and what diffusers' SD 3 and FLUX.1 pipelines allow.
-_LONGEST = 512
 
 
 def condition(
@@ -187,8 +184,8 @@ def read_place(
     max_sequence_length: int | None = None,
 ) -> Place:
     """Check the options of ``condition``. Raises OptionError."""
-    _check_skip(clip_skip)
-    _check_sequence(max_sequence_length)
+    check_skip(clip_skip)
+    check_sequence(max_sequence_length)
     return Place(
         clip_skip,
         check_length(height, "height"),
@@ -205,7 +202,7 @@ def read_place(
 def encode_texts(kit: Kit, wording: Wording, place: Place, texts: ParsedTexts) -> Conditioning:
     """Plan and encode parsed prompts. Errors as ``condition``."""
     count = len(texts.prompts)
-    _check_options(kit, place, texts)
+    check_options(kit, place, texts)
     sizes = (
         make_sizes(
             place.height,
@@ -408,81 +405,3 @@ def _warn_of_cuts(
                 TruncationWarning,
                 stacklevel=4,
             )
-
-
-# ---------------------------------------------------------------- options
-
-
-def _check_skip(clip_skip: object) -> None:
-    if clip_skip is None:
-        return
-    if isinstance(clip_skip, bool) or not isinstance(clip_skip, int) or clip_skip < 0:
-        raise OptionError(f"clip_skip must be a whole number from 0 up, not {clip_skip!r}.")
-
-
-def _check_sequence(length: object) -> None:
-    if length is None:
-        return
-    if isinstance(length, bool) or not isinstance(length, int) or not 1 <= length <= _LONGEST:
-        raise OptionError(
-            f"max_sequence_length must be a whole number from 1 to {_LONGEST}, not {length!r}."
-        )
-
-
-def _check_options(kit: Kit, place: Place, texts: ParsedTexts) -> None:
-    """Refuse options that would be dropped or that reach past the tower's layers."""
-    skipping = [pair for pair in zip(kit.recipe.towers, kit.specs, strict=True) if pair[0].skips]
-    if place.clip_skip and not skipping:
-        raise OptionError(
-            f"clip_skip needs a CLIP tower whose token states are used; {kit.recipe.name} has "
-            "none, so leave it out."
-        )
-    for use, spec in skipping:
-        most = spec.layers + 1 + (use.layer or Layer()).index
-        if place.clip_skip is not None and place.clip_skip > most:
-            raise OptionError(
-                f"clip_skip={place.clip_skip} reaches past {use.component}, which has "
-                f"{spec.layers} layers; the recipe {kit.recipe.name} allows 0 to {most}."
-            )
-    if place.max_sequence_length is not None and not (
-        kit.zeros or any(use.length for use in kit.recipe.towers)
-    ):
-        raise OptionError(
-            f"max_sequence_length belongs to T5; {kit.recipe.name} has no such tower, so leave "
-            "it out."
-        )
-    _check_later(kit, texts, 2, texts.seconds, texts.negative_seconds)
-    _check_later(kit, texts, 3, texts.thirds, texts.negative_thirds)
-    sizes = (place.original_size, place.crop, place.target_size)
-    if not kit.recipe.time_ids and any(size is not None for size in sizes):
-        raise OptionError(
-            f"original_size, crops_coords_top_left and target_size belong to SDXL; "
-            f"{kit.recipe.name} is not conditioned on sizes, so leave them out."
-        )
-
-
-def _check_later(
-    kit: Kit,
-    texts: ParsedTexts,
-    number: int,
-    own: tuple[Prompt, ...] | None,
-    negative: tuple[Prompt, ...] | None,
-) -> None:
-    """Refuse a text of a later tower's own that would be dropped."""
-    if own is None and negative is None:
-        return
-    name = f"prompt_{number}"
-    if len(kit.recipe.towers) < number:
-        raise OptionError(
-            f"{name} and negative_{name} need {_COUNTS[number]} towers; {kit.recipe.name} has "
-            f"{_COUNTS[len(kit.recipe.towers)]}."
-        )
-    if any(len(parts_of(p.tree)) > 1 for p in (*texts.prompts, *(texts.negatives or ()))):
-        raise PromptError(f"{name} cannot go with a prompt of several parts; give one of them.")
-    missing = texts.negatives is None and (kit.zeros_for_none or kit.recipe.none_for_none)
-    if negative is not None and missing:
-        # diffusers drops it without a word where None means zeros or nothing.
-        raise PromptError(f"negative_{name} was given without negative_prompt; give both.")
-
-
-_COUNTS = {1: "one", 2: "two", 3: "three"}
