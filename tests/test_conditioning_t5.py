@@ -527,7 +527,7 @@ def test_a_tokenizer_that_needs_another_package(
     with pytest.raises(BridgeError, match=r"neither tokenizer.json nor spiece.model"):
         tokenizers_of(copy)
     (copy / "tokenizer/spiece.model").write_bytes(b"not read")
-    monkeypatch.setattr("bridge.conditioning.kit.find_spec", lambda _name: None)
+    monkeypatch.setattr("bridge.towers.tokenizer.find_spec", lambda _name: None)
     with pytest.raises(MissingDependencyError, match="pip install sentencepiece"):
         tokenizers_of(copy)
 

@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +19,17 @@ from bridge import store
 from bridge.conditioning.recipes import Recipe, TowerUse, find_recipe
 from bridge.conditioning.sizes import latent_scale
 from bridge.errors import (
-    MissingDependencyError,
     OptionError,
     UnknownModelError,
     UnsupportedModelError,
     WeightsError,
 )
-from bridge.files import read_json
+from bridge.files import read_json, stamp
 from bridge.prompt import Reader
 from bridge.runtime import resolve_device
 from bridge.towers import TEXT_TOWERS, TOKENIZERS, TowerSpec, fingerprint, load_tower, read_spec
 from bridge.towers.spec import spec_of_config
+from bridge.towers.tokenizer import forget_tokenizers, load_tokenizer
 
 # What conditioning reads of a model; the rest of it is not fetched and not hashed.
 _PATTERNS = (
@@ -156,7 +155,7 @@ def _kit_of_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> Ki
         recipe=recipe,
         specs=specs,
         tokenizers=tuple(
-            _tokenizer(folder / use.tokenizer, TOKENIZERS[use.architecture])
+            load_tokenizer(folder / use.tokenizer, TOKENIZERS[use.architecture])
             for use in recipe.towers
         ),
         zeros_for_none=recipe.zeros_for_none and bool(index.get(_FORCE_ZEROS, True)),
@@ -209,54 +208,10 @@ def _picture_size(sample: Any, scale: int) -> tuple[int, int] | None:
     return int(height) * scale, int(width) * scale
 
 
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "spiece.model")
-
-
-def _tokenizer(folder: Path, kind: str) -> Any:
-    files = (*_TOKENIZER_FILES, "tokenizer_config.json")
-    return _load_tokenizer(folder, kind, tuple(_stamp(folder / name) for name in files))
-
-
-@lru_cache(maxsize=16)
-def _load_tokenizer(folder: Path, kind: str, stamps: tuple[tuple[int, int] | None, ...]) -> Any:
-    import transformers
-
-    there = {name for name, stamp in zip(_TOKENIZER_FILES, stamps, strict=False) if stamp}
-    own = {"spiece.model"} if kind.startswith("T5") else {"vocab.json", "merges.txt"}
-    # Without these files transformers would make a tokenizer with an empty vocabulary.
-    if "tokenizer.json" not in there and not own <= there:
-        raise WeightsError(
-            f"{folder} has neither tokenizer.json nor {' with '.join(sorted(own, reverse=True))}; "
-            "fetch it again."
-        )
-    if "tokenizer.json" not in there and "spiece.model" in own and not find_spec("sentencepiece"):
-        raise MissingDependencyError(
-            f"{folder} has spiece.model and no tokenizer.json; transformers reads that with "
-            "another package: pip install sentencepiece."
-        )
-    try:
-        return getattr(transformers, kind).from_pretrained(folder, local_files_only=True)
-    # The tokenizers library raises plain Exception for a damaged file.
-    except Exception as error:
-        raise WeightsError(
-            f"The tokenizer in {folder} cannot be read ({type(error).__name__}: {error}); "
-            "fetch it again."
-        ) from error
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    """Size and time of change, None for a file that is not there."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return stat.st_size, stat.st_mtime_ns
-
-
 def _state(folder: Path, recipe: Recipe) -> tuple[Any, ...]:
     """What changes when a tower's files do; part of the cache's key."""
     return tuple(
-        (path.name, _stamp(path))
+        (path.name, stamp(path))
         for use in recipe.towers
         for path in sorted((folder / use.component).glob("*"))
     )
@@ -280,7 +235,7 @@ def _load_towers(
 def forget_towers() -> None:
     """Drop the towers and tokenizers kept from earlier calls, to free their memory."""
     _load_towers.cache_clear()
-    _load_tokenizer.cache_clear()
+    forget_tokenizers()
 
 
 # ---------------------------------------------------------------- live pipeline
