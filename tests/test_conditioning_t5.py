@@ -87,6 +87,7 @@ def towers_of(pipe: Any) -> list[Any]:
     return [t for name in names if (t := getattr(pipe, name, None)) is not None]
 
 
+@torch.no_grad()
 def expected_of(
     kind: str, pipe: Any, prompt: Any, negative: Any = None, **more: Any
 ) -> dict[str, torch.Tensor | None]:
@@ -103,8 +104,7 @@ def expected_of(
         more = {"prompt_2": None, "prompt_3": None, **more}
     if negatives is None and kind in ("pixart-alpha", "pixart-sigma", "allegro"):
         negatives = ""
-    with torch.no_grad():
-        out = pipe.encode_prompt(prompts, negative_prompt=negatives, **more)
+    out = pipe.encode_prompt(prompts, negative_prompt=negatives, **more)
     return {name: t for name, t in zip(RETURNS[kind], out, strict=True) if name is not None}
 
 
