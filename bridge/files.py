@@ -29,3 +29,12 @@ def write_whole(path: Path, data: bytes) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     part.write_bytes(data)
     part.replace(path)
+
+
+def stamp(path: Path) -> tuple[int, int] | None:
+    """Size and time of change, None for a file that is not there."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_size, stat.st_mtime_ns

@@ -58,6 +58,7 @@ NEVER_FETCHED = (
     "*.onnx",
     "*.onnx_data",
     "*.fp16.safetensors",
+    "*.fp16-*.safetensors",
     "*.non_ema.safetensors",
 )
 

@@ -545,7 +545,7 @@ def test_a_damaged_tokenizer(folders: dict[str, Path], tmp_path: Path) -> None:
 
 
 def test_the_table_is_what_the_pipelines_do(pipes: dict[str, Any]) -> None:
-    assert set(RECIPES) == {"sd15", "sd21", "sdxl", "sdxl-refiner"}
+    assert {"sd15", "sd21", "sdxl", "sdxl-refiner"} < set(RECIPES)
     for name, recipe in RECIPES.items():
         assert recipe.name == name
     for kind, pipe in pipes.items():
@@ -559,7 +559,7 @@ def test_the_table_is_what_the_pipelines_do(pipes: dict[str, Any]) -> None:
         {"unet": "UNet2DConditionModel"},
         {"text_encoder": "CLIPTextModel"},
         {"text_encoder": "CLIPTextModel", "transformer": "FluxTransformer2DModel"},
-        {"text_encoder": "T5EncoderModel", "unet": "UNet2DConditionModel"},
+        {"text_encoder": "T5EncoderModel", "unet": "Kandinsky3UNet"},
         {"text_encoder": "CLIPTextModelWithProjection", "unet": "UNet2DConditionModel"},
         {
             "text_encoder": "CLIPTextModel",

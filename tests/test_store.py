@@ -156,6 +156,7 @@ def test_pickles_are_never_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "tokenizer/merges.txt",
         "text_encoder/model.safetensors",
         "text_encoder/model.fp16.safetensors",
+        "text_encoder_3/model.fp16-00001-of-00002.safetensors",
         "text_encoder/pytorch_model.bin",
         "unet/diffusion_pytorch_model.safetensors",
         "unet/diffusion_pytorch_model.non_ema.safetensors",

@@ -45,7 +45,7 @@ def token_ids() -> torch.Tensor:
     return TOKENIZER(texts, padding="max_length", max_length=77, return_tensors="pt").input_ids
 
 
-@pytest.mark.parametrize("architecture", TEXT_TOWERS)
+@pytest.mark.parametrize("architecture", CLASSES)
 @torch.no_grad()
 def test_text_states_are_those_of_the_module(architecture: str) -> None:
     module, ids = make(architecture), token_ids()
@@ -68,7 +68,7 @@ def test_text_states_are_those_of_the_module(architecture: str) -> None:
     assert not torch.allclose(states.hidden[0], states.hidden[3])
 
 
-@pytest.mark.parametrize("architecture", TEXT_TOWERS)
+@pytest.mark.parametrize("architecture", CLASSES)
 @torch.no_grad()
 def test_the_mask_reaches_the_module(architecture: str) -> None:
     module, ids = make(architecture), token_ids()
@@ -95,7 +95,7 @@ def test_image_states_drop_the_class_token_and_keep_the_grid() -> None:
 # ---------------------------------------------------------------- checkpoints
 
 
-@pytest.mark.parametrize("architecture", TEXT_TOWERS)
+@pytest.mark.parametrize("architecture", CLASSES)
 @torch.no_grad()
 def test_a_saved_tower_loads_again(architecture: str, tmp_path: Path) -> None:
     module = make(architecture)

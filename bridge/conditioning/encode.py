@@ -10,14 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bridge.conditioning.bands import join_towers
 from bridge.conditioning.emphasis import EMPHASES
 from bridge.conditioning.kit import Kit, Towers, open_kit
+from bridge.conditioning.limits import check_options, check_sequence, check_skip
+from bridge.conditioning.masks import prompt_masks
 from bridge.conditioning.parts import Group, join_parts, join_pooled_parts, split_parts
 from bridge.conditioning.passes import Wanted, encode_plans
 from bridge.conditioning.result import Conditioning
 from bridge.conditioning.sizes import check_length, check_pair, make_sizes
 from bridge.conditioning.wording import Wording, read_wording
-from bridge.errors import OptionError, PromptError
 from bridge.prompt import (
     LongPrompt,
     Prompt,
@@ -29,7 +31,6 @@ from bridge.prompt import (
     parse,
     plan_many,
 )
-from bridge.prompt.tree import parts_of
 from bridge.runtime import check_dtype, resolve_device
 from bridge.towers import Layer
 
@@ -44,11 +45,14 @@ def condition(
     model: Any = "emoji-xl",
     prompt_2: Texts | None = None,
     negative_prompt_2: Texts | None = None,
+    prompt_3: Texts | None = None,
+    negative_prompt_3: Texts | None = None,
     dialect: str = "a1111",
     emphasis: str | None = None,
     token_normalization: str = "none",
     long_prompt: str | LongPrompt | None = None,
     clip_skip: int | None = None,
+    max_sequence_length: int | None = None,
     height: int | None = None,
     width: int | None = None,
     original_size: Sequence[int] | None = None,
@@ -67,14 +71,15 @@ def condition(
     Args:
         prompt: one text or B texts. The empty text is legal.
         negative_prompt: one text for all prompts, or one for each. None means what the model's
-            pipeline means: ``""`` for Stable Diffusion 1 and 2; zeros for SDXL if its
-            ``force_zeros_for_empty_prompt`` is set, else ``""``.
+            pipeline means: ``""`` for most; zeros for SDXL if its
+            ``force_zeros_for_empty_prompt`` is set, else ``""``; zeros for CogView3-Plus; no
+            negative at all for FLUX.1.
         model: an embedded name, a recipe name (``sd15``, ``sd21``, ``sdxl``), a hub id, a
             folder in diffusers' layout, or a live pipeline, which is used as it is (its towers,
-            device and dtype) and not changed.
-        prompt_2: another text for SDXL's second tower; an empty one means ``prompt``, as in
-            diffusers.
-        negative_prompt_2: another negative for SDXL's second tower.
+            device and dtype) and not changed. ``bridge.conditioning.RECIPES`` are the kinds.
+        prompt_2, prompt_3: other texts for the second tower (SDXL, SD 3, FLUX.1) and the third
+            (SD 3's T5); an empty one means ``prompt``, as in diffusers.
+        negative_prompt_2, negative_prompt_3: the same of the negatives.
         dialect: how prompts are read: ``a1111``, ``comfy``, ``compel``, or ``plain``, where no
             character has a meaning of its own, as in diffusers.
         emphasis: the formula that weights act by, a name of
@@ -84,9 +89,11 @@ def condition(
         long_prompt: what is done with prompts longer than a tower's context, a name of
             ``bridge.prompt.LONG_PROMPTS`` or a ``LongPrompt``. Default: the dialect's own; plain
             prompts are truncated. Prompts, negatives and towers of fewer windows are filled up
-            with windows of the empty prompt, as in stable-diffusion-webui.
+            with windows of the empty prompt, as in stable-diffusion-webui. T5 has one window.
         clip_skip: layers to skip from the end, as diffusers counts them: 1 is the layer before
             the recipe's. It acts on the prompt; the negative keeps the recipe's layer.
+        max_sequence_length: how many tokens T5 is given, 1 to 512, ``</s>`` included; longer
+            prompts are cut off. Default: the pipeline's own (256 for SD 3, 512 for FLUX.1).
         height, width: of the picture to draw, in pixels; SDXL is conditioned on them. Models
             without sizes ignore them.
         original_size, crops_coords_top_left, target_size: SDXL's micro-conditioning, as
@@ -113,10 +120,13 @@ def condition(
     negatives = check_paired(negative_prompt, count)
     seconds = check_paired(prompt_2 or None, count, "prompt_2")
     negative_seconds = check_paired(negative_prompt_2 or None, count, "negative_prompt_2")
+    thirds = check_paired(prompt_3 or None, count, "prompt_3")
+    negative_thirds = check_paired(negative_prompt_3 or None, count, "negative_prompt_3")
     wording = read_wording(dialect, emphasis, token_normalization, long_prompt)
     place = read_place(
-        clip_skip, height, width, original_size, crops_coords_top_left, target_size, device, dtype
-    )
+        clip_skip, height, width, original_size, crops_coords_top_left, target_size, device, dtype,
+        max_sequence_length,
+    )  # fmt: skip
     kit = open_kit(model, device=place.device, dtype=place.dtype, revision=revision)
 
     def parsed(some: tuple[str, ...] | None, negative: bool) -> tuple[Prompt, ...] | None:
@@ -129,18 +139,22 @@ def condition(
         parsed(negatives, True),
         parsed(seconds, False),
         parsed(negative_seconds, True),
+        parsed(thirds, False),
+        parsed(negative_thirds, True),
     )
     return encode_texts(kit, wording, place, texts)
 
 
 @dataclass(frozen=True)
 class ParsedTexts:
-    """Parsed prompts, and what goes with each: negatives, and the second tower's own texts."""
+    """Parsed prompts, and what goes with each: negatives, and texts of the later towers' own."""
 
     prompts: tuple[Prompt, ...]
     negatives: tuple[Prompt, ...] | None = None
     seconds: tuple[Prompt, ...] | None = None
     negative_seconds: tuple[Prompt, ...] | None = None
+    thirds: tuple[Prompt, ...] | None = None
+    negative_thirds: tuple[Prompt, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -155,6 +169,7 @@ class Place:
     target_size: tuple[int, int] | None
     device: torch.device | None
     dtype: torch.dtype | None
+    max_sequence_length: int | None = None
 
 
 def read_place(
@@ -166,9 +181,11 @@ def read_place(
     target_size: Sequence[int] | None,
     device: torch.device | str | None,
     dtype: torch.dtype | str | None,
+    max_sequence_length: int | None = None,
 ) -> Place:
     """Check the options of ``condition``. Raises OptionError."""
-    _check_skip(clip_skip)
+    check_skip(clip_skip)
+    check_sequence(max_sequence_length)
     return Place(
         clip_skip,
         check_length(height, "height"),
@@ -178,13 +195,14 @@ def read_place(
         check_pair(target_size, "target_size", 1),
         None if device is None else resolve_device(device),
         check_dtype(dtype),
+        max_sequence_length,
     )
 
 
 def encode_texts(kit: Kit, wording: Wording, place: Place, texts: ParsedTexts) -> Conditioning:
     """Plan and encode parsed prompts. Errors as ``condition``."""
     count = len(texts.prompts)
-    _check_options(kit, place, texts)
+    check_options(kit, place, texts)
     sizes = (
         make_sizes(
             place.height,
@@ -198,31 +216,37 @@ def encode_texts(kit: Kit, wording: Wording, place: Place, texts: ParsedTexts) -
         else None
     )
     negatives = texts.negatives
-    if negatives is None and not kit.zeros_for_none:
+    if negatives is None and not (kit.zeros_for_none or kit.recipe.none_for_none):
         negatives = (parse("", wording.dialect),) * count
     prompts, groups = split_parts(texts.prompts)
     negative_parts, negative_groups = split_parts(negatives or ())
     length = max(group.length for group in (*groups, *negative_groups))
     # The empty prompt comes last where shorter prompts are filled up with it.
     filling = (parse("", wording.dialect),) if length > 1 else ()
-    plans = _plans(kit, wording, (*prompts, *filling), texts.seconds)
+    most = place.max_sequence_length
+    plans = _plans(kit, wording, (*prompts, *filling), (texts.seconds, texts.thirds), most)
     negative_plans = (
         ()
         if negatives is None
-        else _plans(kit, wording, (*negative_parts, *filling), texts.negative_seconds)
-    )
+        else _plans(
+            kit, wording, (*negative_parts, *filling),
+            (texts.negative_seconds, texts.negative_thirds), most,
+        )
+    )  # fmt: skip
     _warn_of_cuts(plans, "prompt", groups)
     _warn_of_cuts(negative_plans, "negative_prompt", negative_groups)
 
     towers = kit.load()
     with torch.no_grad():
-        both = _encode(kit, towers, wording, plans, negative_plans, place.clip_skip or 0)
+        both = _encode(kit, towers, wording, plans, negative_plans, place)
         embeds, pooled = _join(both[0], groups, length)
-        if negatives is None:
+        negative: Tensor | None = None
+        negative_pooled: Tensor | None = None
+        if negatives is not None:
+            negative, negative_pooled = _join(both[1], negative_groups, length)
+        elif not kit.recipe.none_for_none:
             negative = torch.zeros_like(embeds)
             negative_pooled = None if pooled is None else torch.zeros_like(pooled)
-        else:
-            negative, negative_pooled = _join(both[1], negative_groups, length)
     by_prompt = _by_prompt(plans, groups)
     by_negative = _by_prompt(negative_plans, negative_groups) if negative_plans else ()
     names = (use.component for use in kit.recipe.towers)
@@ -239,12 +263,37 @@ def encode_texts(kit: Kit, wording: Wording, place: Place, texts: ParsedTexts) -
         recipe=kit.recipe,
         fingerprints=dict(zip(names, towers.fingerprints, strict=True)),
         sizes=sizes,
+        **_masks(kit, plans, groups, negative_plans, negative_groups, length, embeds),
     )
-    return found.to(place.device or towers.device, place.dtype or embeds.dtype)
+    return found.to(place.device or towers.device, place.dtype)
 
 
 # ---------------------------------------------------------------- encoding
 
+
+def _masks(
+    kit: Kit,
+    plans: Plans,
+    groups: tuple[Group, ...],
+    negative_plans: Plans,
+    negative_groups: tuple[Group, ...],
+    length: int,
+    embeds: Tensor,
+) -> dict[str, Tensor]:
+    """The attention masks of a recipe that has them; its one tower's padding is what is hidden."""
+    kind = kit.recipe.mask
+    if kind is None:
+        return {}
+    return {
+        "prompt_attention_mask": prompt_masks(plans[0], groups, length, kind, embeds),
+        "negative_prompt_attention_mask": prompt_masks(
+            negative_plans[0], negative_groups, length, kind, embeds
+        ),
+    }
+
+
+Plans = tuple[tuple[TokenPlan, ...], ...]
+"""For each tower, the plan of each part of the prompts; empty where there are no prompts."""
 
 Rows = tuple[Tensor, Tensor | None]
 """Token states (N, T, D), and pooled states (N, P) where the recipe has them."""
@@ -254,37 +303,40 @@ def _encode(
     kit: Kit,
     towers: Towers,
     wording: Wording,
-    plans: tuple[tuple[TokenPlan, ...], ...],
-    negative_plans: tuple[tuple[TokenPlan, ...], ...],
-    skip: int,
+    plans: Plans,
+    negative_plans: Plans,
+    place: Place,
 ) -> tuple[Rows, Rows]:
-    """The plans' states joined over the towers, and the last tower's pooled states; the same of
-    the negatives, without rows if there are none."""
-    parts = []
-    pooled: Tensor | None = None
-    # diffusers gives the joined states the dtype of the last tower.
-    dtype = towers.modules[-1].dtype
+    """The plans' states joined over the towers, and their pooled states; the same of the
+    negatives, without rows if there are none."""
+    parts, pooled_parts = [], []
     count = len(plans[0])
     windows = max(len(p.windows) for row in (*plans, *negative_plans) for p in row)
     for i, use in enumerate(kit.recipe.towers):
-        base = use.layer
+        base = use.layer or Layer()
+        skip = (place.clip_skip or 0) if use.skips else 0
         skipped = Layer(base.index - skip, base.norm)
         negatives = negative_plans[i] if negative_plans else ()
         encoded = encode_plans(
             use.architecture,
             towers.modules[i],
             [*(Wanted(p, skipped) for p in plans[i]), *(Wanted(p, base) for p in negatives)],
-            windows,
-            EMPHASES[wording.emphasis],
+            windows if use.length is None else 1,
+            # Pooled states are not weighted, so a tower without token states needs no copies.
+            EMPHASES[wording.emphasis if use.layer else "none"],
             wording.long_prompt,
-            masked=kit.recipe.obeys_mask and kit.specs[i].attention_mask,
+            masked=use.masked or (kit.recipe.obeys_mask and kit.specs[i].attention_mask),
             device=towers.device,
         )
-        parts.append(encoded.states.to(dtype))
-        pooled = encoded.pooled if kit.recipe.pooled else None
-    states = torch.cat(parts, dim=-1)
-    if pooled is None:
+        if use.layer is not None:
+            parts.append((use, encoded.states.to(towers.modules[i].dtype)))
+        if use.pooled and encoded.pooled is not None:
+            pooled_parts.append(encoded.pooled)
+    zeros = kit.zeros and (place.max_sequence_length or kit.zeros[0], kit.zeros[1])
+    states = join_towers(parts, zeros)
+    if not pooled_parts:
         return (states[:count], None), (states[count:], None)
+    pooled = torch.cat(pooled_parts, dim=-1)
     return (states[:count], pooled[:count]), (states[count:], pooled[count:])
 
 
@@ -316,18 +368,21 @@ def _by_prompt(
 
 
 def _plans(
-    kit: Kit, wording: Wording, first: tuple[Prompt, ...], second: tuple[Prompt, ...] | None
-) -> tuple[tuple[TokenPlan, ...], ...]:
-    """For each tower, the plan of each prompt; ``second`` goes to the towers after the first."""
-    later = first if second is None else second
+    kit: Kit,
+    wording: Wording,
+    first: tuple[Prompt, ...],
+    later: tuple[tuple[Prompt, ...] | None, ...],
+    length: int | None,
+) -> Plans:
+    """For each tower, the plan of each prompt; ``later`` are other texts for those after the
+    first, ``length`` is the caller's ``max_sequence_length``."""
+    texts = (first, *(first if other is None else other for other in later))
     return tuple(
         tuple(
             normalised(plan, wording.token_normalization)
-            for plan in plan_many(
-                later if i else first, tokenizer, use.component, wording.long_prompt.split
-            )
+            for plan in plan_many(own, reader, use.component, wording.long_prompt.split)
         )
-        for i, (use, tokenizer) in enumerate(zip(kit.recipe.towers, kit.tokenizers, strict=True))
+        for use, reader, own in zip(kit.recipe.towers, kit.readers(length), texts, strict=False)
     )
 
 
@@ -350,40 +405,3 @@ def _warn_of_cuts(
                 TruncationWarning,
                 stacklevel=4,
             )
-
-
-# ---------------------------------------------------------------- options
-
-
-def _check_skip(clip_skip: object) -> None:
-    if clip_skip is None:
-        return
-    if isinstance(clip_skip, bool) or not isinstance(clip_skip, int) or clip_skip < 0:
-        raise OptionError(f"clip_skip must be a whole number from 0 up, not {clip_skip!r}.")
-
-
-def _check_options(kit: Kit, place: Place, texts: ParsedTexts) -> None:
-    """Refuse options that would be dropped or that reach past the tower's layers."""
-    for use, spec in zip(kit.recipe.towers, kit.specs, strict=True):
-        most = spec.layers + 1 + use.layer.index
-        if place.clip_skip is not None and place.clip_skip > most:
-            raise OptionError(
-                f"clip_skip={place.clip_skip} reaches past {use.component}, which has "
-                f"{spec.layers} layers; the recipe {kit.recipe.name} allows 0 to {most}."
-            )
-    two = texts.seconds is not None or texts.negative_seconds is not None
-    if len(kit.recipe.towers) < 2 and two:
-        raise OptionError(
-            f"prompt_2 and negative_prompt_2 need two towers; {kit.recipe.name} has one."
-        )
-    if two and any(len(parts_of(p.tree)) > 1 for p in (*texts.prompts, *(texts.negatives or ()))):
-        raise PromptError("prompt_2 cannot go with a prompt of several parts; give one of them.")
-    if texts.negative_seconds is not None and texts.negatives is None:
-        # diffusers drops it without a word where None means zeros.
-        raise PromptError("negative_prompt_2 was given without negative_prompt; give both.")
-    sizes = (place.original_size, place.crop, place.target_size)
-    if not kit.recipe.time_ids and any(size is not None for size in sizes):
-        raise OptionError(
-            f"original_size, crops_coords_top_left and target_size belong to SDXL; "
-            f"{kit.recipe.name} is not conditioned on sizes, so leave them out."
-        )

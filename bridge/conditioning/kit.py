@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,25 @@ import torch
 from bridge import store
 from bridge.conditioning.recipes import Recipe, TowerUse, find_recipe
 from bridge.conditioning.sizes import latent_scale
-from bridge.errors import OptionError, UnknownModelError, UnsupportedModelError, WeightsError
-from bridge.files import read_json
+from bridge.errors import (
+    OptionError,
+    UnknownModelError,
+    UnsupportedModelError,
+    WeightsError,
+)
+from bridge.files import read_json, stamp
+from bridge.prompt import Reader
 from bridge.runtime import resolve_device
-from bridge.towers import TEXT_TOWERS, TowerSpec, fingerprint, load_tower, read_spec
+from bridge.towers import TEXT_TOWERS, TOKENIZERS, TowerSpec, fingerprint, load_tower, read_spec
 from bridge.towers.spec import spec_of_config
+from bridge.towers.tokenizer import forget_tokenizers, load_tokenizer
 
 # What conditioning reads of a model; the rest of it is not fetched and not hashed.
 _PATTERNS = (
     "model_index.json",
     "text_encoder*/*",
     "tokenizer*/*",
+    "transformer/config.json",
     "unet/config.json",
     "vae/config.json",
 )
@@ -49,13 +57,14 @@ class Kit:
 
     Attributes:
         source: what the model is called in messages.
-        recipe: its row of the table.
+        recipe: its row of the table, without the optional towers that the model lacks.
         specs: one for each tower of the recipe.
         tokenizers: one for each tower of the recipe.
         zeros_for_none: whether ``negative_prompt=None`` means zeros.
         default_size: ``(height, width)`` of the pictures it draws by default, if it says.
         wants_score: whether its sizes end in an aesthetic score (the SDXL refiner).
         load: brings the towers.
+        zeros: ``(length, width)`` of the zeros that stand for an optional tower it lacks.
     """
 
     source: str
@@ -66,6 +75,14 @@ class Kit:
     default_size: tuple[int, int] | None
     wants_score: bool
     load: Callable[[], Towers]
+    zeros: tuple[int, int] | None = None
+
+    def readers(self, length: int | None = None) -> tuple[Reader, ...]:
+        """How each tower reads text; ``length`` is the caller's ``max_sequence_length``."""
+        return tuple(
+            Reader(tokenizer, (length or use.length) if use.length else None, use.lower)
+            for use, tokenizer in zip(self.recipe.towers, self.tokenizers, strict=True)
+        )
 
 
 def open_kit(
@@ -98,11 +115,16 @@ def open_kit(
 def tokenizers_of(model: Any) -> list[tuple[str, Any]]:
     """``(tower name, tokenizer)`` pairs of a model, for ``bridge.prompt.plan_report``.
 
+    A ``bridge.prompt.Reader`` stands in a tokenizer's place where its tower needs one (T5).
     Loads configs and tokenizers only. Args and errors as ``open_kit``.
     """
     kit = open_kit(model)
-    names = (use.component for use in kit.recipe.towers)
-    return list(zip(names, kit.tokenizers, strict=True))
+    # CLIP's tokenizers need no one to say how they are used.
+    plain = Reader(None)
+    return [
+        (use.component, reader.tokenizer if replace(reader, tokenizer=None) == plain else reader)
+        for use, reader in zip(kit.recipe.towers, kit.readers(), strict=True)
+    ]
 
 
 # ---------------------------------------------------------------- folder
@@ -120,18 +142,44 @@ def _kit_of_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> Ki
         for name, value in index.items()
         if isinstance(value, (list, tuple)) and len(value) == 2
     }
-    recipe = find_recipe(components, _activation(folder, components), str(folder))
+    row = find_recipe(
+        components,
+        _activation(folder, components),
+        str(folder),
+        (str(index.get("_class_name", "")),),
+    )
+    recipe, missing = _without_missing(row, components)
     specs = tuple(read_spec(folder / u.component, u.architecture) for u in recipe.towers)
     return Kit(
         source=str(folder),
         recipe=recipe,
         specs=specs,
-        tokenizers=tuple(_tokenizer(folder / use.tokenizer) for use in recipe.towers),
+        tokenizers=tuple(
+            load_tokenizer(folder / use.tokenizer, TOKENIZERS[use.architecture])
+            for use in recipe.towers
+        ),
         zeros_for_none=recipe.zeros_for_none and bool(index.get(_FORCE_ZEROS, True)),
         default_size=_size_of_folder(folder),
         wants_score=bool(index.get("requires_aesthetics_score", False)),
         load=lambda: _load_towers(folder, recipe.towers, _state(folder, recipe), dtype, device),
+        zeros=None
+        if missing is None
+        else _zeros(missing, read_json(folder / "transformer" / "config.json")),
     )
+
+
+def _without_missing(
+    row: Recipe, components: Mapping[str, str | None]
+) -> tuple[Recipe, TowerUse | None]:
+    """The row without the optional tower that a model lacks, and that tower."""
+    missing = next((use for use in row.towers if components.get(use.component) is None), None)
+    there = tuple(use for use in row.towers if use is not missing)
+    return (row if missing is None else replace(row, towers=there)), missing
+
+
+def _zeros(missing: TowerUse, config: Mapping[str, Any]) -> tuple[int, int]:
+    """Shape of what stands for a tower left out, from the transformer's config."""
+    return missing.length or 0, int(config["joint_attention_dim"])
 
 
 _FORCE_ZEROS = "force_zeros_for_empty_prompt"
@@ -160,44 +208,10 @@ def _picture_size(sample: Any, scale: int) -> tuple[int, int] | None:
     return int(height) * scale, int(width) * scale
 
 
-def _tokenizer(folder: Path) -> Any:
-    files = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json")
-    return _load_tokenizer(folder, tuple(_stamp(folder / name) for name in files))
-
-
-@lru_cache(maxsize=16)
-def _load_tokenizer(folder: Path, stamps: tuple[tuple[int, int] | None, ...]) -> Any:
-    from transformers import CLIPTokenizer
-
-    whole, vocabulary, merges, _ = stamps
-    # Without these files transformers would make a tokenizer with an empty vocabulary.
-    if whole is None and (vocabulary is None or merges is None):
-        raise WeightsError(
-            f"{folder} has neither tokenizer.json nor vocab.json with merges.txt; fetch it again."
-        )
-    try:
-        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    # The tokenizers library raises plain Exception for a damaged file.
-    except Exception as error:
-        raise WeightsError(
-            f"The tokenizer in {folder} cannot be read ({type(error).__name__}: {error}); "
-            "fetch it again."
-        ) from error
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    """Size and time of change, None for a file that is not there."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return stat.st_size, stat.st_mtime_ns
-
-
 def _state(folder: Path, recipe: Recipe) -> tuple[Any, ...]:
     """What changes when a tower's files do; part of the cache's key."""
     return tuple(
-        (path.name, _stamp(path))
+        (path.name, stamp(path))
         for use in recipe.towers
         for path in sorted((folder / use.component).glob("*"))
     )
@@ -221,7 +235,7 @@ def _load_towers(
 def forget_towers() -> None:
     """Drop the towers and tokenizers kept from earlier calls, to free their memory."""
     _load_towers.cache_clear()
-    _load_tokenizer.cache_clear()
+    forget_tokenizers()
 
 
 # ---------------------------------------------------------------- live pipeline
@@ -233,7 +247,10 @@ def _kit_of_pipeline(pipe: Any) -> Kit:
     source = f"the live {type(pipe).__name__}"
     first = parts.get("text_encoder")
     activation = getattr(getattr(first, "config", None), "hidden_act", "") if first else ""
-    recipe = find_recipe(components, activation, source)
+    kinds = [kind.__name__ for kind in type(pipe).__mro__]
+    recipe, missing = _without_missing(
+        find_recipe(components, activation, source, kinds), components
+    )
     modules = tuple(parts[use.component] for use in recipe.towers)
     tokenizers = tuple(parts.get(use.tokenizer) for use in recipe.towers)
     if None in tokenizers:
@@ -242,18 +259,22 @@ def _kit_of_pipeline(pipe: Any) -> Kit:
         spec_of_config(module.config.to_dict(), use.architecture, source)
         for module, use in zip(modules, recipe.towers, strict=True)
     )
-    unet_config = parts["unet"].config
     return Kit(
         source=source,
         recipe=recipe,
         specs=specs,
         tokenizers=tokenizers,
         zeros_for_none=recipe.zeros_for_none and bool(pipe.config.get(_FORCE_ZEROS, True)),
-        default_size=_picture_size(unet_config.sample_size, getattr(pipe, "vae_scale_factor", 8)),
+        default_size=_picture_size(
+            parts["unet"].config.sample_size, getattr(pipe, "vae_scale_factor", 8)
+        )
+        if recipe.time_ids
+        else None,
         wants_score=bool(pipe.config.get("requires_aesthetics_score", False)),
         load=lambda: Towers(
             modules, tuple(fingerprint(module) for module in modules), pipe._execution_device
         ),
+        zeros=None if missing is None else _zeros(missing, parts["transformer"].config),
     )
 
 

@@ -25,10 +25,10 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token states ``(B, T', D)`` and pooled states ``(B, P)`` of B plans."""
+    """Token states ``(B, T', D)`` and pooled states ``(B, P)`` of B plans; T5 has none of those."""
 
     states: Tensor
-    pooled: Tensor
+    pooled: Tensor | None
 
 
 def encode_plans(
@@ -74,9 +74,10 @@ def encode_plans(
             weighed = emphasis.apply(each.plan, base[:count], beside)
             base = torch.cat([weighed, base[count:]])
         states.append(join_states(base, each.plan, long))
-        of_windows = out.pooled[[places[row] for row in own[: len(each.plan.windows)]]]
-        pooled.append(join_pooled(of_windows, long))
-    return Encoded(torch.stack(states), torch.stack(pooled))
+        if out.pooled is not None:
+            of_windows = out.pooled[[places[row] for row in own[: len(each.plan.windows)]]]
+            pooled.append(join_pooled(of_windows, long))
+    return Encoded(torch.stack(states), torch.stack(pooled) if pooled else None)
 
 
 def _rows(plan: TokenPlan, windows: int, emphasis: Emphasis) -> tuple[list[Row], tuple[Row, ...]]:

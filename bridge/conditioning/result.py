@@ -19,17 +19,20 @@ TENSORS = (
     "pooled_prompt_embeds",
     "negative_prompt_embeds",
     "negative_pooled_prompt_embeds",
+    "prompt_attention_mask",
+    "negative_prompt_attention_mask",
 )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Conditioning:
-    """What a UNet is conditioned on, for B prompts and their B negatives.
+    """What a UNet or transformer is conditioned on, for B prompts and their B negatives.
 
     Attributes:
-        prompt_embeds: ``(B, T, D)``; T is 77, D the towers' widths joined.
+        prompt_embeds: ``(B, T, D)``; T is 77 a window of CLIP, D the towers' widths joined.
         pooled_prompt_embeds: ``(B, P)``, or None where the recipe has no pooled state.
-        negative_prompt_embeds: ``(B, T, D)``.
+        negative_prompt_embeds: ``(B, T, D)``, or None where the recipe needs no negative (FLUX.1)
+            and none was given.
         negative_pooled_prompt_embeds: ``(B, P)`` or None.
         add_time_ids: ``(B, 6)`` sizes (``(B, 5)`` for a refiner), or None.
         plans: for each prompt, the token plan of each tower.
@@ -37,11 +40,14 @@ class Conditioning:
         recipe: the row of the recipe table.
         fingerprints: tower name -> fingerprint of its config and weights.
         sizes: what ``add_time_ids`` is made of, or None.
+        prompt_attention_mask: ``(B, T)``, or None where the recipe has no mask (see
+            ``Recipe.mask`` for its dtype).
+        negative_prompt_attention_mask: the same of the negatives.
     """
 
     prompt_embeds: Tensor
     pooled_prompt_embeds: Tensor | None
-    negative_prompt_embeds: Tensor
+    negative_prompt_embeds: Tensor | None
     negative_pooled_prompt_embeds: Tensor | None
     add_time_ids: Tensor | None
     plans: tuple[tuple[TokenPlan, ...], ...]
@@ -49,6 +55,8 @@ class Conditioning:
     recipe: Recipe
     fingerprints: Mapping[str, str]
     sizes: Sizes | None = None
+    prompt_attention_mask: Tensor | None = None
+    negative_prompt_attention_mask: Tensor | None = None
 
     def __repr__(self) -> str:
         shape, dtype = tuple(self.prompt_embeds.shape), self.prompt_embeds.dtype
@@ -74,7 +82,8 @@ class Conditioning:
         """
         ready = self if num_images == 1 else self.repeat(num_images)
         tensors = {name: getattr(ready, name) for name in TENSORS}
-        found: dict[str, Any] = {name: t for name, t in tensors.items() if t is not None}
+        found: dict[str, Any] = dict.fromkeys(self.recipe.cleared)
+        found |= {name: t for name, t in tensors.items() if t is not None}
         if self.sizes is not None and self.sizes.given:
             found["original_size"] = self.sizes.original_size
             found["crops_coords_top_left"] = self.sizes.crops_coords_top_left
@@ -96,8 +105,12 @@ class Conditioning:
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> Conditioning:
-        """The same on another device or in another dtype."""
-        return self._mapped(lambda tensor: tensor.to(device=device, dtype=dtype))
+        """The same on another device or in another dtype; masks of whole numbers keep theirs."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+
+        return self._mapped(moved)
 
     def report(self) -> ConditioningReport:
         """What each tower read of each prompt and negative, and what was cut off."""

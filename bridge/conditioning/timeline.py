@@ -62,11 +62,9 @@ class PromptSchedule:
         found = self.at(1).kwargs(num_images)
         if len(self.conditionings) == 1 and then is None:
             return found
-        names = ["latents", "prompt_embeds"]
-        if self.at(1).pooled_prompt_embeds is not None:
-            names.append("add_text_embeds")
+        names = self.at(1).recipe.swapped
         found["callback_on_step_end"] = self._swapping(num_images, then)
-        found["callback_on_step_end_tensor_inputs"] = names
+        found["callback_on_step_end_tensor_inputs"] = ["latents", *names]
         return found
 
     def _swapping(self, num_images: int, then: OnStepEnd | None) -> OnStepEnd:
@@ -128,6 +126,11 @@ def schedule(
     changing = (*prompts, *(negatives or ()))
     ends = sorted({end for each in changing for end in last_steps(each, steps, rule)})
     kit = open_kit(model, device=place.device, dtype=place.dtype, revision=revision)
+    if len(ends) > 1 and not kit.recipe.swapped:
+        raise OptionError(
+            f"The prompt changes from step to step, and the pipeline of {kit.recipe.name} lets no "
+            "callback change all that it is conditioned on; give a prompt that stays the same."
+        )
     whole = encode_texts(
         kit,
         wording,
@@ -164,8 +167,7 @@ def _tensors(cond: Conditioning, num_images: int, tensors: dict[str, Any]) -> di
         return both.to(running.device, running.dtype)
 
     found = {"prompt_embeds": joined(ready.negative_prompt_embeds, ready.prompt_embeds)}
-    if "add_text_embeds" in tensors:
-        found["add_text_embeds"] = joined(
-            ready.negative_pooled_prompt_embeds, ready.pooled_prompt_embeds
-        )
+    # SDXL's loop calls it by the one name, SD 3's by the other.
+    for name in {"add_text_embeds", "pooled_prompt_embeds"} & tensors.keys():
+        found[name] = joined(ready.negative_pooled_prompt_embeds, ready.pooled_prompt_embeds)
     return found

@@ -8,6 +8,7 @@ place in the source, and ``plan_report`` shows what becomes of a prompt.
 from bridge.prompt.check import check_paired, check_prompts, check_text
 from bridge.prompt.normalise import NORMALISATIONS, normalised
 from bridge.prompt.plan import Token, TokenPlan, TruncationWarning, Window, plan, plan_many
+from bridge.prompt.reader import Reader
 from bridge.prompt.report import TokenReport, TokenRow, TowerReport, plan_report, report_of
 from bridge.prompt.schedule import Flat, Interval, Part, at_step, intervals
 from bridge.prompt.syntax import DIALECTS, Prompt, Span, parse
@@ -25,6 +26,7 @@ __all__ = [
     "Loss",
     "Part",
     "Prompt",
+    "Reader",
     "Span",
     "Token",
     "TokenPlan",

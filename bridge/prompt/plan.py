@@ -10,11 +10,12 @@ state, can serve several threads.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bridge.errors import PromptError, UnsupportedModelError
 from bridge.prompt.inversion import Origins, spell_out
+from bridge.prompt.reader import Reader, lowered, stripped
 from bridge.prompt.spans import Span
 from bridge.prompt.syntax import Prompt
 from bridge.prompt.windows import Content, windows_of
@@ -24,7 +25,8 @@ _LONGEST_CONTEXT = 1_000_000
 # More would be a mistake (a file, say), and cross-attention grows with each window.
 MAX_WINDOWS = 32
 # ComfyUI_ADV_CLIP_emb puts token 266 of CLIP's vocabulary in the place of a masked word: "+".
-_MASK_PIECE = "+</w>"
+# The other is the same word in T5's vocabulary.
+_MASK_PIECES = ("+</w>", "▁+")
 
 
 class TruncationWarning(UserWarning):
@@ -94,8 +96,8 @@ class TokenPlan:
         windows: the fillings of the context, at least one.
         empty: the window of the empty prompt.
         pad_id: the id that fills up the context.
-        mask_id: the id that stands for a word taken out (``+`` in CLIP's vocabulary).
-        limit: the tower's context (77 for CLIP).
+        mask_id: the id that stands for a word taken out (``+``).
+        limit: the tower's context (77 for CLIP; for T5, as many as the pipeline gives it).
         cut: the source text that did not fit ("" if all did).
         cut_start: where it begins in ``source``; None if all fitted.
         cut_tokens: how many tokens it has.
@@ -155,21 +157,24 @@ def plan_many(
 
     Args:
         prompts: parsed prompts.
-        tokenizer: a fast transformers tokenizer (``CLIPTokenizer`` is one in transformers 5).
+        tokenizer: a fast transformers tokenizer (``CLIPTokenizer`` is one in transformers 5), or
+            a ``Reader`` that says how to use it.
         tower: the name written into the plans.
         split: the rule of ``bridge.prompt.windows.RULES`` by which long prompts and ``BREAK``
             go on in further windows; None cuts a prompt off after one window and reads over
-            ``BREAK``.
+            ``BREAK``, as does a ``Reader`` of a given length.
 
     Raises:
         UnsupportedModelError: a tokenizer without offsets or without a context length, or one
             that pads or cuts on the left.
         PromptError: text that the tokenizer itself refuses, or that fills over 32 windows.
     """
-    _check_tokenizer(tokenizer, tower)
+    reader = tokenizer if isinstance(tokenizer, Reader) else Reader(tokenizer)
+    tokenizer = reader.tokenizer
+    _check_tokenizer(reader, tower)
     if not prompts:
         return ()
-    pieces = [_pieces(prompt, tokenizer) for prompt in prompts]
+    pieces = [_pieces(prompt, reader) for prompt in prompts]
     # The empty text rides along: it shows which special tokens frame the content.
     texts = ["", *(piece.text for row in pieces for piece in row)]
     try:
@@ -183,7 +188,8 @@ def plan_many(
         )
     except (TypeError, ValueError, OverflowError) as error:
         raise PromptError(f"The tokenizer of {tower} refused the prompt: {error}") from error
-    frame = _frame(encoded["input_ids"][0], tokenizer, tower)
+    frame = _frame(encoded["input_ids"][0], reader, tower)
+    split = None if reader.length is not None else split
     rows = iter(zip(encoded["input_ids"][1:], encoded["offset_mapping"][1:], strict=True))
     plans = []
     for prompt, row in zip(prompts, pieces, strict=True):
@@ -208,7 +214,7 @@ class _Piece:
     breaks: int
 
 
-def _pieces(prompt: Prompt, tokenizer: Any) -> list[_Piece]:
+def _pieces(prompt: Prompt, reader: Reader) -> list[_Piece]:
     """A prompt's spans as texts for the tokenizer: those that are joined make one."""
     pieces: list[_Piece] = []
     breaks = 0
@@ -226,7 +232,20 @@ def _pieces(prompt: Prompt, tokenizer: Any) -> list[_Piece]:
         breaks = 0
     if breaks or not pieces:
         pieces.append(_Piece("", [], 1.0, breaks))
-    return [_spelt(piece, tokenizer) for piece in pieces]
+    if reader.lower:
+        pieces = _lowered(pieces)
+    return [_spelt(piece, reader.tokenizer) for piece in pieces]
+
+
+def _lowered(pieces: list[_Piece]) -> list[_Piece]:
+    """The pieces in small letters, without the white space before the first and after the last."""
+    found = []
+    for at, piece in enumerate(pieces):
+        text, origins = stripped(
+            *lowered(piece.text, piece.origins), left=at == 0, right=at == len(pieces) - 1
+        )
+        found.append(replace(piece, text=text, origins=origins))
+    return found
 
 
 def _origins(span: Span) -> Origins:
@@ -275,16 +294,18 @@ class _Frame:
         return Window((*(token.id for token in tokens), *padding), tokens)
 
 
-def _frame(empty: list[int], tokenizer: Any, tower: str) -> _Frame:
+def _frame(empty: list[int], reader: Reader, tower: str) -> _Frame:
+    tokenizer = reader.tokenizer
     specials = tuple(
         Token(i, piece, 0, 0, special=True)
         for i, piece in zip(empty, tokenizer.convert_ids_to_tokens(empty), strict=True)
     )
     lead = 1 if empty and empty[0] == tokenizer.bos_token_id else 0
     pad_id = int(tokenizer.pad_token_id)
-    mask_id = tokenizer.get_vocab().get(_MASK_PIECE, pad_id)
+    vocabulary = tokenizer.get_vocab()
+    mask_id = next((vocabulary[piece] for piece in _MASK_PIECES if piece in vocabulary), pad_id)
     added = frozenset(tokenizer.added_tokens_encoder.values()) - set(tokenizer.all_special_ids)
-    limit = int(tokenizer.model_max_length)
+    limit = int(reader.length or tokenizer.model_max_length)
     return _Frame(tower, tokenizer, specials[:lead], specials[lead:], limit, pad_id, mask_id, added)
 
 
@@ -369,7 +390,8 @@ def _content(tokens: list[Token], frame: _Frame) -> list[Content]:
     ]
 
 
-def _check_tokenizer(tokenizer: Any, tower: str) -> None:
+def _check_tokenizer(reader: Reader, tower: str) -> None:
+    tokenizer = reader.tokenizer
     if not getattr(tokenizer, "is_fast", False):
         raise UnsupportedModelError(
             f"The tokenizer of {tower} ({type(tokenizer).__name__}) gives no offsets; bridge needs "
@@ -379,7 +401,8 @@ def _check_tokenizer(tokenizer: Any, tower: str) -> None:
         raise UnsupportedModelError(
             f"The tokenizer of {tower} pads or cuts on the left, which no recipe of bridge does."
         )
-    if tokenizer.model_max_length > _LONGEST_CONTEXT or tokenizer.pad_token_id is None:
+    endless = reader.length is None and tokenizer.model_max_length > _LONGEST_CONTEXT
+    if endless or tokenizer.pad_token_id is None:
         raise UnsupportedModelError(
             f"The tokenizer of {tower} states no context length or no padding token; set "
             "model_max_length (77 for CLIP) and pad_token."

@@ -3,17 +3,18 @@
 ``TEXT_TOWERS`` is the table of text families by transformers class name.
 """
 
-from bridge.towers import clip_image, clip_text, clip_text_projection
+from bridge.towers import clip_image, clip_text, clip_text_projection, t5_text
 from bridge.towers.checkpoint import load_tower
 from bridge.towers.fingerprint import fingerprint
 from bridge.towers.spec import TowerSpec, read_spec, spec_of_config
 from bridge.towers.states import ImageStates, Layer, TextStates
 
-TEXT_TOWERS = {
-    clip_text.ARCHITECTURE: clip_text.encode,
-    clip_text_projection.ARCHITECTURE: clip_text_projection.encode,
-}
+_TEXT_FAMILIES = (clip_text, clip_text_projection, t5_text)
+TEXT_TOWERS = {family.ARCHITECTURE: family.encode for family in _TEXT_FAMILIES}
 """Text families: transformers class name -> its ``encode(module, ids, layers, mask)``."""
+
+TOKENIZERS = {family.ARCHITECTURE: family.TOKENIZER for family in _TEXT_FAMILIES}
+"""Text families: transformers class name -> that of its tokenizer."""
 
 IMAGE_TOWERS = {clip_image.ARCHITECTURE: clip_image.encode}
 """Image families: transformers class name -> its ``encode(module, pixels, layers)``."""
@@ -21,6 +22,7 @@ IMAGE_TOWERS = {clip_image.ARCHITECTURE: clip_image.encode}
 __all__ = [
     "IMAGE_TOWERS",
     "TEXT_TOWERS",
+    "TOKENIZERS",
     "ImageStates",
     "Layer",
     "TextStates",

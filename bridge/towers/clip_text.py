@@ -14,6 +14,7 @@ from torch import Tensor
 from bridge.towers.states import Layer, TextStates
 
 ARCHITECTURE = "CLIPTextModel"
+TOKENIZER = "CLIPTokenizer"
 
 
 def encode(

@@ -15,6 +15,7 @@ from bridge.towers.clip_text import needs_all, pick
 from bridge.towers.states import Layer, TextStates
 
 ARCHITECTURE = "CLIPTextModelWithProjection"
+TOKENIZER = "CLIPTokenizer"
 
 
 def encode(

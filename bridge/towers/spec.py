@@ -9,6 +9,9 @@ from typing import Any
 from bridge.errors import WeightsError
 from bridge.files import read_json
 
+# Raffel et al. 2020, section 3.1.1.
+_T5_CONTEXT = 512
+
 
 @dataclass(frozen=True)
 class TowerSpec:
@@ -19,9 +22,10 @@ class TowerSpec:
         source: the folder it is read from, or the class of the pipeline that holds it.
         width: the width D of its states.
         layers: how many transformer layers it has.
-        context: its longest input, in tokens (text) or patches and class token (image).
-        pooled_width: the width P of its pooled state.
-        activation: ``quick_gelu`` (OpenAI) or ``gelu`` (OpenCLIP).
+        context: its longest input, in tokens (text) or patches and class token (image); for T5,
+            whose positions have no end, the length that it was trained on.
+        pooled_width: the width P of its pooled state, 0 if it has none.
+        activation: ``quick_gelu`` (OpenAI), ``gelu`` (OpenCLIP) or ``gated-gelu`` (T5 v1.1).
         attention_mask: whether its config asks for padding to be masked.
     """
 
@@ -36,8 +40,18 @@ class TowerSpec:
 
 
 def spec_of_config(config: dict[str, Any], architecture: str, source: str) -> TowerSpec:
-    """The spec of a CLIP tower from its config. Raises WeightsError naming a missing key."""
+    """The spec of a tower from its config. Raises WeightsError naming a missing key."""
     try:
+        if architecture == "T5EncoderModel":
+            return TowerSpec(
+                architecture=architecture,
+                source=source,
+                width=int(config["d_model"]),
+                layers=int(config["num_layers"]),
+                context=int(config.get("n_positions", _T5_CONTEXT)),
+                pooled_width=0,
+                activation=str(config.get("feed_forward_proj", "relu")),
+            )
         width = int(config["hidden_size"])
         projected = architecture.endswith("WithProjection")
         if "max_position_embeddings" in config:

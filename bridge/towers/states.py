@@ -26,11 +26,12 @@ class TextStates:
     """Token states, one tensor ``(B, T, D)`` for each layer asked for, in that order.
 
     ``pooled`` is ``(B, P)``: the EOS state after the final norm, projected if the tower has a
-    projection. ``mask`` is the ``(B, T)`` attention mask that the tower was given, if any.
+    projection; None for a family without one (T5). ``mask`` is the ``(B, T)`` attention mask that
+    the tower was given, if any.
     """
 
     hidden: tuple[Tensor, ...]
-    pooled: Tensor
+    pooled: Tensor | None
     mask: Tensor | None = None
 
 

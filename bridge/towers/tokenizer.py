@@ -1,0 +1,60 @@
+"""Reading a text tower's tokenizer from its files."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from bridge.errors import MissingDependencyError, WeightsError
+from bridge.files import stamp
+
+_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "spiece.model")
+
+
+def load_tokenizer(folder: Path, kind: str) -> Any:
+    """The tokenizer in ``folder``; it is kept until its files change.
+
+    Args:
+        folder: the folder of ``tokenizer.json``, or of a slow tokenizer's files.
+        kind: its transformers class, as ``bridge.towers.TOKENIZERS`` says.
+
+    Raises:
+        WeightsError: files missing or damaged.
+        MissingDependencyError: files that need a package that is not there.
+    """
+    files = (*_FILES, "tokenizer_config.json")
+    return _load(folder, kind, tuple(stamp(folder / name) for name in files))
+
+
+@lru_cache(maxsize=16)
+def _load(folder: Path, kind: str, stamps: tuple[tuple[int, int] | None, ...]) -> Any:
+    import transformers
+
+    there = {name for name, found in zip(_FILES, stamps, strict=False) if found}
+    own = {"spiece.model"} if kind.startswith("T5") else {"vocab.json", "merges.txt"}
+    # Without these files transformers would make a tokenizer with an empty vocabulary.
+    if "tokenizer.json" not in there and not own <= there:
+        raise WeightsError(
+            f"{folder} has neither tokenizer.json nor {' with '.join(sorted(own, reverse=True))}; "
+            "fetch it again."
+        )
+    if "tokenizer.json" not in there and "spiece.model" in own and not find_spec("sentencepiece"):
+        raise MissingDependencyError(
+            f"{folder} has spiece.model and no tokenizer.json; transformers reads that with "
+            "another package: pip install sentencepiece."
+        )
+    try:
+        return getattr(transformers, kind).from_pretrained(folder, local_files_only=True)
+    # The tokenizers library raises plain Exception for a damaged file.
+    except Exception as error:
+        raise WeightsError(
+            f"The tokenizer in {folder} cannot be read ({type(error).__name__}: {error}); "
+            "fetch it again."
+        ) from error
+
+
+def forget_tokenizers() -> None:
+    """Drop the tokenizers kept from earlier calls."""
+    _load.cache_clear()
