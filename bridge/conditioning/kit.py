@@ -16,10 +16,12 @@ from typing import Any
 import torch
 
 from bridge import store
+from bridge.conditioning.addons import NO_ADDONS, AddOns
+from bridge.conditioning.brought import forget_brought
 from bridge.conditioning.recipes import Recipe, TowerUse, find_recipe
 from bridge.conditioning.sizes import latent_scale
 from bridge.errors import OptionError, UnknownModelError, UnsupportedModelError, WeightsError
-from bridge.files import read_json
+from bridge.files import read_json, stamp
 from bridge.runtime import resolve_device
 from bridge.towers import TEXT_TOWERS, TowerSpec, fingerprint, load_tower, read_spec
 from bridge.towers.spec import spec_of_config
@@ -56,6 +58,7 @@ class Kit:
         default_size: ``(height, width)`` of the pictures it draws by default, if it says.
         wants_score: whether its sizes end in an aesthetic score (the SDXL refiner).
         load: brings the towers.
+        addons: textual inversions and LoRAs that act in them.
     """
 
     source: str
@@ -66,6 +69,7 @@ class Kit:
     default_size: tuple[int, int] | None
     wants_score: bool
     load: Callable[[], Towers]
+    addons: AddOns = NO_ADDONS
 
 
 def open_kit(
@@ -162,7 +166,7 @@ def _picture_size(sample: Any, scale: int) -> tuple[int, int] | None:
 
 def _tokenizer(folder: Path) -> Any:
     files = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json")
-    return _load_tokenizer(folder, tuple(_stamp(folder / name) for name in files))
+    return _load_tokenizer(folder, tuple(stamp(folder / name) for name in files))
 
 
 @lru_cache(maxsize=16)
@@ -185,19 +189,10 @@ def _load_tokenizer(folder: Path, stamps: tuple[tuple[int, int] | None, ...]) ->
         ) from error
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
-    """Size and time of change, None for a file that is not there."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return stat.st_size, stat.st_mtime_ns
-
-
 def _state(folder: Path, recipe: Recipe) -> tuple[Any, ...]:
     """What changes when a tower's files do; part of the cache's key."""
     return tuple(
-        (path.name, _stamp(path))
+        (path.name, stamp(path))
         for use in recipe.towers
         for path in sorted((folder / use.component).glob("*"))
     )
@@ -219,9 +214,10 @@ def _load_towers(
 
 
 def forget_towers() -> None:
-    """Drop the towers and tokenizers kept from earlier calls, to free their memory."""
+    """Drop the towers, tokenizers and LoRAs kept from earlier calls, to free their memory."""
     _load_towers.cache_clear()
     _load_tokenizer.cache_clear()
+    forget_brought()
 
 
 # ---------------------------------------------------------------- live pipeline

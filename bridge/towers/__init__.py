@@ -6,8 +6,10 @@
 from bridge.towers import clip_image, clip_text, clip_text_projection
 from bridge.towers.checkpoint import load_tower
 from bridge.towers.fingerprint import fingerprint
+from bridge.towers.lora import Lora, read_lora
 from bridge.towers.spec import TowerSpec, read_spec, spec_of_config
 from bridge.towers.states import ImageStates, Layer, TextStates
+from bridge.towers.textual_inversion import TextualInversion, read_textual_inversion
 
 TEXT_TOWERS = {
     clip_text.ARCHITECTURE: clip_text.encode,
@@ -23,10 +25,14 @@ __all__ = [
     "TEXT_TOWERS",
     "ImageStates",
     "Layer",
+    "Lora",
     "TextStates",
+    "TextualInversion",
     "TowerSpec",
     "fingerprint",
     "load_tower",
+    "read_lora",
     "read_spec",
+    "read_textual_inversion",
     "spec_of_config",
 ]

@@ -23,6 +23,7 @@ class TowerSpec:
         pooled_width: the width P of its pooled state.
         activation: ``quick_gelu`` (OpenAI) or ``gelu`` (OpenCLIP).
         attention_mask: whether its config asks for padding to be masked.
+        mlp_width: the width between the two layers of its MLPs; 0 if the config does not say.
     """
 
     architecture: str
@@ -33,6 +34,7 @@ class TowerSpec:
     pooled_width: int
     activation: str
     attention_mask: bool = False
+    mlp_width: int = 0
 
 
 def spec_of_config(config: dict[str, Any], architecture: str, source: str) -> TowerSpec:
@@ -53,6 +55,7 @@ def spec_of_config(config: dict[str, Any], architecture: str, source: str) -> To
             pooled_width=int(config["projection_dim"]) if projected else width,
             activation=str(config.get("hidden_act", "quick_gelu")),
             attention_mask=bool(config.get("use_attention_mask", False)),
+            mlp_width=int(config.get("intermediate_size", 0)),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(
