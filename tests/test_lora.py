@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 from tiny_models import tiny_sd_pipeline, tiny_sdxl_pipeline
 
 import bridge
+from bridge.cli import main
 from bridge.conditioning import forget_towers, load_conditioning, save_conditioning
 from bridge.errors import OptionError, PromptError, WeightsError
 from bridge.towers import read_lora
@@ -215,6 +216,8 @@ def test_nothing_is_left_behind_and_threads_do_not_meet(sdxl: Any, tmp_path: Pat
     path = write_lora(tmp_path / "style.safetensors", "kohya", both(sdxl))
     before = {k: v.clone() for k, v in sdxl.text_encoder.state_dict().items()}
     clean = bridge.condition("a cat", model=sdxl)
+    # transformers leaves hooks of its own at the first call.
+    hooks = [dict(layer._forward_hooks) for layer in sdxl.text_encoder.modules()]
     adapted = bridge.condition("a cat", model=sdxl, loras=path)
     failures = []
 
@@ -231,7 +234,7 @@ def test_nothing_is_left_behind_and_threads_do_not_meet(sdxl: Any, tmp_path: Pat
     for thread in threads:
         thread.join()
     assert not failures
-    assert all(not layer._forward_hooks for layer in sdxl.text_encoder.modules())
+    assert [dict(layer._forward_hooks) for layer in sdxl.text_encoder.modules()] == hooks
     after = sdxl.text_encoder.state_dict()
     assert all(torch.equal(before[k], after[k]) for k in before)
 
@@ -304,7 +307,7 @@ def test_loras_for_other_models_are_refused_before_towers_load(
     wide = {"text_encoder": random_deltas(sdxl.text_encoder_2, 2, 0)}
     wide["text_encoder"].pop("text_projection")
     path = write_lora(tmp_path / "wide.safetensors", "kohya", wide)
-    with pytest.raises(WeightsError, match=r"q_proj is \(48, 48\) in it, and \(32, 32\)"):
+    with pytest.raises(WeightsError, match=r"fc1 is \(64, 48\) in it, and \(64, 32\) in the"):
         bridge.condition("a cat", model=tmp_path / "sd", loras=path)
     deep = {"text_encoder": {"encoder.layers.9.mlp.fc1": (torch.ones(2, 32), torch.ones(64, 2))}}
     path = write_lora(tmp_path / "deep.safetensors", "kohya", deep)
@@ -328,12 +331,60 @@ def test_files_that_are_no_lora(sd: Any, tmp_path: Path) -> None:
     refused("not DoRA", {f"{layer}.dora_scale": up, f"{layer}.lora_down.weight": down})
     refused("not DoRA", {f"{layer}.hada_w1_a": up})
     refused("its down only", {f"{layer}.lora_down.weight": down})
-    refused("do not multiply", {f"{layer}.lora_down.weight": down, f"{layer}.lora_up.weight": down})
+    refused(
+        "do not multiply",
+        {f"{layer}.lora_down.weight": down, f"{layer}.lora_up.weight": down.clone()},
+    )
     with pytest.raises(WeightsError, match=r"gone\.safetensors cannot be read"):
         bridge.condition("a cat", model=sd, loras=tmp_path / "gone.safetensors")
     (tmp_path / "old.pt").write_bytes(b"pickled")
     with pytest.raises(WeightsError, match=r"old\.pt is no safetensors"):
         bridge.condition("a cat", model=sd, loras=tmp_path / "old.pt")
+
+
+def test_ways_to_give_them(sd: Any, tmp_path: Path) -> None:
+    deltas = {"text_encoder": random_deltas(sd.text_encoder, 2, 5)}
+    path = write_lora(tmp_path / "style.safetensors", "kohya", deltas)
+    opened = read_lora(path)
+
+    def strengths(loras: Any, prompt: str = "a cat") -> dict[str, tuple[float, ...]]:
+        found = bridge.condition(prompt, model=sd, loras=loras)
+        return {each.name: each.strengths for each in found.addons}
+
+    assert strengths(path) == strengths(str(path)) == strengths([opened]) == {"style": (1.0,)}
+    assert strengths((path, 0.5)) == strengths([(opened, 0.5)]) == {"style": (0.5,)}
+    assert strengths({"mine": (path, 0.5)}) == {"mine": (0.5,)}
+    assert strengths({"mine": path, "too": path}) == {"mine": (1.0,), "too": (1.0,)}
+    assert strengths({"mine": path}, "a <lora:mine:2>cat") == {"mine": (2.0,)}
+    # One in a folder waits for a prompt to name it, and one at 0 takes no part.
+    assert strengths(tmp_path) == strengths([tmp_path]) == strengths((path, 0)) == {}
+    assert strengths(tmp_path, "<lora:style:3>a cat") == {"style": (3.0,)}
+
+
+def test_the_command_encodes_with_them(
+    sd: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sd.save_pretrained(tmp_path / "sd")
+    deltas = {"text_encoder": random_deltas(sd.text_encoder, 2, 5)}
+    (tmp_path / "loras").mkdir()
+    path = write_lora(tmp_path / "loras" / "style.safetensors", "kohya", deltas)
+    word = tmp_path / "toy.safetensors"
+    save_file({"<toy>": torch.ones(2, 32)}, word)
+    lines = tmp_path / "prompts.txt"
+
+    def run(text: str, lora: str, folder: str) -> int:
+        lines.write_text(text)
+        out = str(tmp_path / folder)
+        options = ["--lora", lora, "--embedding", str(word), "-m", str(tmp_path / "sd"), "-o", out]
+        return main(["encode", str(lines), *options])
+
+    assert run("a <toy>", f"{path}=0.5", "one") == 0
+    assert run("a <lora:style:0.5><toy>", str(path.parent), "two") == 0
+    one, two = (load_conditioning(next((tmp_path / f).glob("*.s*"))) for f in ("one", "two"))
+    assert torch.equal(one.prompt_embeds, two.prompt_embeds)
+    assert [each.name for each in one.addons] == ["<toy>", "style"]
+    assert run("a cat\na <lora:gone>dog", str(path.parent), "three") == 2
+    assert not (tmp_path / "three").exists() and "'gone'" in capsys.readouterr().err
 
 
 def test_names_and_options(sd: Any, tmp_path: Path) -> None:
@@ -349,7 +400,7 @@ def test_names_and_options(sd: Any, tmp_path: Path) -> None:
         bridge.condition("a cat", "blurry <lora:style:1>", model=sd, loras=path)
     with pytest.raises(OptionError, match="strength of the LoRA 'style' must be a number"):
         bridge.condition("a cat", model=sd, loras={"style": (path, float("nan"))})
-    with pytest.raises(OptionError, match=r"loras takes a file or folder.*not int"):
+    with pytest.raises(OptionError, match=r"loras takes a file, a folder.*not int"):
         bridge.condition("a cat", model=sd, loras=[3])  # type: ignore[list-item]
     with pytest.raises(OptionError, match="Two LoRAs are called 'style'"):
         bridge.condition("a cat", model=sd, loras=[path, tmp_path])

@@ -195,7 +195,7 @@ def _places(kit: Kit, inversion: TextualInversion) -> dict[str, str]:
             f"{inversion.source} has vectors for {', '.join(inversion.vectors)}, which "
             f"{kit.source} ({kit.recipe.name}) does not have. It was made for another model."
         )
-    return found
+    return {name: found[name] for name in widths if name in found}
 
 
 def _layers(kit: Kit, brought: BroughtLora) -> dict[str, Mapping[str, LowRank]]:
@@ -224,4 +224,4 @@ def _layers(kit: Kit, brought: BroughtLora) -> dict[str, Mapping[str, LowRank]]:
         raise refused(
             f"its UNet part reads text states {lora.context_width} wide, and these are {joined}"
         )
-    return found
+    return {name: found[name] for name in towers if name in found}

@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from functools import lru_cache
 from numbers import Real
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from bridge.errors import OptionError
 from bridge.files import stamp
@@ -27,7 +27,7 @@ AnyPath: TypeAlias = str | os.PathLike[str]
 OneInversion: TypeAlias = AnyPath | TextualInversion
 TextualInversions: TypeAlias = OneInversion | Sequence[OneInversion] | Mapping[str, OneInversion]
 OneLora: TypeAlias = AnyPath | Lora | tuple[AnyPath | Lora, float]
-Loras: TypeAlias = AnyPath | Lora | Sequence[AnyPath | Lora] | Mapping[str, OneLora]
+Loras: TypeAlias = OneLora | Sequence[OneLora] | Mapping[str, OneLora]
 
 
 @dataclass(frozen=True)
@@ -123,27 +123,41 @@ def _found(given: object) -> tuple[list[tuple[str, Path | Lora, float]], dict[st
     """LoRAs that act (name, where, strength), and those that wait for a tag (name -> file)."""
     acting: list[tuple[str, Path | Lora, float]] = []
     waiting: dict[str, Path] = {}
-    if given is None:
-        return acting, waiting
-    if isinstance(given, Mapping):
-        for name, value in given.items():
-            each, strength = value if isinstance(value, tuple) and len(value) == 2 else (value, 1.0)
-            if not isinstance(name, str):
-                raise _kind("loras", "names as keys", name)
-            acting.append((name, _place(each), _strength(name, strength)))
-        return acting, waiting
-    several = isinstance(given, Sequence) and not isinstance(given, str)
-    for each in given if several else (given,):  # type: ignore[union-attr]
+    for name, value in _named(given):
+        each, strength = value if _is_pair(value) else (value, 1.0)
         place = _place(each)
         if isinstance(place, Lora):
-            acting.append((place.name, place, 1.0))
+            acting.append((name or place.name, place, _strength(name or place.name, strength)))
         elif file_of(place).is_dir():
             for path in sorted(place.rglob("*.safetensors")):
                 _check_names([*waiting, path.stem], f"LoRAs in {place}")
                 waiting[path.stem] = path
         else:
-            acting.append((place.stem, place, 1.0))
+            acting.append((name or place.stem, place, _strength(name or place.stem, strength)))
     return acting, waiting
+
+
+def _named(given: object) -> list[tuple[str | None, Any]]:
+    """Each LoRA or folder, with the name that the caller gives it."""
+    if given is None:
+        return []
+    if isinstance(given, Mapping):
+        for name in given:
+            if not isinstance(name, str):
+                raise _kind("loras", "names as keys", name)
+        return list(given.items())
+    if isinstance(given, Sequence) and not isinstance(given, str) and not _is_pair(given):
+        return [(None, each) for each in given]
+    return [(None, given)]
+
+
+def _is_pair(value: object) -> bool:
+    """Whether it is ``(file, strength)`` and not two files."""
+    return (
+        isinstance(value, tuple)
+        and len(value) == 2
+        and not isinstance(value[1], (str, os.PathLike, Lora, tuple))
+    )
 
 
 def _place(given: object) -> Path | Lora:
@@ -152,7 +166,7 @@ def _place(given: object) -> Path | Lora:
     if not isinstance(given, (str, os.PathLike)):
         raise _kind(
             "loras",
-            "a file or folder, a list of them, or {name: file} or {name: (file, 0.8)}",
+            "a file, a folder, (file, 0.8), a list of these, or {name: file}",
             given,
         )
     return Path(given)
@@ -170,7 +184,10 @@ def _strength(name: str, value: object) -> float:
 
 def _missing(name: str, named: Sequence[str]) -> str:
     if not named:
-        return f"No LoRA was given, so there is no {name!r}; pass loras={{{name!r}: file}}."
+        return (
+            f"No LoRA was given, so there is no {name!r}; pass loras={{{name!r}: file}} to "
+            "bridge.condition or bridge.schedule."
+        )
     near = get_close_matches(name, named, 1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     shown = ", ".join(named[:8]) + (" …" if len(named) > 8 else "")

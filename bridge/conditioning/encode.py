@@ -94,12 +94,12 @@ def condition(
         textual_inversions: embedding files, as one path, a list of paths, or ``{word: path}``.
             The word of a file that is given without one is its own, or else its stem. A file of
             several vectors takes as many tokens.
-        loras: LoRA files whose text part acts, as one path, a list of paths, or ``{name: path}``
-            or ``{name: (path, strength)}``, on every prompt and negative; a folder of LoRAs, of
-            which only those act that a prompt names. In the a1111 dialect ``<lora:name:0.8>``
-            sets the strength for its prompt. Prompts of different strengths go through the tower
-            together. The UNet's part is left to the pipeline (``load_lora_weights`` into the UNet
-            alone); a LoRA that a live pipeline has loaded acts already, so leave it out here.
+        loras: LoRA files whose text part acts on every prompt and its negative, as a path,
+            ``(path, strength)``, a list of these, or ``{name: path}``; of a folder only those
+            that a prompt names. In the a1111 dialect ``<lora:name:0.8>`` sets the strength for
+            its prompt. Prompts of different strengths still go through a tower together. The
+            UNet's part is left to the pipeline (``load_lora_weights``). A LoRA that a live
+            pipeline has loaded acts in its towers already: leave it out here.
         clip_skip: layers to skip from the end, as diffusers counts them: 1 is the layer before
             the recipe's. It acts on the prompt; the negative keeps the recipe's layer.
         height, width: of the picture to draw, in pixels; SDXL is conditioned on them. Models

@@ -36,7 +36,7 @@ class Wording:
 
     def tagged(self, text: str) -> Tagged:
         """A prompt without its LoRA tags, which are A1111's alone. Raises PromptError."""
-        return take_tags(text) if self.dialect == "a1111" else Tagged(text, text)
+        return take_tags(text, self.dialect)
 
     def parse(self, text: str, *, negative: bool = False) -> Prompt:
         """A prompt that is one and the same at every step.

@@ -24,18 +24,20 @@ def spell_out(text: str, tokenizer: Any) -> tuple[str, Origins | None]:
     The second value is None where nothing was replaced, which is the usual case.
     """
     vectors = _vectors(tokenizer)
-    present = [word for word in vectors if word in text]
-    if not present:
+    # Longest first, so that one concept's name inside another's does not win. CLIP's tokenizer
+    # reads <Cat> as <cat>, of which diffusers then gives the model the first vector alone.
+    longest = sorted(vectors, key=len, reverse=True)
+    pattern = re.compile("|".join(map(re.escape, longest)), re.IGNORECASE | re.ASCII)
+    if not vectors or pattern.search(text) is None:
         return text, None
-    # Longest first, so that one concept's name inside another's does not win.
-    pattern = re.compile("|".join(re.escape(w) for w in sorted(present, key=len, reverse=True)))
+    lower = {word.lower(): names for word, names in vectors.items()}
     pieces: list[str] = []
     origins: Origins = []
     at = 0
     for match in pattern.finditer(text):
         pieces.append(text[at : match.start()])
         origins += [(i, i + 1) for i in range(at, match.start())]
-        words = " ".join(vectors[match.group()])
+        words = " ".join(vectors.get(match.group()) or lower[match.group().lower()])
         pieces.append(words)
         origins += [match.span()] * len(words)
         at = match.end()

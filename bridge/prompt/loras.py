@@ -44,9 +44,15 @@ class Tagged:
     tags: tuple[LoraTag, ...] = ()
 
 
-def take_tags(source: str) -> Tagged:
-    """Take the tags out of a prompt. Raises PromptError for one that cannot be read."""
+def take_tags(source: str, dialect: str = "a1111") -> Tagged:
+    """Take the tags out of a prompt; other dialects than A1111's have none.
+
+    Raises:
+        PromptError: a tag that cannot be read.
+    """
     check_text(source)
+    if dialect != "a1111":
+        return Tagged(source, source)
     tags = tuple(_tag(source, match) for match in _TAG.finditer(source))
     return Tagged(source, _TAG.sub("", source), tags) if tags else Tagged(source, source)
 
