@@ -233,7 +233,7 @@ def _encode(options: argparse.Namespace) -> None:
     from bridge.prompt import parse
     from bridge.prompt.loras import take_tags
 
-    brought = {
+    brought: dict[str, Any] = {
         "loras": [_lora(text) for text in options.lora or ()],
         "textual_inversions": options.embedding or [],
     }

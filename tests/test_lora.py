@@ -114,7 +114,8 @@ def test_peft_folders_take_alpha_from_their_config(
     # Rank-stabilised: alpha over the root of the rank (Kalajdzievski 2023).
     add_to(reference, {"text_encoder": of_fc1}, 6 / 2)
     add_to(reference, {"text_encoder": others}, 8 / 2)
-    cond = bridge.condition("a cat <lora:toy:1>", model=sd, loras=folder)
+    cond = bridge.condition("a cat <lora:toy:1>", model=sd, loras=tmp_path)
+    assert bridge.condition("a cat", model=sd, loras=folder).addons == cond.addons
     same(compared, "LoRA, peft folder", cond, wanted(reference, "a cat"))
 
 
@@ -403,7 +404,13 @@ def test_names_and_options(sd: Any, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"loras takes a file, a folder.*not int"):
         bridge.condition("a cat", model=sd, loras=[3])  # type: ignore[list-item]
     with pytest.raises(OptionError, match="Two LoRAs are called 'style'"):
-        bridge.condition("a cat", model=sd, loras=[path, tmp_path])
+        bridge.condition("a cat", model=sd, loras=[path, path])
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / path.name).write_bytes(path.read_bytes())
+    # A folder may have two of a name, as long as none is meant.
+    bridge.condition("a <lora:style:1>cat", model=sd, loras=[path, tmp_path])
+    with pytest.raises(OptionError, match=r"Two LoRAs in .* are called 'style'"):
+        bridge.condition("a <lora:style:1>cat", model=sd, loras=tmp_path)
     # Other dialects have no tags: the characters are text.
     plain = bridge.condition("a <lora:style:0.8> cat", model=sd, dialect="plain")
     direct = StableDiffusionPipeline.encode_prompt(sd, "a <lora:style:0.8> cat", "cpu", 1, False)

@@ -1,11 +1,12 @@
-"""Textual inversions and LoRAs fitted to a model's text towers, and the account of them."""
+"""Textual inversions and LoRAs fitted to a model's text towers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from bridge.conditioning.account import AddOn
 from bridge.conditioning.brought import Brought, BroughtLora
 from bridge.errors import WeightsError
 from bridge.prompt.inversion import with_words
@@ -16,72 +17,6 @@ from bridge.towers.lora import LowRank, misfit
 
 if TYPE_CHECKING:
     from bridge.conditioning.kit import Kit
-
-
-@dataclass(frozen=True)
-class AddOn:
-    """The account of one textual inversion or LoRA that took part.
-
-    Attributes:
-        kind: ``"textual inversion"`` or ``"lora"``.
-        name: the word, or the LoRA's name.
-        source: its file.
-        hash: the first 16 hex digits of the file's sha256.
-        towers: the towers that it acts in.
-        strengths: of a LoRA, one for each prompt.
-        unet_strengths: what the prompts ask of its UNet part; the pipeline's business.
-        unused: keys of its tensors that are not for text towers; the pipeline's business too.
-    """
-
-    kind: str
-    name: str
-    source: str
-    hash: str
-    towers: tuple[str, ...]
-    strengths: tuple[float, ...] = ()
-    unet_strengths: tuple[float, ...] = ()
-    unused: tuple[str, ...] = ()
-
-    @property
-    def label(self) -> str:
-        """Its key among a conditioning's fingerprints."""
-        return f"{self.kind} {self.name}"
-
-    def rows(self, start: int, stop: int) -> AddOn:
-        """The account for the prompts from ``start`` up to ``stop``."""
-        return replace(
-            self,
-            strengths=self.strengths[start:stop],
-            unet_strengths=self.unet_strengths[start:stop],
-        )
-
-    def text(self) -> str:
-        """One line."""
-        line = f"{self.label} ({self.source}, {self.hash})"
-        if self.kind == "lora":
-            line += f" at {_shown(self.strengths)}"
-        line += f": in {', '.join(self.towers) or 'no text tower'}"
-        if self.unused:
-            line += (
-                f"; {len(self.unused)} tensors are for the pipeline (load_lora_weights) at "
-                f"{_shown(self.unet_strengths)}: {self.unused[0]} …"
-            )
-        return line
-
-    def to_dict(self) -> dict[str, Any]:
-        """All of it as plain values."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> AddOn:
-        """What ``to_dict`` gave."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-
-
-def _shown(strengths: Sequence[float]) -> str:
-    """``0.8``, or one for each prompt where they differ."""
-    distinct = dict.fromkeys(f"{value:.4g}" for value in strengths)
-    return ", ".join(distinct if len(distinct) == 1 else (f"{value:.4g}" for value in strengths))
 
 
 @dataclass(frozen=True)
@@ -153,7 +88,8 @@ def fitted(kit: Kit, brought: Brought) -> Kit:
     for use, tokenizer in zip(kit.recipe.towers, kit.tokenizers, strict=True):
         here = words.get(use.component, [])
         rows = [each.vectors[part] for each, part in here]
-        grown, ids = tokenizer, ()
+        grown: Any = tokenizer
+        ids: tuple[int, ...] = ()
         if here:
             counts = tuple((each.word, len(r)) for (each, _), r in zip(here, rows, strict=True))
             grown, ids = with_words(tokenizer, counts)

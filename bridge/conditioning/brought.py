@@ -20,7 +20,7 @@ from bridge.errors import OptionError
 from bridge.files import stamp
 from bridge.prompt.caret import prompt_error
 from bridge.prompt.loras import Tagged
-from bridge.towers.lora import Lora, file_of, read_lora
+from bridge.towers.lora import Lora, file_of, name_of, read_lora
 from bridge.towers.textual_inversion import TextualInversion, read_textual_inversion
 
 AnyPath: TypeAlias = str | os.PathLike[str]
@@ -105,35 +105,38 @@ def _inversion(word: object, given: object) -> TextualInversion:
 
 def _loras(given: object, tagged: Sequence[Tagged]) -> tuple[BroughtLora, ...]:
     acting, waiting = _found(given)
-    named = [*(name for name, _, _ in acting), *waiting]
-    _check_names(named, "LoRAs")
-    wanted: dict[str, None] = {}
+    _check_names([name for name, _, _ in acting], "LoRAs")
+    acts = {name for name, _, _ in acting}
+    called: dict[str, Path] = {}
     for prompt in tagged:
         for tag in prompt.tags:
-            if tag.name not in named:
-                raise prompt_error(_missing(tag.name, named), prompt.source, tag.start, tag.end)
-            wanted[tag.name] = None
+            if tag.name in acts:
+                continue
+            places = waiting.get(tag.name, [])
+            if not places:
+                message = _missing(tag.name, [*acts, *waiting])
+                raise prompt_error(message, prompt.source, tag.start, tag.end)
+            _check_names([tag.name] * len(places), f"LoRAs in {places[0].parent}")
+            called[tag.name] = places[0]
     return (
-        *(BroughtLora(name, _lora(each, name), strength) for name, each, strength in acting),
-        *(BroughtLora(n, _lora(waiting[n], n), None) for n in wanted if n in waiting),
+        *(BroughtLora(name, _lora(place, name), strength) for name, place, strength in acting),
+        *(BroughtLora(name, _lora(place, name), None) for name, place in called.items()),
     )
 
 
-def _found(given: object) -> tuple[list[tuple[str, Path | Lora, float]], dict[str, Path]]:
-    """LoRAs that act (name, where, strength), and those that wait for a tag (name -> file)."""
+def _found(given: object) -> tuple[list[tuple[str, Path | Lora, float]], dict[str, list[Path]]]:
+    """LoRAs that act (name, where, strength), and those that wait for a tag (name -> files)."""
     acting: list[tuple[str, Path | Lora, float]] = []
-    waiting: dict[str, Path] = {}
+    waiting: dict[str, list[Path]] = {}
     for name, value in _named(given):
         each, strength = value if _is_pair(value) else (value, 1.0)
         place = _place(each)
-        if isinstance(place, Lora):
-            acting.append((name or place.name, place, _strength(name or place.name, strength)))
-        elif file_of(place).is_dir():
-            for path in sorted(place.rglob("*.safetensors")):
-                _check_names([*waiting, path.stem], f"LoRAs in {place}")
-                waiting[path.stem] = path
+        if isinstance(place, Lora) or not place.is_dir():
+            chosen = name or (place.name if isinstance(place, Lora) else name_of(place))
+            acting.append((chosen, place, _strength(chosen, strength)))
         else:
-            acting.append((name or place.stem, place, _strength(name or place.stem, strength)))
+            for path in sorted(place.rglob("*.safetensors")):
+                waiting.setdefault(name_of(path), []).append(path)
     return acting, waiting
 
 
@@ -169,11 +172,11 @@ def _place(given: object) -> Path | Lora:
             "a file, a folder, (file, 0.8), a list of these, or {name: file}",
             given,
         )
-    return Path(given)
+    return file_of(Path(given))
 
 
 def _lora(place: Path | Lora, name: str) -> Lora:
-    return place if isinstance(place, Lora) else _cached_lora(place, stamp(file_of(place)), name)
+    return place if isinstance(place, Lora) else _cached_lora(place, stamp(place), name)
 
 
 def _strength(name: str, value: object) -> float:

@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from bridge.conditioning.addons import AddOn
+from bridge.conditioning.account import AddOn
 from bridge.conditioning.kit import open_kit
 from bridge.conditioning.recipes import RECIPES
 from bridge.conditioning.result import TENSORS, Conditioning

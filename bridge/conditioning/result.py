@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bridge.conditioning.addons import AddOn
+from bridge.conditioning.account import AddOn
 from bridge.conditioning.recipes import Recipe
 from bridge.conditioning.sizes import Sizes
 from bridge.errors import OptionError

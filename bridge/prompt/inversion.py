@@ -24,11 +24,13 @@ def spell_out(text: str, tokenizer: Any) -> tuple[str, Origins | None]:
     The second value is None where nothing was replaced, which is the usual case.
     """
     vectors = _vectors(tokenizer)
+    if not vectors:
+        return text, None
     # Longest first, so that one concept's name inside another's does not win. CLIP's tokenizer
     # reads <Cat> as <cat>, of which diffusers then gives the model the first vector alone.
     longest = sorted(vectors, key=len, reverse=True)
     pattern = re.compile("|".join(map(re.escape, longest)), re.IGNORECASE | re.ASCII)
-    if not vectors or pattern.search(text) is None:
+    if pattern.search(text) is None:
         return text, None
     lower = {word.lower(): names for word, names in vectors.items()}
     pieces: list[str] = []

@@ -79,7 +79,7 @@ def read_lora(path: str | os.PathLike[str], name: str | None = None) -> Lora:
     from safetensors import SafetensorError, safe_open
 
     source = file_of(Path(path))
-    chosen = name or (Path(path) if source == Path(path) else source.parent).stem
+    chosen = name or name_of(source)
     if source.suffix.lower() != ".safetensors":
         raise WeightsError(
             f"{source} is no safetensors file; other kinds can run code when they are opened. "
@@ -114,6 +114,11 @@ def read_lora(path: str | os.PathLike[str], name: str | None = None) -> Lora:
 def file_of(path: Path) -> Path:
     """The file of a LoRA: the path itself, or the file in a folder that is one LoRA."""
     return next((path / name for name in FOLDER_FILES if (path / name).is_file()), path)
+
+
+def name_of(source: Path) -> str:
+    """What prompts call the LoRA of a file: its stem, or the name of the folder that is one."""
+    return source.parent.name if source.name in FOLDER_FILES else source.stem
 
 
 def _check_kind(source: Path, keys: list[str], unused: tuple[str, ...]) -> None:
