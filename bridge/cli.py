@@ -130,6 +130,15 @@ def _parser() -> _Parser:
     encode.add_argument("--dialect", default="a1111", help="a1111, comfy, compel or plain")
     encode.add_argument("--emphasis", help="the formula of weights (default: the dialect's)")
     encode.add_argument("--long-prompt", help="the way with long ones (default: the dialect's)")
+    encode.add_argument(
+        "--lora",
+        action="append",
+        metavar="PATH[=STRENGTH]",
+        help="LoRA file, or a folder of those that prompts name as <lora:name:0.8>; repeatable",
+    )
+    encode.add_argument(
+        "--embedding", action="append", metavar="PATH", help="textual-inversion file; repeatable"
+    )
     encode.set_defaults(run=_encode)
 
     models = commands.add_parser("models", parents=[shared], help="list the known models")
@@ -220,10 +229,19 @@ def _encode(options: argparse.Namespace) -> None:
     """One file a prompt, named by its place and by all that makes it; what is there stays."""
     lines = _prompt_lines(options.prompts)
     from bridge.conditioning import condition, save_conditioning
+    from bridge.conditioning.brought import bring
     from bridge.prompt import parse
+    from bridge.prompt.loras import take_tags
 
-    for line in lines:  # refused before any model loads
-        parse(line, options.dialect)
+    brought: dict[str, Any] = {
+        "loras": [_lora(text) for text in options.lora or ()],
+        "textual_inversions": options.embedding or [],
+    }
+    # Refused before any model loads.
+    tagged = [take_tags(line, options.dialect) for line in lines]
+    for each in tagged:
+        parse(each.text, options.dialect)
+    bring(**brought, tagged=tagged)
     options.output.mkdir(parents=True, exist_ok=True)
     settings = {
         "negative_prompt": options.negative,
@@ -233,6 +251,8 @@ def _encode(options: argparse.Namespace) -> None:
         "long_prompt": options.long_prompt,
         "dtype": options.dtype,
     }
+    if options.lora or options.embedding:  # else files keep the names that they had
+        settings |= brought
     files, made = [], 0
     for number, line in enumerate(lines, 1):
         key = hashlib.sha256(json.dumps([line, settings]).encode()).hexdigest()[:8]
@@ -251,6 +271,15 @@ def _encode(options: argparse.Namespace) -> None:
         _print_json({"output": str(options.output), "made": made, "files": files})
     else:
         print(f"{options.output}: {made} encoded, {len(lines) - made} were there")
+
+
+def _lora(text: str) -> tuple[str, float]:
+    """``PATH=STRENGTH``, or a path alone at 1."""
+    path, _, strength = text.rpartition("=")
+    try:
+        return (path, float(strength)) if path else (text, 1.0)
+    except ValueError:
+        return text, 1.0
 
 
 def _prompt_lines(source: str) -> list[str]:

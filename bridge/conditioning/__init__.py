@@ -3,6 +3,7 @@
 ``condition`` is the verb, ``RECIPES`` the table, ``tokenizers_of`` feeds the token report.
 """
 
+from bridge.conditioning.account import AddOn
 from bridge.conditioning.emphasis import EMPHASES
 from bridge.conditioning.encode import condition
 from bridge.conditioning.interchange import load_conditioning, save_conditioning
@@ -15,6 +16,7 @@ from bridge.conditioning.timeline import PromptSchedule, schedule
 __all__ = [
     "EMPHASES",
     "RECIPES",
+    "AddOn",
     "Conditioning",
     "ConditioningReport",
     "Kit",

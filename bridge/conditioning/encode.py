@@ -5,12 +5,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bridge.conditioning.addons import fitted
 from bridge.conditioning.bands import join_towers
+from bridge.conditioning.brought import Loras, TextualInversions, bring
 from bridge.conditioning.emphasis import EMPHASES
 from bridge.conditioning.kit import Kit, Towers, open_kit
 from bridge.conditioning.limits import check_options, check_sequence, check_skip
@@ -31,6 +34,7 @@ from bridge.prompt import (
     parse,
     plan_many,
 )
+from bridge.prompt.loras import Tagged, as_written
 from bridge.runtime import check_dtype, resolve_device
 from bridge.towers import Layer
 
@@ -51,6 +55,8 @@ def condition(
     emphasis: str | None = None,
     token_normalization: str = "none",
     long_prompt: str | LongPrompt | None = None,
+    textual_inversions: TextualInversions | None = None,
+    loras: Loras | None = None,
     clip_skip: int | None = None,
     max_sequence_length: int | None = None,
     height: int | None = None,
@@ -90,6 +96,15 @@ def condition(
             ``bridge.prompt.LONG_PROMPTS`` or a ``LongPrompt``. Default: the dialect's own; plain
             prompts are truncated. Prompts, negatives and towers of fewer windows are filled up
             with windows of the empty prompt, as in stable-diffusion-webui. T5 has one window.
+        textual_inversions: embedding files, as one path, a list of paths, or ``{word: path}``.
+            The word of a file that is given without one is its own, or else its stem. A file of
+            several vectors takes as many tokens.
+        loras: LoRA files whose text part acts on every prompt and its negative, as a path,
+            ``(path, strength)``, a list of these, or ``{name: path}``; of a folder only those
+            that a prompt names. In the a1111 dialect ``<lora:name:0.8>`` sets the strength for
+            its prompt. Prompts of different strengths still go through a tower together. The
+            UNet's part is left to the pipeline (``load_lora_weights``). A LoRA that a live
+            pipeline has loaded acts in its towers already: leave it out here.
         clip_skip: layers to skip from the end, as diffusers counts them: 1 is the layer before
             the recipe's. It acts on the prompt; the negative keeps the recipe's layer.
         max_sequence_length: how many tokens T5 is given, 1 to 512, ``</s>`` included; longer
@@ -110,9 +125,11 @@ def condition(
 
     Raises:
         PromptError: input that is no valid text, an empty list, lists of unequal length, a
-            prompt that its dialect refuses, or one that changes from step to step.
+            prompt that its dialect refuses, one that changes from step to step, a tag that names
+            no LoRA.
         OptionError: an option out of range or without meaning for the model.
         UnknownModelError, HubError, WeightsError: the model is not to be had.
+        WeightsError: an embedding or LoRA that is damaged or made for another model.
         UnsupportedModelError: there is no recipe for it.
     """
     prompts = check_prompts(prompt)
@@ -127,6 +144,8 @@ def condition(
         clip_skip, height, width, original_size, crops_coords_top_left, target_size, device, dtype,
         max_sequence_length,
     )  # fmt: skip
+    tagged = tuple(wording.tagged(text) for text in prompts)
+    brought = bring(textual_inversions, loras, tagged)
     kit = open_kit(model, device=place.device, dtype=place.dtype, revision=revision)
 
     def parsed(some: tuple[str, ...] | None, negative: bool) -> tuple[Prompt, ...] | None:
@@ -135,19 +154,21 @@ def condition(
         return tuple(wording.parse(text, negative=negative) for text in some)
 
     texts = ParsedTexts(
-        tuple(wording.parse(text) for text in prompts),
+        tuple(wording.parse(each.text) for each in tagged),
         parsed(negatives, True),
         parsed(seconds, False),
         parsed(negative_seconds, True),
         parsed(thirds, False),
         parsed(negative_thirds, True),
+        tagged,
     )
-    return encode_texts(kit, wording, place, texts)
+    return encode_texts(fitted(kit, brought), wording, place, texts)
 
 
 @dataclass(frozen=True)
 class ParsedTexts:
-    """Parsed prompts, and what goes with each: negatives, and texts of the later towers' own."""
+    """Parsed prompts, and what goes with each: negatives, texts of the later towers' own, and the
+    prompts as they were written, LoRA tags included."""
 
     prompts: tuple[Prompt, ...]
     negatives: tuple[Prompt, ...] | None = None
@@ -155,6 +176,7 @@ class ParsedTexts:
     negative_seconds: tuple[Prompt, ...] | None = None
     thirds: tuple[Prompt, ...] | None = None
     negative_thirds: tuple[Prompt, ...] | None = None
+    tagged: tuple[Tagged, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -202,6 +224,7 @@ def read_place(
 def encode_texts(kit: Kit, wording: Wording, place: Place, texts: ParsedTexts) -> Conditioning:
     """Plan and encode parsed prompts. Errors as ``condition``."""
     count = len(texts.prompts)
+    tagged = texts.tagged or tuple(Tagged(p.source, p.source) for p in texts.prompts)
     check_options(kit, place, texts)
     sizes = (
         make_sizes(
@@ -238,7 +261,9 @@ def encode_texts(kit: Kit, wording: Wording, place: Place, texts: ParsedTexts) -
 
     towers = kit.load()
     with torch.no_grad():
-        both = _encode(kit, towers, wording, plans, negative_plans, place)
+        of_prompts = [kit.addons.strengths(each) for each in tagged]
+        strengths = (_by_row(of_prompts, groups), _by_row(of_prompts, negative_groups))
+        both = _encode(kit, towers, wording, plans, negative_plans, place, strengths)
         embeds, pooled = _join(both[0], groups, length)
         negative: Tensor | None = None
         negative_pooled: Tensor | None = None
@@ -250,6 +275,7 @@ def encode_texts(kit: Kit, wording: Wording, place: Place, texts: ParsedTexts) -
     by_prompt = _by_prompt(plans, groups)
     by_negative = _by_prompt(negative_plans, negative_groups) if negative_plans else ()
     names = (use.component for use in kit.recipe.towers)
+    addons = kit.addons.account(tagged)
     found = Conditioning(
         prompt_embeds=embeds,
         pooled_prompt_embeds=pooled,
@@ -258,12 +284,17 @@ def encode_texts(kit: Kit, wording: Wording, place: Place, texts: ParsedTexts) -
         add_time_ids=None
         if sizes is None
         else torch.tensor([sizes.time_ids(kit.wants_score)] * count, dtype=embeds.dtype),
-        plans=by_prompt,
+        plans=tuple(
+            tuple(as_written(plan, each) for plan in row)
+            for row, each in zip(by_prompt, tagged, strict=True)
+        ),
         negative_plans=by_negative,
         recipe=kit.recipe,
-        fingerprints=dict(zip(names, towers.fingerprints, strict=True)),
+        fingerprints=dict(zip(names, towers.fingerprints, strict=True))
+        | {each.label: each.hash for each in addons},
         sizes=sizes,
         **_masks(kit, plans, groups, negative_plans, negative_groups, length, embeds),
+        addons=addons,
     )
     return found.to(place.device or towers.device, place.dtype)
 
@@ -294,6 +325,8 @@ def _masks(
 
 Plans = tuple[tuple[TokenPlan, ...], ...]
 """For each tower, the plan of each part of the prompts; empty where there are no prompts."""
+Strengths = Sequence[tuple[float, ...]]
+"""For each row, the strength of each LoRA."""
 
 Rows = tuple[Tensor, Tensor | None]
 """Token states (N, T, D), and pooled states (N, P) where the recipe has them."""
@@ -306,9 +339,10 @@ def _encode(
     plans: Plans,
     negative_plans: Plans,
     place: Place,
+    strengths: tuple[Strengths, Strengths],
 ) -> tuple[Rows, Rows]:
     """The plans' states joined over the towers, and their pooled states; the same of the
-    negatives, without rows if there are none."""
+    negatives, without rows if there are none. ``strengths``: of each plan's LoRAs."""
     parts, pooled_parts = [], []
     count = len(plans[0])
     windows = max(len(p.windows) for row in (*plans, *negative_plans) for p in row)
@@ -320,13 +354,17 @@ def _encode(
         encoded = encode_plans(
             use.architecture,
             towers.modules[i],
-            [*(Wanted(p, skipped) for p in plans[i]), *(Wanted(p, base) for p in negatives)],
+            [
+                *map(Wanted, plans[i], repeat(skipped), strengths[0]),
+                *map(Wanted, negatives, repeat(base), strengths[1]),
+            ],
             windows if use.length is None else 1,
             # Pooled states are not weighted, so a tower without token states needs no copies.
             EMPHASES[wording.emphasis if use.layer else "none"],
             wording.long_prompt,
             masked=use.masked or (kit.recipe.obeys_mask and kit.specs[i].attention_mask),
             device=towers.device,
+            addons=kit.addons.towers[i] if kit.addons.towers else None,
         )
         if use.layer is not None:
             parts.append((use, encoded.states.to(towers.modules[i].dtype)))
@@ -345,6 +383,19 @@ def _join(rows: Rows, groups: tuple[Group, ...], length: int) -> Rows:
     states, pooled = rows
     joined = join_parts(states, groups, states[-1] if length > 1 else None, length)
     return joined, None if pooled is None else join_pooled_parts(pooled, groups)
+
+
+def _by_row(
+    of_prompts: Sequence[tuple[float, ...]],
+    groups: tuple[Group, ...],
+) -> Strengths:
+    """The LoRAs' strengths of every row of plans, from those of the prompts.
+
+    A row after those of all groups is the empty prompt that fills up prompts of fewer parts.
+    Dialects that have those have no tags, so any prompt's strengths are its own.
+    """
+    found = [own for group, own in zip(groups, of_prompts, strict=False) for _ in group.rows]
+    return [*found, of_prompts[0]]
 
 
 def _by_prompt(

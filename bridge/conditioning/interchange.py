@@ -1,8 +1,9 @@
 """A Conditioning as one safetensors file: its tensors, and in the header the account of them.
 
 The header's ``bridge`` entry is JSON: format version, recipe, token plans (ids, weights, places
-in the source), tower fingerprints and sizes. Another program can read the tensors by their
-diffusers names (``prompt_embeds`` ...) and ignore the rest.
+in the source), tower fingerprints, sizes, and the textual inversions and LoRAs with their hashes.
+Another program can read the tensors by their diffusers names (``prompt_embeds`` ...) and ignore
+the rest.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from bridge.conditioning.account import AddOn
 from bridge.conditioning.kit import open_kit
 from bridge.conditioning.recipes import RECIPES
 from bridge.conditioning.result import TENSORS, Conditioning
@@ -40,6 +42,7 @@ def save_conditioning(cond: Conditioning, path: str | os.PathLike[str]) -> Path:
         "format": FORMAT,
         "recipe": cond.recipe.name,
         "fingerprints": dict(cond.fingerprints),
+        "addons": [each.to_dict() for each in cond.addons],
         "sizes": None if cond.sizes is None else asdict(cond.sizes),
         "plans": [[asdict(plan) for plan in row] for row in cond.plans],
         "negative_plans": [[asdict(plan) for plan in row] for row in cond.negative_plans],
@@ -78,11 +81,14 @@ def load_conditioning(
             recipe=RECIPES[account["recipe"]],
             fingerprints=account["fingerprints"],
             sizes=None if account["sizes"] is None else _sizes(account["sizes"]),
+            addons=tuple(map(AddOn.from_dict, account.get("addons", ()))),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{source} is damaged: {type(error).__name__} {error}.") from error
     if model is not None and not any_towers:
-        _check_towers(source, cond.fingerprints, model)
+        brought = {each.label for each in cond.addons}
+        made_with = {n: f for n, f in cond.fingerprints.items() if n not in brought}
+        _check_towers(source, made_with, model)
     return cond
 
 

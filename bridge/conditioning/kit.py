@@ -16,6 +16,8 @@ from typing import Any
 import torch
 
 from bridge import store
+from bridge.conditioning.addons import NO_ADDONS, AddOns
+from bridge.conditioning.brought import forget_brought
 from bridge.conditioning.recipes import Recipe, TowerUse, find_recipe
 from bridge.conditioning.sizes import latent_scale
 from bridge.errors import (
@@ -65,6 +67,7 @@ class Kit:
         wants_score: whether its sizes end in an aesthetic score (the SDXL refiner).
         load: brings the towers.
         zeros: ``(length, width)`` of the zeros that stand for an optional tower it lacks.
+        addons: textual inversions and LoRAs that act in them.
     """
 
     source: str
@@ -76,6 +79,7 @@ class Kit:
     wants_score: bool
     load: Callable[[], Towers]
     zeros: tuple[int, int] | None = None
+    addons: AddOns = NO_ADDONS
 
     def readers(self, length: int | None = None) -> tuple[Reader, ...]:
         """How each tower reads text; ``length`` is the caller's ``max_sequence_length``."""
@@ -233,9 +237,10 @@ def _load_towers(
 
 
 def forget_towers() -> None:
-    """Drop the towers and tokenizers kept from earlier calls, to free their memory."""
+    """Drop the towers, tokenizers and LoRAs kept from earlier calls, to free their memory."""
     _load_towers.cache_clear()
     forget_tokenizers()
+    forget_brought()
 
 
 # ---------------------------------------------------------------- live pipeline

@@ -13,14 +13,16 @@ from bridge.conditioning.emphasis import Emphasis, Row
 from bridge.conditioning.join import join_pooled, join_states
 from bridge.prompt import LongPrompt, TokenPlan
 from bridge.towers import TEXT_TOWERS, Layer
+from bridge.towers.adapted import TowerAddOns, adapted
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A plan to be encoded, and the layer that its states are taken from."""
+    """A plan to be encoded, the layer that its states are taken from, and the LoRAs' strengths."""
 
     plan: TokenPlan
     layer: Layer
+    strengths: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ def encode_plans(
     *,
     masked: bool,
     device: torch.device,
+    addons: TowerAddOns | None = None,
 ) -> Encoded:
     """Encode plans with one tower in one pass; equal inputs are encoded once.
 
@@ -52,30 +55,38 @@ def encode_plans(
         long: how windows become one sequence.
         masked: whether padding is hidden from the tower.
         device: where the tower runs.
+        addons: words and LoRAs that are added to the tower.
     """
     needs = [_rows(each.plan, windows, emphasis) for each in wanted]
-    places: dict[Row, int] = {}
-    for own, extra in needs:
+    # Inputs are equal if their LoRAs are too.
+    places: dict[tuple[Row, tuple[float, ...]], int] = {}
+    for each, (own, extra) in zip(wanted, needs, strict=True):
         for row in (*own, *extra):
-            places.setdefault(row, len(places))
+            places.setdefault((row, each.strengths), len(places))
     layers = tuple(dict.fromkeys(each.layer for each in wanted))
-    ids = torch.tensor([row.ids for row in places], device=device)
+    rows, strengths = zip(*places, strict=True)
+    ids = torch.tensor([row.ids for row in rows], device=device)
     # Without anything to hide there is no mask: the tower then runs as in a stock pipeline.
-    hides = masked or any(row.hidden for row in places)
-    mask = torch.tensor([row.mask(masked) for row in places], device=device) if hides else None
-    out = TEXT_TOWERS[architecture](module, ids, layers, mask)
+    hides = masked or any(row.hidden for row in rows)
+    mask = torch.tensor([row.mask(masked) for row in rows], device=device) if hides else None
+    if addons is None:
+        out = TEXT_TOWERS[architecture](module, ids, layers, mask)
+    else:
+        with adapted(module, ids, addons, strengths) as (plain, known):
+            out = TEXT_TOWERS[architecture](plain, known, layers, mask)
     states, pooled = [], []
     for each, (own, extra) in zip(wanted, needs, strict=True):
         hidden = out.hidden[layers.index(each.layer)]
-        base = hidden[[places[row] for row in own]]
+        at = [places[row, each.strengths] for row in own]
+        base = hidden[at]
         if each.plan.is_weighted:
             count = len(each.plan.windows)
-            beside = hidden[[places[row] for row in extra]]
+            beside = hidden[[places[row, each.strengths] for row in extra]]
             weighed = emphasis.apply(each.plan, base[:count], beside)
             base = torch.cat([weighed, base[count:]])
         states.append(join_states(base, each.plan, long))
         if out.pooled is not None:
-            of_windows = out.pooled[[places[row] for row in own[: len(each.plan.windows)]]]
+            of_windows = out.pooled[at[: len(each.plan.windows)]]
             pooled.append(join_pooled(of_windows, long))
     return Encoded(torch.stack(states), torch.stack(pooled) if pooled else None)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from html import escape
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bridge.conditioning.account import AddOn
 from bridge.conditioning.recipes import Recipe
 from bridge.conditioning.sizes import Sizes
 from bridge.errors import OptionError
@@ -38,11 +40,12 @@ class Conditioning:
         plans: for each prompt, the token plan of each tower.
         negative_plans: the same of the negatives; empty where they are zeros.
         recipe: the row of the recipe table.
-        fingerprints: tower name -> fingerprint of its config and weights.
+        fingerprints: tower name -> fingerprint of its config and weights; the same of add-ons.
         sizes: what ``add_time_ids`` is made of, or None.
         prompt_attention_mask: ``(B, T)``, or None where the recipe has no mask (see
             ``Recipe.mask`` for its dtype).
         negative_prompt_attention_mask: the same of the negatives.
+        addons: the textual inversions and LoRAs that took part, with their files' hashes.
     """
 
     prompt_embeds: Tensor
@@ -57,6 +60,7 @@ class Conditioning:
     sizes: Sizes | None = None
     prompt_attention_mask: Tensor | None = None
     negative_prompt_attention_mask: Tensor | None = None
+    addons: tuple[AddOn, ...] = ()
 
     def __repr__(self) -> str:
         shape, dtype = tuple(self.prompt_embeds.shape), self.prompt_embeds.dtype
@@ -100,7 +104,8 @@ class Conditioning:
         """The prompts from ``start`` up to ``stop``, as a conditioning of their own."""
         part = self._mapped(lambda tensor: tensor[start:stop])
         plans, negative_plans = self.plans[start:stop], self.negative_plans[start:stop]
-        return replace(part, plans=plans, negative_plans=negative_plans)
+        addons = tuple(each.rows(start, stop) for each in self.addons)
+        return replace(part, plans=plans, negative_plans=negative_plans, addons=addons)
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -118,6 +123,7 @@ class Conditioning:
             recipe=self.recipe.name,
             prompts=tuple(report_of(plans) for plans in self.plans),
             negatives=tuple(report_of(plans) for plans in self.negative_plans),
+            addons=self.addons,
         )
 
     def _mapped(self, change: Any) -> Conditioning:
@@ -135,6 +141,7 @@ class ConditioningReport:
     recipe: str
     prompts: tuple[TokenReport, ...]
     negatives: tuple[TokenReport, ...]
+    addons: tuple[AddOn, ...] = ()
 
     @property
     def is_cut(self) -> bool:
@@ -143,11 +150,14 @@ class ConditioningReport:
 
     def text(self) -> str:
         """All reports as plain text."""
-        return "\n".join(f"{title}\n{report.text()}" for title, report in self._titled())
+        of_prompts = (f"{title}\n{report.text()}" for title, report in self._titled())
+        return "\n".join([*of_prompts, *(each.text() for each in self.addons)])
 
     def html(self) -> str:
         """All reports as an HTML fragment; all text is escaped."""
-        return "".join(f"<h4>{title}</h4>{report.html()}" for title, report in self._titled())
+        of_prompts = (f"<h4>{title}</h4>{report.html()}" for title, report in self._titled())
+        lines = (f'<p class="bridge-addon">{escape(each.text())}</p>' for each in self.addons)
+        return "".join([*of_prompts, *lines])
 
     def to_dict(self) -> dict[str, Any]:
         """All reports as plain values, ready for JSON."""
@@ -155,6 +165,7 @@ class ConditioningReport:
             "recipe": self.recipe,
             "prompts": [report.to_dict() for report in self.prompts],
             "negatives": [report.to_dict() for report in self.negatives],
+            "addons": [each.to_dict() for each in self.addons],
         }
 
     def __str__(self) -> str:

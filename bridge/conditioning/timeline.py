@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bridge.conditioning.addons import fitted
+from bridge.conditioning.brought import Loras, TextualInversions, bring
 from bridge.conditioning.encode import (
     ParsedTexts,
     Texts,
@@ -93,6 +95,8 @@ def schedule(
     emphasis: str | None = None,
     token_normalization: str = "none",
     long_prompt: str | LongPrompt | None = None,
+    textual_inversions: TextualInversions | None = None,
+    loras: Loras | None = None,
     clip_skip: int | None = None,
     height: int | None = None,
     width: int | None = None,
@@ -117,7 +121,9 @@ def schedule(
     negative_texts = check_paired(negative_prompt, len(texts))
     wording = read_wording(dialect, emphasis, token_normalization, long_prompt)
     place = read_place(clip_skip, height, width, None, None, None, device, dtype)
-    prompts = [wording.read(text) for text in texts]
+    tagged = tuple(wording.tagged(text) for text in texts)
+    brought = bring(textual_inversions, loras, tagged)
+    prompts = [wording.read(each.text) for each in tagged]
     negatives = (
         None
         if negative_texts is None
@@ -132,7 +138,7 @@ def schedule(
             "callback change all that it is conditioned on; give a prompt that stays the same."
         )
     whole = encode_texts(
-        kit,
+        fitted(kit, brought),
         wording,
         place,
         ParsedTexts(
@@ -140,6 +146,7 @@ def schedule(
             None
             if negatives is None
             else tuple(_at(each, end, steps, rule) for end in ends for each in negatives),
+            tagged=tagged * len(ends),
         ),
     )
     count = len(prompts)

@@ -10,6 +10,7 @@ from bridge.conditioning.emphasis import EMPHASES
 from bridge.errors import OptionError, PromptError
 from bridge.prompt import DIALECTS, LONG_PROMPTS, NORMALISATIONS, LongPrompt, Prompt, parse
 from bridge.prompt.caret import prompt_error
+from bridge.prompt.loras import Tagged, refuse_tags, take_tags
 from bridge.prompt.tree import Alternation, Blend, Conjunction, Schedule, parts_of, walk
 from bridge.prompt.windows import RULES
 
@@ -33,14 +34,18 @@ class Wording:
     token_normalization: str
     long_prompt: LongPrompt
 
+    def tagged(self, text: str) -> Tagged:
+        """A prompt without its LoRA tags, which are A1111's alone. Raises PromptError."""
+        return take_tags(text, self.dialect)
+
     def parse(self, text: str, *, negative: bool = False) -> Prompt:
         """A prompt that is one and the same at every step.
 
         Raises:
-            PromptError: the dialect refuses it, it changes from step to step, or its parts are
-                to be drawn apart (A1111's ``AND``).
+            PromptError: the dialect refuses it, it changes from step to step, its parts are to be
+                drawn apart (A1111's ``AND``), or it still has a LoRA tag.
         """
-        prompt = parse(text, self.dialect, negative=negative)
+        prompt = self._parsed(text, negative)
         if isinstance(prompt.tree, Conjunction) and self.dialect == "a1111":
             raise _refused_parts(prompt, prompt.tree)
         for part in parts_of(prompt.tree):
@@ -54,10 +59,15 @@ class Wording:
 
     def read(self, text: str, *, negative: bool = False) -> Prompt:
         """A prompt of one part, which may change from step to step. Raises PromptError."""
-        prompt = parse(text, self.dialect, negative=negative)
+        prompt = self._parsed(text, negative)
         if isinstance(prompt.tree, (Conjunction, Blend)):
             raise _refused_parts(prompt, prompt.tree)
         return prompt
+
+    def _parsed(self, text: str, negative: bool) -> Prompt:
+        if self.dialect == "a1111":
+            refuse_tags(text)
+        return parse(text, self.dialect, negative=negative)
 
 
 def read_wording(

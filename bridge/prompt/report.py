@@ -11,6 +11,7 @@ from html import escape
 from itertools import groupby
 from typing import Any
 
+from bridge.prompt.loras import as_written, take_tags
 from bridge.prompt.plan import Token, TokenPlan, Window, plan
 from bridge.prompt.syntax import parse
 
@@ -125,8 +126,11 @@ def plan_report(
         OptionError: a dialect that does not exist.
         UnsupportedModelError: a tokenizer that bridge cannot plan with.
     """
-    parsed = parse(prompt, dialect)
-    return report_of(plan(parsed, tokenizer, name, split) for name, tokenizer in tokenizers)
+    tagged = take_tags(prompt, dialect)
+    parsed = parse(tagged.text, dialect)
+    return report_of(
+        as_written(plan(parsed, tokenizer, name, split), tagged) for name, tokenizer in tokenizers
+    )
 
 
 def report_of(plans: Any) -> TokenReport:

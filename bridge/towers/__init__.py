@@ -6,8 +6,10 @@
 from bridge.towers import clip_image, clip_text, clip_text_projection, t5_text
 from bridge.towers.checkpoint import load_tower
 from bridge.towers.fingerprint import fingerprint
+from bridge.towers.lora import Lora, read_lora
 from bridge.towers.spec import TowerSpec, read_spec, spec_of_config
 from bridge.towers.states import ImageStates, Layer, TextStates
+from bridge.towers.textual_inversion import TextualInversion, read_textual_inversion
 
 _TEXT_FAMILIES = (clip_text, clip_text_projection, t5_text)
 TEXT_TOWERS = {family.ARCHITECTURE: family.encode for family in _TEXT_FAMILIES}
@@ -25,10 +27,14 @@ __all__ = [
     "TOKENIZERS",
     "ImageStates",
     "Layer",
+    "Lora",
     "TextStates",
+    "TextualInversion",
     "TowerSpec",
     "fingerprint",
     "load_tower",
+    "read_lora",
     "read_spec",
+    "read_textual_inversion",
     "spec_of_config",
 ]

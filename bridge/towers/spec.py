@@ -27,6 +27,7 @@ class TowerSpec:
         pooled_width: the width P of its pooled state, 0 if it has none.
         activation: ``quick_gelu`` (OpenAI), ``gelu`` (OpenCLIP) or ``gated-gelu`` (T5 v1.1).
         attention_mask: whether its config asks for padding to be masked.
+        mlp_width: the width between the two layers of its MLPs; 0 if the config does not say.
     """
 
     architecture: str
@@ -37,6 +38,7 @@ class TowerSpec:
     pooled_width: int
     activation: str
     attention_mask: bool = False
+    mlp_width: int = 0
 
 
 def spec_of_config(config: dict[str, Any], architecture: str, source: str) -> TowerSpec:
@@ -67,6 +69,7 @@ def spec_of_config(config: dict[str, Any], architecture: str, source: str) -> To
             pooled_width=int(config["projection_dim"]) if projected else width,
             activation=str(config.get("hidden_act", "quick_gelu")),
             attention_mask=bool(config.get("use_attention_mask", False)),
+            mlp_width=int(config.get("intermediate_size", 0)),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(

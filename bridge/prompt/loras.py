@@ -1,0 +1,127 @@
+"""LoRA tags in prompts, as stable-diffusion-webui has them: ``<lora:name:0.8>``.
+
+Facts from its ``modules/extra_networks.py`` and ``extra_networks_lora.py``: a tag is taken out of
+the text before anything else is read, wherever it stands; it names a LoRA file by its stem, then
+the strength in the text towers, then that in the UNet, which else is the same; either can be
+named (``te=0.5``, ``unet=1``). Without a number the strength is 1. Negative prompts have no tags
+there; here one is an error, so that it is not encoded as words by mistake.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from bisect import bisect_right
+from dataclasses import dataclass, replace
+
+from bridge.errors import PromptError
+from bridge.prompt.caret import prompt_error
+from bridge.prompt.check import check_text
+from bridge.prompt.plan import Token, TokenPlan
+
+# ``lyco`` is the webui's other name for the same.
+_TAG = re.compile(r"<(?:lora|lyco):([^<>]*)>")
+_MOST = 2  # numbers after the name
+
+
+@dataclass(frozen=True)
+class LoraTag:
+    """One tag at ``source[start:end]``; ``unet`` is for the pipeline, bridge does not use it."""
+
+    name: str
+    strength: float
+    unet: float
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """A prompt as written, the text that is left without its tags, and the tags."""
+
+    source: str
+    text: str
+    tags: tuple[LoraTag, ...] = ()
+
+
+def take_tags(source: str, dialect: str = "a1111") -> Tagged:
+    """Take the tags out of a prompt; other dialects than A1111's have none.
+
+    Raises:
+        PromptError: a tag that cannot be read.
+    """
+    check_text(source)
+    if dialect != "a1111":
+        return Tagged(source, source)
+    tags = tuple(_tag(source, match) for match in _TAG.finditer(source))
+    return Tagged(source, _TAG.sub("", source), tags) if tags else Tagged(source, source)
+
+
+def refuse_tags(source: str) -> None:
+    """Raise PromptError if a text that can have no tags has one."""
+    match = _TAG.search(source)
+    if match:
+        raise prompt_error(
+            "A LoRA tag belongs into the prompt, from where it acts on its negative and on all "
+            "towers; move it there.", source, *match.span(),
+        )  # fmt: skip
+
+
+def as_written(plan: TokenPlan, tagged: Tagged) -> TokenPlan:
+    """The plan of ``tagged.text`` with its places moved to where they are in the source; a plan
+    of another text (a second tower's own) as it is."""
+    if not tagged.tags or plan.source != tagged.text:
+        return plan
+    # Where each tag stood in the text that is left, and how far what follows it has moved.
+    borders, shifts, gone = [], [0], 0
+    for tag in tagged.tags:
+        borders.append(tag.start - gone)
+        gone += tag.end - tag.start
+        shifts.append(gone)
+
+    def start(at: int) -> int:
+        return at + shifts[bisect_right(borders, at)]
+
+    def moved(token: Token) -> Token:
+        if token.special:
+            return token
+        if token.start == token.end:
+            return replace(token, start=start(token.start), end=start(token.end))
+        # A token ends where its last character does, before a tag that may follow.
+        return replace(token, start=start(token.start), end=start(token.end - 1) + 1)
+
+    return replace(
+        plan,
+        source=tagged.source,
+        windows=tuple(
+            replace(window, tokens=tuple(map(moved, window.tokens))) for window in plan.windows
+        ),
+        cut_start=None if plan.cut_start is None else start(plan.cut_start),
+    )
+
+
+def _tag(source: str, match: re.Match[str]) -> LoraTag:
+    def refused(why: str) -> PromptError:
+        return prompt_error(f"This LoRA tag {why}.", source, *match.span())
+
+    items = [item.strip() for item in match[1].split(":")]
+    named = dict(item.split("=", 1) for item in items[1:] if "=" in item)
+    numbers = [item for item in items[1:] if "=" not in item]
+    if not items[0]:
+        raise refused("has no name; write it as <lora:name:0.8>")
+    if len(numbers) > _MOST or not named.keys() <= {"te", "unet"}:
+        raise refused(
+            "has more than a strength for the text towers and one for the UNet; bridge reads "
+            "<lora:name:0.8>, <lora:name:0.8:1> and <lora:name:te=0.8:unet=1>"
+        )
+    strength = named.get("te", numbers[0] if numbers else "1")
+    values = []
+    for text in (strength, named.get("unet", numbers[1] if len(numbers) > 1 else strength)):
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise refused(f"has {text!r} for a strength; write a number such as 0.8")
+        values.append(value)
+    return LoraTag(items[0], values[0], values[1], *match.span())

@@ -1,0 +1,127 @@
+"""Textual-inversion embeddings from files: a word and the vectors that stand for it.
+
+Gal et al. 2022, "An Image is Worth One Word". Layouts, all safetensors:
+
+- diffusers: one tensor, whose key is the word;
+- stable-diffusion-webui: one tensor ``emb_params``; the word is the file's name;
+- SDXL: ``clip_l`` and ``clip_g``, one tensor a tower; the word is the file's name.
+
+A tensor is ``(D,)``, or ``(n, D)`` for a word of n vectors.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from bridge.errors import WeightsError
+from bridge.files import hash_file
+
+_PICKLED = {".pt", ".bin", ".pth", ".ckpt"}
+# Two-tower files name the tower; this is where a pipeline keeps it.
+_TOWERS = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
+_FILE_NAMED = {"emb_params", "*"}
+
+
+@dataclass(frozen=True, eq=False)
+class TextualInversion:
+    """A word and its vectors.
+
+    Attributes:
+        word: what stands for the vectors in a prompt.
+        vectors: component (``text_encoder``, ``text_encoder_2``) -> ``(n, D)``; under ``""`` where
+            the file does not say for which tower it is.
+        source: the file.
+        hash: the first 16 hex digits of the file's sha256.
+    """
+
+    word: str
+    vectors: Mapping[str, Tensor]
+    source: str
+    hash: str
+
+
+def read_textual_inversion(
+    path: str | os.PathLike[str], word: str | None = None, *, allow_pickle: bool = False
+) -> TextualInversion:
+    """Read one file.
+
+    Args:
+        path: a safetensors file.
+        word: the word to use instead of the file's own.
+        allow_pickle: also read ``.pt`` and ``.bin`` files, with torch's ``weights_only`` loader,
+            which takes tensors and plain values and runs no code.
+
+    Raises:
+        WeightsError: a file that is missing, damaged, pickled (unless allowed), or no embedding.
+    """
+    source = Path(path)
+    found = _read(source, allow_pickle)
+    named = None
+    if "string_to_param" in found:
+        # The webui's pickled layout.
+        named, found = found.get("name"), dict(found["string_to_param"])
+    tensors = {key: value for key, value in found.items() if isinstance(value, Tensor)}
+    if tensors and tensors.keys() <= _TOWERS.keys():
+        vectors = {_TOWERS[key]: tensor for key, tensor in tensors.items()}
+    elif len(tensors) == 1:
+        ((key, tensor),) = tensors.items()
+        named = named or (None if key in _FILE_NAMED else key)
+        vectors = {"": tensor}
+    else:
+        raise WeightsError(
+            f"{source} is no textual inversion: it has {len(tensors)} tensors, not one, nor "
+            f"clip_l and clip_g ({', '.join(sorted(tensors)[:3])})."
+        )
+    chosen = word or named or source.stem
+    rows = {tower: _rows(tensor, source) for tower, tensor in vectors.items()}
+    if len({len(each) for each in rows.values()}) > 1:
+        raise WeightsError(f"{source} has not as many vectors for each tower; it is damaged.")
+    return TextualInversion(str(chosen), rows, str(source), hash_file(source))
+
+
+def _read(source: Path, allow_pickle: bool) -> dict[str, Any]:
+    if source.suffix.lower() in _PICKLED:
+        if not allow_pickle:
+            raise WeightsError(
+                f"{source} is a pickle file, which can run code when it is opened. Take its "
+                "safetensors version, or pass read_textual_inversion(path, allow_pickle=True)."
+            )
+        return _read_pickle(source)
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(source))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise WeightsError(f"{source} cannot be read as safetensors: {error}") from error
+
+
+def _read_pickle(source: Path) -> dict[str, Any]:
+    import torch
+
+    try:
+        found = torch.load(source, map_location="cpu", weights_only=True)
+    # torch raises UnpicklingError, RuntimeError, EOFError and others, by how a file is damaged.
+    except Exception as error:
+        raise WeightsError(f"{source} cannot be read as tensors alone: {error}") from error
+    if not isinstance(found, dict):
+        raise WeightsError(f"{source} is no textual inversion: it holds no named tensors.")
+    return found
+
+
+def _rows(tensor: Tensor, source: Path) -> Tensor:
+    rows = tensor.detach()[None] if tensor.ndim == 1 else tensor.detach()
+    if rows.ndim != 2 or not len(rows) or not rows.is_floating_point():
+        raise WeightsError(
+            f"{source} is no textual inversion: its tensor is {tuple(tensor.shape)} of "
+            f"{tensor.dtype}, not (vectors, width) of numbers with a point."
+        )
+    if not bool(rows.isfinite().all()):
+        raise WeightsError(f"{source} holds vectors that are not finite; it is damaged.")
+    return rows
