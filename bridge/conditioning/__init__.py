@@ -3,11 +3,13 @@
 ``condition`` is the verb, ``RECIPES`` the table, ``tokenizers_of`` feeds the token report.
 """
 
+from bridge.conditioning.composition import Composition, compose
 from bridge.conditioning.emphasis import EMPHASES
 from bridge.conditioning.encode import condition
 from bridge.conditioning.interchange import load_conditioning, save_conditioning
 from bridge.conditioning.kit import Kit, forget_towers, open_kit, tokenizers_of
 from bridge.conditioning.recipes import RECIPES, Recipe, TowerUse, find_recipe
+from bridge.conditioning.regions import Region, RegionalConditioning, regional
 from bridge.conditioning.result import Conditioning, ConditioningReport
 from bridge.conditioning.sizes import Sizes
 from bridge.conditioning.timeline import PromptSchedule, schedule
@@ -15,18 +17,23 @@ from bridge.conditioning.timeline import PromptSchedule, schedule
 __all__ = [
     "EMPHASES",
     "RECIPES",
+    "Composition",
     "Conditioning",
     "ConditioningReport",
     "Kit",
     "PromptSchedule",
     "Recipe",
+    "Region",
+    "RegionalConditioning",
     "Sizes",
     "TowerUse",
+    "compose",
     "condition",
     "find_recipe",
     "forget_towers",
     "load_conditioning",
     "open_kit",
+    "regional",
     "save_conditioning",
     "schedule",
     "tokenizers_of",
