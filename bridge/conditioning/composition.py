@@ -21,6 +21,7 @@ import torch
 from bridge.conditioning.encode import ParsedTexts, Texts, encode_texts, read_place
 from bridge.conditioning.kit import open_kit
 from bridge.conditioning.result import Conditioning, ConditioningReport
+from bridge.conditioning.unet_only import check_unet
 from bridge.conditioning.wording import read_wording
 from bridge.prompt import Flat, LongPrompt, Prompt, check_paired, check_prompts
 from bridge.prompt.schedule import first_step
@@ -109,6 +110,8 @@ def compose(
         None if negatives is None else [wording.parse(text, negative=True) for text in negatives]
     )
     kit = open_kit(model, device=place.device, dtype=place.dtype, revision=revision)
+    if any(map(is_apart, prompts)):
+        check_unet(kit, "The parts of an AND are summed")
     parts = [part_prompts(each, first_step(each)) for each in prompts]
     found = encode_texts(
         kit,

@@ -16,6 +16,7 @@ from bridge.conditioning.parts import Group, join_parts, join_pooled_parts, spli
 from bridge.conditioning.passes import Wanted, encode_plans
 from bridge.conditioning.result import Conditioning
 from bridge.conditioning.sizes import check_length, check_pair, make_sizes
+from bridge.conditioning.unet_only import check_unet
 from bridge.conditioning.wording import Wording, read_wording
 from bridge.errors import OptionError, PromptError
 from bridge.prompt import (
@@ -211,6 +212,7 @@ def encode_texts(kit: Kit, wording: Wording, place: Place, texts: ParsedTexts) -
         if negatives is None
         else _plans(kit, wording, (*negative_parts, *filling), texts.negative_seconds)
     )
+    biases = _biases(kit, wording, plans, negative_plans, (*groups, *negative_groups))
     _warn_of_cuts(plans, "prompt", groups)
     _warn_of_cuts(negative_plans, "negative_prompt", negative_groups)
 
@@ -239,8 +241,40 @@ def encode_texts(kit: Kit, wording: Wording, place: Place, texts: ParsedTexts) -
         recipe=kit.recipe,
         fingerprints=dict(zip(names, towers.fingerprints, strict=True)),
         sizes=sizes,
+        **biases,
     )
     return found.to(place.device or towers.device, place.dtype or embeds.dtype)
+
+
+def _biases(
+    kit: Kit,
+    wording: Wording,
+    plans: tuple[tuple[TokenPlan, ...], ...],
+    negative_plans: tuple[tuple[TokenPlan, ...], ...],
+    groups: tuple[Group, ...],
+) -> dict[str, Tensor]:
+    """What an emphasis adds inside the UNet. Refuses weights that it has no meaning for."""
+    emphasis = EMPHASES[wording.emphasis]
+    for plan in (plan for tower in (*plans, *negative_plans) for plan in tower):
+        emphasis.check(plan)
+        if plan.is_weighted and any(emphasis.own(window).bias for window in plan.windows):
+            # Its towers are CLIP's, which attend to what came before only.
+            check_unet(kit, f"The emphasis {wording.emphasis} acts on CLIP towers beside or")
+    windows = _most_windows(plans, negative_plans)
+    found = emphasis.key_bias(plans, windows, wording.long_prompt)
+    opposed = emphasis.key_bias(negative_plans, windows, wording.long_prompt)
+    if found is None and opposed is None:
+        return {}
+    check_unet(kit, f"The emphasis {wording.emphasis} acts")
+    if any(group.kind != "one" for group in groups):
+        raise PromptError(f"{wording.emphasis} does not go with prompts of several parts.")
+    one = found if found is not None else opposed
+    assert one is not None
+    none = torch.zeros_like(one)
+    return {
+        "attention_bias": none if found is None else found,
+        "negative_attention_bias": none if opposed is None else opposed,
+    }
 
 
 # ---------------------------------------------------------------- encoding
@@ -265,7 +299,7 @@ def _encode(
     # diffusers gives the joined states the dtype of the last tower.
     dtype = towers.modules[-1].dtype
     count = len(plans[0])
-    windows = max(len(p.windows) for row in (*plans, *negative_plans) for p in row)
+    windows = _most_windows(plans, negative_plans)
     for i, use in enumerate(kit.recipe.towers):
         base = use.layer
         skipped = Layer(base.index - skip, base.norm)
@@ -286,6 +320,11 @@ def _encode(
     if pooled is None:
         return (states[:count], None), (states[count:], None)
     return (states[:count], pooled[:count]), (states[count:], pooled[count:])
+
+
+def _most_windows(*plans: tuple[tuple[TokenPlan, ...], ...]) -> int:
+    """How many windows all are brought to."""
+    return max(len(plan.windows) for some in plans for tower in some for plan in tower)
 
 
 def _join(rows: Rows, groups: tuple[Group, ...], length: int) -> Rows:

@@ -60,10 +60,7 @@ def encode_plans(
             places.setdefault(row, len(places))
     layers = tuple(dict.fromkeys(each.layer for each in wanted))
     ids = torch.tensor([row.ids for row in places], device=device)
-    # Without anything to hide there is no mask: the tower then runs as in a stock pipeline.
-    hides = masked or any(row.hidden for row in places)
-    mask = torch.tensor([row.mask(masked) for row in places], device=device) if hides else None
-    out = TEXT_TOWERS[architecture](module, ids, layers, mask)
+    out = TEXT_TOWERS[architecture](module, ids, layers, _mask(tuple(places), masked, device))
     states, pooled = [], []
     for each, (own, extra) in zip(wanted, needs, strict=True):
         hidden = out.hidden[layers.index(each.layer)]
@@ -79,8 +76,19 @@ def encode_plans(
     return Encoded(torch.stack(states), torch.stack(pooled))
 
 
+def _mask(rows: tuple[Row, ...], masked: bool, device: torch.device) -> Tensor | None:
+    """Of whole numbers, or of floats where attention is biased."""
+    if any(row.bias for row in rows):
+        return torch.tensor([row.logits(masked) for row in rows], device=device)
+    # Without anything to hide there is no mask: the tower then runs as in a stock pipeline.
+    if masked or any(row.hidden for row in rows):
+        return torch.tensor([row.mask(masked) for row in rows], device=device)
+    return None
+
+
 def _rows(plan: TokenPlan, windows: int, emphasis: Emphasis) -> tuple[list[Row], tuple[Row, ...]]:
     """The plan's own inputs, brought to ``windows`` with empty ones, and its emphasis's."""
-    filled = [*plan.windows, *[plan.empty] * (windows - len(plan.windows))]
-    extra = emphasis.rows(plan) if plan.is_weighted else ()
-    return [Row.of(window) for window in filled], extra
+    weighted = plan.is_weighted
+    own = [(emphasis.own if weighted else Row.of)(window) for window in plan.windows]
+    filling = [Row.of(plan.empty)] * (windows - len(plan.windows))
+    return [*own, *filling], emphasis.rows(plan) if weighted else ()

@@ -33,6 +33,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from bridge.conditioning.encode import ParsedTexts, encode_texts, read_place
 from bridge.conditioning.kit import open_kit
 from bridge.conditioning.result import Conditioning, ConditioningReport
+from bridge.conditioning.unet_only import check_unet
 from bridge.conditioning.wording import read_wording
 from bridge.errors import OptionError, PromptError
 from bridge.prompt import LongPrompt, TokenPlan, check_prompts
@@ -182,6 +183,7 @@ def regional(
     prompts = [wording.parse(text) for text in texts]
     negative = None if negative_prompt is None else wording.parse(negative_prompt, negative=True)
     kit = open_kit(model, device=place.device, dtype=place.dtype, revision=revision)
+    check_unet(kit, "Regions act")
     default = kit.default_size or (None, None)
     size = (place.height or default[0], place.width or default[1])
     placed = tuple(r.within(None if None in size else size) for r in regions)  # type: ignore[arg-type]

@@ -40,7 +40,7 @@ class Conditioning:
         recipe: the row of the recipe table.
         fingerprints: tower name -> fingerprint of its config and weights.
         sizes: what ``add_time_ids`` is made of, or None.
-        attention_bias: ``(B, T)`` float32, what the emphasis ``unet_attention_bias`` adds to the
+        attention_bias: ``(B, T)``, what the emphasis ``unet_attention_bias`` adds to the
             UNet's cross-attention logits of each token; None without it.
         negative_attention_bias: ``(B, T)`` or None, the same of the negatives.
     """

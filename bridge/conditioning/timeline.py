@@ -17,7 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bridge.conditioning.composition import Composition, part_prompts, repeated, weights_of
+from bridge.conditioning.composition import (
+    Composition,
+    is_apart,
+    part_prompts,
+    repeated,
+    weights_of,
+)
 from bridge.conditioning.encode import (
     ParsedTexts,
     Texts,
@@ -26,6 +32,7 @@ from bridge.conditioning.encode import (
 )
 from bridge.conditioning.kit import open_kit
 from bridge.conditioning.result import HOW_TO_INJECT, Conditioning
+from bridge.conditioning.unet_only import check_unet
 from bridge.conditioning.wording import read_wording
 from bridge.errors import OptionError
 from bridge.prompt import LongPrompt, Prompt, check_paired, check_prompts
@@ -140,6 +147,8 @@ def schedule(
     changing = (*prompts, *(negatives or ()))
     ends = sorted({end for each in changing for end in last_steps(each, steps, rule)})
     kit = open_kit(model, device=place.device, dtype=place.dtype, revision=revision)
+    if any(map(is_apart, prompts)):
+        check_unet(kit, "The parts of an AND are summed")
     weights = tuple(weights_of(each) for each in prompts)
     counts = [len(some) for some in weights]
 
