@@ -221,9 +221,14 @@ def _joined(found: Conditioning, area: Tensor) -> Conditioning:
         )
         return (tuple(named),)
 
+    def biases(of: Tensor | None) -> Tensor | None:
+        return None if of is None else of.reshape(1, -1)
+
     one = found.take([0])
     return replace(
         one,
+        attention_bias=biases(found.attention_bias),
+        negative_attention_bias=biases(found.negative_attention_bias),
         prompt_embeds=found.prompt_embeds.flatten(0, 1)[None],
         pooled_prompt_embeds=mean(found.pooled_prompt_embeds),
         negative_prompt_embeds=one.negative_prompt_embeds.repeat(1, len(found), 1),
