@@ -55,7 +55,6 @@ def inject(
     """
     plan = _as_schedule(conditioning)
     stages = tuple(_as_composition(each) for each in plan.conditionings)
-    composed = replace(plan, conditionings=stages)
     bare = replace(plan, conditionings=tuple(stage.first.without_bias() for stage in stages))
     regions = conditioning if isinstance(conditioning, RegionalConditioning) else None
     step = [1]
@@ -66,7 +65,7 @@ def inject(
         return {} if then is None else then(running, index, time, tensors)
 
     with ExitStack() as stack:
-        for hook in _hooks(pipe, lambda: composed.at(step[0]), stages, regions):
+        for hook in _hooks(pipe, lambda: _as_composition(plan.at(step[0])), stages, regions):
             stack.enter_context(hook)
         yield bare.kwargs(num_images, track if len(stages) > 1 else then)
 
