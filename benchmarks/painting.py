@@ -49,12 +49,13 @@ def paint(
         prompts = [task.prompt for task in part]
         conditioning = bridge.condition(prompts, negative_prompt, model=pipe, emphasis=emphasis)
         noise = [torch.Generator().manual_seed(task.seed) for task in part]
-        pictures = pipe(
-            **conditioning.kwargs(),
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            generator=noise,
-        ).images
+        with bridge.inject(pipe, conditioning) as kwargs:
+            pictures = pipe(
+                **kwargs,
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                generator=noise,
+            ).images
         yield from zip(part, pictures, strict=True)
 
 

@@ -12,8 +12,18 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from bridge.conditioning import Conditioning, PromptSchedule, condition, schedule
-    from bridge.diffusion import Generation, generate, load_pipeline
+    from bridge.conditioning import (
+        Composition,
+        Conditioning,
+        PromptSchedule,
+        Region,
+        RegionalConditioning,
+        compose,
+        condition,
+        regional,
+        schedule,
+    )
+    from bridge.diffusion import Generation, generate, inject, load_pipeline
     from bridge.errors import BridgeError
     from bridge.vlm import BridgeVLM, describe, load_vlm
 
@@ -21,28 +31,40 @@ if TYPE_CHECKING:
 _HOMES = {
     "BridgeError": "bridge.errors",
     "BridgeVLM": "bridge.vlm",
+    "Composition": "bridge.conditioning",
     "Conditioning": "bridge.conditioning",
     "Generation": "bridge.diffusion",
     "PromptSchedule": "bridge.conditioning",
+    "Region": "bridge.conditioning",
+    "RegionalConditioning": "bridge.conditioning",
+    "compose": "bridge.conditioning",
     "condition": "bridge.conditioning",
     "describe": "bridge.vlm",
     "generate": "bridge.diffusion",
+    "inject": "bridge.diffusion",
     "load_pipeline": "bridge.diffusion",
     "load_vlm": "bridge.vlm",
+    "regional": "bridge.conditioning",
     "schedule": "bridge.conditioning",
 }
 
 __all__ = [
     "BridgeError",
     "BridgeVLM",
+    "Composition",
     "Conditioning",
     "Generation",
     "PromptSchedule",
+    "Region",
+    "RegionalConditioning",
+    "compose",
     "condition",
     "describe",
     "generate",
+    "inject",
     "load_pipeline",
     "load_vlm",
+    "regional",
     "schedule",
 ]
 

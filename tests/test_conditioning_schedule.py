@@ -119,7 +119,7 @@ def test_bad_input(pipe: Any) -> None:
     with pytest.raises(OptionError, match="No rule"):
         bridge.schedule("a cat", steps=2, model=pipe, rule="older")  # type: ignore[arg-type]
     with pytest.raises(PromptError, match="several parts"):
-        bridge.schedule("a cat AND a dog", steps=2, model=pipe)
+        bridge.schedule('("a cat", "a dog").and()', steps=2, model=pipe, dialect="compel")
     with pytest.raises(PromptError, match=r"bridge\.schedule"):
         bridge.condition("a [cat:dog:1]", model=pipe)
     plan = bridge.schedule("a cat", steps=2, model=pipe)

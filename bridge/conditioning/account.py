@@ -36,13 +36,13 @@ class AddOn:
         """Its key among a conditioning's fingerprints."""
         return f"{self.kind} {self.name}"
 
-    def rows(self, start: int, stop: int) -> AddOn:
-        """The account for the prompts from ``start`` up to ``stop``."""
-        return replace(
-            self,
-            strengths=self.strengths[start:stop],
-            unet_strengths=self.unet_strengths[start:stop],
-        )
+    def take(self, rows: Sequence[int]) -> AddOn:
+        """The account for the prompts at ``rows``."""
+
+        def of(all_rows: tuple[float, ...]) -> tuple[float, ...]:
+            return tuple(all_rows[row] for row in rows) if all_rows else ()
+
+        return replace(self, strengths=of(self.strengths), unet_strengths=of(self.unet_strengths))
 
     def text(self) -> str:
         """One line."""

@@ -22,7 +22,9 @@ from bridge.conditioning.parts import Group, join_parts, join_pooled_parts, spli
 from bridge.conditioning.passes import Wanted, encode_plans
 from bridge.conditioning.result import Conditioning
 from bridge.conditioning.sizes import check_length, check_pair, make_sizes
+from bridge.conditioning.unet_only import check_unet
 from bridge.conditioning.wording import Wording, read_wording
+from bridge.errors import PromptError
 from bridge.prompt import (
     LongPrompt,
     Prompt,
@@ -256,6 +258,7 @@ def encode_texts(kit: Kit, wording: Wording, place: Place, texts: ParsedTexts) -
             (texts.negative_seconds, texts.negative_thirds), most,
         )
     )  # fmt: skip
+    biases = _biases(kit, wording, plans, negative_plans, (*groups, *negative_groups))
     _warn_of_cuts(plans, "prompt", groups)
     _warn_of_cuts(negative_plans, "negative_prompt", negative_groups)
 
@@ -295,8 +298,40 @@ def encode_texts(kit: Kit, wording: Wording, place: Place, texts: ParsedTexts) -
         sizes=sizes,
         **_masks(kit, plans, groups, negative_plans, negative_groups, length, embeds),
         addons=addons,
+        **biases,
     )
     return found.to(place.device or towers.device, place.dtype)
+
+
+def _biases(
+    kit: Kit,
+    wording: Wording,
+    plans: tuple[tuple[TokenPlan, ...], ...],
+    negative_plans: tuple[tuple[TokenPlan, ...], ...],
+    groups: tuple[Group, ...],
+) -> dict[str, Tensor]:
+    """What an emphasis adds inside the UNet. Refuses weights that it has no meaning for."""
+    emphasis = EMPHASES[wording.emphasis]
+    for plan in (plan for tower in (*plans, *negative_plans) for plan in tower):
+        emphasis.check(plan)
+        if plan.is_weighted and any(emphasis.own(window).bias for window in plan.windows):
+            # Its towers are CLIP's, which attend to what came before only.
+            check_unet(kit, f"The emphasis {wording.emphasis} acts on CLIP towers beside or")
+    windows = _most_windows(plans, negative_plans)
+    found = emphasis.key_bias(plans, windows, wording.long_prompt)
+    opposed = emphasis.key_bias(negative_plans, windows, wording.long_prompt)
+    if found is None and opposed is None:
+        return {}
+    check_unet(kit, f"The emphasis {wording.emphasis} acts")
+    if any(group.kind != "one" for group in groups):
+        raise PromptError(f"{wording.emphasis} does not go with prompts of several parts.")
+    one = found if found is not None else opposed
+    assert one is not None
+    none = torch.zeros_like(one)
+    return {
+        "attention_bias": none if found is None else found,
+        "negative_attention_bias": none if opposed is None else opposed,
+    }
 
 
 # ---------------------------------------------------------------- encoding
@@ -345,7 +380,7 @@ def _encode(
     negatives, without rows if there are none. ``strengths``: of each plan's LoRAs."""
     parts, pooled_parts = [], []
     count = len(plans[0])
-    windows = max(len(p.windows) for row in (*plans, *negative_plans) for p in row)
+    windows = _most_windows(plans, negative_plans)
     for i, use in enumerate(kit.recipe.towers):
         base = use.layer or Layer()
         skip = (place.clip_skip or 0) if use.skips else 0
@@ -376,6 +411,11 @@ def _encode(
         return (states[:count], None), (states[count:], None)
     pooled = torch.cat(pooled_parts, dim=-1)
     return (states[:count], pooled[:count]), (states[count:], pooled[count:])
+
+
+def _most_windows(*plans: tuple[tuple[TokenPlan, ...], ...]) -> int:
+    """How many windows all are brought to."""
+    return max(len(plan.windows) for some in plans for tower in some for plan in tower)
 
 
 def _join(rows: Rows, groups: tuple[Group, ...], length: int) -> Rows:

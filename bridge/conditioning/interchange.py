@@ -22,7 +22,7 @@ from safetensors.torch import save
 from bridge.conditioning.account import AddOn
 from bridge.conditioning.kit import open_kit
 from bridge.conditioning.recipes import RECIPES
-from bridge.conditioning.result import TENSORS, Conditioning
+from bridge.conditioning.result import BIASES, TENSORS, Conditioning
 from bridge.conditioning.sizes import Sizes
 from bridge.errors import WeightsError
 from bridge.files import write_whole
@@ -35,7 +35,7 @@ def save_conditioning(cond: Conditioning, path: str | os.PathLike[str]) -> Path:
     """Write ``cond`` to ``path``, whole or not at all, and return the path."""
     tensors = {
         name: tensor.contiguous().cpu()
-        for name in (*TENSORS, "add_time_ids")
+        for name in (*TENSORS, "add_time_ids", *BIASES)
         if (tensor := getattr(cond, name)) is not None
     }
     account = {
@@ -75,7 +75,7 @@ def load_conditioning(
         )
     try:
         cond = Conditioning(
-            **{name: tensors.get(name) for name in (*TENSORS, "add_time_ids")},  # type: ignore[arg-type]
+            **{name: tensors.get(name) for name in (*TENSORS, "add_time_ids", *BIASES)},  # type: ignore[arg-type]
             plans=_plans(account["plans"]),
             negative_plans=_plans(account["negative_plans"]),
             recipe=RECIPES[account["recipe"]],

@@ -66,9 +66,7 @@ def encode_plans(
     layers = tuple(dict.fromkeys(each.layer for each in wanted))
     rows, strengths = zip(*places, strict=True)
     ids = torch.tensor([row.ids for row in rows], device=device)
-    # Without anything to hide there is no mask: the tower then runs as in a stock pipeline.
-    hides = masked or any(row.hidden for row in rows)
-    mask = torch.tensor([row.mask(masked) for row in rows], device=device) if hides else None
+    mask = _mask(rows, masked, device)
     if addons is None:
         out = TEXT_TOWERS[architecture](module, ids, layers, mask)
     else:
@@ -91,8 +89,19 @@ def encode_plans(
     return Encoded(torch.stack(states), torch.stack(pooled) if pooled else None)
 
 
+def _mask(rows: tuple[Row, ...], masked: bool, device: torch.device) -> Tensor | None:
+    """Of whole numbers, or of floats where attention is biased."""
+    if any(row.bias for row in rows):
+        return torch.tensor([row.logits(masked) for row in rows], device=device)
+    # Without anything to hide there is no mask: the tower then runs as in a stock pipeline.
+    if masked or any(row.hidden for row in rows):
+        return torch.tensor([row.mask(masked) for row in rows], device=device)
+    return None
+
+
 def _rows(plan: TokenPlan, windows: int, emphasis: Emphasis) -> tuple[list[Row], tuple[Row, ...]]:
     """The plan's own inputs, brought to ``windows`` with empty ones, and its emphasis's."""
-    filled = [*plan.windows, *[plan.empty] * (windows - len(plan.windows))]
-    extra = emphasis.rows(plan) if plan.is_weighted else ()
-    return [Row.of(window) for window in filled], extra
+    weighted = plan.is_weighted
+    own = [(emphasis.own if weighted else Row.of)(window) for window in plan.windows]
+    filling = [Row.of(plan.empty)] * (windows - len(plan.windows))
+    return [*own, *filling], emphasis.rows(plan) if weighted else ()

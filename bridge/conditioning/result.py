@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
@@ -25,6 +25,9 @@ TENSORS = (
     "negative_prompt_attention_mask",
 )
 
+BIASES = ("attention_bias", "negative_attention_bias")
+HOW_TO_INJECT = "draw inside `with bridge.inject(pipe, conditioning) as kwargs: pipe(**kwargs)`."
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Conditioning:
@@ -46,6 +49,9 @@ class Conditioning:
             ``Recipe.mask`` for its dtype).
         negative_prompt_attention_mask: the same of the negatives.
         addons: the textual inversions and LoRAs that took part, with their files' hashes.
+        attention_bias: ``(B, T)``, what the emphasis ``unet_attention_bias`` adds to the
+            UNet's cross-attention logits of each token; None without it.
+        negative_attention_bias: ``(B, T)`` or None, the same of the negatives.
     """
 
     prompt_embeds: Tensor
@@ -61,6 +67,8 @@ class Conditioning:
     prompt_attention_mask: Tensor | None = None
     negative_prompt_attention_mask: Tensor | None = None
     addons: tuple[AddOn, ...] = ()
+    attention_bias: Tensor | None = None
+    negative_attention_bias: Tensor | None = None
 
     def __repr__(self) -> str:
         shape, dtype = tuple(self.prompt_embeds.shape), self.prompt_embeds.dtype
@@ -83,7 +91,12 @@ class Conditioning:
         Args:
             num_images: pictures for each prompt, made by repeating the tensors; the pipeline's
                 own ``num_images_per_prompt`` does the same.
+
+        Raises:
+            OptionError: weights that act inside the UNet, so that ``bridge.inject`` is needed.
         """
+        if self.is_biased:
+            raise OptionError(f"unet_attention_bias acts inside the UNet: {HOW_TO_INJECT}")
         ready = self if num_images == 1 else self.repeat(num_images)
         tensors = {name: getattr(ready, name) for name in TENSORS}
         found: dict[str, Any] = dict.fromkeys(self.recipe.cleared)
@@ -94,6 +107,15 @@ class Conditioning:
             found["target_size"] = self.sizes.target_size
         return found
 
+    @property
+    def is_biased(self) -> bool:
+        """Whether it has weights that act inside the UNet."""
+        return self.attention_bias is not None
+
+    def without_bias(self) -> Conditioning:
+        """The same without weights that act inside the UNet."""
+        return replace(self, attention_bias=None, negative_attention_bias=None)
+
     def repeat(self, num_images: int) -> Conditioning:
         """Each prompt ``num_images`` times, in diffusers' order: a, a, b, b. Raises OptionError."""
         if isinstance(num_images, bool) or not isinstance(num_images, int) or num_images < 1:
@@ -102,10 +124,19 @@ class Conditioning:
 
     def rows(self, start: int, stop: int) -> Conditioning:
         """The prompts from ``start`` up to ``stop``, as a conditioning of their own."""
-        part = self._mapped(lambda tensor: tensor[start:stop])
-        plans, negative_plans = self.plans[start:stop], self.negative_plans[start:stop]
-        addons = tuple(each.rows(start, stop) for each in self.addons)
-        return replace(part, plans=plans, negative_plans=negative_plans, addons=addons)
+        return self.take(range(start, stop))
+
+    def take(self, rows: Sequence[int]) -> Conditioning:
+        """The prompts at ``rows``, in that order, as a conditioning of their own."""
+        chosen = list(rows)
+        part = self._mapped(lambda tensor: tensor[chosen])
+        negative_plans = [self.negative_plans[i] for i in chosen] if self.negative_plans else ()
+        return replace(
+            part,
+            plans=tuple(self.plans[i] for i in chosen),
+            negative_plans=tuple(negative_plans),
+            addons=tuple(each.take(chosen) for each in self.addons),
+        )
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -128,7 +159,7 @@ class Conditioning:
 
     def _mapped(self, change: Any) -> Conditioning:
         changed: dict[str, Any] = {}
-        for name in (*TENSORS, "add_time_ids"):
+        for name in (*TENSORS, "add_time_ids", *BIASES):
             tensor = getattr(self, name)
             changed[name] = None if tensor is None else change(tensor)
         return replace(self, **changed)

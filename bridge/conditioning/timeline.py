@@ -3,14 +3,15 @@
 stable-diffusion-webui's prompt editing (``[cat:dog:0.5]``) and alternation (``[cat|dog]``) are
 compiled to intervals of steps (``bridge.prompt.schedule``); each interval's prompt is encoded, all
 in one pass a tower. A diffusers pipeline swaps them through its own ``callback_on_step_end``,
-which runs between two steps, so a change falls exactly on a border with any scheduler.
+which runs between two steps, so a change falls exactly on a border with any scheduler. The parts
+of an ``AND`` may each change; such a schedule is drawn inside ``bridge.inject``.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +19,13 @@ from torch import Tensor
 
 from bridge.conditioning.addons import fitted
 from bridge.conditioning.brought import Loras, TextualInversions, bring
+from bridge.conditioning.composition import (
+    Composition,
+    is_apart,
+    part_prompts,
+    repeated,
+    weights_of,
+)
 from bridge.conditioning.encode import (
     ParsedTexts,
     Texts,
@@ -25,7 +33,8 @@ from bridge.conditioning.encode import (
     read_place,
 )
 from bridge.conditioning.kit import open_kit
-from bridge.conditioning.result import Conditioning
+from bridge.conditioning.result import HOW_TO_INJECT, Conditioning
+from bridge.conditioning.unet_only import check_unet
 from bridge.conditioning.wording import read_wording
 from bridge.errors import OptionError
 from bridge.prompt import LongPrompt, Prompt, check_paired, check_prompts
@@ -41,14 +50,15 @@ class PromptSchedule:
     Attributes:
         steps: the run's length.
         last_steps: the last step of each interval, counted from 1; the last one is ``steps``.
-        conditionings: one an interval, each with the B rows of the call.
+        conditionings: one an interval, each with the B prompts of the call; Compositions if any
+            prompt has parts that are drawn apart.
     """
 
     steps: int
     last_steps: tuple[int, ...]
-    conditionings: tuple[Conditioning, ...]
+    conditionings: tuple[Conditioning | Composition, ...]
 
-    def at(self, step: int) -> Conditioning:
+    def at(self, step: int) -> Conditioning | Composition:
         """What holds at ``step``, counted from 1. Raises OptionError outside the run."""
         if not 1 <= step <= self.steps:
             raise OptionError(f"Step {step} is outside the run; it has steps 1 to {self.steps}.")
@@ -60,11 +70,18 @@ class PromptSchedule:
         Args:
             num_images: pictures for each prompt.
             then: another ``callback_on_step_end`` to call after ours.
+
+        Raises:
+            OptionError: parts or weights that act inside the UNet, so that ``bridge.inject`` is
+                needed.
         """
-        found = self.at(1).kwargs(num_images)
+        first = self.at(1)
+        if isinstance(first, Composition):
+            raise OptionError(f"The parts of an AND are drawn apart: {HOW_TO_INJECT}")
+        found = first.kwargs(num_images)
         if len(self.conditionings) == 1 and then is None:
             return found
-        names = self.at(1).recipe.swapped
+        names = first.recipe.swapped
         found["callback_on_step_end"] = self._swapping(num_images, then)
         found["callback_on_step_end_tensor_inputs"] = ["latents", *names]
         return found
@@ -76,7 +93,9 @@ class PromptSchedule:
             swapped: dict[str, Any] = {}
             # ``index`` counts from 0: the step just done is index + 1.
             if index + 2 <= self.steps and self.at(index + 2) is not self.at(index + 1):
-                swapped = _tensors(self.at(index + 2), num_images, tensors)
+                after = self.at(index + 2)
+                assert isinstance(after, Conditioning)
+                swapped = _tensors(after, num_images, tensors)
             if then is None:
                 return swapped
             return swapped | then(pipe, index, time, tensors | swapped)
@@ -137,29 +156,37 @@ def schedule(
             f"The prompt changes from step to step, and the pipeline of {kit.recipe.name} lets no "
             "callback change all that it is conditioned on; give a prompt that stays the same."
         )
+    if any(map(is_apart, prompts)):
+        check_unet(kit, "The parts of an AND are summed")
+    weights = tuple(weights_of(each) for each in prompts)
+    counts = [len(some) for some in weights]
+
+    def at(each: Prompt, end: int) -> tuple[Prompt, ...]:
+        """The parts of a prompt as they are at one step."""
+        return part_prompts(each, at_step(each, end, steps, rule))
+
     whole = encode_texts(
         fitted(kit, brought),
         wording,
         place,
         ParsedTexts(
-            tuple(_at(each, end, steps, rule) for end in ends for each in prompts),
+            tuple(part for end in ends for each in prompts for part in at(each, end)),
             None
             if negatives is None
-            else tuple(_at(each, end, steps, rule) for end in ends for each in negatives),
-            tagged=tagged * len(ends),
+            else tuple(
+                negative
+                for end in ends
+                for negative in repeated([at(each, end)[0] for each in negatives], counts)
+            ),
+            tagged=repeated(tagged, counts) * len(ends),
         ),
     )
-    count = len(prompts)
-    starts = range(0, len(whole), count)
+    rows = range(0, len(whole), sum(counts))
+    found = tuple(whole.rows(start, start + sum(counts)) for start in rows)
+    plain = all(some == (1.0,) for some in weights)
     return PromptSchedule(
-        steps, tuple(ends), tuple(whole.rows(start, start + count) for start in starts)
+        steps, tuple(ends), found if plain else tuple(Composition(each, weights) for each in found)
     )
-
-
-def _at(prompt: Prompt, step: int, steps: int, rule: Rule) -> Prompt:
-    """The prompt as it is at one step."""
-    (part,) = at_step(prompt, step, steps, rule).parts
-    return replace(prompt, spans=part.spans)
 
 
 def _tensors(cond: Conditioning, num_images: int, tensors: dict[str, Any]) -> dict[str, Tensor]:

@@ -38,16 +38,19 @@ class Wording:
         """A prompt without its LoRA tags, which are A1111's alone. Raises PromptError."""
         return take_tags(text, self.dialect)
 
-    def parse(self, text: str, *, negative: bool = False) -> Prompt:
+    def parse(self, text: str, *, negative: bool = False, apart: bool = False) -> Prompt:
         """A prompt that is one and the same at every step.
 
+        Args:
+            apart: parts that are drawn apart (A1111's ``AND``) are welcome.
+
         Raises:
-            PromptError: the dialect refuses it, it changes from step to step, its parts are to be
-                drawn apart (A1111's ``AND``), or it still has a LoRA tag.
+            PromptError: the dialect refuses it, it changes from step to step, it has parts that
+                are not welcome, or it still has a LoRA tag.
         """
         prompt = self._parsed(text, negative)
-        if isinstance(prompt.tree, Conjunction) and self.dialect == "a1111":
-            raise _refused_parts(prompt, prompt.tree)
+        if isinstance(prompt.tree, Conjunction) and self.dialect == "a1111" and not apart:
+            raise _refused_parts(prompt, prompt.tree, "each is drawn apart; use bridge.compose")
         for part in parts_of(prompt.tree):
             for node, _ in walk(part.children):
                 if isinstance(node, (Schedule, Alternation)):
@@ -58,10 +61,11 @@ class Wording:
         return prompt
 
     def read(self, text: str, *, negative: bool = False) -> Prompt:
-        """A prompt of one part, which may change from step to step. Raises PromptError."""
+        """A prompt that may change from step to step, and whose parts, if it has several, are
+        drawn apart (A1111's ``AND``). Raises PromptError."""
         prompt = self._parsed(text, negative)
-        if isinstance(prompt.tree, (Conjunction, Blend)):
-            raise _refused_parts(prompt, prompt.tree)
+        if isinstance(prompt.tree, (Conjunction, Blend)) and self.dialect != "a1111":
+            raise _refused_parts(prompt, prompt.tree, "they are joined; use bridge.condition")
         return prompt
 
     def _parsed(self, text: str, negative: bool) -> Prompt:
@@ -99,11 +103,9 @@ def _check_name(value: object, names: Iterable[str], what: str) -> None:
     raise OptionError(f"No {what} {value!r}; there is: {', '.join(names)}.{hint}")
 
 
-def _refused_parts(prompt: Prompt, tree: Conjunction | Blend) -> PromptError:
+def _refused_parts(prompt: Prompt, tree: Conjunction | Blend, why: str) -> PromptError:
     second = tree.parts[min(1, len(tree.parts) - 1)]
-    return _refused(
-        prompt, "has several parts, of which each is a prompt", second.start, second.end
-    )
+    return _refused(prompt, f"has several parts, and {why}", second.start, second.end)
 
 
 def _refused(prompt: Prompt, what: str, start: int, end: int) -> PromptError:

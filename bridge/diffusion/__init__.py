@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bridge.diffusion.drawing import Generation, StepPreview, StopGeneration, generate
+    from bridge.diffusion.inject import inject
     from bridge.diffusion.load import load_pipeline
 
 # Public name -> the module that defines it.
@@ -18,10 +19,11 @@ _HOMES = {
     "StepPreview": "bridge.diffusion.drawing",
     "StopGeneration": "bridge.diffusion.drawing",
     "generate": "bridge.diffusion.drawing",
+    "inject": "bridge.diffusion.inject",
     "load_pipeline": "bridge.diffusion.load",
 }
 
-__all__ = ["Generation", "StepPreview", "StopGeneration", "generate", "load_pipeline"]
+__all__ = ["Generation", "StepPreview", "StopGeneration", "generate", "inject", "load_pipeline"]
 
 
 def __getattr__(name: str) -> Any:

@@ -54,7 +54,8 @@ class StepPreview:
 class Generation:
     """Pictures with what made them. ``seeds[i]`` alone draws ``images[i]`` again.
 
-    ``conditioning`` is that of the first step, for prompts that change from step to step.
+    ``conditioning`` is that of the first step, for prompts that change from step to step; with
+    ``AND`` in a prompt it has a row for every part.
     """
 
     images: list[Image]
@@ -93,7 +94,8 @@ def generate(
     takes ``seed + i``, or the i-th of a list of seeds; None draws a seed, which the result
     reports. Noise is made on the CPU, so a seed means the same picture on every device, alone
     or in a batch. ``guidance_scale`` of 1 and below turns guidance, and with it the negative
-    prompt, off. Prompts are read as `bridge.schedule` reads them, in the a1111 dialect.
+    prompt, off. Prompts are read as `bridge.schedule` reads them, in the a1111 dialect: with
+    ``AND`` between them, several are drawn into one picture.
     ``guidance_rescale`` (0 to 1) pulls back the contrast that strong guidance
     adds, for models trained to zero terminal SNR (Lin et al. 2023, section 3.4).
 
@@ -155,7 +157,8 @@ def _loaded(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
 
 
 def _draw(pipe: Any, options: Options, on_step: OnStep | None, progress: bool) -> Generation:
-    from bridge.conditioning import schedule
+    from bridge.conditioning import Composition, schedule
+    from bridge.diffusion.inject import inject
 
     negatives = None if options.negatives is None else list(options.negatives)
     plan = schedule(
@@ -188,21 +191,23 @@ def _draw(pipe: Any, options: Options, on_step: OnStep | None, progress: bool) -
         stopped[0] = True
         return {"latents": latents.to(tensors["latents"].dtype)}
 
-    settings = {**plan.kwargs(options.num_images, after_step), **_size(options)}
     try:
-        result = own(
-            **settings,
-            num_inference_steps=options.steps,
-            guidance_scale=options.guidance_scale,
-            guidance_rescale=options.guidance_rescale,
-            generator=[torch.Generator("cpu").manual_seed(s) for s in options.seeds],
-        )
+        with inject(own, plan, num_images=options.num_images, then=after_step) as settings:
+            result = own(
+                **{**settings, **_size(options)},
+                num_inference_steps=options.steps,
+                guidance_scale=options.guidance_scale,
+                guidance_rescale=options.guidance_rescale,
+                generator=[torch.Generator("cpu").manual_seed(s) for s in options.seeds],
+            )
     except torch.OutOfMemoryError as error:
         raise OptionError(
             f"no memory left for {len(options.seeds)} pictures at once; "
             "ask for fewer, or for smaller ones"
         ) from error
-    return Generation(list(result.images), options.seeds, plan.at(1), done[0], stopped[0])
+    first = plan.at(1)
+    used = first.parts if isinstance(first, Composition) else first
+    return Generation(list(result.images), options.seeds, used, done[0], stopped[0])
 
 
 def _size(options: Options) -> dict[str, int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from bridge.towers.states import Layer, TextStates
@@ -27,13 +28,26 @@ def encode(
         ids: ``(B, T)`` int64 token ids on the module's device.
         layers: the layers wanted.
         mask: ``(B, T)`` attention mask, 1 for tokens that may be seen; None to see padding too,
-            as Stable Diffusion does.
+            as Stable Diffusion does. Of floats: what is added to the logits of each token
+            wherever it is looked at, which needs SDPA or eager attention.
 
     Returns:
         TextStates in the module's dtype; pooled is the EOS state after the final norm.
     """
-    out = module(ids, attention_mask=mask, output_hidden_states=needs_all(layers))
+    out = module(ids, attention_mask=causal(module, mask), output_hidden_states=needs_all(layers))
     return TextStates(pick(module, out, layers), out.pooler_output, mask)
+
+
+def causal(module: Any, mask: Tensor | None) -> Tensor | None:
+    """A mask of floats ``(B, T)`` as ``(B, 1, T, T)`` for causal attention; others as they are.
+
+    transformers takes a mask of four dimensions as the whole of what is added to the logits.
+    """
+    if mask is None or not mask.is_floating_point():
+        return mask
+    length = mask.shape[-1]
+    later = torch.full((length, length), -torch.inf, device=mask.device).triu(1)
+    return (mask[:, None, None] + later).to(module.dtype)
 
 
 def needs_all(layers: Sequence[Layer]) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bridge.towers.clip_text import needs_all, pick
+from bridge.towers.clip_text import causal, needs_all, pick
 from bridge.towers.states import Layer, TextStates
 
 ARCHITECTURE = "CLIPTextModelWithProjection"
@@ -22,5 +22,5 @@ def encode(
     module: Any, ids: Tensor, layers: Sequence[Layer] = (Layer(),), mask: Tensor | None = None
 ) -> TextStates:
     """One forward pass; as ``clip_text.encode``, but pooled is projected: ``(B, P)``."""
-    out = module(ids, attention_mask=mask, output_hidden_states=needs_all(layers))
+    out = module(ids, attention_mask=causal(module, mask), output_hidden_states=needs_all(layers))
     return TextStates(pick(module, out, layers), out.text_embeds, mask)

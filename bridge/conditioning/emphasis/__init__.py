@@ -3,21 +3,24 @@
 ``EMPHASES`` names them; any goes with any prompt dialect. z is a token's state, e the state of
 the empty prompt at the same place, w its weight:
 
-===============  ===================================================================
-``none``         weights are read and not used
-``a1111``        z * w, then scaled so that each window keeps its mean
-``no_norm``      z * w (sd_embed; stable-diffusion-webui's "No norm")
-``comfy``        e + w * (z - e)
-``compel``       as comfy; below 1 also mixed with the prompt whose words are masked
-``comfy++``      below 1 as down_weight; above 1 adds w - 1 times what the word contributes
-``down_weight``  all weights below 1, relative to the largest; mixed with masked prompts
-===============  ===================================================================
+=======================  ===================================================================
+``none``                 weights are read and not used
+``a1111``                z * w, then scaled so that each window keeps its mean
+``no_norm``              z * w (sd_embed; stable-diffusion-webui's "No norm")
+``comfy``                e + w * (z - e)
+``compel``               as comfy; below 1 also mixed with the prompt whose words are masked
+``comfy++``              below 1 as down_weight; above 1 adds w - 1 times what the word contributes
+``down_weight``          all weights below 1, relative to the largest; mixed with masked prompts
+``text_attention_bias``  log w is added to the token's attention logits in the text tower
+``unet_attention_bias``  log w is added to its cross-attention logits in the UNet
+=======================  ===================================================================
 """
 
 from __future__ import annotations
 
 from bridge.conditioning.emphasis.a1111 import A1111, NO_NORM
 from bridge.conditioning.emphasis.adv import COMFY_PLUS_PLUS, DOWN_WEIGHT
+from bridge.conditioning.emphasis.bias import TEXT_ATTENTION_BIAS, UNET_ATTENTION_BIAS
 from bridge.conditioning.emphasis.comfy import COMFY
 from bridge.conditioning.emphasis.compel import COMPEL
 from bridge.conditioning.emphasis.method import NONE, Emphasis, Row
@@ -30,6 +33,8 @@ EMPHASES: dict[str, Emphasis] = {
     "compel": COMPEL,
     "comfy++": COMFY_PLUS_PLUS,
     "down_weight": DOWN_WEIGHT,
+    "text_attention_bias": TEXT_ATTENTION_BIAS,
+    "unet_attention_bias": UNET_ATTENTION_BIAS,
 }
 """The methods by name."""
 

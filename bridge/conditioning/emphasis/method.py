@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from bridge.prompt import TokenPlan, Window
+from bridge.prompt import LongPrompt, TokenPlan, Window
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,13 @@ class Row:
         ids: ``T`` ids, padding included.
         used: how many of them are no padding.
         hidden: places that no token may attend to.
+        bias: what is added to the logits of each place in attention; none if empty.
     """
 
     ids: tuple[int, ...]
     used: int
     hidden: frozenset[int] = frozenset()
+    bias: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, window: Window, hidden: frozenset[int] = frozenset()) -> Row:
@@ -35,6 +38,12 @@ class Row:
         seen = self.used if hide_padding else len(self.ids)
         return [int(at < seen and at not in self.hidden) for at in range(len(self.ids))]
 
+    def logits(self, hide_padding: bool) -> list[float]:
+        """``T`` numbers to add to the logits of each place, minus infinity where mask has 0."""
+        bias = self.bias or (0.0,) * len(self.ids)
+        mask = self.mask(hide_padding)
+        return [b if seen else -math.inf for b, seen in zip(bias, mask, strict=True)]
+
 
 @dataclass(frozen=True)
 class Emphasis:
@@ -45,10 +54,19 @@ class Emphasis:
             in the same forward pass. Only asked of plans that are weighted.
         apply: from a plan, its states ``(k, T, D)`` for k windows, and the states ``(r, T, D)``
             of ``rows`` to the emphasised states ``(k, T, D)``.
+        own: from a window of a weighted plan to the tower's input.
+        check: refuses, before a tower loads, a plan whose weights it has no meaning for.
+        key_bias: from the plans of each tower, the number of windows and how they are joined to
+            what the UNet is to add to its cross-attentions' logits ``(B, T')``; None for nothing.
     """
 
     rows: Callable[[TokenPlan], tuple[Row, ...]]
     apply: Callable[[TokenPlan, Tensor, Tensor], Tensor]
+    own: Callable[[Window], Row] = Row.of
+    check: Callable[[TokenPlan], None] = lambda plan: None
+    key_bias: Callable[[Sequence[Sequence[TokenPlan]], int, LongPrompt], Tensor | None] = (
+        lambda plans, windows, long: None
+    )
 
 
 def no_rows(plan: TokenPlan) -> tuple[Row, ...]:
