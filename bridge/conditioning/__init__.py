@@ -3,6 +3,8 @@
 ``condition`` is the verb, ``RECIPES`` the table, ``tokenizers_of`` feeds the token report.
 """
 
+from bridge.conditioning.algebra import blend
+from bridge.conditioning.drift import Drift
 from bridge.conditioning.emphasis import EMPHASES
 from bridge.conditioning.encode import condition
 from bridge.conditioning.interchange import load_conditioning, save_conditioning
@@ -11,17 +13,24 @@ from bridge.conditioning.recipes import RECIPES, Recipe, TowerUse, find_recipe
 from bridge.conditioning.result import Conditioning, ConditioningReport
 from bridge.conditioning.sizes import Sizes
 from bridge.conditioning.timeline import PromptSchedule, schedule
+from bridge.conditioning.trace import PooledSource, Trace
+from bridge.errors import OffManifoldWarning
 
 __all__ = [
     "EMPHASES",
     "RECIPES",
     "Conditioning",
     "ConditioningReport",
+    "Drift",
     "Kit",
+    "OffManifoldWarning",
+    "PooledSource",
     "PromptSchedule",
     "Recipe",
     "Sizes",
     "TowerUse",
+    "Trace",
+    "blend",
     "condition",
     "find_recipe",
     "forget_towers",

@@ -10,12 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bridge.conditioning.drift import Drift, warn_of_drifts
 from bridge.conditioning.emphasis import EMPHASES
 from bridge.conditioning.kit import Kit, Towers, open_kit
 from bridge.conditioning.parts import Group, join_parts, join_pooled_parts, split_parts
 from bridge.conditioning.passes import Wanted, encode_plans
 from bridge.conditioning.result import Conditioning
 from bridge.conditioning.sizes import check_length, check_pair, make_sizes
+from bridge.conditioning.trace import Trace, trace_of
+from bridge.conditioning.uneven import beyond, common_length, joined_length
 from bridge.conditioning.wording import Wording, read_wording
 from bridge.errors import OptionError, PromptError
 from bridge.prompt import (
@@ -99,7 +102,8 @@ def condition(
 
     Returns:
         Conditioning with tensors of B rows. Text that is cut off is in the report and raises a
-        ``TruncationWarning``.
+        ``TruncationWarning``; so is emphasis that takes states far from what the towers give, with
+        an ``OffManifoldWarning``.
 
     Raises:
         PromptError: input that is no valid text, an empty list, lists of unequal length, a
@@ -213,10 +217,15 @@ def encode_texts(kit: Kit, wording: Wording, place: Place, texts: ParsedTexts) -
     )
     _warn_of_cuts(plans, "prompt", groups)
     _warn_of_cuts(negative_plans, "negative_prompt", negative_groups)
+    windows, states = _lengths(plans, negative_plans, wording)
+    plans = _cut_to_states(plans, states, wording, "prompt")
+    negative_plans = _cut_to_states(negative_plans, states, wording, "negative_prompt")
 
     towers = kit.load()
     with torch.no_grad():
-        both = _encode(kit, towers, wording, plans, negative_plans, place.clip_skip or 0)
+        both, drifts = _encode(
+            kit, towers, wording, plans, negative_plans, windows, states, place.clip_skip or 0
+        )
         embeds, pooled = _join(both[0], groups, length)
         if negatives is None:
             negative = torch.zeros_like(embeds)
@@ -225,6 +234,10 @@ def encode_texts(kit: Kit, wording: Wording, place: Place, texts: ParsedTexts) -
             negative, negative_pooled = _join(both[1], negative_groups, length)
     by_prompt = _by_prompt(plans, groups)
     by_negative = _by_prompt(negative_plans, negative_groups) if negative_plans else ()
+    traces = _traces(kit, towers, wording, by_prompt, groups, drifts[0])
+    negative_traces = _traces(kit, towers, wording, by_negative, negative_groups, drifts[1])
+    warn_of_drifts([trace.drifts for trace in traces], "prompt", 3)
+    warn_of_drifts([trace.drifts for trace in negative_traces], "negative_prompt", 3)
     names = (use.component for use in kit.recipe.towers)
     found = Conditioning(
         prompt_embeds=embeds,
@@ -239,6 +252,8 @@ def encode_texts(kit: Kit, wording: Wording, place: Place, texts: ParsedTexts) -
         recipe=kit.recipe,
         fingerprints=dict(zip(names, towers.fingerprints, strict=True)),
         sizes=sizes,
+        traces=traces,
+        negative_traces=negative_traces,
     )
     return found.to(place.device or towers.device, place.dtype or embeds.dtype)
 
@@ -249,6 +264,9 @@ def encode_texts(kit: Kit, wording: Wording, place: Place, texts: ParsedTexts) -
 Rows = tuple[Tensor, Tensor | None]
 """Token states (N, T, D), and pooled states (N, P) where the recipe has them."""
 
+Drifts = list[tuple[Drift | None, ...]]
+"""For each tower, the drift of each row."""
+
 
 def _encode(
     kit: Kit,
@@ -256,16 +274,18 @@ def _encode(
     wording: Wording,
     plans: tuple[tuple[TokenPlan, ...], ...],
     negative_plans: tuple[tuple[TokenPlan, ...], ...],
+    windows: list[int],
+    length: int,
     skip: int,
-) -> tuple[Rows, Rows]:
+) -> tuple[tuple[Rows, Rows], tuple[Drifts, Drifts]]:
     """The plans' states joined over the towers, and the last tower's pooled states; the same of
-    the negatives, without rows if there are none."""
+    the negatives, without rows if there are none. And the drifts of both."""
     parts = []
     pooled: Tensor | None = None
     # diffusers gives the joined states the dtype of the last tower.
     dtype = towers.modules[-1].dtype
     count = len(plans[0])
-    windows = max(len(p.windows) for row in (*plans, *negative_plans) for p in row)
+    drifts: tuple[Drifts, Drifts] = ([], [])
     for i, use in enumerate(kit.recipe.towers):
         base = use.layer
         skipped = Layer(base.index - skip, base.norm)
@@ -274,18 +294,58 @@ def _encode(
             use.architecture,
             towers.modules[i],
             [*(Wanted(p, skipped) for p in plans[i]), *(Wanted(p, base) for p in negatives)],
-            windows,
+            windows[i],
             EMPHASES[wording.emphasis],
             wording.long_prompt,
+            length=length,
             masked=kit.recipe.obeys_mask and kit.specs[i].attention_mask,
             device=towers.device,
         )
         parts.append(encoded.states.to(dtype))
         pooled = encoded.pooled if kit.recipe.pooled else None
+        drifts[0].append(encoded.drifts[:count])
+        drifts[1].append(encoded.drifts[count:])
     states = torch.cat(parts, dim=-1)
     if pooled is None:
-        return (states[:count], None), (states[count:], None)
-    return (states[:count], pooled[:count]), (states[count:], pooled[count:])
+        return ((states[:count], None), (states[count:], None)), drifts
+    return ((states[:count], pooled[:count]), (states[count:], pooled[count:])), drifts
+
+
+def _lengths(
+    plans: tuple[tuple[TokenPlan, ...], ...],
+    negative_plans: tuple[tuple[TokenPlan, ...], ...],
+    wording: Wording,
+) -> tuple[list[int], int]:
+    """How many windows each tower brings its plans to, the same for towers of one context; and the
+    length that all come to."""
+    long = wording.long_prompt
+    most: dict[int, int] = {}
+    for plan in (p for row in (*plans, *negative_plans) for p in row):
+        most[plan.limit] = max(most.get(plan.limit, 1), len(plan.windows))
+    lengths = [joined_length(windows, limit, long.join) for limit, windows in most.items()]
+    return [most[row[0].limit] for row in plans], common_length(lengths, long.uneven)
+
+
+def _traces(
+    kit: Kit,
+    towers: Towers,
+    wording: Wording,
+    by_prompt: tuple[tuple[TokenPlan, ...], ...],
+    groups: tuple[Group, ...],
+    drifts: Drifts,
+) -> tuple[Trace, ...]:
+    """The trace of each prompt; ``by_prompt`` as ``_by_prompt`` gives it."""
+    eos = int(towers.modules[-1].config.eos_token_id) if kit.recipe.pooled else None
+    return tuple(
+        trace_of(
+            plans,
+            [of_tower[row] for row in group.rows for of_tower in drifts],
+            len(drifts),
+            wording.long_prompt,
+            eos,
+        )
+        for plans, group in zip(by_prompt, groups, strict=False)
+    )
 
 
 def _join(rows: Rows, groups: tuple[Group, ...], length: int) -> Rows:
@@ -343,13 +403,38 @@ def _warn_of_cuts(
             if plan.cut
         }
         for (cut, limit, tokens), tower_name in cuts.items():
-            quoted = cut if len(cut) <= _QUOTED else cut[:_QUOTED] + "…"
             warnings.warn(
                 f"{what} {index}: {tokens} tokens do not fit the {limit} of {tower_name} and are "
-                f"cut off: {quoted!r}",
+                f"cut off: {_quoted(cut)}",
                 TruncationWarning,
                 stacklevel=4,
             )
+
+
+def _cut_to_states(
+    plans: tuple[tuple[TokenPlan, ...], ...], states: int, wording: Wording, what: str
+) -> tuple[tuple[TokenPlan, ...], ...]:
+    """The plans with what is lost where a tower of longer context is cut to one of shorter."""
+
+    def cut(plan: TokenPlan, index: int) -> TokenPlan:
+        lost = beyond(plan, states, wording.long_prompt.join)
+        if not lost:
+            return plan
+        text = plan.source[lost[0].start : lost[-1].end]
+        warnings.warn(
+            f"{what} {index}: {len(lost)} tokens of {plan.tower} come after the {states} states "
+            f"that all towers have and are cut off: {_quoted(text)}. Other rules for towers of "
+            "unequal context keep them, such as LongPrompt(..., uneven='fill').",
+            TruncationWarning,
+            stacklevel=6,
+        )
+        return replace(plan, cut=text, cut_start=lost[0].start, cut_tokens=len(lost))
+
+    return tuple(tuple(cut(plan, i) for i, plan in enumerate(tower)) for tower in plans)
+
+
+def _quoted(text: str) -> str:
+    return repr(text if len(text) <= _QUOTED else text[:_QUOTED] + "…")
 
 
 # ---------------------------------------------------------------- options

@@ -6,6 +6,7 @@ only; ``load()`` brings the towers.
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -126,7 +127,10 @@ def _kit_of_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> Ki
         source=str(folder),
         recipe=recipe,
         specs=specs,
-        tokenizers=tuple(_tokenizer(folder / use.tokenizer) for use in recipe.towers),
+        tokenizers=tuple(
+            _in_context(_tokenizer(folder / use.tokenizer), spec)
+            for use, spec in zip(recipe.towers, specs, strict=True)
+        ),
         zeros_for_none=recipe.zeros_for_none and bool(index.get(_FORCE_ZEROS, True)),
         default_size=_size_of_folder(folder),
         wants_score=bool(index.get("requires_aesthetics_score", False)),
@@ -183,6 +187,18 @@ def _load_tokenizer(folder: Path, stamps: tuple[tuple[int, int] | None, ...]) ->
             f"The tokenizer in {folder} cannot be read ({type(error).__name__}: {error}); "
             "fetch it again."
         ) from error
+
+
+def _in_context(tokenizer: Any, spec: TowerSpec) -> Any:
+    """The tokenizer with the tower's context: that of Long-CLIP often still says 77.
+
+    A copy that shares the vocabulary, since a live pipeline's own must not change.
+    """
+    if tokenizer.model_max_length == spec.context:
+        return tokenizer
+    fitting = copy.copy(tokenizer)
+    fitting.model_max_length = spec.context
+    return fitting
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
@@ -247,7 +263,7 @@ def _kit_of_pipeline(pipe: Any) -> Kit:
         source=source,
         recipe=recipe,
         specs=specs,
-        tokenizers=tokenizers,
+        tokenizers=tuple(_in_context(*pair) for pair in zip(tokenizers, specs, strict=True)),
         zeros_for_none=recipe.zeros_for_none and bool(pipe.config.get(_FORCE_ZEROS, True)),
         default_size=_picture_size(unet_config.sample_size, getattr(pipe, "vae_scale_factor", 8)),
         wants_score=bool(pipe.config.get("requires_aesthetics_score", False)),

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bridge.conditioning.recipes import Recipe
 from bridge.conditioning.sizes import Sizes
+from bridge.conditioning.trace import Trace
 from bridge.errors import OptionError
 from bridge.prompt import TokenPlan, TokenReport, report_of
 
@@ -27,7 +28,7 @@ class Conditioning:
     """What a UNet is conditioned on, for B prompts and their B negatives.
 
     Attributes:
-        prompt_embeds: ``(B, T, D)``; T is 77, D the towers' widths joined.
+        prompt_embeds: ``(B, T, D)``; T is 77 for one window of CLIP, D the towers' widths joined.
         pooled_prompt_embeds: ``(B, P)``, or None where the recipe has no pooled state.
         negative_prompt_embeds: ``(B, T, D)``.
         negative_pooled_prompt_embeds: ``(B, P)`` or None.
@@ -37,6 +38,8 @@ class Conditioning:
         recipe: the row of the recipe table.
         fingerprints: tower name -> fingerprint of its config and weights.
         sizes: what ``add_time_ids`` is made of, or None.
+        traces: for each prompt, where its pooled state was read and what emphasis did.
+        negative_traces: the same of the negatives; empty where they are zeros.
     """
 
     prompt_embeds: Tensor
@@ -49,6 +52,8 @@ class Conditioning:
     recipe: Recipe
     fingerprints: Mapping[str, str]
     sizes: Sizes | None = None
+    traces: tuple[Trace, ...] = ()
+    negative_traces: tuple[Trace, ...] = ()
 
     def __repr__(self) -> str:
         shape, dtype = tuple(self.prompt_embeds.shape), self.prompt_embeds.dtype
@@ -91,7 +96,13 @@ class Conditioning:
         """The prompts from ``start`` up to ``stop``, as a conditioning of their own."""
         part = self._mapped(lambda tensor: tensor[start:stop])
         plans, negative_plans = self.plans[start:stop], self.negative_plans[start:stop]
-        return replace(part, plans=plans, negative_plans=negative_plans)
+        return replace(
+            part,
+            plans=plans,
+            negative_plans=negative_plans,
+            traces=self.traces[start:stop],
+            negative_traces=self.negative_traces[start:stop],
+        )
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -105,7 +116,35 @@ class Conditioning:
             recipe=self.recipe.name,
             prompts=tuple(report_of(plans) for plans in self.plans),
             negatives=tuple(report_of(plans) for plans in self.negative_plans),
+            traces=self.traces,
+            negative_traces=self.negative_traces,
         )
+
+    def interpolate(self, other: Conditioning, t: float, *, method: str = "linear") -> Conditioning:
+        """What lies between this (``t=0``) and another (``t=1``). See ``algebra.interpolate``."""
+        from bridge.conditioning.algebra import interpolate
+
+        return interpolate(self, other, t, method=method)
+
+    def concatenate(self, *others: Conditioning) -> Conditioning:
+        """With the token states of others after its own. See ``algebra.concatenate``."""
+        from bridge.conditioning.algebra import concatenate
+
+        return concatenate((self, *others))
+
+    def subtract(
+        self, concept: Conditioning, strength: float = 1.0, *, base: Conditioning | None = None
+    ) -> Conditioning:
+        """Without a concept. See ``algebra.subtract``."""
+        from bridge.conditioning.algebra import subtract
+
+        return subtract(self, concept, strength, base=base)
+
+    def zero_negatives(self) -> Conditioning:
+        """With zeros for negatives. See ``algebra.zero_negatives``."""
+        from bridge.conditioning.algebra import zero_negatives
+
+        return zero_negatives(self)
 
     def _mapped(self, change: Any) -> Conditioning:
         changed: dict[str, Any] = {}
@@ -117,40 +156,69 @@ class Conditioning:
 
 @dataclass(frozen=True)
 class ConditioningReport:
-    """Token reports of a whole call. ``negatives`` is empty where they are zeros."""
+    """Token reports of a whole call, each with its trace. ``negatives`` is empty where they are
+    zeros."""
 
     recipe: str
     prompts: tuple[TokenReport, ...]
     negatives: tuple[TokenReport, ...]
+    traces: tuple[Trace, ...] = ()
+    negative_traces: tuple[Trace, ...] = ()
 
     @property
     def is_cut(self) -> bool:
         """Whether any text was cut off."""
         return any(report.is_cut for report in (*self.prompts, *self.negatives))
 
+    @property
+    def is_off_manifold(self) -> bool:
+        """Whether any emphasis went beyond its limits."""
+        traces = (*self.traces, *self.negative_traces)
+        return any(drift.reasons for trace in traces for drift in trace.drifts)
+
     def text(self) -> str:
         """All reports as plain text."""
-        return "\n".join(f"{title}\n{report.text()}" for title, report in self._titled())
+        return "\n".join(
+            "\n".join([title, report.text(), *trace.lines()])
+            for title, report, trace in self._titled()
+        )
 
     def html(self) -> str:
         """All reports as an HTML fragment; all text is escaped."""
-        return "".join(f"<h4>{title}</h4>{report.html()}" for title, report in self._titled())
+        return "".join(
+            f"<h4>{title}</h4>{report.html()}{trace.html()}"
+            for title, report, trace in self._titled()
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """All reports as plain values, ready for JSON."""
         return {
             "recipe": self.recipe,
-            "prompts": [report.to_dict() for report in self.prompts],
-            "negatives": [report.to_dict() for report in self.negatives],
+            "prompts": _dicts(self.prompts, self.traces),
+            "negatives": _dicts(self.negatives, self.negative_traces),
         }
 
     def __str__(self) -> str:
         return self.text()
 
-    def _titled(self) -> list[tuple[str, TokenReport]]:
-        named = [("prompt", self.prompts), ("negative prompt", self.negatives)]
-        return [
-            (name if len(reports) == 1 else f"{name} {i}", report)
-            for name, reports in named
-            for i, report in enumerate(reports)
+    def _titled(self) -> list[tuple[str, TokenReport, Trace]]:
+        named = [
+            ("prompt", self.prompts, self.traces),
+            ("negative prompt", self.negatives, self.negative_traces),
         ]
+        return [
+            (name if len(reports) == 1 else f"{name} {i}", report, trace)
+            for name, reports, traces in named
+            for i, (report, trace) in enumerate(_paired(reports, traces))
+        ]
+
+
+def _paired(
+    reports: tuple[TokenReport, ...], traces: tuple[Trace, ...]
+) -> list[tuple[TokenReport, Trace]]:
+    """Reports with their traces; files of an older bridge have none."""
+    return list(zip(reports, traces or (Trace(),) * len(reports), strict=True))
+
+
+def _dicts(reports: tuple[TokenReport, ...], traces: tuple[Trace, ...]) -> list[dict[str, Any]]:
+    return [{**report.to_dict(), **trace.to_dict()} for report, trace in _paired(reports, traces)]

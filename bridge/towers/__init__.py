@@ -6,6 +6,7 @@
 from bridge.towers import clip_image, clip_text, clip_text_projection
 from bridge.towers.checkpoint import load_tower
 from bridge.towers.fingerprint import fingerprint
+from bridge.towers.long_clip import stretch_positions
 from bridge.towers.spec import TowerSpec, read_spec, spec_of_config
 from bridge.towers.states import ImageStates, Layer, TextStates
 
@@ -29,4 +30,5 @@ __all__ = [
     "load_tower",
     "read_spec",
     "spec_of_config",
+    "stretch_positions",
 ]
