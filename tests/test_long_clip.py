@@ -102,7 +102,7 @@ def test_a_stretched_tower_is_a_tower(tmp_path: Any) -> None:
         again = type(tower).from_pretrained(tmp_path / type(tower).__name__)
         ids = torch.randint(0, 500, (1, 248))
         with torch.no_grad():
-            assert torch.equal(again(ids)[0], made(ids)[0])
+            near(again(ids)[0], made(ids)[0])
             # Short prompts are what they were: the first 20 positions are the same.
             near(made(ids[:, :20])[0], tower(ids[:, :20])[0])
     state = stretch_positions(pipe.text_encoder.state_dict())
