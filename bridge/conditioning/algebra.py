@@ -25,15 +25,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from bridge.conditioning.drift import Drift
-from bridge.conditioning.trace import PooledSource, Trace
+from bridge.conditioning.operands import accounts, aligned
 from bridge.errors import OptionError
-from bridge.prompt import TokenPlan
 
 if TYPE_CHECKING:
     from bridge.conditioning.result import Conditioning
@@ -42,15 +40,10 @@ METHODS = ("linear", "spherical")
 NEAR_PARALLEL = 0.9995
 """The cosine above which ``slerp`` goes along the line, as in the slerp of diffusers' community
 pipelines: the circle through two parallel vectors is undetermined, and here it is the line to
-within ``1e-4`` of their length."""
+within ``2e-4`` of their length."""
 _PROMPT, _NEGATIVE = "prompt_embeds", "negative_prompt_embeds"
 _POOLED, _NEGATIVE_POOLED = "pooled_prompt_embeds", "negative_pooled_prompt_embeds"
 _STATES = (_PROMPT, _POOLED, _NEGATIVE, _NEGATIVE_POOLED)
-_PART = ", part "
-
-Plans = tuple[TokenPlan, ...]
-Account = tuple[Plans, Trace]
-T = TypeVar("T", TokenPlan, PooledSource, Drift)
 
 
 def blend(
@@ -67,7 +60,7 @@ def blend(
         OptionError: conditionings that do not go together, or weights that are no finite numbers,
             not one for each, or add up to 0 where they are to be divided by their sum.
     """
-    ready = _aligned(conds, same_length=True)
+    ready = aligned(conds, same_length=True)
     values = _checked_weights(weights, len(ready), normalize)
 
     def mixed(tensors: list[Tensor]) -> Tensor:
@@ -96,7 +89,7 @@ def interpolate(
     if not 0 <= _number(t, "t") <= 1:
         raise OptionError(f"t must be from 0 to 1, not {t!r}; blend takes any weights.")
     between = slerp if method == "spherical" else torch.lerp
-    ready = _aligned((first, second), same_length=True)
+    ready = aligned((first, second), same_length=True)
     return _combined(ready, lambda pair: between(pair[0], pair[1], t), _STATES)
 
 
@@ -129,7 +122,7 @@ def concatenate(conds: Sequence[Conditioning]) -> Conditioning:
     Raises:
         OptionError: conditionings that do not go together.
     """
-    ready = _aligned(conds, same_length=False)
+    ready = aligned(conds, same_length=False)
     return _combined(ready, lambda tensors: torch.cat(tensors, 1), (_PROMPT, _NEGATIVE))
 
 
@@ -162,7 +155,7 @@ def subtract(
             'with the negative "", or pass base.'
         )
     others = (concept,) if base is None else (concept, base)
-    ready = _aligned((cond, *others), same_length=True)
+    ready = aligned((cond, *others), same_length=True)
     pairs = ((_PROMPT, _NEGATIVE), (_POOLED, _NEGATIVE_POOLED))
     changed = {}
     for name, negative in pairs:
@@ -171,7 +164,7 @@ def subtract(
         if z is not None:
             found = rejected(z.float(), other.float(), e.float(), strength)
             changed[name] = found.to(z.dtype)
-    return replace(ready[0], **changed, **_accounts(ready[:2], negative=False, pooled=True))
+    return replace(ready[0], **changed, **accounts(ready[:2], negative=False, pooled=True))
 
 
 def rejected(z: Tensor, concept: Tensor, base: Tensor, strength: float) -> Tensor:
@@ -204,54 +197,6 @@ def zero_negatives(cond: Conditioning) -> Conditioning:
     )
 
 
-# ---------------------------------------------------------------- what goes together
-
-
-def _aligned(conds: Sequence[Conditioning], *, same_length: bool) -> tuple[Conditioning, ...]:
-    """The conditionings with one number of rows. Raises OptionError if they do not go together."""
-    if not conds:
-        raise OptionError("There is no conditioning to work on; give at least one.")
-    first = conds[0]
-    count = max(len(cond) for cond in conds)
-    for at, cond in enumerate(conds):
-        _check_pair(first, cond, at, same_length)
-        if len(cond) not in (1, count):
-            raise OptionError(
-                f"Conditioning {at} has {len(cond)} rows and another has {count}; give 1 or "
-                f"{count} of each."
-            )
-    return tuple(c if len(c) == count else c.repeat(count) for c in conds)
-
-
-def _check_pair(first: Conditioning, cond: Conditioning, at: int, same_length: bool) -> None:
-    one, other = first.prompt_embeds, cond.prompt_embeds
-    if cond.recipe.name != first.recipe.name:
-        raise OptionError(
-            f"Conditioning {at} is of the recipe {cond.recipe.name}, the first of "
-            f"{first.recipe.name}; encode both with one model."
-        )
-    if dict(cond.fingerprints) != dict(first.fingerprints):
-        names = {*cond.fingerprints, *first.fingerprints}
-        differing = sorted(
-            name for name in names if cond.fingerprints.get(name) != first.fingerprints.get(name)
-        )
-        raise OptionError(
-            f"Conditioning {at} was made by other towers than the first ({', '.join(differing)} "
-            "differ); encode both with one model."
-        )
-    if (one.device, one.dtype) != (other.device, other.dtype):
-        raise OptionError(
-            f"Conditioning {at} is {other.dtype} on {other.device}, the first {one.dtype} on "
-            f"{one.device}; bring them together with .to(device, dtype)."
-        )
-    if same_length and one.shape[1] != other.shape[1]:
-        raise OptionError(
-            f"Conditioning {at} has {other.shape[1]} token states a prompt, the first "
-            f"{one.shape[1]}; encode both in one call, which fills shorter prompts up, and take "
-            "them apart with .rows()."
-        )
-
-
 def _combined(
     conds: tuple[Conditioning, ...],
     change: Callable[[list[Tensor]], Tensor],
@@ -264,56 +209,8 @@ def _combined(
         if tensors[0] is not None:
             found = change([tensor.float() for tensor in tensors])
             changed[name] = found.to(tensors[0].dtype)
-    accounts = _accounts(conds, negative=True, pooled=_POOLED in names)
-    return replace(conds[0], **changed, **accounts)
-
-
-# ---------------------------------------------------------------- the account of it
-
-
-def _accounts(conds: Sequence[Conditioning], *, negative: bool, pooled: bool) -> dict[str, Any]:
-    """The plans and traces of all, each row's as the parts of one prompt.
-
-    ``pooled``: whether the pooled states of all count, or the first's only.
-    """
-    found: dict[str, Any] = {}
-    for sign in ("", "negative_") if negative else ("",):
-        plans, traces = f"{sign}plans", f"{sign}traces"
-        columns = [
-            _spread(getattr(cond, plans), getattr(cond, traces), len(cond)) for cond in conds
-        ]
-        rows = [_row(row, pooled) for row in zip(*[c for c in columns if c], strict=True)]
-        found[plans] = tuple(row[0] for row in rows)
-        found[traces] = tuple(row[1] for row in rows)
-    return found
-
-
-def _spread(plans: tuple[Plans, ...], traces: tuple[Trace, ...], count: int) -> list[Account]:
-    """One account a row of the tensors: ``repeat`` leaves one for each prompt."""
-    pairs = zip(plans, traces or (Trace(),) * len(plans), strict=True)
-    return [pair for pair in pairs for _ in range(count // len(plans))] if plans else []
-
-
-def _row(accounts: tuple[Account, ...], pooled: bool) -> Account:
-    """The accounts of several prompts as that of one, their parts counted on."""
-    plans: list[TokenPlan] = []
-    sources: list[PooledSource] = []
-    drifts: list[Drift] = []
-    before = 0
-    for own, trace in accounts:
-
-        def named(item: T, by: int = before) -> T:
-            if len(accounts) == 1:
-                return item
-            tower, _, part = item.tower.partition(_PART)
-            return replace(item, tower=f"{tower}{_PART}{by + int(part or 1)}")
-
-        plans += [named(plan) for plan in own]
-        drifts += [named(drift) for drift in trace.drifts]
-        if pooled or not before:
-            sources += [named(source) for source in trace.pooled]
-        before += len(own) // len({plan.tower.partition(_PART)[0] for plan in own})
-    return tuple(plans), Trace(tuple(sources), tuple(drifts))
+    told = accounts(conds, negative=True, pooled=_POOLED in names)
+    return replace(conds[0], **changed, **told)
 
 
 # ---------------------------------------------------------------- numbers

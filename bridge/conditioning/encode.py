@@ -335,7 +335,7 @@ def _traces(
     drifts: Drifts,
 ) -> tuple[Trace, ...]:
     """The trace of each prompt; ``by_prompt`` as ``_by_prompt`` gives it."""
-    eos = int(towers.modules[-1].config.eos_token_id) if kit.recipe.pooled else None
+    eos = towers.modules[-1].config.eos_token_id if kit.recipe.pooled else None
     return tuple(
         trace_of(
             plans,

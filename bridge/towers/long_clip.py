@@ -1,6 +1,6 @@
 """Long-CLIP's way to a longer context: position embeddings stretched, the first ones kept.
 
-Zhang et al. 2024, "Long-CLIP: Unlocking the Long-Text Capability of CLIP", section 3.2
+Zhang et al. 2024, "Long-CLIP: Unlocking the Long-Text Capability of CLIP"
 ("knowledge-preserved stretching"); the rule for the last positions is that of the authors' code
 (beichenzbc/Long-CLIP, ``SDXL/encode_prompt.py``, ``kps``). With n positions of which k are kept,
 and a whole factor r:
