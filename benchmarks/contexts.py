@@ -125,7 +125,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args(arguments)
-    rows, pictures = measure(load_pipeline(args.model), args.steps, args.guidance)
+    pipe = load_pipeline(args.model)
+    pipe.set_progress_bar_config(disable=True)
+    rows, pictures = measure(pipe, args.steps, args.guidance)
     show(rows)
     command = (
         f"python -m benchmarks.contexts --model {args.model} --steps {args.steps} "
