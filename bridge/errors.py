@@ -1,4 +1,4 @@
-"""Every error that bridge raises on purpose, under one root.
+"""Every error that bridge raises on purpose, under one root; and a warning.
 
 Each message names the input, says what was wrong with it, and what to do.
 No torch here: errors must be importable before anything heavy loads.
@@ -21,6 +21,10 @@ class OptionError(BridgeError, ValueError):
 
 class ImageError(BridgeError, ValueError):
     """An image that cannot be read, or that is outside the accepted sizes."""
+
+
+class OffManifoldWarning(UserWarning):
+    """Weights took states further from a tower's own than any prompt goes by itself."""
 
 
 class UnknownModelError(BridgeError, LookupError):

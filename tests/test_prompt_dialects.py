@@ -1,6 +1,8 @@
 """The prompt dialects: what each tool makes of a text, offsets, hostile input.
 
-The vectors in data/dialects.json were written out by hand from the tools' rules.
+The vectors in data/dialects.json were written out by hand from the tools' rules; those of a1111
+and comfy were also run through the parsers of stable-diffusion-webui (commit 28bd8e1) and ComfyUI
+(b55c224).
 """
 
 from __future__ import annotations

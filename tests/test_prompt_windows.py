@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import tiny_clip_tokenizer
 
-from bridge.prompt import Token, parse, plan
+from bridge.prompt import LONG_PROMPTS, Token, parse, plan
 from bridge.prompt.windows import RULES, Content, comma, hard, sentences, words
 
 TOKENIZER = tiny_clip_tokenizer()
@@ -180,3 +180,32 @@ def test_windows_hold_what_one_call_of_the_tokenizer_gives(seed: int) -> None:
         found = plan(parse(text, "plain"), TOKENIZER, split=rule)
         content = [i for window in found.windows for i in window.ids[1 : window.used - 1]]
         assert content == whole
+
+
+# ---------------------------------------------------------------- ComfyUI's stretches
+
+
+def windows_text(text: str, split: str) -> list[str]:
+    found = plan(parse(text, "comfy"), TOKENIZER, split=split)
+    return ["".join(t.piece for t in window.tokens if not t.special) for window in found.windows]
+
+
+def test_comfyui_moves_a_short_stretch_whole_and_cuts_a_long_one_anywhere() -> None:
+    """Traced by hand through ``SDTokenizer.tokenize_with_weights`` at b55c224 and at 4bd7a40.
+
+    It splits at brackets only, no longer at spaces, so a stretch is all text of one weight.
+    """
+    cats = "cat " * 74
+    # Two words of one stretch: the window fills up with the first.
+    one, two = windows_text(cats + "red dog", "segments")
+    assert one.endswith("cat</w>red</w>") and two == "dog</w>"
+    # The same two as a stretch of their own are under 8 tokens, and move together.
+    one, two = windows_text(cats + "(red dog)", "segments")
+    assert one.endswith("cat</w>") and two == "red</w>dog</w>"
+    # Eight tokens are long: they fill up the window, in the middle of a word if need be.
+    one, two = windows_text(cats + "(zebrazeb)", "segments")
+    assert one.endswith("cat</w>z") and two == "ebrazeb</w>"
+
+
+def test_comfyuis_own_way_is_by_stretches() -> None:
+    assert LONG_PROMPTS["comfy"].split == "segments"

@@ -4,7 +4,9 @@
 """
 
 from bridge.conditioning.account import AddOn
+from bridge.conditioning.algebra import blend
 from bridge.conditioning.composition import Composition, compose
+from bridge.conditioning.drift import Drift
 from bridge.conditioning.emphasis import EMPHASES
 from bridge.conditioning.encode import condition
 from bridge.conditioning.interchange import load_conditioning, save_conditioning
@@ -14,6 +16,8 @@ from bridge.conditioning.regions import Region, RegionalConditioning, regional
 from bridge.conditioning.result import Conditioning, ConditioningReport
 from bridge.conditioning.sizes import Sizes
 from bridge.conditioning.timeline import PromptSchedule, schedule
+from bridge.conditioning.trace import PooledSource, Trace
+from bridge.errors import OffManifoldWarning
 
 __all__ = [
     "EMPHASES",
@@ -22,13 +26,18 @@ __all__ = [
     "Composition",
     "Conditioning",
     "ConditioningReport",
+    "Drift",
     "Kit",
+    "OffManifoldWarning",
+    "PooledSource",
     "PromptSchedule",
     "Recipe",
     "Region",
     "RegionalConditioning",
     "Sizes",
     "TowerUse",
+    "Trace",
+    "blend",
     "compose",
     "condition",
     "find_recipe",

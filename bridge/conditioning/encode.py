@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import repeat
+from itertools import compress, repeat
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from bridge.conditioning.addons import fitted
 from bridge.conditioning.bands import join_towers
 from bridge.conditioning.brought import Loras, TextualInversions, bring
+from bridge.conditioning.drift import Drift, warn_of_drifts
 from bridge.conditioning.emphasis import EMPHASES
 from bridge.conditioning.kit import Kit, Towers, open_kit
 from bridge.conditioning.limits import check_options, check_sequence, check_skip
@@ -22,7 +23,9 @@ from bridge.conditioning.parts import Group, join_parts, join_pooled_parts, spli
 from bridge.conditioning.passes import Wanted, encode_plans
 from bridge.conditioning.result import Conditioning
 from bridge.conditioning.sizes import check_length, check_pair, make_sizes
+from bridge.conditioning.trace import Trace, trace_of
 from bridge.conditioning.unet_only import check_unet
+from bridge.conditioning.uneven import beyond, common_length, joined_length
 from bridge.conditioning.wording import Wording, read_wording
 from bridge.errors import PromptError
 from bridge.prompt import (
@@ -123,7 +126,8 @@ def condition(
 
     Returns:
         Conditioning with tensors of B rows. Text that is cut off is in the report and raises a
-        ``TruncationWarning``.
+        ``TruncationWarning``; so is emphasis that takes states far from what the towers give, with
+        an ``OffManifoldWarning``.
 
     Raises:
         PromptError: input that is no valid text, an empty list, lists of unequal length, a
@@ -261,12 +265,17 @@ def encode_texts(kit: Kit, wording: Wording, place: Place, texts: ParsedTexts) -
     biases = _biases(kit, wording, plans, negative_plans, (*groups, *negative_groups))
     _warn_of_cuts(plans, "prompt", groups)
     _warn_of_cuts(negative_plans, "negative_prompt", negative_groups)
+    lengths = _lengths(kit, plans, negative_plans, wording)
+    plans = _cut_to_states(plans, lengths, wording, "prompt")
+    negative_plans = _cut_to_states(negative_plans, lengths, wording, "negative_prompt")
 
     towers = kit.load()
     with torch.no_grad():
         of_prompts = [kit.addons.strengths(each) for each in tagged]
         strengths = (_by_row(of_prompts, groups), _by_row(of_prompts, negative_groups))
-        both = _encode(kit, towers, wording, plans, negative_plans, place, strengths)
+        both, drifts = _encode(
+            kit, towers, wording, plans, negative_plans, lengths, place, strengths
+        )
         embeds, pooled = _join(both[0], groups, length)
         negative: Tensor | None = None
         negative_pooled: Tensor | None = None
@@ -277,6 +286,10 @@ def encode_texts(kit: Kit, wording: Wording, place: Place, texts: ParsedTexts) -
             negative_pooled = None if pooled is None else torch.zeros_like(pooled)
     by_prompt = _by_prompt(plans, groups)
     by_negative = _by_prompt(negative_plans, negative_groups) if negative_plans else ()
+    traces = _traces(kit, towers, wording, by_prompt, groups, drifts[0])
+    negative_traces = _traces(kit, towers, wording, by_negative, negative_groups, drifts[1])
+    warn_of_drifts([trace.drifts for trace in traces], "prompt", 3)
+    warn_of_drifts([trace.drifts for trace in negative_traces], "negative_prompt", 3)
     names = (use.component for use in kit.recipe.towers)
     addons = kit.addons.account(tagged)
     found = Conditioning(
@@ -299,6 +312,8 @@ def encode_texts(kit: Kit, wording: Wording, place: Place, texts: ParsedTexts) -
         **_masks(kit, plans, groups, negative_plans, negative_groups, length, embeds),
         addons=addons,
         **biases,
+        traces=traces,
+        negative_traces=negative_traces,
     )
     return found.to(place.device or towers.device, place.dtype)
 
@@ -366,6 +381,9 @@ Strengths = Sequence[tuple[float, ...]]
 Rows = tuple[Tensor, Tensor | None]
 """Token states (N, T, D), and pooled states (N, P) where the recipe has them."""
 
+Drifts = list[tuple[Drift | None, ...]]
+"""For each tower, the drift of each row."""
+
 
 def _encode(
     kit: Kit,
@@ -373,14 +391,16 @@ def _encode(
     wording: Wording,
     plans: Plans,
     negative_plans: Plans,
+    lengths: Sequence[Lengths],
     place: Place,
     strengths: tuple[Strengths, Strengths],
-) -> tuple[Rows, Rows]:
+) -> tuple[tuple[Rows, Rows], tuple[Drifts, Drifts]]:
     """The plans' states joined over the towers, and their pooled states; the same of the
-    negatives, without rows if there are none. ``strengths``: of each plan's LoRAs."""
+    negatives, without rows if there are none. And the drifts of both. ``strengths``: of each plan's
+    LoRAs."""
     parts, pooled_parts = [], []
     count = len(plans[0])
-    windows = _most_windows(plans, negative_plans)
+    drifts: tuple[Drifts, Drifts] = ([], [])
     for i, use in enumerate(kit.recipe.towers):
         base = use.layer or Layer()
         skip = (place.clip_skip or 0) if use.skips else 0
@@ -393,14 +413,18 @@ def _encode(
                 *map(Wanted, plans[i], repeat(skipped), strengths[0]),
                 *map(Wanted, negatives, repeat(base), strengths[1]),
             ],
-            windows if use.length is None else 1,
+            lengths[i].windows,
             # Pooled states are not weighted, so a tower without token states needs no copies.
             EMPHASES[wording.emphasis if use.layer else "none"],
             wording.long_prompt,
+            length=lengths[i].states,
             masked=use.masked or (kit.recipe.obeys_mask and kit.specs[i].attention_mask),
             device=towers.device,
             addons=kit.addons.towers[i] if kit.addons.towers else None,
         )
+        of_rows = encoded.drifts if use.layer else (None,) * len(encoded.drifts)
+        drifts[0].append(of_rows[:count])
+        drifts[1].append(of_rows[count:])
         if use.layer is not None:
             parts.append((use, encoded.states.to(towers.modules[i].dtype)))
         if use.pooled and encoded.pooled is not None:
@@ -408,9 +432,58 @@ def _encode(
     zeros = kit.zeros and (place.max_sequence_length or kit.zeros[0], kit.zeros[1])
     states = join_towers(parts, zeros)
     if not pooled_parts:
-        return (states[:count], None), (states[count:], None)
+        return ((states[:count], None), (states[count:], None)), drifts
     pooled = torch.cat(pooled_parts, dim=-1)
-    return (states[:count], pooled[:count]), (states[count:], pooled[count:])
+    return ((states[:count], pooled[:count]), (states[count:], pooled[count:])), drifts
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """What one tower brings all plans to: so many windows, and in the end so many states."""
+
+    windows: int
+    states: int
+
+
+def _lengths(kit: Kit, plans: Plans, negative_plans: Plans, wording: Wording) -> list[Lengths]:
+    """For each tower. Those of one context have the same windows; those that stand beside each
+    other come to one length. T5 has one window and its own length."""
+    long = wording.long_prompt
+    windowed = [use.length is None for use in kit.recipe.towers]
+    most: dict[int, int] = {}
+    for tower in (tower for some in (plans, negative_plans) for tower in compress(some, windowed)):
+        for plan in tower:
+            most[plan.limit] = max(most.get(plan.limit, 1), len(plan.windows))
+    sizes = [joined_length(windows, limit, long.join) for limit, windows in most.items()]
+    common = common_length(sizes, long.uneven) if sizes else 0
+    return [
+        Lengths(most[row[0].limit], common) if inside else Lengths(1, row[0].limit)
+        for inside, row in zip(windowed, plans, strict=True)
+    ]
+
+
+def _traces(
+    kit: Kit,
+    towers: Towers,
+    wording: Wording,
+    by_prompt: tuple[tuple[TokenPlan, ...], ...],
+    groups: tuple[Group, ...],
+    drifts: Drifts,
+) -> tuple[Trace, ...]:
+    """The trace of each prompt; ``by_prompt`` as ``_by_prompt`` gives it."""
+    eos = [
+        module.config.eos_token_id if use.pooled else None
+        for use, module in zip(kit.recipe.towers, towers.modules, strict=True)
+    ]
+    return tuple(
+        trace_of(
+            plans,
+            [of_tower[row] for row in group.rows for of_tower in drifts],
+            wording.long_prompt,
+            eos,
+        )
+        for plans, group in zip(by_prompt, groups, strict=False)
+    )
 
 
 def _most_windows(*plans: tuple[tuple[TokenPlan, ...], ...]) -> int:
@@ -489,10 +562,36 @@ def _warn_of_cuts(
             if plan.cut
         }
         for (cut, limit, tokens), tower_name in cuts.items():
-            quoted = cut if len(cut) <= _QUOTED else cut[:_QUOTED] + "…"
             warnings.warn(
                 f"{what} {index}: {tokens} tokens do not fit the {limit} of {tower_name} and are "
-                f"cut off: {quoted!r}",
+                f"cut off: {_quoted(cut)}",
                 TruncationWarning,
                 stacklevel=4,
             )
+
+
+def _cut_to_states(plans: Plans, lengths: Sequence[Lengths], wording: Wording, what: str) -> Plans:
+    """The plans with what is lost where a tower of longer context is cut to one of shorter."""
+
+    def cut(plan: TokenPlan, states: int, index: int) -> TokenPlan:
+        lost = beyond(plan, states, wording.long_prompt.join)
+        if not lost:
+            return plan
+        text = plan.source[lost[0].start : lost[-1].end]
+        warnings.warn(
+            f"{what} {index}: {len(lost)} tokens of {plan.tower} come after the {states} states "
+            f"that all towers have and are cut off: {_quoted(text)}. Other rules for towers of "
+            "unequal context keep them, such as LongPrompt(..., uneven='fill').",
+            TruncationWarning,
+            stacklevel=6,
+        )
+        return replace(plan, cut=text, cut_start=lost[0].start, cut_tokens=len(lost))
+
+    return tuple(
+        tuple(cut(plan, each.states, i) for i, plan in enumerate(tower))
+        for tower, each in zip(plans, lengths, strict=False)
+    )
+
+
+def _quoted(text: str) -> str:
+    return repr(text if len(text) <= _QUOTED else text[:_QUOTED] + "…")

@@ -20,10 +20,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from bridge.conditioning.account import AddOn
+from bridge.conditioning.drift import Drift
 from bridge.conditioning.kit import open_kit
 from bridge.conditioning.recipes import RECIPES
 from bridge.conditioning.result import BIASES, TENSORS, Conditioning
 from bridge.conditioning.sizes import Sizes
+from bridge.conditioning.trace import PooledSource, Trace
 from bridge.errors import WeightsError
 from bridge.files import write_whole
 from bridge.prompt import Token, TokenPlan, Window
@@ -46,6 +48,8 @@ def save_conditioning(cond: Conditioning, path: str | os.PathLike[str]) -> Path:
         "sizes": None if cond.sizes is None else asdict(cond.sizes),
         "plans": [[asdict(plan) for plan in row] for row in cond.plans],
         "negative_plans": [[asdict(plan) for plan in row] for row in cond.negative_plans],
+        "traces": [asdict(trace) for trace in cond.traces],
+        "negative_traces": [asdict(trace) for trace in cond.negative_traces],
     }
     target = Path(path)
     write_whole(target, save(tensors, {"bridge": json.dumps(account, ensure_ascii=False)}))
@@ -82,6 +86,8 @@ def load_conditioning(
             fingerprints=account["fingerprints"],
             sizes=None if account["sizes"] is None else _sizes(account["sizes"]),
             addons=tuple(map(AddOn.from_dict, account.get("addons", ()))),
+            traces=_traces(account.get("traces", [])),
+            negative_traces=_traces(account.get("negative_traces", [])),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{source} is damaged: {type(error).__name__} {error}.") from error
@@ -126,6 +132,16 @@ def _plans(rows: list[list[dict[str, Any]]]) -> tuple[tuple[TokenPlan, ...], ...
 def _plan(values: dict[str, Any]) -> TokenPlan:
     windows = tuple(_window(window) for window in values["windows"])
     return TokenPlan(**{**values, "windows": windows, "empty": _window(values["empty"])})
+
+
+def _traces(rows: list[dict[str, Any]]) -> tuple[Trace, ...]:
+    return tuple(
+        Trace(
+            tuple(PooledSource(**source) for source in row["pooled"]),
+            tuple(Drift(**drift) for drift in row["drifts"]),
+        )
+        for row in rows
+    )
 
 
 def _window(values: dict[str, Any]) -> Window:

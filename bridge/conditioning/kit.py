@@ -6,6 +6,7 @@ only; ``load()`` brings the towers.
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -159,8 +160,8 @@ def _kit_of_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> Ki
         recipe=recipe,
         specs=specs,
         tokenizers=tuple(
-            load_tokenizer(folder / use.tokenizer, TOKENIZERS[use.architecture])
-            for use in recipe.towers
+            _in_context(load_tokenizer(folder / use.tokenizer, TOKENIZERS[use.architecture]), spec)
+            for use, spec in zip(recipe.towers, specs, strict=True)
         ),
         zeros_for_none=recipe.zeros_for_none and bool(index.get(_FORCE_ZEROS, True)),
         default_size=_size_of_folder(folder),
@@ -210,6 +211,18 @@ def _picture_size(sample: Any, scale: int) -> tuple[int, int] | None:
         return None
     height, width = (sample, sample) if isinstance(sample, int) else sample
     return int(height) * scale, int(width) * scale
+
+
+def _in_context(tokenizer: Any, spec: TowerSpec) -> Any:
+    """The tokenizer with the tower's context: that of Long-CLIP often still says 77.
+
+    A copy that shares the vocabulary, since a live pipeline's own must not change.
+    """
+    if tokenizer.model_max_length == spec.context:
+        return tokenizer
+    fitting = copy.copy(tokenizer)
+    fitting.model_max_length = spec.context
+    return fitting
 
 
 def _state(folder: Path, recipe: Recipe) -> tuple[Any, ...]:
@@ -268,7 +281,7 @@ def _kit_of_pipeline(pipe: Any) -> Kit:
         source=source,
         recipe=recipe,
         specs=specs,
-        tokenizers=tokenizers,
+        tokenizers=tuple(_in_context(*pair) for pair in zip(tokenizers, specs, strict=True)),
         zeros_for_none=recipe.zeros_for_none and bool(pipe.config.get(_FORCE_ZEROS, True)),
         default_size=_picture_size(
             parts["unet"].config.sample_size, getattr(pipe, "vae_scale_factor", 8)

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bridge.conditioning.drift import Drift, drifts_of, figures_of
 from bridge.conditioning.emphasis import Emphasis, Row
 from bridge.conditioning.join import join_pooled, join_states
+from bridge.conditioning.uneven import fitted, joined_length
 from bridge.prompt import LongPrompt, TokenPlan
 from bridge.towers import TEXT_TOWERS, Layer
 from bridge.towers.adapted import TowerAddOns, adapted
@@ -27,10 +29,12 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token states ``(B, T', D)`` and pooled states ``(B, P)`` of B plans; T5 has none of those."""
+    """Token states ``(B, T', D)`` and pooled states ``(B, P)`` of B plans, and what emphasis did to
+    each (None to a plan without weights). T5 has no pooled states."""
 
     states: Tensor
     pooled: Tensor | None
+    drifts: tuple[Drift | None, ...]
 
 
 def encode_plans(
@@ -41,6 +45,7 @@ def encode_plans(
     emphasis: Emphasis,
     long: LongPrompt,
     *,
+    length: int,
     masked: bool,
     device: torch.device,
     addons: TowerAddOns | None = None,
@@ -53,15 +58,18 @@ def encode_plans(
         windows: how many windows every plan is brought to with empty prompts.
         emphasis: the formula for plans that are weighted.
         long: how windows become one sequence.
+        length: how many states a plan is brought to, by the rule ``long.uneven``.
         masked: whether padding is hidden from the tower.
         device: where the tower runs.
         addons: words and LoRAs that are added to the tower.
     """
     needs = [_rows(each.plan, windows, emphasis) for each in wanted]
+    short = joined_length(windows, wanted[0].plan.limit, long.join) < length
+    fills = short and long.uneven == "fill"
     # Inputs are equal if their LoRAs are too.
     places: dict[tuple[Row, tuple[float, ...]], int] = {}
     for each, (own, extra) in zip(wanted, needs, strict=True):
-        for row in (*own, *extra):
+        for row in (*own, *extra, *([Row.of(each.plan.empty)] if fills else ())):
             places.setdefault((row, each.strengths), len(places))
     layers = tuple(dict.fromkeys(each.layer for each in wanted))
     rows, strengths = zip(*places, strict=True)
@@ -72,7 +80,7 @@ def encode_plans(
     else:
         with adapted(module, ids, addons, strengths) as (plain, known):
             out = TEXT_TOWERS[architecture](plain, known, layers, mask)
-    states, pooled = [], []
+    states, pooled, figures = [], [], []
     for each, (own, extra) in zip(wanted, needs, strict=True):
         hidden = out.hidden[layers.index(each.layer)]
         at = [places[row, each.strengths] for row in own]
@@ -81,12 +89,15 @@ def encode_plans(
             count = len(each.plan.windows)
             beside = hidden[[places[row, each.strengths] for row in extra]]
             weighed = emphasis.apply(each.plan, base[:count], beside)
+            figures.append(figures_of(each.plan, base[:count], weighed))
             base = torch.cat([weighed, base[count:]])
-        states.append(join_states(base, each.plan, long))
+        empty = hidden[places[Row.of(each.plan.empty), each.strengths]] if fills else None
+        states.append(fitted(join_states(base, each.plan, long), length, empty))
         if out.pooled is not None:
             of_windows = out.pooled[at[: len(each.plan.windows)]]
             pooled.append(join_pooled(of_windows, long))
-    return Encoded(torch.stack(states), torch.stack(pooled) if pooled else None)
+    drifts = drifts_of([each.plan for each in wanted], figures)
+    return Encoded(torch.stack(states), torch.stack(pooled) if pooled else None, drifts)
 
 
 def _mask(rows: tuple[Row, ...], masked: bool, device: torch.device) -> Tensor | None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from bridge.conditioning.account import AddOn
 from bridge.conditioning.recipes import Recipe
 from bridge.conditioning.sizes import Sizes
+from bridge.conditioning.trace import Trace
 from bridge.errors import OptionError
 from bridge.prompt import TokenPlan, TokenReport, report_of
 
@@ -52,6 +53,8 @@ class Conditioning:
         attention_bias: ``(B, T)``, what the emphasis ``unet_attention_bias`` adds to the
             UNet's cross-attention logits of each token; None without it.
         negative_attention_bias: ``(B, T)`` or None, the same of the negatives.
+        traces: for each prompt, where its pooled state was read and what emphasis did.
+        negative_traces: the same of the negatives; empty where they are zeros.
     """
 
     prompt_embeds: Tensor
@@ -69,6 +72,8 @@ class Conditioning:
     addons: tuple[AddOn, ...] = ()
     attention_bias: Tensor | None = None
     negative_attention_bias: Tensor | None = None
+    traces: tuple[Trace, ...] = ()
+    negative_traces: tuple[Trace, ...] = ()
 
     def __repr__(self) -> str:
         shape, dtype = tuple(self.prompt_embeds.shape), self.prompt_embeds.dtype
@@ -130,12 +135,17 @@ class Conditioning:
         """The prompts at ``rows``, in that order, as a conditioning of their own."""
         chosen = list(rows)
         part = self._mapped(lambda tensor: tensor[chosen])
-        negative_plans = [self.negative_plans[i] for i in chosen] if self.negative_plans else ()
+
+        def of(accounts: tuple[Any, ...]) -> tuple[Any, ...]:
+            return tuple(accounts[row] for row in chosen) if accounts else ()
+
         return replace(
             part,
-            plans=tuple(self.plans[i] for i in chosen),
-            negative_plans=tuple(negative_plans),
+            plans=of(self.plans),
+            negative_plans=of(self.negative_plans),
             addons=tuple(each.take(chosen) for each in self.addons),
+            traces=of(self.traces),
+            negative_traces=of(self.negative_traces),
         )
 
     def to(
@@ -155,7 +165,35 @@ class Conditioning:
             prompts=tuple(report_of(plans) for plans in self.plans),
             negatives=tuple(report_of(plans) for plans in self.negative_plans),
             addons=self.addons,
+            traces=self.traces,
+            negative_traces=self.negative_traces,
         )
+
+    def interpolate(self, other: Conditioning, t: float, *, method: str = "linear") -> Conditioning:
+        """What lies between this (``t=0``) and another (``t=1``). See ``algebra.interpolate``."""
+        from bridge.conditioning.algebra import interpolate
+
+        return interpolate(self, other, t, method=method)
+
+    def concatenate(self, *others: Conditioning) -> Conditioning:
+        """With the token states of others after its own. See ``algebra.concatenate``."""
+        from bridge.conditioning.algebra import concatenate
+
+        return concatenate((self, *others))
+
+    def subtract(
+        self, concept: Conditioning, strength: float = 1.0, *, base: Conditioning | None = None
+    ) -> Conditioning:
+        """Without a concept. See ``algebra.subtract``."""
+        from bridge.conditioning.algebra import subtract
+
+        return subtract(self, concept, strength, base=base)
+
+    def zero_negatives(self) -> Conditioning:
+        """With zeros for negatives. See ``algebra.zero_negatives``."""
+        from bridge.conditioning.algebra import zero_negatives
+
+        return zero_negatives(self)
 
     def _mapped(self, change: Any) -> Conditioning:
         changed: dict[str, Any] = {}
@@ -167,26 +205,41 @@ class Conditioning:
 
 @dataclass(frozen=True)
 class ConditioningReport:
-    """Token reports of a whole call. ``negatives`` is empty where they are zeros."""
+    """Token reports of a whole call, each with its trace. ``negatives`` is empty where they are
+    zeros."""
 
     recipe: str
     prompts: tuple[TokenReport, ...]
     negatives: tuple[TokenReport, ...]
     addons: tuple[AddOn, ...] = ()
+    traces: tuple[Trace, ...] = ()
+    negative_traces: tuple[Trace, ...] = ()
 
     @property
     def is_cut(self) -> bool:
         """Whether any text was cut off."""
         return any(report.is_cut for report in (*self.prompts, *self.negatives))
 
+    @property
+    def is_off_manifold(self) -> bool:
+        """Whether any emphasis went beyond its limits."""
+        traces = (*self.traces, *self.negative_traces)
+        return any(drift.reasons for trace in traces for drift in trace.drifts)
+
     def text(self) -> str:
         """All reports as plain text."""
-        of_prompts = (f"{title}\n{report.text()}" for title, report in self._titled())
+        of_prompts = (
+            "\n".join([title, report.text(), *trace.lines()])
+            for title, report, trace in self._titled()
+        )
         return "\n".join([*of_prompts, *(each.text() for each in self.addons)])
 
     def html(self) -> str:
         """All reports as an HTML fragment; all text is escaped."""
-        of_prompts = (f"<h4>{title}</h4>{report.html()}" for title, report in self._titled())
+        of_prompts = (
+            f"<h4>{title}</h4>{report.html()}{trace.html()}"
+            for title, report, trace in self._titled()
+        )
         lines = (f'<p class="bridge-addon">{escape(each.text())}</p>' for each in self.addons)
         return "".join([*of_prompts, *lines])
 
@@ -194,18 +247,32 @@ class ConditioningReport:
         """All reports as plain values, ready for JSON."""
         return {
             "recipe": self.recipe,
-            "prompts": [report.to_dict() for report in self.prompts],
-            "negatives": [report.to_dict() for report in self.negatives],
+            "prompts": _dicts(self.prompts, self.traces),
+            "negatives": _dicts(self.negatives, self.negative_traces),
             "addons": [each.to_dict() for each in self.addons],
         }
 
     def __str__(self) -> str:
         return self.text()
 
-    def _titled(self) -> list[tuple[str, TokenReport]]:
-        named = [("prompt", self.prompts), ("negative prompt", self.negatives)]
-        return [
-            (name if len(reports) == 1 else f"{name} {i}", report)
-            for name, reports in named
-            for i, report in enumerate(reports)
+    def _titled(self) -> list[tuple[str, TokenReport, Trace]]:
+        named = [
+            ("prompt", self.prompts, self.traces),
+            ("negative prompt", self.negatives, self.negative_traces),
         ]
+        return [
+            (name if len(reports) == 1 else f"{name} {i}", report, trace)
+            for name, reports, traces in named
+            for i, (report, trace) in enumerate(_paired(reports, traces))
+        ]
+
+
+def _paired(
+    reports: tuple[TokenReport, ...], traces: tuple[Trace, ...]
+) -> list[tuple[TokenReport, Trace]]:
+    """Reports with their traces; files of an older bridge have none."""
+    return list(zip(reports, traces or (Trace(),) * len(reports), strict=True))
+
+
+def _dicts(reports: tuple[TokenReport, ...], traces: tuple[Trace, ...]) -> list[dict[str, Any]]:
+    return [{**report.to_dict(), **trace.to_dict()} for report, trace in _paired(reports, traces)]

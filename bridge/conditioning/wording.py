@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from bridge.conditioning.emphasis import EMPHASES
+from bridge.conditioning.uneven import UNEVEN
 from bridge.errors import OptionError, PromptError
 from bridge.prompt import DIALECTS, LONG_PROMPTS, NORMALISATIONS, LongPrompt, Prompt, parse
 from bridge.prompt.caret import prompt_error
@@ -91,6 +92,7 @@ def read_wording(
         _check_name(long.split, RULES, "long_prompt.split")
     _check_name(long.join, _JOINS, "long_prompt.join")
     _check_name(long.pooled, _POOLED, "long_prompt.pooled")
+    _check_name(long.uneven, UNEVEN, "long_prompt.uneven")
     return Wording(dialect, chosen, token_normalization, long)
 
 

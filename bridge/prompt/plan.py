@@ -386,7 +386,8 @@ def _content(tokens: list[Token], frame: _Frame) -> list[Content]:
         vector = at > 0 and frame.continues(tokens[at - 1], token.id, token.start)
         groups.append(groups[-1] if vector else at)
     return [
-        Content(token.piece, token.word, group) for token, group in zip(tokens, groups, strict=True)
+        Content(token.piece, token.word, group, token.fragment)
+        for token, group in zip(tokens, groups, strict=True)
     ]
 
 

@@ -6,7 +6,9 @@ The rules are those of the tools that people use:
 ``hard``       every ``room`` tokens (sd_embed; lpw_stable_diffusion)
 ``comma``      the same, but a cut at most 20 tokens after a comma moves back to it
                (stable-diffusion-webui, ``comma_padding_backtrack``)
-``words``      a word of under 8 tokens moves whole to the next window (ComfyUI)
+``segments``   a stretch of one weight of under 8 tokens moves whole to the next window, a
+               longer one fills up its window first (ComfyUI)
+``words``      the same with words for stretches (ComfyUI until it stopped splitting at spaces)
 ``sentences``  after the last full stop, else after the last of ``. , ; :``, else after
                the last word, that fits (compel)
 =============  =======================================================================
@@ -34,11 +36,13 @@ class Content:
         piece: the token in the vocabulary; ``</w>`` ends a word.
         word: a number that the tokens of one word share.
         group: a number that tokens share which must not be parted; each has its own otherwise.
+        segment: a number that the tokens of one stretch of equal weight share.
     """
 
     piece: str
     word: int
     group: int
+    segment: int = 0
 
 
 Cuts = list[int]
@@ -73,10 +77,20 @@ def comma(tokens: Sequence[Content], room: int) -> Cuts:
     return cuts
 
 
+def segments(tokens: Sequence[Content], room: int) -> Cuts:
+    """ComfyUI's rule (``SDTokenizer.tokenize_with_weights`` at commits b55c224 and 4bd7a40)."""
+    return _short_ones_whole([token.segment for token in tokens], room)
+
+
 def words(tokens: Sequence[Content], room: int) -> Cuts:
-    """ComfyUI's rule (``SDTokenizer.tokenize_with_weights``)."""
+    """ComfyUI's rule as it was when it tokenized word by word (commit 00728eb)."""
+    return _short_ones_whole([token.word for token in tokens], room)
+
+
+def _short_ones_whole(numbers: Sequence[int], room: int) -> Cuts:
+    """Neighbours of one number move together where they are few."""
     cuts, start = [0], 0
-    for first, last in _words(tokens):
+    for first, last in _runs(numbers):
         if last - start <= room:
             continue
         if last - first < SHORT_WORD and first > start:
@@ -108,6 +122,7 @@ _PHRASE_ENDS = frozenset({".</w>", ",</w>", ";</w>", ":</w>"})
 RULES: dict[str, Callable[[Sequence[Content], int], Cuts]] = {
     "hard": hard,
     "comma": comma,
+    "segments": segments,
     "words": words,
     "sentences": sentences,
 }
@@ -126,17 +141,20 @@ class LongPrompt:
             ``no_bos_between``: BOS and last state dropped between windows, k * (T - 2) + 2;
             ``average``: the mean of the windows, T states.
         pooled: the window whose pooled state is taken: ``first``, ``last``, or their ``mean``.
+        uneven: how towers of unequal context come to one length: ``fill``, ``zeros`` or ``cut``,
+            as ``bridge/conditioning/uneven.py`` says.
     """
 
     split: str | None
     join: str = "concat"
     pooled: str = "first"
+    uneven: str = "fill"
 
 
 LONG_PROMPTS = {
     "truncate": LongPrompt(None),
     "a1111": LongPrompt("comma"),
-    "comfy": LongPrompt("words"),
+    "comfy": LongPrompt("segments", uneven="cut"),
     "compel": LongPrompt("sentences", "first_eos"),
     "sd_embed": LongPrompt("hard", pooled="last"),
     "lpw": LongPrompt("hard", "no_bos_between"),
@@ -164,7 +182,7 @@ def _whole_group(tokens: Sequence[Content], at: int, start: int) -> int:
     return first if first > start else at
 
 
-def _words(tokens: Sequence[Content]) -> list[tuple[int, int]]:
-    """The words as (first token, past the last)."""
-    starts = [i for i in range(len(tokens)) if i == 0 or tokens[i].word != tokens[i - 1].word]
-    return [*pairwise([*starts, len(tokens)])]
+def _runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """Where neighbours share a number, as (first, past the last)."""
+    starts = [i for i in range(len(numbers)) if i == 0 or numbers[i] != numbers[i - 1]]
+    return [*pairwise([*starts, len(numbers)])]

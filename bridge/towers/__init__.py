@@ -6,6 +6,7 @@
 from bridge.towers import clip_image, clip_text, clip_text_projection, t5_text
 from bridge.towers.checkpoint import load_tower
 from bridge.towers.fingerprint import fingerprint
+from bridge.towers.long_clip import stretch_positions
 from bridge.towers.lora import Lora, read_lora
 from bridge.towers.spec import TowerSpec, read_spec, spec_of_config
 from bridge.towers.states import ImageStates, Layer, TextStates
@@ -37,4 +38,5 @@ __all__ = [
     "read_spec",
     "read_textual_inversion",
     "spec_of_config",
+    "stretch_positions",
 ]

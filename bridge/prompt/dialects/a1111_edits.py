@@ -11,6 +11,10 @@ Facts from stable-diffusion-webui, ``modules/prompt_parser.py`` at commit 28bd8e
 - What is not in order is text. But a ``|`` that is in no alternation, and a backslash with nothing
   on its line after it, make the grammar refuse the part: then it has no schedules at all.
 - Here a backslash takes the next character with it, whichever it is.
+- The grammar is ambiguous where an edit stands beside stray brackets or two stray colons, as in
+  ``[a:b:3]::``: there the web UI, with the parser that it pins (lark 1.1.2), takes the edit on some
+  starts of Python and leaves it as text on others (it follows ``PYTHONHASHSEED``). Here it is an
+  edit always.
 """
 
 from __future__ import annotations

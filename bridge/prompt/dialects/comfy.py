@@ -1,7 +1,7 @@
 r"""ComfyUI's prompts: ``(x)`` is ×1.1, ``(x:1.2)`` replaces the weight around it, ``\(`` escapes.
 
 Facts from ComfyUI, ``comfy/sd1_clip.py`` (``parse_parentheses``, ``token_weights``,
-``escape_important``), read at commit 00728eb:
+``escape_important``), read at commits 00728eb, b55c224 and 4bd7a40, which agree:
 
 - Square brackets mean nothing.
 - The weight is what follows a group's last colon, if Python's ``float`` reads it and the colon is
