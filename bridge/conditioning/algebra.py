@@ -25,7 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -157,7 +157,7 @@ def subtract(
     others = (concept,) if base is None else (concept, base)
     ready = aligned((cond, *others), same_length=True)
     pairs = ((_PROMPT, _NEGATIVE), (_POOLED, _NEGATIVE_POOLED))
-    changed = {}
+    changed: dict[str, Any] = {}
     for name, negative in pairs:
         z, other = getattr(ready[0], name), getattr(ready[1], name)
         e = getattr(ready[1], negative) if base is None else getattr(ready[2], name)
@@ -203,7 +203,7 @@ def _combined(
     names: Sequence[str],
 ) -> Conditioning:
     """The first, with the tensors ``names`` made by ``change`` from those of all."""
-    changed = {}
+    changed: dict[str, Any] = {}
     for name in names:
         tensors = [getattr(cond, name) for cond in conds]
         if tensors[0] is not None:
