@@ -20,9 +20,12 @@ from tiny_t5 import tiny_t5_pipeline
 
 import bridge
 from bridge.conditioning.emphasis import EMPHASES
+from bridge.errors import UnsupportedModelError
 
 COMPEL = f"compel {version('compel')}"
 LENGTH = 20
+BIASES = [name for name in EMPHASES if name.endswith("attention_bias")]
+OF_STATES = [name for name in EMPHASES if name not in BIASES]
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +99,7 @@ def test_the_webuis_weights(flux: Any, compared: Compared) -> None:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("emphasis", EMPHASES)
+@pytest.mark.parametrize("emphasis", OF_STATES)
 def test_pooled_states_are_not_weighted_and_one_pass_is_enough(flux: Any, emphasis: str) -> None:
     text, towers, rows = "a (red:1.4) cat and (two:0.6) dogs", [], []
     towers = [flux.text_encoder, flux.text_encoder_2]
@@ -115,7 +118,7 @@ def test_pooled_states_are_not_weighted_and_one_pass_is_enough(flux: Any, emphas
     assert torch.allclose(found.prompt_embeds, plain.prompt_embeds, atol=1e-6) == unweighted
 
 
-@pytest.mark.parametrize("emphasis", EMPHASES)
+@pytest.mark.parametrize("emphasis", OF_STATES)
 def test_hidden_padding_goes_with_every_formula(emphasis: str) -> None:
     pipe = tiny_t5_pipeline("pixart-alpha")
     with count_passes([pipe.text_encoder]) as passes:
@@ -125,3 +128,9 @@ def test_hidden_padding_goes_with_every_formula(emphasis: str) -> None:
     assert passes == [1]
     plain = bridge.condition("a cat", model=pipe, dialect="plain")
     assert torch.allclose(both.prompt_embeds[1:], plain.prompt_embeds, atol=1e-5)
+
+
+@pytest.mark.parametrize("emphasis", BIASES)
+def test_attention_is_not_biased_without_a_unet(flux: Any, emphasis: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=f"{emphasis} acts"):
+        bridge.condition("a (red:1.4) cat", model=flux, emphasis=emphasis)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -40,6 +41,14 @@ def test_public_names_are_all_listed() -> None:
 
     assert set(bridge.__all__) <= set(dir(bridge))
     assert all(getattr(bridge, name) is not None for name in bridge.__all__)
+
+
+@pytest.mark.parametrize("room", ["bridge.conditioning", "bridge.diffusion", "bridge.vlm"])
+def test_no_file_of_a_room_hides_a_public_name(room: str) -> None:
+    """An imported file becomes an attribute of its room, and would stand before a function."""
+    package = importlib.import_module(room)
+    files = {path.stem for path in Path(str(package.__file__)).parent.iterdir()}
+    assert not files & set(package.__all__)
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bridge.diffusion.drawing import Generation, StepPreview, StopGeneration, generate
-    from bridge.diffusion.inject import inject
+    from bridge.diffusion.injection import inject
     from bridge.diffusion.load import load_pipeline
 
 # Public name -> the module that defines it.
@@ -19,7 +19,7 @@ _HOMES = {
     "StepPreview": "bridge.diffusion.drawing",
     "StopGeneration": "bridge.diffusion.drawing",
     "generate": "bridge.diffusion.drawing",
-    "inject": "bridge.diffusion.inject",
+    "inject": "bridge.diffusion.injection",
     "load_pipeline": "bridge.diffusion.load",
 }
 

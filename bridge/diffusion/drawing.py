@@ -158,7 +158,7 @@ def _loaded(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
 
 def _draw(pipe: Any, options: Options, on_step: OnStep | None, progress: bool) -> Generation:
     from bridge.conditioning import Composition, schedule
-    from bridge.diffusion.inject import inject
+    from bridge.diffusion.injection import inject
 
     negatives = None if options.negatives is None else list(options.negatives)
     plan = schedule(

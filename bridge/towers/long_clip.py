@@ -74,7 +74,7 @@ def stretch_positions(tower: Any, to: int = 248, keep: int = 20) -> Any:
     """
     if isinstance(tower, Mapping):
         return _stretched_state(tower, to, keep)
-    config = getattr(tower, "config", None)
+    config: Any = getattr(tower, "config", None)
     if not hasattr(config, "max_position_embeddings"):
         raise UnsupportedModelError(
             f"{type(tower).__name__} is no CLIP text tower; pass a CLIPTextModel, a "
