@@ -27,7 +27,7 @@ from bridge.conditioning.trace import Trace, trace_of
 from bridge.conditioning.unet_only import check_unet
 from bridge.conditioning.uneven import beyond, common_length, joined_length
 from bridge.conditioning.wording import Wording, read_wording
-from bridge.errors import PromptError
+from bridge.errors import OptionError, PromptError
 from bridge.prompt import (
     LongPrompt,
     Prompt,
@@ -321,23 +321,28 @@ def encode_texts(kit: Kit, wording: Wording, place: Place, texts: ParsedTexts) -
 def _biases(
     kit: Kit,
     wording: Wording,
-    plans: tuple[tuple[TokenPlan, ...], ...],
-    negative_plans: tuple[tuple[TokenPlan, ...], ...],
+    plans: Plans,
+    negative_plans: Plans,
     groups: tuple[Group, ...],
 ) -> dict[str, Tensor]:
     """What an emphasis adds inside the UNet. Refuses weights that it has no meaning for."""
     emphasis = EMPHASES[wording.emphasis]
-    for plan in (plan for tower in (*plans, *negative_plans) for plan in tower):
+    every = [plan for tower in (*plans, *negative_plans) for plan in tower]
+    for plan in every:
         emphasis.check(plan)
-        if plan.is_weighted and any(emphasis.own(window).bias for window in plan.windows):
-            # Its towers are CLIP's, which attend to what came before only.
-            check_unet(kit, f"The emphasis {wording.emphasis} acts on CLIP towers beside or")
+    if not emphasis.biases or not any(plan.is_weighted for plan in every):
+        return {}
+    # T5 attends both ways, so that a bias would mean something else there.
+    check_unet(kit, f"The emphasis {wording.emphasis} acts beside or")
     windows = _most_windows(plans, negative_plans)
+    if len({plan.limit for plan in every}) > 1:
+        raise OptionError(
+            f"{wording.emphasis} does not go with towers of unequal context; use another emphasis."
+        )
     found = emphasis.key_bias(plans, windows, wording.long_prompt)
     opposed = emphasis.key_bias(negative_plans, windows, wording.long_prompt)
     if found is None and opposed is None:
         return {}
-    check_unet(kit, f"The emphasis {wording.emphasis} acts")
     if any(group.kind != "one" for group in groups):
         raise PromptError(f"{wording.emphasis} does not go with prompts of several parts.")
     one = found if found is not None else opposed

@@ -286,7 +286,7 @@ def _kit_of_pipeline(pipe: Any) -> Kit:
         default_size=_picture_size(
             parts["unet"].config.sample_size, getattr(pipe, "vae_scale_factor", 8)
         )
-        if recipe.time_ids
+        if recipe.backbone == "unet"
         else None,
         wants_score=bool(pipe.config.get("requires_aesthetics_score", False)),
         load=lambda: Towers(

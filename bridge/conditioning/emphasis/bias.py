@@ -67,9 +67,12 @@ def _joined(plan: TokenPlan, windows: int, long: LongPrompt) -> Tensor:
 
 
 TEXT_ATTENTION_BIAS = replace(
-    NONE, check=check_weights, own=lambda window: replace(Row.of(window), bias=log_weights(window))
+    NONE,
+    check=check_weights,
+    own=lambda window: replace(Row.of(window), bias=log_weights(window)),
+    biases=True,
 )
 """In the text tower."""
 
-UNET_ATTENTION_BIAS: Emphasis = replace(NONE, check=check_weights, key_bias=key_bias)
+UNET_ATTENTION_BIAS: Emphasis = replace(NONE, check=check_weights, key_bias=key_bias, biases=True)
 """In the UNet."""

@@ -58,6 +58,7 @@ class Emphasis:
         check: refuses, before a tower loads, a plan whose weights it has no meaning for.
         key_bias: from the plans of each tower, the number of windows and how they are joined to
             what the UNet is to add to its cross-attentions' logits ``(B, T')``; None for nothing.
+        biases: whether it acts in attention, of CLIP's towers or of a UNet.
     """
 
     rows: Callable[[TokenPlan], tuple[Row, ...]]
@@ -67,6 +68,7 @@ class Emphasis:
     key_bias: Callable[[Sequence[Sequence[TokenPlan]], int, LongPrompt], Tensor | None] = (
         lambda plans, windows, long: None
     )
+    biases: bool = False
 
 
 def no_rows(plan: TokenPlan) -> tuple[Row, ...]:
