@@ -56,9 +56,8 @@ class CAbstractorProjector(nn.Module):
         image = as_image(states, grid, self.kind)
         positions = self.positions
         if image.shape[2:] != positions.shape[2:]:
-            positions = F.interpolate(
-                positions.float(), image.shape[2:], mode="bicubic", align_corners=False
-            ).to(image.dtype)
+            wide = F.interpolate(positions.float(), image.shape[2:], mode="bicubic")
+            positions = wide.to(image.dtype)
         image = self.before(image + positions)
         image = self.after(F.adaptive_avg_pool2d(image, self.side))
         return self.readout(image.flatten(2).transpose(1, 2))

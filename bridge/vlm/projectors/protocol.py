@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import isqrt
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -32,7 +31,8 @@ class Projector(Protocol):
     def __call__(self, states: torch.Tensor, grid: Grid | None = None) -> torch.Tensor:
         """(B, N, vision_width) states to (B, n_soft_tokens(grid or N), llm_width).
 
-        ``grid`` says how the N states lie; without it, projectors that need one take a square.
+        ``grid`` says how the N states lie. Raises OptionError where a projector needs it and it
+        is not given: 9 states may be 3x3 patches, or 2x4 and a class token.
         """
         ...
 
@@ -48,18 +48,14 @@ class Projector(Protocol):
         ...
 
 
-def as_grid(states: Grid | int, kind: str) -> Grid:
-    """The grid itself, or the square of that many states. Raises OptionError if there is none."""
+def as_grid(states: Grid | int | None, kind: str) -> Grid:
+    """The grid. Raises OptionError for a mere number of states, which says nothing of places."""
     if isinstance(states, tuple):
         return states
-    side = isqrt(states)
-    if side * side != states:
-        raise OptionError(
-            f"the projector {kind!r} needs the states as a grid, and {states} states are no "
-            "square: give grid=(rows, columns), and leave the class token out "
-            '(select_feature="patch")'
-        )
-    return side, side
+    raise OptionError(
+        f"the projector {kind!r} needs the states as a grid (rows, columns); leave class token "
+        'and registers out (select_feature="patch")'
+    )
 
 
 def n_states(states: Grid | int) -> int:
@@ -70,7 +66,7 @@ def n_states(states: Grid | int) -> int:
 def as_image(states: torch.Tensor, grid: Grid | None, kind: str) -> torch.Tensor:
     """(B, h*w, D) states to (B, D, h, w). Raises OptionError when they do not fill the grid."""
     batch, count, width = states.shape
-    rows, columns = as_grid(count if grid is None else grid, kind)
+    rows, columns = as_grid(grid, kind)
     if rows * columns != count:
         raise OptionError(
             f"the projector {kind!r} was given {count} states for a grid of {rows}x{columns}; "
