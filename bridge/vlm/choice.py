@@ -15,7 +15,7 @@ import torch
 from bridge.errors import OptionError
 from bridge.vlm.chat import Turn
 from bridge.vlm.image import ImagesInput, load_images
-from bridge.vlm.question import checked_turns
+from bridge.vlm.question import check_no_special_tokens, checked_turns
 
 if TYPE_CHECKING:
     from bridge.vlm.model import BridgeVLM
@@ -64,6 +64,7 @@ def choose(
     if normalise not in _NORMALISE:
         raise OptionError(f"normalise is {normalise!r}; one of {', '.join(_NORMALISE)}")
     turns = checked_turns(question, history)
+    check_no_special_tokens([(text, "") for text in given], vlm.writer.control_tokens)
     pictures = load_images(image)
     values, each = vlm.pixel_values(pictures)
     counts = [each] * len(pictures)
@@ -74,7 +75,9 @@ def choose(
     start = min(_common(prompt, row) for row in rows)
     soft = [] if values is None else list(vlm.soft_tokens(values))
     batch = vlm.embed(rows, soft * len(rows), "right")
-    logits = vlm.read(batch)[:, start - 1 : -1].float().log_softmax(-1)
+    # Padded on the right, all rows leave the prompt at one place.
+    keep = batch.inputs_embeds.shape[1] - start + 1
+    logits = vlm.read(batch, keep)[:, :-1].float().log_softmax(-1)
     log_probs, lengths = [], []
     for index, row in enumerate(rows):
         told = torch.tensor(row[start:], device=logits.device)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,6 +26,7 @@ from bridge.vlm.choice import Choice, Normalise, choose
 from bridge.vlm.counting import SoftTokens, soft_tokens_of
 from bridge.vlm.features import SelectFeature, SelectLayer, image_states, n_extra_states
 from bridge.vlm.image import ImagesInput, load_images
+from bridge.vlm.messages import Messages, read_messages
 from bridge.vlm.parts import check_image_token, check_llm, check_vision, check_widths
 from bridge.vlm.preprocess import pixels
 from bridge.vlm.projectors import MlpProjector, Projector
@@ -192,18 +194,20 @@ class BridgeVLM:
         padding: Side = "left",
     ) -> torch.Tensor:
         """Next-token logits (B, T, V) at every position of the spliced chats."""
-        rows = self.splice_checked(images, chats, padding)
-        return self.read(rows)
+        return self.read(self.splice_checked(images, chats, padding))
 
-    def read(self, rows: Spliced, **options: Any) -> torch.Tensor:
-        """The language model's logits (B, T, V) of a spliced batch."""
+    def read(self, rows: Spliced, keep: int = 0) -> torch.Tensor:
+        """The language model's logits (B, T, V) of a batch; of the last ``keep`` positions only,
+        where that is not 0 and the model can leave out the others."""
+        known = signature(self.llm.forward).parameters
+        # A model of relative places (ALiBi) takes none; older ones give logits everywhere.
+        options = {"position_ids": rows.position_ids, "logits_to_keep": keep}
         return self.llm(
             inputs_embeds=rows.inputs_embeds,
             attention_mask=rows.attention_mask,
-            position_ids=rows.position_ids,
             use_cache=False,
-            **options,
-        ).logits
+            **{name: value for name, value in options.items() if name in known},
+        ).logits[:, -keep:]
 
     # -- answers -----------------------------------------------------------------------
 
@@ -262,6 +266,11 @@ class BridgeVLM:
             self._generate(rows, limit, **hooks)
 
         return stream_text(self.tokenizer, run)
+
+    def chat(self, messages: Messages, *, max_new_tokens: int = 64) -> str:
+        """The greedy answer to the last of ``messages`` (see `bridge.vlm.messages`)."""
+        images, question, history = read_messages(messages)
+        return self.answer(images, question, history=history, max_new_tokens=max_new_tokens)
 
     def choose(
         self,
