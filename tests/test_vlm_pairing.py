@@ -285,6 +285,14 @@ def test_the_count_is_what_comes_out(tower: str, select: Any) -> None:
     assert f"{count.count} soft tokens" in str(count) and "4x4 patches" in str(count)
 
 
+def test_soft_tokens_of_elsewhere_must_fill_their_places() -> None:
+    vlm = tiny_pair()
+    row = vlm.prompt_ids(ASKED, 16)
+    match = r"16 image positions, but 1 picture.* make 15.*CLIPVisionModel -> patch -> MlpProjector"
+    with pytest.raises(PromptError, match=match):
+        vlm.embed([row], torch.ones(1, 15, 32))
+
+
 def test_a_projector_that_needs_a_grid_gets_no_class_token() -> None:
     vlm = tiny_pair("clip", projector="pixel_shuffle", select_feature="cls_patch")
     with pytest.raises(OptionError, match=r"pixel_shuffle.*grid.*class token"):

@@ -73,7 +73,7 @@ def choose(
     # are scored from where the first of them leaves the prompt.
     rows = [vlm.writer.ids(turns, counts, answer) for answer in given]
     start = min(_common(prompt, row) for row in rows)
-    soft = [] if values is None else list(vlm.soft_tokens(values))
+    soft = vlm.pictures_as_tokens(values)
     batch = vlm.embed(rows, soft * len(rows), "right")
     # Padded on the right, all rows leave the prompt at one place.
     keep = batch.inputs_embeds.shape[1] - start + 1

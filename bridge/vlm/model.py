@@ -156,15 +156,14 @@ class BridgeVLM:
         """A chat and its RGB pictures a row, to what the language model takes."""
         if len(images) != len(chats):
             raise OptionError(f"{len(images)} rows of pictures, {len(chats)} chats; give as many")
-        pictures = [list(row) if isinstance(row, list | tuple) else [row] for row in images]
+        pictures = [_row(row) for row in images]
         flat = [picture for row in pictures for picture in row]
         pixel_values, each = self.pixel_values(flat)
         rows = [
             self.prompt_ids(turns, [each] * len(row))
             for turns, row in zip(chats, pictures, strict=True)
         ]
-        soft = [] if pixel_values is None else self.soft_tokens(pixel_values)
-        return self.embed(rows, soft, padding)
+        return self.embed(rows, self.pictures_as_tokens(pixel_values), padding)
 
     def pixel_values(self, pictures: Sequence[Image]) -> tuple[torch.Tensor | None, int]:
         """Preprocessed pixels (B, 3, H, W) and the soft tokens of each; None without pictures."""
@@ -174,17 +173,25 @@ class BridgeVLM:
         values = pixels(self.image_processor, pictures)
         return values, self.n_soft_tokens(*values.shape[-2:])
 
+    def pictures_as_tokens(self, pixel_values: torch.Tensor | None) -> list[torch.Tensor]:
+        """The soft tokens (M, D_llm) of each picture; an empty list without pictures."""
+        return [] if pixel_values is None else list(self.soft_tokens(pixel_values))
+
     def embed(
         self,
         rows: Sequence[Sequence[int]],
         soft: torch.Tensor | Sequence[torch.Tensor],
         padding: Side = "left",
     ) -> Spliced:
-        """Rows of ids and the soft tokens of their pictures, in reading order, to one batch."""
+        """Rows of ids and the soft tokens of their pictures, in reading order, to one batch.
+
+        Raises PromptError, with both counts, when the soft tokens do not fill the image positions.
+        """
         ids, mask = pad_rows(rows, self._pad_id, padding)
         table = self.llm.get_input_embeddings()
         ids, mask = ids.to(self.device), mask.to(self.device)
-        return splice(table, ids, mask, self.image_token_id, soft)
+        made_by = (type(self.vision).__name__, self.select_feature, type(self.projector).__name__)
+        return splice(table, ids, mask, self.image_token_id, soft, " -> ".join(made_by))
 
     @torch.inference_mode()
     def logits(
@@ -325,6 +332,11 @@ class BridgeVLM:
             pad_token_id=self._pad_id,
             **hooks,
         )
+
+
+def _row(pictures: Image | Sequence[Image]) -> list[Image]:
+    """The pictures of one chat as a list."""
+    return list(pictures) if isinstance(pictures, Sequence) else [pictures]
 
 
 def from_llava(

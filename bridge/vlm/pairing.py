@@ -59,14 +59,16 @@ def pair(
         widths = states_width(vision, select_layer), llm_width(llm)
         fresh: Any = build_projector(projector, *widths, **(projector_options or {}))
         weight = llm.get_input_embeddings().weight
-        projector = fresh.to(weight.device, weight.dtype).eval()
+        made: Projector | None = fresh.to(weight.device, weight.dtype).eval()
     elif projector_options:
         raise OptionError("projector_options go with a projector's name, not with a projector")
+    else:
+        made = projector
     if chat_template is None and isinstance(tokenizer.chat_template, str):
         chat_template = tokenizer.chat_template
     return BridgeVLM(
         vision=vision,
-        projector=projector,
+        projector=made,
         llm=llm,
         tokenizer=tokenizer,
         image_processor=image_processor,

@@ -99,7 +99,7 @@ class ChatWriter:
                     {**m, "content": as_string(m["content"], self.image_token)} for m in messages
                 ]
             text = self._apply(messages, add_generation_prompt=not with_answers)
-        if text.count(self.image_token) != n_images and n_images:
+        if text.count(self.image_token) != n_images:
             raise UnsupportedModelError(
                 f"{self.name}: the chat template does not place {self.image_token!r} once a picture"
             )

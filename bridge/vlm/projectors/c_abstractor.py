@@ -54,7 +54,7 @@ class CAbstractorProjector(nn.Module):
 
     def forward(self, states: torch.Tensor, grid: Grid | None = None) -> torch.Tensor:
         image = as_image(states, grid, self.kind)
-        positions = self.positions
+        positions: torch.Tensor = self.positions
         if image.shape[2:] != positions.shape[2:]:
             wide = F.interpolate(positions.float(), image.shape[2:], mode="bicubic")
             positions = wide.to(image.dtype)

@@ -56,7 +56,8 @@ def load_projector(folder: str | os.PathLike[str]) -> Projector:
         raise WeightsError(
             f"{place / WEIGHTS} does not fit {place / CONFIG} ({config['kind']}): {error}"
         ) from error
-    return projector.eval()  # type: ignore[no-any-return]
+    projector.eval()
+    return projector
 
 
 def _settings(config: dict[str, Any], place: Path) -> tuple[str, int, int]:

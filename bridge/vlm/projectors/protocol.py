@@ -16,7 +16,10 @@ Grid: TypeAlias = tuple[int, int]
 class Projector(Protocol):
     """What a BridgeVLM asks of its projector: a module from image states to soft tokens."""
 
-    kind: str  # its name in the registry, such as "mlp2x_gelu"
+    @property
+    def kind(self) -> str:
+        """Its name in the registry, such as "mlp2x_gelu"."""
+        ...
 
     @property
     def vision_width(self) -> int:
