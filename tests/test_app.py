@@ -195,7 +195,7 @@ def test_turns_that_do_not_fit_are_left_out(models: Models, picture: Image.Image
     assert list(answer(models, picture, "is there a cat?", turns)) == alone
 
 
-@pytest.mark.parametrize("question", ["", " ", "what\0", "<image> what?"])
+@pytest.mark.parametrize("question", ["", " ", "what\0", "<image> or <image>?"])
 def test_a_bad_question_is_refused(models: Models, picture: Image.Image, question: str) -> None:
     with pytest.raises(PromptError):
         list(answer(models, picture, question, []))

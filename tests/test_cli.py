@@ -195,7 +195,7 @@ def test_ask_reads_standard_input(llava: str, photo: Path, capsys: Any, monkeypa
         (["none.png", "what?"], "no such image"),
         (["notes.txt", "what?"], "not an image"),
         (["photo.png", " "], "empty"),
-        (["photo.png", "what <image>?"], "control token"),
+        (["photo.png", "what </s>?"], "control token"),
         (["photo.png", "zq " * 300], "positions"),
         (["photo.png", "what?", "--max-new-tokens", "0"], "max_new_tokens"),
         (["photo.png", "what?", "-m", "emoji-lava"], "emoji-llava"),

@@ -10,20 +10,39 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bridge.vlm.answering import describe
+    from bridge.vlm.choice import Choice
     from bridge.vlm.image import load_image
     from bridge.vlm.load import load_vlm
     from bridge.vlm.model import BridgeVLM, from_llava
+    from bridge.vlm.pairing import pair
+    from bridge.vlm.projectors import build_projector, load_projector, save_projector
 
 # Public name -> the module that defines it.
 _HOMES = {
     "BridgeVLM": "bridge.vlm.model",
+    "Choice": "bridge.vlm.choice",
+    "build_projector": "bridge.vlm.projectors",
     "describe": "bridge.vlm.answering",
     "from_llava": "bridge.vlm.model",
     "load_image": "bridge.vlm.image",
+    "load_projector": "bridge.vlm.projectors",
     "load_vlm": "bridge.vlm.load",
+    "pair": "bridge.vlm.pairing",
+    "save_projector": "bridge.vlm.projectors",
 }
 
-__all__ = ["BridgeVLM", "describe", "from_llava", "load_image", "load_vlm"]
+__all__ = [
+    "BridgeVLM",
+    "Choice",
+    "build_projector",
+    "describe",
+    "from_llava",
+    "load_image",
+    "load_projector",
+    "load_vlm",
+    "pair",
+    "save_projector",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, overload
 
 from bridge.errors import UnsupportedModelError
 from bridge.vlm.chat import Turn
-from bridge.vlm.image import ImageInput, load_image
+from bridge.vlm.image import ImagesInput, load_images
 from bridge.vlm.question import checked_max_new_tokens, checked_turns
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @overload
 def describe(
-    image: ImageInput,
+    image: ImagesInput,
     question: str = ...,
     *,
     model: str | os.PathLike[str] | BridgeVLM = ...,
@@ -35,7 +35,7 @@ def describe(
 
 @overload
 def describe(
-    image: ImageInput,
+    image: ImagesInput,
     question: str = ...,
     *,
     model: str | os.PathLike[str] | BridgeVLM = ...,
@@ -48,7 +48,7 @@ def describe(
 
 
 def describe(
-    image: ImageInput,
+    image: ImagesInput,
     question: str = "describe the picture.",
     *,
     model: str | os.PathLike[str] | BridgeVLM = "emoji-llava",
@@ -60,7 +60,8 @@ def describe(
 ) -> str | Iterator[str]:
     """Answer ``question`` about ``image``, greedily.
 
-    ``image`` is a path, bytes, a PIL image or an array (see `load_image`). ``model`` is an
+    ``image`` is a path, bytes, a PIL image or an array (see `load_image`), or a list of several:
+    they stand where the question says ``<image>``, or before it. ``model`` is an
     embedded name, a folder, a hub id, or a loaded BridgeVLM; names and folders are kept
     loaded between calls. ``history`` holds earlier (question, answer) pairs about the same
     picture. ``stream=True`` gives an iterator of text pieces instead of a string.
@@ -71,7 +72,7 @@ def describe(
     """
     checked_turns(question, history)
     checked_max_new_tokens(max_new_tokens)
-    picture = load_image(image)
+    picture = load_images(image)
     vlm = _named(model, device, dtype) if isinstance(model, str | os.PathLike) else _live(model)
     if stream:
         return vlm.stream(picture, question, history=history, max_new_tokens=max_new_tokens)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bridge.errors import PromptError
+
 IMAGE_TOKEN = "<image>"
 END_OF_ANSWER = "</s>"
 
@@ -45,34 +47,46 @@ CHAT_TEMPLATE = (
 )
 
 
-def chat_text(turns: Sequence[Turn], with_answers: bool) -> str:
-    """The exact text of a conversation about one picture.
+NO_TURN = "a chat needs at least one turn of the user; ask something"
+
+
+def chat_text(
+    turns: Sequence[Turn],
+    with_answers: bool,
+    n_images: int = 1,
+    *,
+    image_token: str = IMAGE_TOKEN,
+    end: str = END_OF_ANSWER,
+) -> str:
+    """The exact text of a conversation about ``n_images`` pictures, which stand in its first turn.
 
     ``turns`` are (question, answer) pairs, oldest first. ``with_answers=True`` gives the
     training text. ``with_answers=False`` leaves the last answer open (whatever its value):
     the text ends in ``ASSISTANT:`` and the model goes on with a space and its answer.
-    Raises ValueError when there is no turn.
+    ``end`` closes every answer. Raises PromptError when there is no turn.
     """
     if not turns:
-        raise ValueError("a chat needs at least one turn")
+        raise PromptError(NO_TURN)
     pieces = []
     for index, (question, answer) in enumerate(turns):
-        head = f"{IMAGE_TOKEN}\n" if index == 0 else ""
+        head = f"{image_token}\n" * n_images if index == 0 else ""
         open_turn = not with_answers and index == len(turns) - 1
-        tail = "" if open_turn else f" {answer}{END_OF_ANSWER}"
+        tail = "" if open_turn else f" {answer}{end}"
         pieces.append(f"USER: {head}{question} ASSISTANT:{tail}")
     return "".join(pieces)
 
 
-def chat_messages(turns: Sequence[Turn]) -> list[dict[str, object]]:
-    """The same conversation as messages for a chat template, the last answer left open."""
+def chat_messages(
+    turns: Sequence[Turn], n_images: int = 1, *, with_answers: bool = False
+) -> list[dict[str, object]]:
+    """The same conversation as messages for a chat template. Raises PromptError as `chat_text`."""
     if not turns:
-        raise ValueError("a chat needs at least one turn")
+        raise PromptError(NO_TURN)
     messages: list[dict[str, object]] = []
     for index, (question, answer) in enumerate(turns):
-        parts: list[dict[str, str]] = [{"type": "image"}] if index == 0 else []
+        parts: list[dict[str, str]] = [{"type": "image"}] * (n_images if index == 0 else 0)
         messages.append({"role": "user", "content": [*parts, {"type": "text", "text": question}]})
-        if index < len(turns) - 1:
+        if with_answers or index < len(turns) - 1:
             content = [{"type": "text", "text": answer}]
             messages.append({"role": "assistant", "content": content})
     return messages

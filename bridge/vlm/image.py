@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image | np.ndarray"
+ImagesInput: TypeAlias = "ImageInput | Sequence[ImageInput] | None"
+"""The pictures of one chat: one, a list or tuple of several, or None for a chat without."""
 
 MAX_PIXELS = 50_000_000
 # Processors that resize the short side to 224 px would turn a 1x20000 strip into 4.5 million
@@ -64,6 +66,15 @@ def load_image(image: ImageInput) -> Image:
         f"cannot read a picture from {type(image).__name__}; "
         "give a path, bytes, a PIL image or a numpy array"
     )
+
+
+def load_images(images: ImagesInput) -> list[Image]:
+    """The pictures of one chat, each as `load_image` reads it; an empty list for None."""
+    if images is None:
+        return []
+    if isinstance(images, list | tuple):
+        return [load_image(each) for each in images]
+    return [load_image(images)]  # type: ignore[arg-type]
 
 
 def _open_path(path: str | os.PathLike[str]) -> Image:

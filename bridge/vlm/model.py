@@ -11,21 +11,28 @@ equal in logits and in greedy answers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from bridge.errors import OptionError, PromptError, UnsupportedModelError
-from bridge.vlm.chat import IMAGE_TOKEN, Turn, chat_messages, chat_text
-from bridge.vlm.features import SelectFeature, SelectLayer, image_states, n_image_states
-from bridge.vlm.image import ImageInput, load_image
+from bridge.errors import OptionError, UnsupportedModelError
+from bridge.vlm.chat import IMAGE_TOKEN, Turn
+from bridge.vlm.choice import Choice, Normalise, choose
+from bridge.vlm.counting import SoftTokens, soft_tokens_of
+from bridge.vlm.features import SelectFeature, SelectLayer, image_states, n_extra_states
+from bridge.vlm.image import ImagesInput, load_images
+from bridge.vlm.messages import Messages, read_messages
+from bridge.vlm.parts import check_image_token, check_llm, check_vision, check_widths
 from bridge.vlm.preprocess import pixels
 from bridge.vlm.projectors import MlpProjector, Projector
-from bridge.vlm.question import check_no_special_tokens, checked_max_new_tokens, checked_turns
-from bridge.vlm.splice import Spliced, expand_placeholder, left_pad, splice
+from bridge.vlm.prompting import ChatWriter
+from bridge.vlm.question import checked_max_new_tokens, checked_turns
+from bridge.vlm.splice import Side, Spliced, pad_rows, splice
 from bridge.vlm.stream import stream_text
 
 if TYPE_CHECKING:
@@ -36,12 +43,16 @@ if TYPE_CHECKING:
 class BridgeVLM:
     """A vision-language model made of parts.
 
-    ``select_layer`` counts as LLaVA does (see `bridge.vlm.features`); ``select_feature`` is
-    "patch" (state 0, the class token, dropped) or "cls_patch".
+    ``select_layer`` counts as LLaVA does, and ``select_feature`` says which states are kept
+    (see `bridge.vlm.features`). ``vision`` and ``projector`` may both be None: a model for text
+    alone. Raises, when parts do not fit together, OptionError or UnsupportedModelError.
+
+    A picture argument is one picture, or a list of several for one chat, or None. They stand
+    where the questions say `<image>`, or before the first question when none does.
     """
 
-    vision: nn.Module
-    projector: Projector
+    vision: nn.Module | None
+    projector: Projector | None
     llm: Any  # a causal LM of transformers
     tokenizer: Any
     image_processor: Any
@@ -52,6 +63,13 @@ class BridgeVLM:
     chat_template: str | None = None
     name: str = "BridgeVLM"
 
+    def __post_init__(self) -> None:
+        check_llm(self.llm, self.name)
+        check_vision(self.vision, self.projector, self.select_layer, self.select_feature, self.name)
+        if self.vision is not None:
+            check_widths(self.vision, self.projector, self.llm, self.select_layer, self.name)
+            check_image_token(self.tokenizer, self.image_token, self.image_token_id, self.name)
+
     def __repr__(self) -> str:
         parts = (type(part).__name__ for part in (self.vision, self.projector, self.llm))
         return f"BridgeVLM({self.name!r}: {' -> '.join(parts)})"
@@ -61,99 +79,148 @@ class BridgeVLM:
         return self.llm.device
 
     @property
-    def context(self) -> int:
-        """How many positions the language model has, soft tokens included."""
-        return int(self.llm.config.max_position_embeddings)
+    def context(self) -> int | None:
+        """How many positions the language model has, soft tokens included; None for no limit."""
+        config = self.llm.config.get_text_config()
+        found = getattr(config, "max_position_embeddings", None)
+        return found if isinstance(found, int) and found > 0 else None
+
+    def count(self, height: int, width: int) -> SoftTokens:
+        """The soft tokens of one preprocessed picture, and where their number comes from.
+
+        Everything that needs the number asks here. Raises UnsupportedModelError for a model
+        of text alone.
+        """
+        vision, projector = self._eyes
+        return soft_tokens_of(vision, projector, self.select_feature, height, width)
 
     def n_soft_tokens(self, height: int, width: int) -> int:
-        """Soft tokens of one preprocessed picture: the only place where they are counted."""
-        states = n_image_states(self.vision, height, width, self.select_feature)
-        return self.projector.n_soft_tokens(states)
+        """How many soft tokens one preprocessed picture makes."""
+        return self.count(height, width).count
 
     # -- the road, step by step --------------------------------------------------------
 
     def soft_tokens(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) preprocessed pixels to (B, M, D_llm)."""
-        dtype = next(self.vision.parameters()).dtype
-        pixel_values = pixel_values.to(self.device, dtype)
-        states = image_states(self.vision, pixel_values, self.select_layer, self.select_feature)
-        soft = self.projector(states)
-        counted = self.n_soft_tokens(*pixel_values.shape[-2:])
-        if soft.shape[1] != counted:
+        vision, projector = self._eyes
+        counted = self.count(*pixel_values.shape[-2:])
+        weight = next(vision.parameters())
+        states = image_states(
+            vision, pixel_values.to(weight), self.select_layer, self.select_feature
+        )
+        if states.shape[1] != counted.states:
             raise UnsupportedModelError(
-                f"{self.name}: the projector gave {soft.shape[1]} soft tokens where tower, class "
-                f"token rule and projector count {counted}"
+                f"{self.name}: the tower gave {states.shape[1]} states where {counted.states} "
+                f"were counted: {counted}"
+            )
+        if isinstance(projector, nn.Module):
+            states = states.to(next(projector.parameters(), states))
+        soft = projector(states, counted.layout)
+        if soft.shape[1] != counted.count:
+            raise UnsupportedModelError(
+                f"{self.name}: the projector gave {soft.shape[1]} soft tokens where "
+                f"{counted.count} were counted: {counted}"
             )
         return soft
 
-    def prompt_text(self, turns: Sequence[Turn]) -> str:
+    @cached_property
+    def writer(self) -> ChatWriter:
+        """How this model writes its chats."""
+        return ChatWriter(
+            self.tokenizer,
+            self.chat_template,
+            self.image_token,
+            self.image_token_id,
+            self.context,
+            self.name,
+        )
+
+    def prompt_text(self, turns: Sequence[Turn], n_images: int = 1) -> str:
         """The chat as text, through the checkpoint's own template where it has one."""
-        if self.chat_template is None:
-            return chat_text(turns, with_answers=False)
-        messages = chat_messages(turns)
-        # Templates made for text alone take a string as content; then the mark goes into it.
-        plain = [{**m, "content": _as_string(m["content"], self.image_token)} for m in messages]
-        for form in (messages, plain):
-            text = self.tokenizer.apply_chat_template(
-                form,
-                chat_template=self.chat_template,
-                tokenize=False,
-                add_generation_prompt=True,
-            )
-            if text.count(self.image_token) == 1:
-                return str(text)
-        raise UnsupportedModelError(
-            f"{self.name}: the chat template does not place {self.image_token!r} once a picture"
-        )
+        return self.writer.text(turns, n_images)
 
-    def prompt_ids(self, turns: Sequence[Turn], n_soft: int) -> list[int]:
-        """Ids of the chat with the image mark repeated, checked against the context.
+    def prompt_ids(self, turns: Sequence[Turn], n_soft: int | Sequence[int]) -> list[int]:
+        """Ids of the chat with every image mark repeated, checked against the context.
 
-        Raises PromptError when no room is left for an answer; the message has the counts.
+        ``n_soft`` has the soft tokens of each picture; a number stands for one picture. Raises
+        PromptError when no room is left for an answer; the message has the counts.
         """
-        check_no_special_tokens(turns, self.tokenizer.all_special_tokens)
-        text = self.prompt_text(turns)
-        bos = self.tokenizer.bos_token
-        # Too long a chat is refused below, so the tokenizer need not warn of it.
-        ids = self.tokenizer(
-            text, add_special_tokens=not (bos and text.startswith(bos)), verbose=False
-        )
-        expanded = expand_placeholder(ids["input_ids"], self.image_token_id, n_soft)
-        if len(expanded) >= self.context:
-            hint = (
-                "drop earlier turns or ask more briefly" if len(turns) > 1 else "ask more briefly"
-            )
-            raise PromptError(
-                f"the chat takes {len(expanded)} positions ({n_soft} of them the picture) and "
-                f"{self.name} has {self.context} in all, the answer included; {hint}"
-            )
-        return expanded
+        return self.writer.ids(turns, [n_soft] if isinstance(n_soft, int) else n_soft)
 
-    def splice(self, images: Sequence[Image], chats: Sequence[Sequence[Turn]]) -> Spliced:
-        """One RGB picture and one chat a row, to what the language model takes."""
-        pixel_values = pixels(self.image_processor, images)
-        n_soft = self.n_soft_tokens(*pixel_values.shape[-2:])
-        rows = [self.prompt_ids(turns, n_soft) for turns in chats]
-        ids, mask = left_pad(rows, self._pad_id)
-        embed = self.llm.get_input_embeddings()
+    def splice(
+        self,
+        images: Sequence[Image | Sequence[Image]],
+        chats: Sequence[Sequence[Turn]],
+        padding: Side = "left",
+    ) -> Spliced:
+        """A chat and its RGB pictures a row, to what the language model takes."""
+        if len(images) != len(chats):
+            raise OptionError(f"{len(images)} rows of pictures, {len(chats)} chats; give as many")
+        pictures = [_row(row) for row in images]
+        flat = [picture for row in pictures for picture in row]
+        pixel_values, each = self.pixel_values(flat)
+        rows = [
+            self.prompt_ids(turns, [each] * len(row))
+            for turns, row in zip(chats, pictures, strict=True)
+        ]
+        return self.embed(rows, self.pictures_as_tokens(pixel_values), padding)
+
+    def pixel_values(self, pictures: Sequence[Image]) -> tuple[torch.Tensor | None, int]:
+        """Preprocessed pixels (B, 3, H, W) and the soft tokens of each; None without pictures."""
+        if not pictures:
+            return None, 0
+        self._eyes  # noqa: B018 (a picture into a text-only model is refused here)
+        values = pixels(self.image_processor, pictures)
+        return values, self.n_soft_tokens(*values.shape[-2:])
+
+    def pictures_as_tokens(self, pixel_values: torch.Tensor | None) -> list[torch.Tensor]:
+        """The soft tokens (M, D_llm) of each picture; an empty list without pictures."""
+        return [] if pixel_values is None else list(self.soft_tokens(pixel_values))
+
+    def embed(
+        self,
+        rows: Sequence[Sequence[int]],
+        soft: torch.Tensor | Sequence[torch.Tensor],
+        padding: Side = "left",
+    ) -> Spliced:
+        """Rows of ids and the soft tokens of their pictures, in reading order, to one batch.
+
+        Raises PromptError, with both counts, when the soft tokens do not fill the image positions.
+        """
+        ids, mask = pad_rows(rows, self._pad_id, padding)
+        table = self.llm.get_input_embeddings()
         ids, mask = ids.to(self.device), mask.to(self.device)
-        return splice(embed, ids, mask, self.image_token_id, self.soft_tokens(pixel_values))
+        made_by = (type(self.vision).__name__, self.select_feature, type(self.projector).__name__)
+        return splice(table, ids, mask, self.image_token_id, soft, " -> ".join(made_by))
 
     @torch.inference_mode()
-    def logits(self, images: Sequence[ImageInput], chats: Sequence[Sequence[Turn]]) -> torch.Tensor:
-        """Next-token logits (B, T, V) at every position of the spliced chats, left-padded."""
-        rows = self.splice([load_image(image) for image in images], chats)
+    def logits(
+        self,
+        images: Sequence[ImagesInput],
+        chats: Sequence[Sequence[Turn]],
+        padding: Side = "left",
+    ) -> torch.Tensor:
+        """Next-token logits (B, T, V) at every position of the spliced chats."""
+        return self.read(self.splice_checked(images, chats, padding))
+
+    def read(self, rows: Spliced, keep: int = 0) -> torch.Tensor:
+        """The language model's logits (B, T, V) of a batch; of the last ``keep`` positions only,
+        where that is not 0 and the model can leave out the others."""
+        known = signature(self.llm.forward).parameters
+        # A model of relative places (ALiBi) takes none; older ones give logits everywhere.
+        options = {"position_ids": rows.position_ids, "logits_to_keep": keep}
         return self.llm(
             inputs_embeds=rows.inputs_embeds,
             attention_mask=rows.attention_mask,
-            position_ids=rows.position_ids,
-        ).logits
+            use_cache=False,
+            **{name: value for name, value in options.items() if name in known},
+        ).logits[:, -keep:]
 
     # -- answers -----------------------------------------------------------------------
 
     def answer(
         self,
-        image: ImageInput,
+        image: ImagesInput,
         question: str,
         *,
         history: Sequence[Turn] = (),
@@ -164,13 +231,13 @@ class BridgeVLM:
 
     def answers(
         self,
-        images: Sequence[ImageInput],
+        images: Sequence[ImagesInput],
         questions: Sequence[str],
         histories: Sequence[Sequence[Turn]] | None = None,
         *,
         max_new_tokens: int = 64,
     ) -> list[str]:
-        """Greedy answers to one question a picture, in one batch."""
+        """Greedy answers to one question a row, in one batch."""
         histories = [()] * len(questions) if histories is None else histories
         if not len(images) == len(questions) == len(histories):
             raise OptionError(
@@ -188,7 +255,7 @@ class BridgeVLM:
 
     def stream(
         self,
-        image: ImageInput,
+        image: ImagesInput,
         question: str,
         *,
         history: Sequence[Turn] = (),
@@ -207,12 +274,42 @@ class BridgeVLM:
 
         return stream_text(self.tokenizer, run)
 
+    def chat(self, messages: Messages, *, max_new_tokens: int = 64) -> str:
+        """The greedy answer to the last of ``messages`` (see `bridge.vlm.messages`)."""
+        images, question, history = read_messages(messages)
+        return self.answer(images, question, history=history, max_new_tokens=max_new_tokens)
+
+    def choose(
+        self,
+        image: ImagesInput,
+        question: str,
+        choices: Sequence[str],
+        *,
+        history: Sequence[Turn] = (),
+        normalise: Normalise = "none",
+    ) -> Choice:
+        """The likeliest of a few allowed answers; see `bridge.vlm.choice.choose`."""
+        return choose(self, image, question, choices, history=history, normalise=normalise)
+
     @torch.inference_mode()
     def splice_checked(
-        self, images: Sequence[ImageInput], chats: Sequence[Sequence[Turn]]
+        self,
+        images: Sequence[ImagesInput],
+        chats: Sequence[Sequence[Turn]],
+        padding: Side = "left",
     ) -> Spliced:
         """`splice` for pictures in any form that `load_image` reads, without gradients."""
-        return self.splice([load_image(image) for image in images], chats)
+        return self.splice([load_images(row) for row in images], chats, padding)
+
+    @property
+    def _eyes(self) -> tuple[nn.Module, Projector]:
+        """Tower and projector, or UnsupportedModelError."""
+        if self.vision is None or self.projector is None:
+            raise UnsupportedModelError(
+                f"{self.name} is a model of text alone ({type(self.llm).__name__}) and was given "
+                "a picture; give it a tower with bridge.vlm.pair"
+            )
+        return self.vision, self.projector
 
     @property
     def _pad_id(self) -> int:
@@ -224,7 +321,8 @@ class BridgeVLM:
     @torch.inference_mode()
     def _generate(self, rows: Spliced, max_new_tokens: int, **hooks: Any) -> torch.Tensor:
         """New ids (B, up to max_new_tokens), greedily. Never runs past the context."""
-        room = self.context - rows.inputs_embeds.shape[1]
+        length = rows.inputs_embeds.shape[1]
+        room = max_new_tokens if self.context is None else self.context - length
         return self.llm.generate(
             inputs_embeds=rows.inputs_embeds,
             attention_mask=rows.attention_mask,
@@ -234,6 +332,11 @@ class BridgeVLM:
             pad_token_id=self._pad_id,
             **hooks,
         )
+
+
+def _row(pictures: Image | Sequence[Image]) -> list[Image]:
+    """The pictures of one chat as a list."""
+    return list(pictures) if isinstance(pictures, Sequence) else [pictures]
 
 
 def from_llava(
@@ -262,17 +365,24 @@ def from_llava(
     whole = config.vision_feature_select_strategy == "full"
     return BridgeVLM(
         vision=core.vision_tower,
-        projector=MlpProjector(stock.linear_1, stock.act, stock.linear_2).eval(),
+        projector=MlpProjector(
+            stock.linear_1, stock.act, stock.linear_2, activation=config.projector_hidden_act
+        ).eval(),
         llm=_causal_lm(model),
         tokenizer=tokenizer,
         image_processor=image_processor,
         image_token_id=image_id,
         image_token=image_token,
         select_layer=layer if isinstance(layer, int) else tuple(layer),
-        select_feature="cls_patch" if whole else "patch",
+        select_feature="cls_patch" if whole else _default_feature(core.vision_tower),
         chat_template=chat_template,
         name=name,
     )
+
+
+def _default_feature(tower: nn.Module) -> SelectFeature:
+    """transformers' "default" drops one state of every tower, a class token or not."""
+    return "patch" if n_extra_states(tower) == 1 else "drop_first"
 
 
 def _causal_lm(model: Any) -> Any:
@@ -287,13 +397,3 @@ def _causal_lm(model: Any) -> Any:
     llm.config = text_config
     llm.generation_config = model.generation_config
     return llm.eval()
-
-
-def _as_string(content: object, image_token: str) -> str:
-    """Message parts as one string, the image mark before the text."""
-    assert isinstance(content, list)
-    make: dict[str, Callable[[dict[str, str]], str]] = {
-        "image": lambda part: f"{image_token}\n",
-        "text": lambda part: part["text"],
-    }
-    return "".join(make[part["type"]](part) for part in content)

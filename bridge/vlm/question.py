@@ -34,7 +34,7 @@ def checked_turns(question: object, history: object) -> list[Turn]:
 
 
 def check_no_special_tokens(turns: Iterable[Turn], special: Iterable[str]) -> None:
-    """Refuse text that would be read as a control token, such as a second `<image>`."""
+    """Refuse text that would be read as a control token, such as an end of turn."""
     marks = [mark for mark in special if mark]
     for turn in turns:
         for text in turn:
@@ -42,7 +42,7 @@ def check_no_special_tokens(turns: Iterable[Turn], special: Iterable[str]) -> No
                 if mark in text:
                     raise PromptError(
                         f"the chat text {_shown(text)} holds {mark!r}, a control token of this "
-                        "model; the picture is placed for you, so take the mark out"
+                        "model; take it out (a picture's place is marked by <image>, in a question)"
                     )
 
 

@@ -1,0 +1,118 @@
+"""`c_abstractor`: convolutions, an adaptive mean to a square of tokens, convolutions, an MLP.
+
+Cha et al., "Honeybee: Locality-enhanced Projector for Multimodal LLM" (arXiv 2312.06742),
+section 4.2 and table 9. Blocks are RegNet's with squeeze and excitation (Radosavovic et al.
+2020): 1x1, 3x3 a channel, gate, 1x1, each but the gate with a LayerNorm over channels; SiLU.
+"""
+
+from __future__ import annotations
+
+from math import isqrt
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from bridge.errors import OptionError
+from bridge.vlm.projectors.protocol import Grid, as_grid, as_image
+
+
+class CAbstractorProjector(nn.Module):
+    """(B, h*w, vision_width) to (B, tokens, llm_width); ``tokens`` is a square number.
+
+    ``grid`` is that of the learned position table, interpolated for pictures of another grid.
+    """
+
+    kind = "c_abstractor"
+
+    def __init__(
+        self,
+        vision_width: int,
+        llm_width: int,
+        *,
+        tokens: int = 144,
+        depth: int = 3,
+        hidden_width: int = 1024,
+        grid: Grid = (24, 24),
+    ) -> None:
+        super().__init__()
+        side = isqrt(max(tokens, 0))
+        if side < 1 or side * side != tokens:
+            raise OptionError(f"c_abstractor: tokens is {tokens}; give a square, such as 144")
+        if depth < 1 or min(grid) < 1:
+            raise OptionError(f"c_abstractor: depth {depth}, grid {grid}; all from 1 up")
+        self.vision_width, self.llm_width = vision_width, llm_width
+        self.side, self.depth, self.hidden_width = side, depth, hidden_width
+        self.grid: Grid = (grid[0], grid[1])
+        self.positions = nn.Parameter(torch.randn(1, vision_width, *self.grid) * 0.02)
+        self.before = _blocks(depth, vision_width, hidden_width)
+        self.after = _blocks(depth, hidden_width, hidden_width)
+        self.readout = nn.Sequential(
+            nn.Linear(hidden_width, llm_width), nn.SiLU(), nn.Linear(llm_width, llm_width)
+        )
+
+    def forward(self, states: torch.Tensor, grid: Grid | None = None) -> torch.Tensor:
+        image = as_image(states, grid, self.kind)
+        positions: torch.Tensor = self.positions
+        if image.shape[2:] != positions.shape[2:]:
+            wide = F.interpolate(positions.float(), image.shape[2:], mode="bicubic")
+            positions = wide.to(image.dtype)
+        image = self.before(image + positions)
+        image = self.after(F.adaptive_avg_pool2d(image, self.side))
+        return self.readout(image.flatten(2).transpose(1, 2))
+
+    def n_soft_tokens(self, states: Grid | int) -> int:
+        as_grid(states, self.kind)
+        return self.side**2
+
+    def options(self) -> dict[str, Any]:
+        return {
+            "tokens": self.side**2,
+            "depth": self.depth,
+            "hidden_width": self.hidden_width,
+            "grid": list(self.grid),
+        }
+
+
+def _blocks(depth: int, width: int, out: int) -> nn.Sequential:
+    return nn.Sequential(*(RegBlock(width if i == 0 else out, out) for i in range(depth)))
+
+
+class RegBlock(nn.Module):
+    """RegNet's Y block without stride: (B, C, h, w) to (B, C', h, w)."""
+
+    def __init__(self, width: int, out: int) -> None:
+        super().__init__()
+        squeezed = max(1, round(width / 4))
+        self.conv1 = nn.Conv2d(width, out, 1, bias=False)
+        self.norm1 = ChannelNorm(out)
+        self.conv2 = nn.Conv2d(out, out, 3, padding=1, groups=out, bias=False)
+        self.norm2 = ChannelNorm(out)
+        self.squeeze = nn.Conv2d(out, squeezed, 1)
+        self.excite = nn.Conv2d(squeezed, out, 1)
+        self.conv3 = nn.Conv2d(out, out, 1, bias=False)
+        self.norm3 = ChannelNorm(out)
+        same = width == out
+        self.shortcut: nn.Module = (
+            nn.Identity()
+            if same
+            else nn.Sequential(nn.Conv2d(width, out, 1, bias=False), ChannelNorm(out))
+        )
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = F.silu(self.norm1(self.conv1(image)))
+        x = F.silu(self.norm2(self.conv2(x)))
+        gate = self.excite(F.silu(self.squeeze(x.mean((2, 3), keepdim=True))))
+        x = self.norm3(self.conv3(x * gate.sigmoid()))
+        return F.silu(x + self.shortcut(image))
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of (B, C, h, w)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, eps=1e-6)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return super().forward(image.movedim(1, -1)).movedim(-1, 1)

@@ -1,0 +1,118 @@
+"""`qformer`: BLIP-2's Q-Former, learned queries that read the states through cross-attention.
+
+Li et al., "BLIP-2" (2023), section 3. The transformer is transformers' own
+`Blip2QFormerModel`; weights are named as in its `Blip2ForConditionalGeneration`
+(`query_tokens`, `qformer.*`, `language_projection.*`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from bridge.errors import UnsupportedModelError, WeightsError
+from bridge.files import read_json
+from bridge.vlm.projectors.protocol import Grid
+
+
+class QFormerProjector(nn.Module):
+    """(B, N, vision_width) to (B, queries, llm_width), whatever N is.
+
+    Further ``settings`` are those of transformers' `Blip2QFormerConfig`. BLIP-2 shows it the
+    tower's last layer with class token and final norm.
+    """
+
+    kind = "qformer"
+
+    def __init__(
+        self, vision_width: int, llm_width: int, *, queries: int = 32, **settings: Any
+    ) -> None:
+        super().__init__()
+        from transformers import Blip2QFormerConfig, Blip2QFormerModel
+
+        config = Blip2QFormerConfig(encoder_hidden_size=vision_width, **settings)
+        self.vision_width, self.llm_width, self.settings = vision_width, llm_width, settings
+        self.query_tokens = nn.Parameter(torch.randn(1, queries, config.hidden_size) * 0.02)
+        self.qformer = Blip2QFormerModel(config)
+        self.language_projection = nn.Linear(config.hidden_size, llm_width)
+
+    def forward(self, states: torch.Tensor, grid: Grid | None = None) -> torch.Tensor:
+        queries = self.query_tokens.expand(states.shape[0], -1, -1)
+        read = self.qformer(query_embeds=queries, encoder_hidden_states=states).last_hidden_state
+        return self.language_projection(read.to(self.language_projection.weight.dtype))
+
+    def n_soft_tokens(self, states: Grid | int) -> int:
+        return self.query_tokens.shape[1]
+
+    def options(self) -> dict[str, Any]:
+        return {"queries": self.query_tokens.shape[1], **self.settings}
+
+
+def qformer_from_blip2(folder: Path, llm_width: int | None = None) -> QFormerProjector:
+    """The Q-Former of a BLIP-2 checkpoint folder, queries included; no other weight is read.
+
+    ``llm_width`` other than the checkpoint's (or None for it) gives a fresh output matrix, as
+    the published one speaks to another language model. Raises UnsupportedModelError for another
+    kind of checkpoint, WeightsError when tensors are missing.
+    """
+    config = read_json(folder / "config.json")
+    if config.get("model_type") != "blip-2":
+        raise UnsupportedModelError(
+            f"{folder} is a {config.get('model_type')!r} checkpoint; the Q-Former comes from "
+            "'blip-2'"
+        )
+    tensors = _tensors(folder, ("query_tokens", "qformer.", "language_projection."))
+    found = tensors.get("language_projection.weight")
+    if found is None or "query_tokens" not in tensors:
+        raise WeightsError(f"{folder}: query_tokens and language_projection are not all there")
+    settings = _settings(config.get("qformer_config", {}))
+    width = settings.pop("encoder_hidden_size")
+    projector = QFormerProjector(
+        width,
+        llm_width or found.shape[0],
+        queries=tensors["query_tokens"].shape[1],
+        **settings,
+    )
+    if projector.llm_width != found.shape[0]:
+        # A checkpoint's projection to another language model says nothing to this one.
+        fresh = projector.language_projection.state_dict(prefix="language_projection.")
+        tensors.update(fresh)
+    wanted = projector.state_dict()
+    missing = sorted(wanted.keys() - tensors.keys())
+    if missing:
+        raise WeightsError(f"{folder}: {len(missing)} tensors are missing, such as {missing[0]!r}")
+    projector.load_state_dict({key: tensors[key] for key in wanted})
+    return projector.eval()
+
+
+def _settings(saved: dict[str, Any]) -> dict[str, Any]:
+    """The saved settings that differ from the defaults, and always the tower's width."""
+    from transformers import Blip2QFormerConfig
+
+    different = Blip2QFormerConfig(**saved).to_diff_dict()
+    for name in ("model_type", "transformers_version", "architectures", "dtype", "torch_dtype"):
+        different.pop(name, None)
+    width = different.pop("encoder_hidden_size", Blip2QFormerConfig().encoder_hidden_size)
+    return {**different, "encoder_hidden_size": width}
+
+
+def _tensors(folder: Path, prefixes: tuple[str, ...]) -> dict[str, torch.Tensor]:
+    """The tensors of a folder's safetensors files whose names begin so, in fp32 as BLIP-2 runs."""
+    from safetensors import SafetensorError, safe_open
+
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise WeightsError(f"{folder} has no safetensors files; bridge reads no others")
+    found: dict[str, torch.Tensor] = {}
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as shard:
+                for key in shard.keys():  # noqa: SIM118 (a safe_open is no mapping)
+                    if key.removeprefix("model.").startswith(prefixes):
+                        found[key.removeprefix("model.")] = shard.get_tensor(key).float()
+        except (OSError, SafetensorError) as error:
+            raise WeightsError(f"{file} cannot be read: {error}") from error
+    return found

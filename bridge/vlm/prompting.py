@@ -1,0 +1,154 @@
+"""A chat to the text and the ids that the language model reads.
+
+Text comes of the tokenizer's own chat template, or of LLaVA's layout where it has none.
+Pictures stand where the questions say `<image>`, or at the head of the first turn when no
+question says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from bridge.errors import PromptError, UnsupportedModelError
+from bridge.vlm.chat import IMAGE_TOKEN, Turn, chat_messages, chat_text
+from bridge.vlm.question import check_no_special_tokens
+from bridge.vlm.splice import expand_placeholder
+
+_ANSWER = "\N{WHITE SQUARE}answer\N{WHITE SQUARE}"
+
+
+@dataclass(frozen=True, eq=False)
+class ChatWriter:
+    """How one model writes its chats. ``template`` is a Jinja chat template, or None."""
+
+    tokenizer: Any
+    template: str | None
+    image_token: str
+    image_id: int
+    context: int | None  # positions of the language model, None if it sets no limit
+    name: str
+
+    def text(self, turns: Sequence[Turn], n_images: int, answer: str | None = None) -> str:
+        """The chat up to where the model goes on; with ``answer``, up to the end of that answer.
+
+        Raises PromptError for a chat without a turn, and when there are more or fewer `<image>`
+        marks than pictures.
+        """
+        heads = n_pictures_at_head(turns, n_images)
+        asked = [(q.replace(IMAGE_TOKEN, self.image_token), a) for q, a in turns]
+        prompt = self._render(asked, heads, n_images, with_answers=False)
+        if answer is None:
+            return prompt
+        # What the layout writes around an answer: LLaVA's a space before it, most an end token.
+        told = [*asked[:-1], (asked[-1][0], _ANSWER)]
+        before, _, after = self._render(told, heads, n_images, with_answers=True).partition(_ANSWER)
+        lead = before.removeprefix(prompt) if before.startswith(prompt) else ""
+        ends = sorted(self.control_tokens, key=len, reverse=True)
+        return prompt + lead + answer + next((end for end in ends if after.startswith(end)), "")
+
+    def ids(
+        self, turns: Sequence[Turn], n_soft: Sequence[int], answer: str | None = None
+    ) -> list[int]:
+        """Ids of the chat, each image mark repeated as its picture has soft tokens.
+
+        Raises PromptError when no room is left for an answer; the message has the counts.
+        """
+        read = [(question.replace(IMAGE_TOKEN, ""), told) for question, told in turns]
+        check_no_special_tokens(read, self.control_tokens)
+        text = self.text(turns, len(n_soft), answer)
+        # A template may write the beginning token itself.
+        bos = self.tokenizer.bos_token
+        begun = bool(bos) and text.removeprefix(self.image_token).startswith(bos)
+        # Too long a chat is refused below, so the tokenizer need not warn of it.
+        ids = self.tokenizer(text, add_special_tokens=not begun, verbose=False)["input_ids"]
+        eos = self.tokenizer.eos_token
+        if eos and ids and ids[-1] == self.tokenizer.eos_token_id and not text.endswith(eos):
+            ids = ids[:-1]  # a tokenizer that closes every text would close the open answer
+        expanded = expand_placeholder(ids, self.image_id, n_soft)
+        needed = len(expanded) + (1 if answer is None else 0)
+        if self.context is not None and needed > self.context:
+            hint = "drop earlier turns" if len(turns) > 1 else "ask more briefly"
+            hint += ", or give fewer pictures" if len(n_soft) > 1 else ""
+            pictures = "the picture" if len(n_soft) == 1 else f"the {len(n_soft)} pictures"
+            raise PromptError(
+                f"the chat takes {len(expanded)} positions ({sum(n_soft)} of them {pictures}) "
+                f"and {self.name} has {self.context} in all, the answer included; {hint}"
+            )
+        return expanded
+
+    @cached_property
+    def control_tokens(self) -> frozenset[str]:
+        """Every text that the tokenizer reads as one special token, the image token included."""
+        added = self.tokenizer.added_tokens_decoder.values()
+        special = {str(token) for token in added if token.special}
+        return frozenset({*special, *self.tokenizer.all_special_tokens, self.image_token} - {""})
+
+    def _render(
+        self, turns: Sequence[Turn], heads: int, n_images: int, *, with_answers: bool
+    ) -> str:
+        if self.template is None:
+            end = self.tokenizer.eos_token or ""
+            text = chat_text(turns, with_answers, heads, image_token=self.image_token, end=end)
+        else:
+            messages = chat_messages(turns, heads, with_answers=with_answers)
+            if not self._reads_parts:
+                messages = [
+                    {**m, "content": as_string(m["content"], self.image_token)} for m in messages
+                ]
+            text = self._apply(messages, add_generation_prompt=not with_answers)
+        if text.count(self.image_token) != n_images:
+            raise UnsupportedModelError(
+                f"{self.name}: the chat template does not place {self.image_token!r} once a picture"
+            )
+        return text
+
+    @cached_property
+    def _reads_parts(self) -> bool:
+        """Whether the template takes message contents as parts; those of text models take text.
+
+        Found out by trying: some templates raise on parts, others print them as Python would.
+        """
+        probe = [{"type": "image"}, {"type": "text", "text": "probe"}]
+        try:
+            text = self._apply([{"role": "user", "content": probe}], add_generation_prompt=False)
+        # A template runs whatever Jinja can, and so may raise anything.
+        except Exception:
+            return False
+        return text.count(self.image_token) == 1 and "probe" in text and "'type'" not in text
+
+    def _apply(self, messages: Sequence[dict[str, object]], *, add_generation_prompt: bool) -> str:
+        return str(
+            self.tokenizer.apply_chat_template(
+                list(messages),
+                chat_template=self.template,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+            )
+        )
+
+
+def n_pictures_at_head(turns: Sequence[Turn], n_images: int) -> int:
+    """How many pictures stand before the first question: all, unless questions mark their places.
+
+    Raises PromptError, giving both counts, when marks and pictures differ.
+    """
+    marks = sum(question.count(IMAGE_TOKEN) for question, _ in turns)
+    if not marks:
+        return n_images
+    if marks != n_images:
+        raise PromptError(
+            f"the chat has {marks} {IMAGE_TOKEN} mark(s) and {n_images} picture(s); give one "
+            "picture a mark, or no mark at all: then the pictures come first"
+        )
+    return 0
+
+
+def as_string(content: object, image_token: str) -> str:
+    """Message parts as one string, an image part as its mark on a line of its own."""
+    assert isinstance(content, list)
+    return "".join(
+        f"{image_token}\n" if part["type"] == "image" else part["text"] for part in content
+    )
