@@ -19,10 +19,11 @@ import torch
 from torch import nn
 
 from bridge.errors import OptionError, PromptError, UnsupportedModelError
+from bridge.vlm.aspect import AnyRes, ImageAspect, OneView, Size
 from bridge.vlm.chat import IMAGE_TOKEN, Turn, chat_messages, chat_text
 from bridge.vlm.features import SelectFeature, SelectLayer, image_states, n_image_states
 from bridge.vlm.image import ImageInput, load_image
-from bridge.vlm.preprocess import pixels
+from bridge.vlm.preprocess import Views, view_pixels
 from bridge.vlm.projectors import MlpProjector, Projector
 from bridge.vlm.question import check_no_special_tokens, checked_max_new_tokens, checked_turns
 from bridge.vlm.splice import Spliced, expand_placeholder, left_pad, splice
@@ -37,7 +38,8 @@ class BridgeVLM:
     """A vision-language model made of parts.
 
     ``select_layer`` counts as LLaVA does (see `bridge.vlm.features`); ``select_feature`` is
-    "patch" (state 0, the class token, dropped) or "cls_patch".
+    "patch" (state 0, the class token, dropped) or "cls_patch". ``aspect`` is what is done with
+    pictures that are not square (see `bridge.vlm.aspect`).
     """
 
     vision: nn.Module
@@ -51,6 +53,7 @@ class BridgeVLM:
     select_feature: SelectFeature = "patch"
     chat_template: str | None = None
     name: str = "BridgeVLM"
+    aspect: ImageAspect = OneView()
 
     def __repr__(self) -> str:
         parts = (type(part).__name__ for part in (self.vision, self.projector, self.llm))
@@ -65,10 +68,15 @@ class BridgeVLM:
         """How many positions the language model has, soft tokens included."""
         return int(self.llm.config.max_position_embeddings)
 
-    def n_soft_tokens(self, height: int, width: int) -> int:
-        """Soft tokens of one preprocessed picture: the only place where they are counted."""
+    def n_soft_tokens(self, height: int, width: int, picture: Size | None = None) -> int:
+        """Soft tokens of one picture: the only place where they are counted.
+
+        ``height`` and ``width`` are those of a preprocessed view; ``picture`` is the (height,
+        width) of the picture itself, without which one view's tokens are counted.
+        """
         states = n_image_states(self.vision, height, width, self.select_feature)
-        return self.projector.n_soft_tokens(states)
+        a_view = self.projector.n_soft_tokens(states)
+        return a_view if picture is None else self.aspect.n_soft_tokens(a_view, picture)
 
     # -- the road, step by step --------------------------------------------------------
 
@@ -85,6 +93,11 @@ class BridgeVLM:
                 f"token rule and projector count {counted}"
             )
         return soft
+
+    def picture_tokens(self, views: Views) -> list[torch.Tensor]:
+        """The soft tokens (M_i, D_llm) of each picture, its views packed into one row."""
+        parts = self.soft_tokens(views.pixel_values).split(views.counts)
+        return [self.aspect.pack(part, size) for part, size in zip(parts, views.sizes, strict=True)]
 
     def prompt_text(self, turns: Sequence[Turn]) -> str:
         """The chat as text, through the checkpoint's own template where it has one."""
@@ -116,7 +129,9 @@ class BridgeVLM:
         bos = self.tokenizer.bos_token
         # Too long a chat is refused below, so the tokenizer need not warn of it.
         ids = self.tokenizer(
-            text, add_special_tokens=not (bos and text.startswith(bos)), verbose=False
+            text,
+            add_special_tokens=not (bos and text.removeprefix(self.image_token).startswith(bos)),
+            verbose=False,
         )
         expanded = expand_placeholder(ids["input_ids"], self.image_token_id, n_soft)
         if len(expanded) >= self.context:
@@ -131,13 +146,14 @@ class BridgeVLM:
 
     def splice(self, images: Sequence[Image], chats: Sequence[Sequence[Turn]]) -> Spliced:
         """One RGB picture and one chat a row, to what the language model takes."""
-        pixel_values = pixels(self.image_processor, images)
-        n_soft = self.n_soft_tokens(*pixel_values.shape[-2:])
-        rows = [self.prompt_ids(turns, n_soft) for turns in chats]
+        views = view_pixels(self.image_processor, self.aspect, images)
+        height, width = views.pixel_values.shape[-2:]
+        counts = [self.n_soft_tokens(height, width, size) for size in views.sizes]
+        rows = [self.prompt_ids(turns, n) for turns, n in zip(chats, counts, strict=True)]
         ids, mask = left_pad(rows, self._pad_id)
         embed = self.llm.get_input_embeddings()
         ids, mask = ids.to(self.device), mask.to(self.device)
-        return splice(embed, ids, mask, self.image_token_id, self.soft_tokens(pixel_values))
+        return splice(embed, ids, mask, self.image_token_id, self.picture_tokens(views))
 
     @torch.inference_mode()
     def logits(self, images: Sequence[ImageInput], chats: Sequence[Sequence[Turn]]) -> torch.Tensor:
@@ -242,21 +258,23 @@ def from_llava(
     image_processor: Any,
     *,
     chat_template: str | None = None,
+    aspect: ImageAspect | None = None,
     name: str = "LLaVA",
 ) -> BridgeVLM:
-    """The parts of a stock LlavaForConditionalGeneration, sharing its parameters.
+    """The parts of a stock LlavaForConditionalGeneration or LlavaNext..., sharing its parameters.
 
+    ``aspect`` is for LLaVA 1.5's kind, whose config does not say it; LLaVA 1.6's is always
+    "anyres" with the config's pinpoints.
     Raises UnsupportedModelError when the tokenizer does not know the model's image token.
     """
     config = model.config
     core = model.model
     image_id = int(config.image_token_id)
-    image_token = tokenizer.convert_ids_to_tokens(image_id) if image_id < len(tokenizer) else None
-    if image_token is None or image_token not in tokenizer.all_special_tokens:
-        raise UnsupportedModelError(
-            f"{name}: the config's image token {image_id} is no special token of the tokenizer "
-            f"(it is {image_token!r})"
-        )
+    image_token = checked_image_token(tokenizer, image_id, name)
+    if config.model_type == "llava_next":
+        pinpoints = tuple((int(high), int(wide)) for high, wide in config.image_grid_pinpoints)
+        tile = int(config.vision_config.image_size)
+        aspect = AnyRes(pinpoints, tile, core.image_newline, int(image_processor.resample))
     layer = config.vision_feature_layer
     stock = core.multi_modal_projector
     whole = config.vision_feature_select_strategy == "full"
@@ -272,7 +290,19 @@ def from_llava(
         select_feature="cls_patch" if whole else "patch",
         chat_template=chat_template,
         name=name,
+        aspect=aspect or OneView(),
     )
+
+
+def checked_image_token(tokenizer: Any, image_id: int, name: str) -> str:
+    """The text of the image token. Raises UnsupportedModelError unless it is a special token."""
+    token = tokenizer.convert_ids_to_tokens(image_id) if image_id < len(tokenizer) else None
+    if token is None or token not in tokenizer.all_special_tokens:
+        raise UnsupportedModelError(
+            f"{name}: the config's image token {image_id} is no special token of the tokenizer "
+            f"(it is {token!r})"
+        )
+    return str(token)
 
 
 def _causal_lm(model: Any) -> Any:

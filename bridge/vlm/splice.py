@@ -46,22 +46,29 @@ def left_pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, 
 
 
 def splice(
-    embed: nn.Module, ids: torch.Tensor, mask: torch.Tensor, image_id: int, soft: torch.Tensor
+    embed: nn.Module,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    image_id: int,
+    soft: Sequence[torch.Tensor] | torch.Tensor,
 ) -> Spliced:
-    """Word embeddings of ``ids`` (B, T), with ``soft`` (N, M, D) at the image positions.
+    """Word embeddings of ``ids`` (B, T), with ``soft`` at the image positions.
 
-    Pictures are taken in reading order. Raises PromptError, giving both counts, when the
-    N pictures of M soft tokens do not exactly fill the places of ``image_id``.
+    ``soft`` is (N, M, D), or N tensors (M_i, D) where pictures differ in length; pictures are
+    taken in reading order. Raises PromptError, giving both counts, when they do not exactly
+    fill the places of ``image_id``.
     """
     places = (ids == image_id) & (mask == 1)
-    n_places, n_soft = int(places.sum()), soft.shape[0] * soft.shape[1]
-    if n_places != n_soft:
+    lengths = [len(each) for each in soft]
+    if int(places.sum()) != sum(lengths):
+        shown = " and ".join(map(str, sorted(set(lengths))))
         raise PromptError(
-            f"the chat has {n_places} image positions, but {soft.shape[0]} picture(s) of "
-            f"{soft.shape[1]} soft tokens make {n_soft}; give one <image> mark a picture"
+            f"the chat has {int(places.sum())} image positions, but {len(lengths)} picture(s) of "
+            f"{shown} soft tokens make {sum(lengths)}; give one <image> mark a picture"
         )
     # Some checkpoints number <image> past the end of the embedding table, so look up 0 there.
     words = embed(ids.masked_fill(ids == image_id, 0))
-    filled = words.masked_scatter(places.unsqueeze(-1), soft.to(words.dtype))
+    flat = torch.cat(list(soft)).to(words.dtype)
+    filled = words.masked_scatter(places.unsqueeze(-1), flat)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     return Spliced(filled, mask, positions)
