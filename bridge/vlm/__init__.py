@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bridge.vlm.answering import describe
+    from bridge.vlm.blip2 import from_blip2
+    from bridge.vlm.checkpoints.convert import convert
     from bridge.vlm.image import load_image
     from bridge.vlm.load import load_vlm
     from bridge.vlm.model import BridgeVLM, from_llava
@@ -17,13 +19,23 @@ if TYPE_CHECKING:
 # Public name -> the module that defines it.
 _HOMES = {
     "BridgeVLM": "bridge.vlm.model",
+    "convert": "bridge.vlm.checkpoints.convert",
     "describe": "bridge.vlm.answering",
+    "from_blip2": "bridge.vlm.blip2",
     "from_llava": "bridge.vlm.model",
     "load_image": "bridge.vlm.image",
     "load_vlm": "bridge.vlm.load",
 }
 
-__all__ = ["BridgeVLM", "describe", "from_llava", "load_image", "load_vlm"]
+__all__ = [
+    "BridgeVLM",
+    "convert",
+    "describe",
+    "from_blip2",
+    "from_llava",
+    "load_image",
+    "load_vlm",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -58,6 +58,9 @@ class OneView:
         return soft[0]
 
 
+SQUARE = OneView()
+
+
 @dataclass(frozen=True, eq=False)
 class AnyRes:
     """LLaVA's "anyres" with `mm_patch_merge_type` "spatial_unpad"; transformers' LlavaNext.

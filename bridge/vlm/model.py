@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from bridge.errors import OptionError, PromptError, UnsupportedModelError
-from bridge.vlm.aspect import AnyRes, ImageAspect, OneView, Size
+from bridge.vlm.aspect import SQUARE, AnyRes, ImageAspect, Size
 from bridge.vlm.chat import IMAGE_TOKEN, Turn, chat_messages, chat_text
 from bridge.vlm.features import SelectFeature, SelectLayer, image_states, n_image_states
 from bridge.vlm.image import ImageInput, load_image
@@ -53,7 +53,7 @@ class BridgeVLM:
     select_feature: SelectFeature = "patch"
     chat_template: str | None = None
     name: str = "BridgeVLM"
-    aspect: ImageAspect = OneView()
+    aspect: ImageAspect = SQUARE
 
     def __repr__(self) -> str:
         parts = (type(part).__name__ for part in (self.vision, self.projector, self.llm))
@@ -124,7 +124,8 @@ class BridgeVLM:
 
         Raises PromptError when no room is left for an answer; the message has the counts.
         """
-        check_no_special_tokens(turns, self.tokenizer.all_special_tokens)
+        marks = [*self.tokenizer.all_special_tokens, self.image_token]
+        check_no_special_tokens(turns, marks)
         text = self.prompt_text(turns)
         bos = self.tokenizer.bos_token
         # Too long a chat is refused below, so the tokenizer need not warn of it.
@@ -290,14 +291,17 @@ def from_llava(
         select_feature="cls_patch" if whole else "patch",
         chat_template=chat_template,
         name=name,
-        aspect=aspect or OneView(),
+        aspect=aspect or SQUARE,
     )
 
 
 def checked_image_token(tokenizer: Any, image_id: int, name: str) -> str:
     """The text of the image token. Raises UnsupportedModelError unless it is a special token."""
     token = tokenizer.convert_ids_to_tokens(image_id) if image_id < len(tokenizer) else None
-    if token is None or token not in tokenizer.all_special_tokens:
+    # Of tokens added as special ones, transformers 5 lists only the named among the first.
+    added = tokenizer.added_tokens_decoder.get(image_id)
+    special = token in tokenizer.all_special_tokens or (added is not None and added.special)
+    if token is None or not special:
         raise UnsupportedModelError(
             f"{name}: the config's image token {image_id} is no special token of the tokenizer "
             f"(it is {token!r})"
