@@ -135,9 +135,10 @@ def test_parameters_are_shared_not_copied(stock: Any, vlm: BridgeVLM) -> None:
 
 
 def test_half_precision_keeps_the_qformer_whole(folder: Path) -> None:
-    half: Any = load_vlm(folder, device="cpu", dtype="bfloat16")
+    """In fp16 only: in bf16, whose range is fp32's, transformers halves all of it."""
+    half: Any = load_vlm(folder, device="cpu", dtype="float16")
     assert half.projector.query_tokens.dtype == torch.float32
-    assert half.llm.dtype == torch.bfloat16
+    assert half.llm.dtype == torch.float16
     assert isinstance(half.answer(picture(), "what?", max_new_tokens=3), str)
 
 

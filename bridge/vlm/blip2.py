@@ -39,7 +39,7 @@ class Blip2Tower(nn.Module):
 class Blip2Projector(nn.Module):
     """(B, N, D_vision) states to (B, queries, D_llm), sharing a checkpoint's modules.
 
-    The Q-Former stays in the dtype that transformers keeps it in (fp32 in half-precision models).
+    The Q-Former stays in the dtype that transformers keeps it in (fp32 where the rest is fp16).
     """
 
     kind = "qformer"
