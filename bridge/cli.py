@@ -1,4 +1,4 @@
-"""The ``bridge`` command: draw, ask, encode, see the tokens, list the models.
+"""The ``bridge`` command: draw, ask, encode, convert, see the tokens, list the models.
 
 Starts light: torch loads only once a command has passed its own checks. A bad input is one
 line on standard error and exit status 2; ``--debug`` shows the traceback instead.
@@ -141,6 +141,19 @@ def _parser() -> _Parser:
     )
     encode.set_defaults(run=_encode)
 
+    convert = commands.add_parser(
+        "convert", parents=[shared], help="LLaVA checkpoints: original layout to stock and back"
+    )
+    convert.add_argument("source", help="folder, name or hub id of a LLaVA checkpoint")
+    convert.add_argument("output", type=Path, help="the new folder")
+    convert.add_argument(
+        "--to", required=True, choices=("hf", "llava"), help="transformers' or LLaVA's layout"
+    )
+    convert.add_argument("--allow-pickle", action="store_true", help="read .bin, tensors only")
+    convert.add_argument("--base", help="the language model, where source has only a projector")
+    convert.add_argument("--vision-tower", metavar="NAME", help="the tower's name for LLaVA's code")
+    convert.set_defaults(run=_convert)
+
     models = commands.add_parser("models", parents=[shared], help="list the known models")
     models.set_defaults(run=_models)
     return parser
@@ -280,6 +293,32 @@ def _lora(text: str) -> tuple[str, float]:
         return (path, float(strength)) if path else (text, 1.0)
     except ValueError:
         return text, 1.0
+
+
+def _convert(options: argparse.Namespace) -> None:
+    from bridge.vlm import convert
+
+    done = 0
+
+    def count(number: int) -> None:
+        nonlocal done
+        done = number
+        if sys.stderr.isatty():
+            print(f"{number} tensors", end="\r", file=sys.stderr, flush=True)
+
+    path = convert(
+        options.source,
+        options.output,
+        to=options.to,
+        allow_pickle=options.allow_pickle,
+        base=options.base,
+        vision_tower=options.vision_tower,
+        on_tensor=count,
+    )
+    if options.json:
+        _print_json({"output": str(path), "to": options.to, "tensors": done})
+    else:
+        print(f"{path}: {done} tensors in the layout {options.to}")
 
 
 def _prompt_lines(source: str) -> list[str]:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bridge.vlm.answering import describe
+    from bridge.vlm.blip2 import from_blip2
+    from bridge.vlm.checkpoints.convert import convert
     from bridge.vlm.choice import Choice
     from bridge.vlm.image import load_image
     from bridge.vlm.load import load_vlm
@@ -22,7 +24,9 @@ _HOMES = {
     "BridgeVLM": "bridge.vlm.model",
     "Choice": "bridge.vlm.choice",
     "build_projector": "bridge.vlm.projectors",
+    "convert": "bridge.vlm.checkpoints.convert",
     "describe": "bridge.vlm.answering",
+    "from_blip2": "bridge.vlm.blip2",
     "from_llava": "bridge.vlm.model",
     "load_image": "bridge.vlm.image",
     "load_projector": "bridge.vlm.projectors",
@@ -35,7 +39,9 @@ __all__ = [
     "BridgeVLM",
     "Choice",
     "build_projector",
+    "convert",
     "describe",
+    "from_blip2",
     "from_llava",
     "load_image",
     "load_projector",

@@ -66,14 +66,13 @@ def choose(
     turns = checked_turns(question, history)
     check_no_special_tokens([(text, "") for text in given], vlm.writer.control_tokens)
     pictures = load_images(image)
-    values, each = vlm.pixel_values(pictures)
-    counts = [each] * len(pictures)
+    views, counts = vlm.views(pictures)
     prompt = vlm.prompt_ids(turns, counts)
     # A tokenizer may join the prompt's last piece with the answer's first; then all answers
     # are scored from where the first of them leaves the prompt.
     rows = [vlm.writer.ids(turns, counts, answer) for answer in given]
     start = min(_common(prompt, row) for row in rows)
-    soft = vlm.pictures_as_tokens(values)
+    soft = vlm.picture_tokens(views)
     batch = vlm.embed(rows, soft * len(rows), "right")
     # Padded on the right, all rows leave the prompt at one place.
     keep = batch.inputs_embeds.shape[1] - start + 1

@@ -1,4 +1,4 @@
-"""A LLaVA folder, by name, path or hub id, to a BridgeVLM."""
+"""A checkpoint of LLaVA or BLIP-2, by name, path or hub id, to a BridgeVLM."""
 
 from __future__ import annotations
 
@@ -6,14 +6,23 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bridge.errors import UnsupportedModelError, WeightsError
+from bridge.errors import OptionError, UnsupportedModelError, WeightsError
 from bridge.files import read_json
 from bridge.runtime import check_dtype, quiet_loading, resolve_device, resolve_dtype
+from bridge.vlm.aspect import SQUARE, ImageAspect, OneView, mean_colour
+from bridge.vlm.checkpoints.settings import is_original, read_settings
 from bridge.vlm.model import BridgeVLM, from_llava
-from bridge.vlm.preprocess import load_image_processor
+from bridge.vlm.preprocess import load_image_processor, processor_kind, processor_settings
 
 if TYPE_CHECKING:
     import torch
+
+# transformers' layouts: the config's model_type, and the class it loads in.
+_CLASSES = {
+    "llava": "LlavaForConditionalGeneration",
+    "llava_next": "LlavaNextForConditionalGeneration",
+    "blip-2": "Blip2ForConditionalGeneration",
+}
 
 
 def load_vlm(
@@ -22,18 +31,30 @@ def load_vlm(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     revision: str | None = None,
+    allow_pickle: bool = False,
+    base: str | os.PathLike[str] | None = None,
 ) -> BridgeVLM:
-    """Load a checkpoint of LlavaForConditionalGeneration's layout (LLaVA 1.5 and its like).
+    """Load a checkpoint of LLaVA 1.5, LLaVA 1.6 or BLIP-2.
 
+    Layouts: transformers' (`LlavaForConditionalGeneration`, `LlavaNextForConditionalGeneration`,
+    `Blip2ForConditionalGeneration` with OPT), and the original of haotian-liu/LLaVA.
     ``model`` is an embedded name, a folder or a hub id. Without ``device``: CUDA if
     there is one. Without ``dtype``: fp32 for small models and on a CPU, else half precision.
+
+    Two options are for the original layout alone: ``allow_pickle=True`` reads ``.bin`` files
+    (tensors only, nothing in them is run); ``base`` is the language model, a folder or hub id,
+    of a folder that holds only `mm_projector.bin`.
+
     Raises UnknownModelError, HubError, WeightsError (missing, damaged or incomplete weights),
     UnsupportedModelError (another architecture), OptionError.
     """
     place = resolve_device(device)
     check_dtype(dtype)
     folder = locate(model, revision)
-    return load_folder(folder, place, resolve_dtype(dtype, place, folder), os.fspath(model))
+    precision = resolve_dtype(dtype, place, folder)
+    return load_folder(
+        folder, place, precision, os.fspath(model), allow_pickle=allow_pickle, base=base
+    )
 
 
 def locate(model: str | os.PathLike[str], revision: str | None = None) -> Path:
@@ -47,8 +68,25 @@ def locate(model: str | os.PathLike[str], revision: str | None = None) -> Path:
     return resolve(model, revision=revision).absolute()
 
 
-def load_folder(folder: Path, device: torch.device, dtype: torch.dtype, name: str) -> BridgeVLM:
-    """`load_vlm` once the model is a folder and the options are settled."""
+def load_folder(
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    name: str,
+    *,
+    allow_pickle: bool = False,
+    base: str | os.PathLike[str] | None = None,
+) -> BridgeVLM:
+    """`load_vlm` once the model is a folder and device and dtype are settled."""
+    config = read_json(folder / "config.json")
+    if is_original(config):
+        from bridge.vlm.checkpoints.original import load_original
+
+        return load_original(folder, device, dtype, name, allow_pickle=allow_pickle, base=base)
+    if allow_pickle or base is not None:
+        raise OptionError(
+            f"{folder} is not of the original LLaVA's layout; leave allow_pickle and base out"
+        )
     image_processor = load_image_processor(folder)
     from transformers import AutoTokenizer
 
@@ -57,12 +95,17 @@ def load_folder(folder: Path, device: torch.device, dtype: torch.dtype, name: st
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
             raise WeightsError(f"{folder}: the tokenizer cannot load: {error}") from error
-        stock = _load_weights(folder, dtype)
+        stock = _load_weights(folder, _CLASSES[config["model_type"]], dtype).to(device).eval()
+    if config["model_type"] == "blip-2":
+        from bridge.vlm.blip2 import from_blip2
+
+        return from_blip2(stock, tokenizer, image_processor, name=name)
     return from_llava(
-        stock.to(device).eval(),
+        stock,
         tokenizer,
         image_processor,
         chat_template=_chat_template(folder, tokenizer),
+        aspect=_aspect(folder),
         name=name,
     )
 
@@ -73,19 +116,38 @@ def _check_architecture(folder: Path) -> None:
         raise UnsupportedModelError(
             f"{folder} has no config.json; give a folder of LlavaForConditionalGeneration"
         )
-    kind = read_json(config).get("model_type")
-    if kind != "llava":
+    found = read_json(config)
+    if is_original(found):
+        read_settings(found, folder)
+        return
+    kind = found.get("model_type")
+    if kind not in _CLASSES:
+        known = ", ".join(map(repr, _CLASSES))
         raise UnsupportedModelError(
-            f"{folder} is a {kind!r} checkpoint; answering needs 'llava' (LLaVA 1.5's layout)"
+            f"{folder} is a {kind!r} checkpoint; answering needs one of {known}, or the original "
+            "LLaVA's layout"
         )
+    decoder = found.get("text_config", {}).get("model_type")
+    if kind == "blip-2" and decoder in ("t5", "mt5"):
+        from bridge.vlm.blip2 import refusal
+
+        raise UnsupportedModelError(refusal(folder, decoder))
 
 
-def _load_weights(folder: Path, dtype: torch.dtype) -> Any:
+def _aspect(folder: Path) -> ImageAspect:
+    """What a LLaVA 1.5 folder's processor does with pictures that are not square."""
+    settings = processor_settings(folder)
+    if processor_kind(settings) == "LlavaImageProcessor" and settings.get("do_pad"):
+        return OneView(mean_colour(settings["image_mean"]))
+    return SQUARE
+
+
+def _load_weights(folder: Path, architecture: str, dtype: torch.dtype) -> Any:
+    import transformers
     from safetensors import SafetensorError
-    from transformers import LlavaForConditionalGeneration
 
     try:
-        loaded: Any = LlavaForConditionalGeneration.from_pretrained(
+        loaded: Any = getattr(transformers, architecture).from_pretrained(
             folder,
             dtype=dtype,
             local_files_only=True,

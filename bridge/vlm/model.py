@@ -15,12 +15,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from inspect import signature
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from bridge.errors import OptionError, UnsupportedModelError
+from bridge.vlm.aspect import SQUARE, AnyRes, ImageAspect, Size
 from bridge.vlm.chat import IMAGE_TOKEN, Turn
 from bridge.vlm.choice import Choice, Normalise, choose
 from bridge.vlm.counting import SoftTokens, soft_tokens_of
@@ -28,7 +30,7 @@ from bridge.vlm.features import SelectFeature, SelectLayer, image_states, n_extr
 from bridge.vlm.image import ImagesInput, load_images
 from bridge.vlm.messages import Messages, read_messages
 from bridge.vlm.parts import check_image_token, check_llm, check_vision, check_widths
-from bridge.vlm.preprocess import pixels
+from bridge.vlm.preprocess import Views, view_pixels
 from bridge.vlm.projectors import MlpProjector, Projector
 from bridge.vlm.prompting import ChatWriter
 from bridge.vlm.question import checked_max_new_tokens, checked_turns
@@ -44,8 +46,9 @@ class BridgeVLM:
     """A vision-language model made of parts.
 
     ``select_layer`` counts as LLaVA does, and ``select_feature`` says which states are kept
-    (see `bridge.vlm.features`). ``vision`` and ``projector`` may both be None: a model for text
-    alone. Raises, when parts do not fit together, OptionError or UnsupportedModelError.
+    (see `bridge.vlm.features`). ``aspect`` is what is done with pictures that are not square (see
+    `bridge.vlm.aspect`). ``vision`` and ``projector`` may both be None: a model for text alone.
+    Raises, when parts do not fit together, OptionError or UnsupportedModelError.
 
     A picture argument is one picture, or a list of several for one chat, or None. They stand
     where the questions say `<image>`, or before the first question when none does.
@@ -62,6 +65,7 @@ class BridgeVLM:
     select_feature: SelectFeature = "patch"
     chat_template: str | None = None
     name: str = "BridgeVLM"
+    aspect: ImageAspect = SQUARE
 
     def __post_init__(self) -> None:
         check_llm(self.llm, self.name)
@@ -86,7 +90,7 @@ class BridgeVLM:
         return found if isinstance(found, int) and found > 0 else None
 
     def count(self, height: int, width: int) -> SoftTokens:
-        """The soft tokens of one preprocessed picture, and where their number comes from.
+        """The soft tokens of one preprocessed view, and where their number comes from.
 
         Everything that needs the number asks here. Raises UnsupportedModelError for a model
         of text alone.
@@ -94,9 +98,14 @@ class BridgeVLM:
         vision, projector = self._eyes
         return soft_tokens_of(vision, projector, self.select_feature, height, width)
 
-    def n_soft_tokens(self, height: int, width: int) -> int:
-        """How many soft tokens one preprocessed picture makes."""
-        return self.count(height, width).count
+    def n_soft_tokens(self, height: int, width: int, picture: Size | None = None) -> int:
+        """How many soft tokens one picture makes.
+
+        ``height`` and ``width`` are those of a preprocessed view; ``picture`` is the (height,
+        width) of the picture itself, without which one view's tokens are counted.
+        """
+        a_view = self.count(height, width).count
+        return a_view if picture is None else self.aspect.n_soft_tokens(a_view, picture)
 
     # -- the road, step by step --------------------------------------------------------
 
@@ -158,24 +167,29 @@ class BridgeVLM:
             raise OptionError(f"{len(images)} rows of pictures, {len(chats)} chats; give as many")
         pictures = [_row(row) for row in images]
         flat = [picture for row in pictures for picture in row]
-        pixel_values, each = self.pixel_values(flat)
+        views, counts = self.views(flat)
+        left = iter(counts)
         rows = [
-            self.prompt_ids(turns, [each] * len(row))
+            self.prompt_ids(turns, list(islice(left, len(row))))
             for turns, row in zip(chats, pictures, strict=True)
         ]
-        return self.embed(rows, self.pictures_as_tokens(pixel_values), padding)
+        return self.embed(rows, self.picture_tokens(views), padding)
 
-    def pixel_values(self, pictures: Sequence[Image]) -> tuple[torch.Tensor | None, int]:
-        """Preprocessed pixels (B, 3, H, W) and the soft tokens of each; None without pictures."""
+    def views(self, pictures: Sequence[Image]) -> tuple[Views | None, list[int]]:
+        """Preprocessed views of the pictures (None without any), and each one's soft tokens."""
         if not pictures:
-            return None, 0
+            return None, []
         self._eyes  # noqa: B018 (a picture into a text-only model is refused here)
-        values = pixels(self.image_processor, pictures)
-        return values, self.n_soft_tokens(*values.shape[-2:])
+        views = view_pixels(self.image_processor, self.aspect, pictures)
+        height, width = views.pixel_values.shape[-2:]
+        return views, [self.n_soft_tokens(height, width, picture) for picture in views.sizes]
 
-    def pictures_as_tokens(self, pixel_values: torch.Tensor | None) -> list[torch.Tensor]:
-        """The soft tokens (M, D_llm) of each picture; an empty list without pictures."""
-        return [] if pixel_values is None else list(self.soft_tokens(pixel_values))
+    def picture_tokens(self, views: Views | None) -> list[torch.Tensor]:
+        """The soft tokens (M_i, D_llm) of each picture, its views packed into one row."""
+        if views is None:
+            return []
+        parts = self.soft_tokens(views.pixel_values).split(views.counts)
+        return [self.aspect.pack(part, size) for part, size in zip(parts, views.sizes, strict=True)]
 
     def embed(
         self,
@@ -345,21 +359,23 @@ def from_llava(
     image_processor: Any,
     *,
     chat_template: str | None = None,
+    aspect: ImageAspect | None = None,
     name: str = "LLaVA",
 ) -> BridgeVLM:
-    """The parts of a stock LlavaForConditionalGeneration, sharing its parameters.
+    """The parts of a stock LlavaForConditionalGeneration or LlavaNext..., sharing its parameters.
 
+    ``aspect`` is for LLaVA 1.5's kind, whose config does not say it; LLaVA 1.6's is always
+    "anyres" with the config's pinpoints.
     Raises UnsupportedModelError when the tokenizer does not know the model's image token.
     """
     config = model.config
     core = model.model
     image_id = int(config.image_token_id)
-    image_token = tokenizer.convert_ids_to_tokens(image_id) if image_id < len(tokenizer) else None
-    if image_token is None or image_token not in tokenizer.all_special_tokens:
-        raise UnsupportedModelError(
-            f"{name}: the config's image token {image_id} is no special token of the tokenizer "
-            f"(it is {image_token!r})"
-        )
+    image_token = checked_image_token(tokenizer, image_id, name)
+    if config.model_type == "llava_next":
+        pinpoints = tuple((int(high), int(wide)) for high, wide in config.image_grid_pinpoints)
+        tile = int(config.vision_config.image_size)
+        aspect = AnyRes(pinpoints, tile, core.image_newline, int(image_processor.resample))
     layer = config.vision_feature_layer
     stock = core.multi_modal_projector
     whole = config.vision_feature_select_strategy == "full"
@@ -377,7 +393,22 @@ def from_llava(
         select_feature="cls_patch" if whole else _default_feature(core.vision_tower),
         chat_template=chat_template,
         name=name,
+        aspect=aspect or SQUARE,
     )
+
+
+def checked_image_token(tokenizer: Any, image_id: int, name: str) -> str:
+    """The text of the image token. Raises UnsupportedModelError unless it is a special token."""
+    token = tokenizer.convert_ids_to_tokens(image_id) if image_id < len(tokenizer) else None
+    # Of tokens added as special ones, transformers 5 lists only the named among the first.
+    added = tokenizer.added_tokens_decoder.get(image_id)
+    special = token in tokenizer.all_special_tokens or (added is not None and added.special)
+    if token is None or not special:
+        raise UnsupportedModelError(
+            f"{name}: the config's image token {image_id} is no special token of the tokenizer "
+            f"(it is {token!r})"
+        )
+    return str(token)
 
 
 def _default_feature(tower: nn.Module) -> SelectFeature:

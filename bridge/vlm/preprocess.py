@@ -9,6 +9,8 @@ than PIL. bridge always takes the PIL one, so answers do not depend on what is i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from bridge.errors import WeightsError
@@ -20,15 +22,32 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-# The names CLIP's processor has gone by in saved folders.
-_CLIP_NAMES = frozenset(
-    {
-        "CLIPImageProcessor",
-        "CLIPImageProcessorFast",
-        "CLIPImageProcessorPil",
-        "CLIPFeatureExtractor",
-    }
-)
+    from bridge.vlm.aspect import ImageAspect, Size
+
+# Processors that are built directly, by the name a folder gives without "Fast" or "Pil":
+# AutoImageProcessor of transformers 5.17 wants torchvision even for the PIL backend. LLaVA's two
+# are CLIP's with something done to the picture first, which is `bridge.vlm.aspect`'s part.
+_CLIP = ("transformers.models.clip.image_processing_pil_clip", "CLIPImageProcessorPil")
+_DIRECT = {
+    "CLIPImageProcessor": _CLIP,
+    "CLIPFeatureExtractor": _CLIP,
+    "LlavaImageProcessor": _CLIP,
+    "LlavaNextImageProcessor": _CLIP,
+    "BlipImageProcessor": (
+        "transformers.models.blip.image_processing_pil_blip",
+        "BlipImageProcessorPil",
+    ),
+}
+_OF_ASPECT = ("do_pad", "pad_size", "image_grid_pinpoints")
+
+
+@dataclass(frozen=True, eq=False)
+class Views:
+    """What a tower takes of a batch of pictures: V views in all."""
+
+    pixel_values: torch.Tensor  # (V, 3, H, W) float32, normalised
+    counts: tuple[int, ...]  # views of each picture; they add up to V
+    sizes: tuple[Size, ...]  # height and width of each picture as it came
 
 
 def pil_clip_processor(**options: Any) -> Any:
@@ -43,15 +62,13 @@ def load_image_processor(folder: Path) -> Any:
 
     Raises WeightsError when the folder has none or it cannot be read.
     """
-    settings = _settings(folder)
-    kind = settings.get("image_processor_type") or settings.get("feature_extractor_type")
+    settings = processor_settings(folder)
+    kind = processor_kind(settings)
     try:
-        if kind in _CLIP_NAMES:
-            # Built directly: AutoImageProcessor of transformers 5.17 wants torchvision even
-            # for the PIL backend.
-            from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-
-            return CLIPImageProcessorPil.from_dict(settings)
+        if kind in _DIRECT:
+            module, name = _DIRECT[kind]
+            taken = {key: value for key, value in settings.items() if key not in _OF_ASPECT}
+            return getattr(import_module(module), name).from_dict(taken)
         from transformers import AutoImageProcessor
 
         return AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
@@ -66,7 +83,23 @@ def pixels(image_processor: Any, images: Sequence[Image]) -> torch.Tensor:
     return image_processor(images=list(images), return_tensors="pt")["pixel_values"]
 
 
-def _settings(folder: Path) -> dict[str, Any]:
+def view_pixels(image_processor: Any, aspect: ImageAspect, images: Sequence[Image]) -> Views:
+    """RGB pictures, each as the views that ``aspect`` makes of it, to the tower's input."""
+    views = [aspect.views(image) for image in images]
+    return Views(
+        pixels(image_processor, [view for each in views for view in each]),
+        tuple(len(each) for each in views),
+        tuple((image.height, image.width) for image in images),
+    )
+
+
+def processor_kind(settings: dict[str, Any]) -> str:
+    """The processor's class by its plain name, without its backend."""
+    kind = settings.get("image_processor_type") or settings.get("feature_extractor_type")
+    return str(kind).removesuffix("Fast").removesuffix("Pil")
+
+
+def processor_settings(folder: Path) -> dict[str, Any]:
     """The saved settings: nested in processor_config.json (new) or a file of its own (old)."""
     for name, nested in (("processor_config.json", True), ("preprocessor_config.json", False)):
         path = folder / name

@@ -1,0 +1,254 @@
+"""`bridge convert`: LLaVA checkpoints from the original layout to transformers' and back.
+
+Tensors pass one by one and bit for bit under their other name; nothing is cast and no model is
+built. The one thing made anew, on the way to transformers, is the row of the embeddings that its
+`<image>` token needs; it is the mean of the others (as LLaVA itself starts new tokens), so that
+it can never be the likeliest answer, and it is taken off again on the way back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from bridge.errors import OptionError, UnsupportedModelError, WeightsError
+from bridge.files import read_json
+from bridge.vlm.checkpoints import names
+from bridge.vlm.checkpoints.settings import (
+    ADDED_ROWS,
+    is_original,
+    to_hf_config,
+    to_llava_config,
+)
+from bridge.vlm.checkpoints.source import TOWER_FOLDER, open_original
+from bridge.vlm.checkpoints.tensors import ShardWriter, model_files, read_tensors
+
+if TYPE_CHECKING:
+    import torch
+
+Layout = Literal["hf", "llava"]
+Progress = Callable[[int], None]
+
+# What belongs to the text side and is the same file in both layouts.
+_TEXT_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+
+
+def convert(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    to: Layout,
+    allow_pickle: bool = False,
+    base: str | os.PathLike[str] | None = None,
+    vision_tower: str | None = None,
+    on_tensor: Progress | None = None,
+) -> Path:
+    """Write ``source`` to the new folder ``out`` in the other layout, and give its path.
+
+    Args:
+        source: a folder, embedded name or hub id.
+        to: "hf" (`LlavaForConditionalGeneration`, for anyres `LlavaNext...`) or "llava" (the
+            original layout).
+        allow_pickle: read ``.bin`` files, tensors only.
+        base: the language model of a LLaVA folder that has only a projector.
+        vision_tower: what `mm_vision_tower` shall say when going to "llava". LLaVA's own code
+            wants the CLIP the tower came from (openai/clip-vit-large-patch14-336); bridge needs
+            nothing, as the tower's tensors and settings are in ``out`` either way.
+        on_tensor: called with the number of tensors done, after each.
+
+    The folder appears under its name when it is whole, and not at all if anything fails. Raises
+    OptionError (``out`` exists or cannot be, ``source`` has that layout already),
+    UnsupportedModelError (what the other layout cannot say), WeightsError.
+    """
+    from bridge.store import resolve
+
+    if to not in ("hf", "llava"):
+        raise OptionError(f"to is {to!r}; give 'hf' or 'llava'")
+    target = _checked_target(Path(out).expanduser())
+    folder = resolve(source).absolute()
+    _check_direction(folder, to)
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    part.mkdir()
+    try:
+        if to == "hf":
+            _to_hf(folder, part, allow_pickle, base, on_tensor)
+        else:
+            _to_llava(folder, part, vision_tower, on_tensor)
+        if target.exists():
+            raise OptionError(f"output {str(target)!r} has come to be meanwhile; nothing written")
+        part.rename(target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return target
+
+
+def _to_hf(
+    folder: Path,
+    part: Path,
+    allow_pickle: bool,
+    base: str | os.PathLike[str] | None,
+    on_tensor: Progress | None,
+) -> None:
+    from bridge.vlm.checkpoints.tokenizer import chat_template_of, tokenizer_with_image
+
+    source = open_original(folder, allow_pickle=allow_pickle, base=base)
+    tokenizer = tokenizer_with_image(source.llm)
+    image_id = int(tokenizer.convert_tokens_to_ids("<image>"))
+    added = max(0, image_id + 1 - int(source.settings.text["vocab_size"]))
+    config = to_hf_config(source.settings, source.vision, image_id, added)
+    _write_json(part / "config.json", config)
+    _copy_text_files(source.llm, part)
+    tokenizer.chat_template = chat_template_of(tokenizer, source.settings.llm)
+    tokenizer.save_pretrained(part)
+    processor = _processor_config(source.preprocessor(), config, source.settings.aspect)
+    _write_json(part / "processor_config.json", processor)
+
+    def renamed() -> Iterator[tuple[str, torch.Tensor]]:
+        for name, tensor in source.tensors():
+            if name == names.NEWLINE and source.settings.aspect != "anyres":
+                continue  # transformers' 1.5 has no place for it, nor LLaVA a use
+            grown = _with_rows(tensor, added) if name in names.EMBEDDINGS else tensor
+            yield _other_name(names.to_hf, name, folder), grown
+
+    _write_tensors(renamed(), part, on_tensor)
+
+
+def _to_llava(
+    folder: Path, part: Path, vision_tower: str | None, on_tensor: Progress | None
+) -> None:
+    from transformers import AutoConfig
+
+    from bridge.vlm.preprocess import processor_kind, processor_settings
+
+    raw = read_json(folder / "config.json")
+    settings = processor_settings(folder)
+    padded = processor_kind(settings) == "LlavaImageProcessor" and bool(settings.get("do_pad"))
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    aspect = "pad" if padded else "square"
+    named = vision_tower or TOWER_FOLDER
+    _write_json(part / "config.json", to_llava_config(config, raw, aspect, named, folder))
+    _copy_text_files(folder, part)
+    vision = {**config.vision_config.to_dict(), "architectures": ["CLIPVisionModel"]}
+    (part / TOWER_FOLDER).mkdir()
+    _write_json(part / TOWER_FOLDER / "config.json", vision)
+    _write_json(part / TOWER_FOLDER / "preprocessor_config.json", _clip_settings(settings))
+    added = int(raw.get(ADDED_ROWS, 0))
+
+    def renamed() -> Iterator[tuple[str, torch.Tensor]]:
+        for file in model_files(folder):
+            for name, tensor in read_tensors(file):
+                if names.is_computed(name):
+                    continue
+                other = _other_name(names.to_llava, name, folder)
+                cut = tensor[: len(tensor) - added] if other in names.EMBEDDINGS else tensor
+                yield other, cut
+
+    _write_tensors(renamed(), part, on_tensor)
+
+
+def _write_tensors(
+    tensors: Iterator[tuple[str, torch.Tensor]], part: Path, on_tensor: Progress | None
+) -> None:
+    writer, done = ShardWriter(part), 0
+    for name, tensor in tensors:
+        writer.add(name, tensor)
+        done += 1
+        if on_tensor is not None:
+            on_tensor(done)
+    if not done:
+        raise WeightsError(f"{part} would hold no tensor: the source has no safetensors files")
+    writer.close()
+
+
+def _other_name(mapping: Callable[[str], str], name: str, folder: Path) -> str:
+    try:
+        return mapping(name)
+    except KeyError:
+        raise UnsupportedModelError(
+            f"{folder}: the tensor {name!r} has no place in the other layout"
+        ) from None
+
+
+def _with_rows(table: torch.Tensor, count: int) -> torch.Tensor:
+    import torch
+
+    if count == 0:
+        return table
+    mean = table.float().mean(0, keepdim=True).to(table.dtype)
+    return torch.cat([table, mean.expand(count, -1)])
+
+
+def _processor_config(clip: dict[str, Any], config: dict[str, Any], aspect: str) -> dict[str, Any]:
+    """processor_config.json of transformers: the tower's own processor, with LLaVA's aspect."""
+    settings = _clip_settings(clip)
+    if aspect == "anyres":
+        settings["image_processor_type"] = "LlavaNextImageProcessor"
+        settings["image_grid_pinpoints"] = config["image_grid_pinpoints"]
+        settings["do_pad"] = True
+    elif aspect == "pad":
+        settings["image_processor_type"] = "LlavaImageProcessor"
+        settings["do_pad"] = True
+    return {
+        "processor_class": "LlavaNextProcessor" if aspect == "anyres" else "LlavaProcessor",
+        "image_processor": settings,
+        "image_token": "<image>",
+        "num_additional_image_tokens": 1,  # the class token, which every CLIP has
+        "patch_size": config["vision_config"]["patch_size"],
+        "vision_feature_select_strategy": config["vision_feature_select_strategy"],
+    }
+
+
+def _clip_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """A processor's settings as those of a plain CLIPImageProcessor."""
+    dropped = ("do_pad", "pad_size", "image_grid_pinpoints", "feature_extractor_type")
+    kept = {key: value for key, value in settings.items() if key not in dropped}
+    return {**kept, "image_processor_type": "CLIPImageProcessor"}
+
+
+def _checked_target(target: Path) -> Path:
+    if target.exists() or target.is_symlink():
+        raise OptionError(f"output {str(target)!r} is there already; give a new folder name")
+    parent = target.absolute().parent
+    if not parent.is_dir():
+        raise OptionError(f"output {str(target)!r}: there is no directory {str(parent)!r}")
+    if not os.access(parent, os.W_OK):
+        raise OptionError(f"output {str(target)!r}: no permission to write there")
+    return target.absolute()
+
+
+def _check_direction(folder: Path, to: str) -> None:
+    if not (folder / "config.json").is_file():
+        raise UnsupportedModelError(f"{folder} has no config.json; give a LLaVA checkpoint folder")
+    config = read_json(folder / "config.json")
+    kind = config.get("model_type")
+    layout = "llava" if is_original(config) else "hf" if kind in ("llava", "llava_next") else None
+    if layout is None:
+        raise UnsupportedModelError(
+            f"{folder} is a {kind!r} checkpoint; convert takes LLaVA's, original or transformers'"
+        )
+    if layout == to:
+        raise OptionError(f"{folder} has the layout {to!r} already; there is nothing to convert")
+
+
+def _copy_text_files(source: Path, part: Path) -> None:
+    for name in _TEXT_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, part / name)
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")

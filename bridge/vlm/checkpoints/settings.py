@@ -1,0 +1,214 @@
+"""What LLaVA's config.json says beyond its language model's, and the same in transformers' words.
+
+LLaVA keeps the language model's settings and its own (`mm_...`) in one flat file, and the
+tower's settings with the tower. Pinpoints are (width, height) there and (height, width) in
+transformers; the order in the list decides between equals, so it is kept.
+"""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from bridge.errors import UnsupportedModelError
+from bridge.vlm.aspect import Size
+
+# LLaVA's model_type (or older spelling) -> the language model's, and its class there.
+LLMS = {
+    "llava": "llama",
+    "llava_llama": "llama",
+    "llava_mistral": "mistral",
+}
+LLM_CLASSES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
+_LLAVA_TYPES = {"llama": "llava_llama", "mistral": "llava_mistral"}
+_LLAVA_CLASSES = {"llama": "LlavaLlamaForCausalLM", "mistral": "LlavaMistralForCausalLM"}
+
+# Rows that convert added to the embeddings for <image>; taken off again on the way back.
+ADDED_ROWS = "bridge_added_rows"
+
+# Entries of LLaVA's config that are neither mm_... nor the language model's.
+# fmt: off
+_OWN = frozenset({
+    "architectures", "auto_map", "freeze_mm_mlp_adapter", "freeze_mm_vision_resampler",
+    "image_aspect_ratio", "image_crop_resolution", "image_grid_pinpoints",
+    "image_split_resolution", "model_type", "s2", "s2_scales", "tokenizer_model_max_length",
+    "tokenizer_padding_side", "transformers_version", "tune_mm_mlp_adapter",
+    "tune_mm_vision_resampler", "unfreeze_mm_vision_tower", "use_mm_proj", "_name_or_path",
+})
+# Entries that every config of transformers has and that say nothing of a language model.
+_GENERAL = frozenset({
+    "chunk_size_feed_forward", "id2label", "is_encoder_decoder", "label2id", "output_attentions",
+    "output_hidden_states", "problem_type", "return_dict",
+})
+# fmt: on
+
+
+@dataclass(frozen=True)
+class LlavaSettings:
+    """LLaVA's own settings, checked, and its language model's config as transformers takes it."""
+
+    tower: str  # a folder or hub id of CLIP
+    projector: str  # mm_projector_type
+    select_layer: int
+    select_feature: str  # "patch" or "cls_patch"
+    aspect: str  # "square", "pad" or "anyres"
+    pinpoints: tuple[Size, ...]  # (height, width)
+    llm: str  # "llama" or "mistral"
+    text: dict[str, Any]
+
+
+def is_original(config: dict[str, Any]) -> bool:
+    """Whether a config.json is of the original LLaVA."""
+    return "mm_vision_tower" in config or "mm_projector_type" in config
+
+
+def read_settings(config: dict[str, Any], name: object) -> LlavaSettings:
+    """A config.json of the original LLaVA. Raises UnsupportedModelError for what bridge lacks."""
+    kind = config.get("model_type")
+    aspect = config.get("image_aspect_ratio") or "square"
+    feature = config.get("mm_vision_select_feature") or "patch"
+    merge = config.get("mm_patch_merge_type") or "flat"
+    tower = config.get("mm_vision_tower")
+    layer = config.get("mm_vision_select_layer", -2)
+    if kind not in LLMS:
+        _refuse(name, f"the language model {kind!r}", "bridge reads " + ", ".join(LLMS))
+    if not isinstance(tower, str) or not tower:
+        _refuse(name, f"mm_vision_tower {tower!r}", "it must name a CLIP folder or hub id")
+    if aspect not in ("square", "pad", "anyres"):
+        _refuse(name, f"image_aspect_ratio {aspect!r}", "bridge knows square, pad and anyres")
+    if aspect == "anyres" and merge != "spatial_unpad":
+        _refuse(name, f"mm_patch_merge_type {merge!r} with anyres", "only spatial_unpad is read")
+    if feature not in ("patch", "cls_patch"):
+        _refuse(name, f"mm_vision_select_feature {feature!r}", "it is patch or cls_patch")
+    if not isinstance(layer, int) or isinstance(layer, bool):
+        _refuse(name, f"mm_vision_select_layer {layer!r}", "it is a whole number, such as -2")
+    if config.get("mm_use_im_start_end"):
+        _refuse(name, "mm_use_im_start_end", "LLaVA 1.5 and later have no such tokens")
+    if config.get("s2"):
+        _refuse(name, "several picture scales (s2)", "bridge reads single-scale checkpoints")
+    if config.get("mm_resampler_type") not in (None, "None", "identity"):
+        _refuse(name, f"mm_resampler_type {config['mm_resampler_type']!r}", "there must be none")
+    points = config.get("image_grid_pinpoints")
+    own = {key for key in config if key.startswith("mm_") or key in _OWN}
+    text = {key: value for key, value in config.items() if key not in own}
+    if "rope_parameters" in text:  # transformers 5's form; the other two say the same to older ones
+        text.pop("rope_theta", None), text.pop("rope_scaling", None)
+    return LlavaSettings(
+        tower=str(tower),
+        projector=str(config.get("mm_projector_type") or "linear"),
+        select_layer=layer,
+        select_feature=feature,
+        aspect=aspect,
+        pinpoints=_pinpoints(points, name) if aspect == "anyres" else (),
+        llm=LLMS[str(kind)],
+        text={**text, "model_type": LLMS[str(kind)]},
+    )
+
+
+def to_hf_config(
+    settings: LlavaSettings, vision: dict[str, Any], image_token_id: int, added_rows: int
+) -> dict[str, Any]:
+    """The config.json of `LlavaForConditionalGeneration`, for anyres of `LlavaNext...`."""
+    if settings.projector != "mlp2x_gelu":
+        raise UnsupportedModelError(
+            f"transformers' LLaVA has only the projector mlp2x_gelu, not {settings.projector!r}; "
+            "bridge itself answers with the folder as it is"
+        )
+    following = settings.aspect == "anyres"
+    text = {**settings.text}
+    text["vocab_size"] = int(text["vocab_size"]) + added_rows
+    side = int(vision["image_size"]) // int(vision["patch_size"])
+    config: dict[str, Any] = {
+        "architectures": [f"Llava{'Next' if following else ''}ForConditionalGeneration"],
+        "model_type": "llava_next" if following else "llava",
+        "image_token_index": image_token_id,
+        "image_seq_length": side**2 + (settings.select_feature == "cls_patch"),
+        "vision_feature_layer": settings.select_layer,
+        "vision_feature_select_strategy": (
+            "full" if settings.select_feature == "cls_patch" else "default"
+        ),
+        "projector_hidden_act": "gelu",
+        "multimodal_projector_bias": True,
+        "tie_word_embeddings": bool(text.get("tie_word_embeddings", False)),
+        "text_config": text,
+        "vision_config": vision,
+        ADDED_ROWS: added_rows,
+    }
+    if "dtype" in text or "torch_dtype" in text:
+        config["dtype"] = text.get("dtype") or text.get("torch_dtype")
+    if following:
+        config["image_grid_pinpoints"] = [list(size) for size in settings.pinpoints]
+        config["use_image_newline_parameter"] = True
+    return config
+
+
+def to_llava_config(
+    config: Any, raw: dict[str, Any], aspect: str, tower: str, name: object
+) -> dict[str, Any]:
+    """The config.json of the original LLaVA from a LlavaConfig or LlavaNextConfig.
+
+    ``raw`` is the same config as the file has it. Raises UnsupportedModelError for what LLaVA
+    cannot say: other towers and language models, several layers, another projector.
+    """
+    text, vision = config.text_config, config.vision_config
+    layer = config.vision_feature_layer
+    if text.model_type not in LLM_CLASSES:
+        _refuse(name, f"the language model {text.model_type!r}", "LLaVA's is LLaMA or Mistral")
+    if vision.model_type != "clip_vision_model":
+        _refuse(name, f"the tower {vision.model_type!r}", "LLaVA's is CLIP")
+    if not isinstance(layer, int):
+        _refuse(name, f"the layers {layer}", "LLaVA takes one")
+    if config.projector_hidden_act != "gelu" or not config.multimodal_projector_bias:
+        _refuse(name, "its projector", "LLaVA's mlp2x_gelu has GELU and biases")
+    flat = {key: value for key, value in text.to_dict().items() if key not in _OWN | _GENERAL}
+    flat["vocab_size"] = int(text.vocab_size) - int(raw.get(ADDED_ROWS, 0))
+    # transformers 4, which LLaVA's own code runs on, knows only these two.
+    rope = flat.get("rope_parameters") or {}
+    if "rope_theta" in rope:
+        flat["rope_theta"] = rope["rope_theta"]
+    if rope.get("rope_type", "default") != "default":
+        flat["rope_scaling"] = {"type": rope["rope_type"], "factor": rope.get("factor")}
+    dtype = raw.get("dtype") or raw.get("torch_dtype")
+    if dtype:
+        flat["torch_dtype"] = flat["dtype"] = dtype
+    following = config.model_type == "llava_next"
+    flat.update(
+        architectures=[_LLAVA_CLASSES[text.model_type]],
+        model_type=_LLAVA_TYPES[text.model_type],
+        tie_word_embeddings=bool(config.tie_word_embeddings),
+        mm_vision_tower=tower,
+        mm_hidden_size=int(vision.hidden_size),
+        mm_projector_type="mlp2x_gelu",
+        mm_vision_select_layer=layer,
+        mm_vision_select_feature=(
+            "cls_patch" if config.vision_feature_select_strategy == "full" else "patch"
+        ),
+        mm_patch_merge_type="spatial_unpad" if following else "flat",
+        mm_use_im_start_end=False,
+        mm_use_im_patch_token=False,
+        use_mm_proj=True,
+        # The tower's tensors are in the checkpoint, so LLaVA must make room for them at once.
+        unfreeze_mm_vision_tower=True,
+        image_aspect_ratio="anyres" if following else aspect,
+    )
+    if following:
+        points = config.image_grid_pinpoints
+        flat["image_grid_pinpoints"] = [[wide, high] for high, wide in points]
+    return flat
+
+
+def _pinpoints(value: Any, name: object) -> tuple[Size, ...]:
+    """A list, or the text of one, of (width, height); given as (height, width)."""
+    try:
+        pairs = ast.literal_eval(value) if isinstance(value, str) else value
+        found = tuple((int(high), int(wide)) for wide, high in pairs)
+    except (ValueError, SyntaxError, TypeError):
+        found = ()
+    if not found or min(min(pair) for pair in found) < 1:
+        _refuse(name, f"image_grid_pinpoints {value!r}", "it is a list of (width, height)")
+    return found
+
+
+def _refuse(name: object, what: str, instead: str) -> NoReturn:
+    raise UnsupportedModelError(f"{name} has {what}, which this road does not take: {instead}")
