@@ -450,13 +450,13 @@ def test_a_missing_tensor_is_not_filled_with_noise(folder: Path, tmp_path: Path)
         load_vlm(short)
 
 
-def test_a_tokenizer_without_the_image_token(stock: Any, processor: Any) -> None:
-    from transformers import PreTrainedTokenizerFast
-
-    backend = processor.tokenizer.backend_tokenizer
-    plain = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
-    with pytest.raises(UnsupportedModelError, match="image token 4"):
-        from_llava(stock, plain, processor.image_processor)
+@pytest.mark.parametrize("number", [40, 10**6])
+def test_a_tokenizer_without_the_image_token(
+    stock: Any, processor: Any, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(stock.config, "image_token_id", number)  # a usual token, or none
+    with pytest.raises(UnsupportedModelError, match=f"image token {number} is no special token"):
+        from_llava(stock, processor.tokenizer, processor.image_processor)
 
 
 @pytest.mark.parametrize("option", [{"device": "gpu9"}, {"device": "cuda:99"}, {"dtype": "int8"}])

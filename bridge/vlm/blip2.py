@@ -61,7 +61,8 @@ class Blip2Projector(nn.Module):
     def forward(self, states: torch.Tensor, grid: object = None) -> torch.Tensor:
         queries = self.query_tokens.expand(len(states), -1, -1)
         read = self.qformer(query_embeds=queries, encoder_hidden_states=states, return_dict=True)
-        return self.language_projection(read.last_hidden_state.to(states.dtype))
+        out = self.language_projection
+        return out(read.last_hidden_state.to(out.weight.dtype))
 
     def n_soft_tokens(self, n_states: object) -> int:
         return self.query_tokens.shape[1]
