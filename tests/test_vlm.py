@@ -454,7 +454,7 @@ def test_a_missing_tensor_is_not_filled_with_noise(folder: Path, tmp_path: Path)
 def test_a_tokenizer_without_the_image_token(
     stock: Any, processor: Any, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    monkeypatch.setattr(stock.config, "image_token_id", number)  # a usual token, or none
+    monkeypatch.setattr(stock.config, "image_token_index", number)  # a usual token, or none
     with pytest.raises(UnsupportedModelError, match=f"image token {number} is no special token"):
         from_llava(stock, processor.tokenizer, processor.image_processor)
 
