@@ -21,8 +21,9 @@ import torch
 
 from bridge.conditioning.addons import fitted
 from bridge.conditioning.brought import Loras, TextualInversions, bring
-from bridge.conditioning.encode import ParsedTexts, Texts, encode_texts, read_place
+from bridge.conditioning.encode import encode_texts
 from bridge.conditioning.kit import open_kit
+from bridge.conditioning.request import ParsedTexts, Texts, read_place
 from bridge.conditioning.result import Conditioning, ConditioningReport
 from bridge.conditioning.unet_only import check_unet
 from bridge.conditioning.wording import read_wording

@@ -2,38 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from bridge.conditioning.kit import Kit
+from bridge.conditioning.request import ParsedTexts, Place
 from bridge.errors import OptionError, PromptError
 from bridge.prompt import Prompt
 from bridge.prompt.tree import parts_of
 from bridge.towers import Layer
 
-if TYPE_CHECKING:
-    from bridge.conditioning.encode import ParsedTexts, Place
-
-# What T5 was trained on, and what diffusers' SD 3 and FLUX.1 pipelines allow.
-_LONGEST = 512
 _COUNTS = {1: "one", 2: "two", 3: "three"}
-
-
-def check_skip(clip_skip: object) -> None:
-    """Raise OptionError unless it is a whole number from 0 up, or None."""
-    if clip_skip is None:
-        return
-    if isinstance(clip_skip, bool) or not isinstance(clip_skip, int) or clip_skip < 0:
-        raise OptionError(f"clip_skip must be a whole number from 0 up, not {clip_skip!r}.")
-
-
-def check_sequence(length: object) -> None:
-    """Raise OptionError unless it is a length that T5 is made for, or None."""
-    if length is None:
-        return
-    if isinstance(length, bool) or not isinstance(length, int) or not 1 <= length <= _LONGEST:
-        raise OptionError(
-            f"max_sequence_length must be a whole number from 1 to {_LONGEST}, not {length!r}."
-        )
 
 
 def check_options(kit: Kit, place: Place, texts: ParsedTexts) -> None:

@@ -7,9 +7,32 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from bridge.conditioning.kit import Kit
 from bridge.conditioning.parts import Group
+from bridge.conditioning.planning import Plans
 from bridge.conditioning.recipes import MaskKind
 from bridge.prompt import TokenPlan
+
+
+def masks_of(
+    kit: Kit,
+    plans: Plans,
+    groups: tuple[Group, ...],
+    negative_plans: Plans,
+    negative_groups: tuple[Group, ...],
+    length: int,
+    embeds: Tensor,
+) -> dict[str, Tensor]:
+    """The attention masks of a recipe that has them; its one tower's padding is what is hidden."""
+    kind = kit.recipe.mask
+    if kind is None:
+        return {}
+    return {
+        "prompt_attention_mask": prompt_masks(plans[0], groups, length, kind, embeds),
+        "negative_prompt_attention_mask": prompt_masks(
+            negative_plans[0], negative_groups, length, kind, embeds
+        ),
+    }
 
 
 def prompt_masks(

@@ -30,8 +30,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from bridge.conditioning.encode import ParsedTexts, encode_texts, read_place
+from bridge.conditioning.encode import encode_texts
 from bridge.conditioning.kit import open_kit
+from bridge.conditioning.request import ParsedTexts, read_place
 from bridge.conditioning.result import Conditioning, ConditioningReport
 from bridge.conditioning.unet_only import check_unet
 from bridge.conditioning.wording import read_wording

@@ -26,13 +26,9 @@ from bridge.conditioning.composition import (
     repeated,
     weights_of,
 )
-from bridge.conditioning.encode import (
-    ParsedTexts,
-    Texts,
-    encode_texts,
-    read_place,
-)
+from bridge.conditioning.encode import encode_texts
 from bridge.conditioning.kit import open_kit
+from bridge.conditioning.request import ParsedTexts, Texts, read_place
 from bridge.conditioning.result import HOW_TO_INJECT, Conditioning
 from bridge.conditioning.unet_only import check_unet
 from bridge.conditioning.wording import read_wording

@@ -9,6 +9,9 @@ from itertools import cycle
 from typing import Any
 
 from bridge.conditioning.drift import Drift
+from bridge.conditioning.kit import Kit, Towers
+from bridge.conditioning.parts import Group
+from bridge.conditioning.wording import Wording
 from bridge.prompt import LongPrompt, TokenPlan
 
 # Configs from before transformers#24773 say 2 for any vocabulary.
@@ -94,6 +97,30 @@ def trace_of(
             for plan, drift in zip(plans, drifts, strict=True)
             if drift is not None
         ),
+    )
+
+
+def traces_of(
+    kit: Kit,
+    towers: Towers,
+    wording: Wording,
+    by_prompt: Sequence[Sequence[TokenPlan]],
+    groups: Sequence[Group],
+    drifts: Sequence[Sequence[Drift | None]],
+) -> tuple[Trace, ...]:
+    """The trace of each prompt; ``by_prompt`` as ``plans_by_prompt`` gives it."""
+    eos = [
+        module.config.eos_token_id if use.pooled else None
+        for use, module in zip(kit.recipe.towers, towers.modules, strict=True)
+    ]
+    return tuple(
+        trace_of(
+            plans,
+            [of_tower[row] for row in group.rows for of_tower in drifts],
+            wording.long_prompt,
+            eos,
+        )
+        for plans, group in zip(by_prompt, groups, strict=False)
     )
 
 

@@ -1,0 +1,92 @@
+"""A call of ``condition``, checked and parsed: its texts, and the place of its result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from bridge.conditioning.sizes import check_length, check_pair
+from bridge.errors import OptionError
+from bridge.prompt import Prompt
+from bridge.prompt.loras import Tagged
+from bridge.runtime import check_dtype, resolve_device
+
+Texts = str | Sequence[str]
+# What T5 was trained on, and what diffusers' SD 3 and FLUX.1 pipelines allow.
+_LONGEST = 512
+
+
+@dataclass(frozen=True)
+class ParsedTexts:
+    """Parsed prompts, and what goes with each: negatives, texts of the later towers' own, and the
+    prompts as they were written, LoRA tags included."""
+
+    prompts: tuple[Prompt, ...]
+    negatives: tuple[Prompt, ...] | None = None
+    seconds: tuple[Prompt, ...] | None = None
+    negative_seconds: tuple[Prompt, ...] | None = None
+    thirds: tuple[Prompt, ...] | None = None
+    negative_thirds: tuple[Prompt, ...] | None = None
+    tagged: tuple[Tagged, ...] = ()
+
+
+@dataclass(frozen=True)
+class Place:
+    """Checked options that say for which picture, from which layer, and where to."""
+
+    clip_skip: int | None
+    height: int | None
+    width: int | None
+    original_size: tuple[int, int] | None
+    crop: tuple[int, int] | None
+    target_size: tuple[int, int] | None
+    device: torch.device | None
+    dtype: torch.dtype | None
+    max_sequence_length: int | None = None
+
+
+def read_place(
+    clip_skip: int | None,
+    height: int | None,
+    width: int | None,
+    original_size: Sequence[int] | None,
+    crops_coords_top_left: Sequence[int] | None,
+    target_size: Sequence[int] | None,
+    device: torch.device | str | None,
+    dtype: torch.dtype | str | None,
+    max_sequence_length: int | None = None,
+) -> Place:
+    """Check the options of ``condition``. Raises OptionError."""
+    _check_skip(clip_skip)
+    _check_sequence(max_sequence_length)
+    return Place(
+        clip_skip,
+        check_length(height, "height"),
+        check_length(width, "width"),
+        check_pair(original_size, "original_size", 1),
+        check_pair(crops_coords_top_left, "crops_coords_top_left", 0),
+        check_pair(target_size, "target_size", 1),
+        None if device is None else resolve_device(device),
+        check_dtype(dtype),
+        max_sequence_length,
+    )
+
+
+def _check_skip(clip_skip: object) -> None:
+    """Raise OptionError unless it is a whole number from 0 up, or None."""
+    if clip_skip is None:
+        return
+    if isinstance(clip_skip, bool) or not isinstance(clip_skip, int) or clip_skip < 0:
+        raise OptionError(f"clip_skip must be a whole number from 0 up, not {clip_skip!r}.")
+
+
+def _check_sequence(length: object) -> None:
+    """Raise OptionError unless it is a length that T5 is made for, or None."""
+    if length is None:
+        return
+    if isinstance(length, bool) or not isinstance(length, int) or not 1 <= length <= _LONGEST:
+        raise OptionError(
+            f"max_sequence_length must be a whole number from 1 to {_LONGEST}, not {length!r}."
+        )

@@ -1,0 +1,99 @@
+"""Plans through all towers of a model: token states joined by its recipe, and pooled states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import repeat
+
+import torch
+from torch import Tensor
+
+from bridge.conditioning.bands import join_towers
+from bridge.conditioning.drift import Drift
+from bridge.conditioning.emphasis import EMPHASES
+from bridge.conditioning.kit import Kit, Towers
+from bridge.conditioning.parts import Group, join_parts, join_pooled_parts
+from bridge.conditioning.passes import Wanted, encode_plans
+from bridge.conditioning.planning import Lengths, Plans
+from bridge.conditioning.request import Place
+from bridge.conditioning.wording import Wording
+from bridge.towers import Layer
+
+Strengths = Sequence[tuple[float, ...]]
+"""For each row, the strength of each LoRA."""
+Rows = tuple[Tensor, Tensor | None]
+"""Token states (N, T, D), and pooled states (N, P) where the recipe has them."""
+Drifts = list[tuple[Drift | None, ...]]
+"""For each tower, the drift of each row."""
+
+
+def encode_rows(
+    kit: Kit,
+    towers: Towers,
+    wording: Wording,
+    plans: Plans,
+    negative_plans: Plans,
+    lengths: Sequence[Lengths],
+    place: Place,
+    strengths: Sequence[Strengths],
+) -> tuple[tuple[Rows, Rows], tuple[Drifts, Drifts]]:
+    """The plans' states joined over the towers, and their pooled states; the same of the
+    negatives, without rows if there are none. And the drifts of both. ``strengths``: of each plan's
+    LoRAs."""
+    parts, pooled_parts = [], []
+    count = len(plans[0])
+    drifts: tuple[Drifts, Drifts] = ([], [])
+    for i, use in enumerate(kit.recipe.towers):
+        base = use.layer or Layer()
+        skip = (place.clip_skip or 0) if use.skips else 0
+        skipped = Layer(base.index - skip, base.norm)
+        negatives = negative_plans[i] if negative_plans else ()
+        encoded = encode_plans(
+            use.architecture,
+            towers.modules[i],
+            [
+                *map(Wanted, plans[i], repeat(skipped), strengths[0]),
+                *map(Wanted, negatives, repeat(base), strengths[1]),
+            ],
+            lengths[i].windows,
+            # Pooled states are not weighted, so a tower without token states needs no copies.
+            EMPHASES[wording.emphasis if use.layer else "none"],
+            wording.long_prompt,
+            length=lengths[i].states,
+            masked=use.masked or (kit.recipe.obeys_mask and kit.specs[i].attention_mask),
+            device=towers.device,
+            addons=kit.addons.towers[i] if kit.addons.towers else None,
+        )
+        of_rows = encoded.drifts if use.layer else (None,) * len(encoded.drifts)
+        drifts[0].append(of_rows[:count])
+        drifts[1].append(of_rows[count:])
+        if use.layer is not None:
+            parts.append((use, encoded.states.to(towers.modules[i].dtype)))
+        if use.pooled and encoded.pooled is not None:
+            pooled_parts.append(encoded.pooled)
+    zeros = kit.zeros and (place.max_sequence_length or kit.zeros[0], kit.zeros[1])
+    states = join_towers(parts, zeros)
+    if not pooled_parts:
+        return ((states[:count], None), (states[count:], None)), drifts
+    pooled = torch.cat(pooled_parts, dim=-1)
+    return ((states[:count], pooled[:count]), (states[count:], pooled[count:])), drifts
+
+
+def join_rows(rows: Rows, groups: tuple[Group, ...], length: int) -> Rows:
+    """Rows of prompts out of those of their parts."""
+    states, pooled = rows
+    joined = join_parts(states, groups, states[-1] if length > 1 else None, length)
+    return joined, None if pooled is None else join_pooled_parts(pooled, groups)
+
+
+def strengths_by_row(
+    of_prompts: Sequence[tuple[float, ...]],
+    groups: tuple[Group, ...],
+) -> Strengths:
+    """The LoRAs' strengths of every row of plans, from those of the prompts.
+
+    A row after those of all groups is the empty prompt that fills up prompts of fewer parts.
+    Dialects that have those have no tags, so any prompt's strengths are its own.
+    """
+    found = [own for group, own in zip(groups, of_prompts, strict=False) for _ in group.rows]
+    return [*found, of_prompts[0]]
