@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from bridge.vlm.checkpoints.convert import convert
     from bridge.vlm.choice import Choice
     from bridge.vlm.image import load_image
+    from bridge.vlm.llava import from_llava
     from bridge.vlm.load import load_vlm
-    from bridge.vlm.model import BridgeVLM, from_llava
+    from bridge.vlm.model import BridgeVLM
     from bridge.vlm.pairing import pair
     from bridge.vlm.projectors import build_projector, load_projector, save_projector
 
@@ -27,7 +28,7 @@ _HOMES = {
     "convert": "bridge.vlm.checkpoints.convert",
     "describe": "bridge.vlm.answering",
     "from_blip2": "bridge.vlm.blip2",
-    "from_llava": "bridge.vlm.model",
+    "from_llava": "bridge.vlm.llava",
     "load_image": "bridge.vlm.image",
     "load_projector": "bridge.vlm.projectors",
     "load_vlm": "bridge.vlm.load",

@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 from bridge.errors import UnsupportedModelError
-from bridge.vlm.model import BridgeVLM, checked_image_token
+from bridge.vlm.model import BridgeVLM
+from bridge.vlm.parts import checked_image_token
 
 
 class Blip2Tower(nn.Module):

@@ -11,7 +11,8 @@ from bridge.files import read_json
 from bridge.runtime import check_dtype, quiet_loading, resolve_device, resolve_dtype
 from bridge.vlm.aspect import SQUARE, ImageAspect, OneView, mean_colour
 from bridge.vlm.checkpoints.settings import is_original, read_settings
-from bridge.vlm.model import BridgeVLM, from_llava
+from bridge.vlm.llava import from_llava
+from bridge.vlm.model import BridgeVLM
 from bridge.vlm.preprocess import load_image_processor, processor_kind, processor_settings
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@
                                                                |
     chat    -> tokenizer -> ids -> word embeddings -> splice --+--> language model -> answer
 
-The parts are plain modules and may be swapped one by one. `from_llava` takes them out of a
+The parts are plain modules and may be swapped one by one. `bridge.vlm.from_llava` takes them out of a
 stock LlavaForConditionalGeneration without copying a parameter, and tests hold the two
 equal in logits and in greedy answers.
 """
@@ -22,16 +22,16 @@ import torch
 from torch import nn
 
 from bridge.errors import OptionError, UnsupportedModelError
-from bridge.vlm.aspect import SQUARE, AnyRes, ImageAspect, Size
+from bridge.vlm.aspect import SQUARE, ImageAspect, Size
 from bridge.vlm.chat import IMAGE_TOKEN, Turn
 from bridge.vlm.choice import Choice, Normalise, choose
 from bridge.vlm.counting import SoftTokens, soft_tokens_of
-from bridge.vlm.features import SelectFeature, SelectLayer, image_states, n_extra_states
+from bridge.vlm.features import SelectFeature, SelectLayer, image_states
 from bridge.vlm.image import ImagesInput, load_images
 from bridge.vlm.messages import Messages, read_messages
 from bridge.vlm.parts import check_image_token, check_llm, check_vision, check_widths
 from bridge.vlm.preprocess import Views, view_pixels
-from bridge.vlm.projectors import MlpProjector, Projector
+from bridge.vlm.projectors import Projector
 from bridge.vlm.prompting import ChatWriter
 from bridge.vlm.question import checked_max_new_tokens, checked_turns
 from bridge.vlm.splice import Side, Spliced, pad_rows, splice
@@ -351,80 +351,3 @@ class BridgeVLM:
 def _row(pictures: Image | Sequence[Image]) -> list[Image]:
     """The pictures of one chat as a list."""
     return list(pictures) if isinstance(pictures, Sequence) else [pictures]
-
-
-def from_llava(
-    model: Any,
-    tokenizer: Any,
-    image_processor: Any,
-    *,
-    chat_template: str | None = None,
-    aspect: ImageAspect | None = None,
-    name: str = "LLaVA",
-) -> BridgeVLM:
-    """The parts of a stock LlavaForConditionalGeneration or LlavaNext..., sharing its parameters.
-
-    ``aspect`` is for LLaVA 1.5's kind, whose config does not say it; LLaVA 1.6's is always
-    "anyres" with the config's pinpoints.
-    Raises UnsupportedModelError when the tokenizer does not know the model's image token.
-    """
-    config = model.config
-    core = model.model
-    image_id = int(config.image_token_id)
-    image_token = checked_image_token(tokenizer, image_id, name)
-    if config.model_type == "llava_next":
-        pinpoints = tuple((int(high), int(wide)) for high, wide in config.image_grid_pinpoints)
-        tile = int(config.vision_config.image_size)
-        aspect = AnyRes(pinpoints, tile, core.image_newline, int(image_processor.resample))
-    layer = config.vision_feature_layer
-    stock = core.multi_modal_projector
-    whole = config.vision_feature_select_strategy == "full"
-    return BridgeVLM(
-        vision=core.vision_tower,
-        projector=MlpProjector(
-            stock.linear_1, stock.act, stock.linear_2, activation=config.projector_hidden_act
-        ).eval(),
-        llm=_causal_lm(model),
-        tokenizer=tokenizer,
-        image_processor=image_processor,
-        image_token_id=image_id,
-        image_token=image_token,
-        select_layer=layer if isinstance(layer, int) else tuple(layer),
-        select_feature="cls_patch" if whole else _default_feature(core.vision_tower),
-        chat_template=chat_template,
-        name=name,
-        aspect=aspect or SQUARE,
-    )
-
-
-def checked_image_token(tokenizer: Any, image_id: int, name: str) -> str:
-    """The text of the image token. Raises UnsupportedModelError unless it is a special token."""
-    token = tokenizer.convert_ids_to_tokens(image_id) if image_id < len(tokenizer) else None
-    # Of tokens added as special ones, transformers 5 lists only the named among the first.
-    added = tokenizer.added_tokens_decoder.get(image_id)
-    special = token in tokenizer.all_special_tokens or (added is not None and added.special)
-    if token is None or not special:
-        raise UnsupportedModelError(
-            f"{name}: the config's image token {image_id} is no special token of the tokenizer "
-            f"(it is {token!r})"
-        )
-    return str(token)
-
-
-def _default_feature(tower: nn.Module) -> SelectFeature:
-    """transformers' "default" drops one state of every tower, a class token or not."""
-    return "patch" if n_extra_states(tower) == 1 else "drop_first"
-
-
-def _causal_lm(model: Any) -> Any:
-    """The language model of a LLaVA as a causal LM of its own, parameters shared."""
-    from transformers import AutoModelForCausalLM
-
-    text_config = model.model.language_model.config
-    with torch.device("meta"):
-        llm = AutoModelForCausalLM.from_config(text_config)
-    setattr(llm, llm.base_model_prefix, model.model.language_model)
-    llm.set_output_embeddings(model.lm_head)
-    llm.config = text_config
-    llm.generation_config = model.generation_config
-    return llm.eval()

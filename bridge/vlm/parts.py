@@ -84,6 +84,20 @@ def check_image_token(tokenizer: Any, token: str, token_id: int, name: str) -> N
         )
 
 
+def checked_image_token(tokenizer: Any, image_id: int, name: str) -> str:
+    """The text of the image token. Raises UnsupportedModelError unless it is a special token."""
+    token = tokenizer.convert_ids_to_tokens(image_id) if image_id < len(tokenizer) else None
+    # Of tokens added as special ones, transformers 5 lists only the named among the first.
+    added = tokenizer.added_tokens_decoder.get(image_id)
+    special = token in tokenizer.all_special_tokens or (added is not None and added.special)
+    if token is None or not special:
+        raise UnsupportedModelError(
+            f"{name}: the config's image token {image_id} is no special token of the tokenizer "
+            f"(it is {token!r})"
+        )
+    return str(token)
+
+
 def llm_width(llm: Any) -> int:
     """The width of the language model's word embeddings."""
     return int(llm.get_input_embeddings().weight.shape[-1])
