@@ -4,7 +4,7 @@
                                                                |
     chat    -> tokenizer -> ids -> word embeddings -> splice --+--> language model -> answer
 
-The parts are plain modules and may be swapped one by one. `bridge.vlm.from_llava` takes them out of a
+The parts are plain modules and may be swapped one by one. `from_llava` takes them out of a
 stock LlavaForConditionalGeneration without copying a parameter, and tests hold the two
 equal in logits and in greedy answers.
 """
