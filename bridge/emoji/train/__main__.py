@@ -35,8 +35,8 @@ MINUTES = {
     "clip-2": 4.0,
     "vision": 18.0,
     "decoder": 22.0,
-    "sprites": 29.0,
-    "unet": 40.0,
+    "sprites": 59.0,
+    "unet": 105.0,
     "llava": 37.0,
 }
 
