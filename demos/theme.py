@@ -68,10 +68,11 @@ CSS = """
 .bridge-tokens .bridge-cut { margin: 0 0 .5rem; color: #b91c1c; overflow-wrap: anywhere; }
 .dark .bridge-tokens .bridge-cut { color: #fca5a5; }
 
-/* Told while a prompt is being written, and to those who have keys. */
+/* Told to those who have keys; always, since what comes and goes with the focus of the prompt
+   would move a button away between the mouse's down and up. */
 #keys { display: none; font-size: .78rem; }
 #keys .html-container { padding: 0; }
-@media (hover: hover) { .bridge-words:has(#prompt textarea:focus) #keys { display: block; } }
+@media (hover: hover) { #keys { display: block; } }
 #keys kbd {
   border: 1px solid currentColor; border-radius: .3em; padding: 0 .3em; font-size: .9em;
 }
