@@ -37,7 +37,7 @@ from bridge.vlm import convert, describe, load_vlm
 from bridge.vlm.aspect import OneView
 from bridge.vlm.checkpoints.names import to_hf, to_llava
 from bridge.vlm.checkpoints.settings import read_settings
-from bridge.vlm.checkpoints.tensors import ShardWriter, model_files, read_tensors
+from bridge.vlm.checkpoints.tensors import ShardWriter, model_files, read_file
 from bridge.vlm.model import BridgeVLM
 
 QUESTION = "what is on the left?"
@@ -106,7 +106,7 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def bits(folder: Path) -> dict[str, torch.Tensor]:
-    return {name: t for file in model_files(folder) for name, t in read_tensors(file)}
+    return {name: t for file in model_files(folder) for name, t in read_file(file)}
 
 
 def assert_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:

@@ -56,7 +56,7 @@ class Composition:
     @property
     def starts(self) -> tuple[int, ...]:
         """The row of each prompt's first part."""
-        return tuple(accumulate((len(w) for w in self.weights[:-1]), initial=0))
+        return starts_of(self.weights)[:-1]
 
     @property
     def first(self) -> Conditioning:
@@ -111,7 +111,7 @@ def compose(
     texts = check_prompts(prompt)
     negatives = check_paired(negative_prompt, len(texts))
     wording = read_wording(dialect, emphasis, token_normalization, long_prompt)
-    place = read_place(clip_skip, height, width, None, None, None, device, dtype)
+    place = read_place(clip_skip, height, width, device, dtype)
     tagged = tuple(wording.tagged(text) for text in texts)
     brought = bring(textual_inversions, loras, tagged)
     prompts = tuple(wording.parse(each.text, apart=True) for each in tagged)
@@ -156,6 +156,11 @@ def is_apart(prompt: Prompt) -> bool:
     """Whether the noise predictions of its parts are to be summed. compel's ``.and()``, the other
     conjunction, sets their states end to end instead."""
     return prompt.dialect == "a1111" and isinstance(prompt.tree, Conjunction)
+
+
+def starts_of(weights: Weights) -> tuple[int, ...]:
+    """The row of each prompt's first part, and in the end the number of rows."""
+    return tuple(accumulate((len(some) for some in weights), initial=0))
 
 
 def repeated(prompts: Sequence[Each], counts: Sequence[int]) -> tuple[Each, ...]:

@@ -133,9 +133,16 @@ def condition(
     negative_thirds = check_paired(negative_prompt_3 or None, count, "negative_prompt_3")
     wording = read_wording(dialect, emphasis, token_normalization, long_prompt)
     place = read_place(
-        clip_skip, height, width, original_size, crops_coords_top_left, target_size, device, dtype,
-        max_sequence_length,
-    )  # fmt: skip
+        clip_skip,
+        height,
+        width,
+        device,
+        dtype,
+        original_size=original_size,
+        crops_coords_top_left=crops_coords_top_left,
+        target_size=target_size,
+        max_sequence_length=max_sequence_length,
+    )
     tagged = tuple(wording.tagged(text) for text in prompts)
     brought = bring(textual_inversions, loras, tagged)
     kit = open_kit(model, device=place.device, dtype=place.dtype, revision=revision)

@@ -180,7 +180,7 @@ def regional(
         raise OptionError(f"base_weight is {base_weight!r}; give a number from 0 to 1.")
     texts = check_prompts([prompt, *(each.prompt for each in regions)])
     wording = read_wording(dialect, emphasis, token_normalization, long_prompt)
-    place = read_place(clip_skip, height, width, None, None, None, device, dtype)
+    place = read_place(clip_skip, height, width, device, dtype)
     prompts = [wording.parse(text) for text in texts]
     negative = None if negative_prompt is None else wording.parse(negative_prompt, negative=True)
     kit = open_kit(model, device=place.device, dtype=place.dtype, revision=revision)

@@ -51,11 +51,12 @@ def read_place(
     clip_skip: int | None,
     height: int | None,
     width: int | None,
-    original_size: Sequence[int] | None,
-    crops_coords_top_left: Sequence[int] | None,
-    target_size: Sequence[int] | None,
     device: torch.device | str | None,
     dtype: torch.dtype | str | None,
+    *,
+    original_size: Sequence[int] | None = None,
+    crops_coords_top_left: Sequence[int] | None = None,
+    target_size: Sequence[int] | None = None,
     max_sequence_length: int | None = None,
 ) -> Place:
     """Check the options of ``condition``. Raises OptionError."""

@@ -135,7 +135,7 @@ def schedule(
     texts = check_prompts(prompt)
     negative_texts = check_paired(negative_prompt, len(texts))
     wording = read_wording(dialect, emphasis, token_normalization, long_prompt)
-    place = read_place(clip_skip, height, width, None, None, None, device, dtype)
+    place = read_place(clip_skip, height, width, device, dtype)
     tagged = tuple(wording.tagged(text) for text in texts)
     brought = bring(textual_inversions, loras, tagged)
     prompts = [wording.read(each.text) for each in tagged]

@@ -9,10 +9,16 @@ from bridge.conditioning.emphasis import EMPHASES
 from bridge.conditioning.kit import Kit
 from bridge.conditioning.parts import Group
 from bridge.conditioning.planning import Plans, most_windows
+from bridge.conditioning.recipes import RECIPES
 from bridge.conditioning.wording import Wording
 from bridge.errors import OptionError, PromptError, UnsupportedModelError
 
-_UNETS = ("sd15", "sd21", "sdxl", "sdxl-refiner")
+# DeepFloyd IF has a UNet too, but reads T5.
+_UNETS = tuple(
+    name
+    for name, recipe in RECIPES.items()
+    if recipe.backbone == "unet" and all(use.length is None for use in recipe.towers)
+)
 
 
 def check_unet(kit: Kit, what: str) -> None:

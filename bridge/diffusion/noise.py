@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bridge.conditioning.composition import Composition, Weights
+from bridge.conditioning.composition import Composition, Weights, starts_of
 from bridge.diffusion.hooks import Kwargs, by_name, by_place, is_guided, picked, rows_of
 from bridge.errors import OptionError
 
@@ -52,9 +52,7 @@ def layout(weights: Weights, rows: int, guided: bool) -> Layout:
             f"do not fit {len(weights)} prompts: draw with the prompts that were injected, in a "
             "pipeline that runs negatives and prompts in one call."
         )
-    starts = [0]
-    for some in weights:
-        starts.append(starts[-1] + len(some))
+    starts = starts_of(weights)
     prompts = [i // each for i in range(pictures)]
     first = pictures if guided else 0
     plain = all(some == (1.0,) for some in weights)

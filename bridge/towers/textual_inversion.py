@@ -21,6 +21,7 @@ from torch import Tensor
 
 from bridge.errors import WeightsError
 from bridge.files import hash_file
+from bridge.towers.tensors import load_pickle, read_tensors
 
 _PICKLED = {".pt", ".bin", ".pth", ".ckpt"}
 # Two-tower files name the tower; this is where a pipeline keeps it.
@@ -92,27 +93,11 @@ def _read(source: Path, allow_pickle: bool) -> dict[str, Any]:
                 f"{source} is a pickle file, which can run code when it is opened. Take its "
                 "safetensors version, or pass read_textual_inversion(path, allow_pickle=True)."
             )
-        return _read_pickle(source)
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return dict(load_file(source))
-    except (OSError, ValueError, SafetensorError) as error:
-        raise WeightsError(f"{source} cannot be read as safetensors: {error}") from error
-
-
-def _read_pickle(source: Path) -> dict[str, Any]:
-    import torch
-
-    try:
-        found = torch.load(source, map_location="cpu", weights_only=True)
-    # torch raises UnpicklingError, RuntimeError, EOFError and others, by how a file is damaged.
-    except Exception as error:
-        raise WeightsError(f"{source} cannot be read as tensors alone: {error}") from error
-    if not isinstance(found, dict):
-        raise WeightsError(f"{source} is no textual inversion: it holds no named tensors.")
-    return found
+        found = load_pickle(source)
+        if not isinstance(found, dict):
+            raise WeightsError(f"{source} is no textual inversion: it holds no named tensors.")
+        return found
+    return dict(read_tensors(source))
 
 
 def _rows(tensor: Tensor, source: Path) -> Tensor:

@@ -19,6 +19,7 @@ from torch import nn
 from bridge.errors import UnsupportedModelError
 from bridge.vlm.model import BridgeVLM
 from bridge.vlm.parts import checked_image_token
+from bridge.vlm.projectors.qformer import QFormerProjector
 
 
 class Blip2Tower(nn.Module):
@@ -35,41 +36,6 @@ class Blip2Tower(nn.Module):
     def forward(self, pixel_values: torch.Tensor, **_: Any) -> SimpleNamespace:
         states = self.tower(pixel_values, return_dict=True).last_hidden_state
         return SimpleNamespace(last_hidden_state=states, hidden_states=(states,))
-
-
-class Blip2Projector(nn.Module):
-    """(B, N, D_vision) states to (B, queries, D_llm), sharing a checkpoint's modules.
-
-    The Q-Former stays in the dtype that transformers keeps it in (fp32 where the rest is fp16).
-    """
-
-    kind = "qformer"
-
-    def __init__(self, query_tokens: nn.Parameter, qformer: Any, out: nn.Linear) -> None:
-        super().__init__()
-        self.query_tokens = query_tokens  # (1, queries, D_qformer)
-        self.qformer = qformer
-        self.language_projection = out
-
-    @property
-    def vision_width(self) -> int:
-        return int(self.qformer.config.encoder_hidden_size)
-
-    @property
-    def llm_width(self) -> int:
-        return self.language_projection.out_features
-
-    def forward(self, states: torch.Tensor, grid: object = None) -> torch.Tensor:
-        queries = self.query_tokens.expand(len(states), -1, -1)
-        read = self.qformer(query_embeds=queries, encoder_hidden_states=states, return_dict=True)
-        out = self.language_projection
-        return out(read.last_hidden_state.to(out.weight.dtype))
-
-    def n_soft_tokens(self, n_states: object) -> int:
-        return self.query_tokens.shape[1]
-
-    def options(self) -> dict[str, Any]:
-        return {"queries": self.query_tokens.shape[1]}
 
 
 def from_blip2(
@@ -92,7 +58,7 @@ def from_blip2(
     image_token = checked_image_token(tokenizer, int(config.image_token_id), name)
     return BridgeVLM(
         vision=Blip2Tower(model.vision_model).eval(),
-        projector=Blip2Projector(
+        projector=QFormerProjector(
             model.query_tokens, model.qformer, model.language_projection
         ).eval(),
         llm=model.language_model,

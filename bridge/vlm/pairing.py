@@ -14,6 +14,7 @@ from bridge.vlm.features import SelectFeature, SelectLayer, states_width
 from bridge.vlm.model import BridgeVLM
 from bridge.vlm.parts import check_llm, check_vision, llm_width
 from bridge.vlm.projectors import Projector, build_projector
+from bridge.vlm.prompting import special_tokens
 from bridge.vlm.tower_processor import tower_processor
 
 
@@ -98,8 +99,7 @@ def with_image_token(tokenizer: Any, token: str) -> Any:
     """The tokenizer if it has ``token`` as a special token, else a copy that has."""
     from transformers import AddedToken
 
-    known = {str(t) for t in tokenizer.added_tokens_decoder.values() if t.special}
-    if token in known:
+    if token in special_tokens(tokenizer):
         return tokenizer
     longer = copy.deepcopy(tokenizer)
     added = AddedToken(token, special=True, normalized=False)

@@ -8,6 +8,7 @@ from torch import nn
 
 from bridge.errors import OptionError, UnsupportedModelError
 from bridge.vlm.features import SelectFeature, SelectLayer, patch_size, states_width
+from bridge.vlm.prompting import special_tokens
 
 SELECT_FEATURES = ("patch", "cls_patch", "drop_first")
 
@@ -87,10 +88,7 @@ def check_image_token(tokenizer: Any, token: str, token_id: int, name: str) -> N
 def checked_image_token(tokenizer: Any, image_id: int, name: str) -> str:
     """The text of the image token. Raises UnsupportedModelError unless it is a special token."""
     token = tokenizer.convert_ids_to_tokens(image_id) if image_id < len(tokenizer) else None
-    # Of tokens added as special ones, transformers 5 lists only the named among the first.
-    added = tokenizer.added_tokens_decoder.get(image_id)
-    special = token in tokenizer.all_special_tokens or (added is not None and added.special)
-    if token is None or not special:
+    if token is None or token not in special_tokens(tokenizer):
         raise UnsupportedModelError(
             f"{name}: the config's image token {image_id} is no special token of the tokenizer "
             f"(it is {token!r})"

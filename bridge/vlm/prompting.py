@@ -82,9 +82,7 @@ class ChatWriter:
     @cached_property
     def control_tokens(self) -> frozenset[str]:
         """Every text that the tokenizer reads as one special token, the image token included."""
-        added = self.tokenizer.added_tokens_decoder.values()
-        special = {str(token) for token in added if token.special}
-        return frozenset({*special, *self.tokenizer.all_special_tokens, self.image_token} - {""})
+        return special_tokens(self.tokenizer) | {self.image_token}
 
     def _render(
         self, turns: Sequence[Turn], heads: int, n_images: int, *, with_answers: bool
@@ -128,6 +126,13 @@ class ChatWriter:
                 add_generation_prompt=add_generation_prompt,
             )
         )
+
+
+def special_tokens(tokenizer: Any) -> frozenset[str]:
+    """The texts of a tokenizer's special tokens. Of those added as special ones, transformers 5
+    lists only the named among ``all_special_tokens``."""
+    added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return frozenset({*added, *tokenizer.all_special_tokens} - {""})
 
 
 def n_pictures_at_head(turns: Sequence[Turn], n_images: int) -> int:

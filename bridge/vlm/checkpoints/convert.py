@@ -25,7 +25,7 @@ from bridge.vlm.checkpoints.settings import (
     to_llava_config,
 )
 from bridge.vlm.checkpoints.source import TOWER_FOLDER, open_original
-from bridge.vlm.checkpoints.tensors import ShardWriter, model_files, read_tensors
+from bridge.vlm.checkpoints.tensors import ShardWriter, model_files, read_file
 
 if TYPE_CHECKING:
     import torch
@@ -150,7 +150,7 @@ def _to_llava(
 
     def renamed() -> Iterator[tuple[str, torch.Tensor]]:
         for file in model_files(folder):
-            for name, tensor in read_tensors(file):
+            for name, tensor in read_file(file):
                 if names.is_computed(name):
                     continue
                 other = _other_name(names.to_llava, name, folder)

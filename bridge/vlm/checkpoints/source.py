@@ -17,7 +17,7 @@ from bridge.errors import OptionError, WeightsError
 from bridge.files import read_json
 from bridge.vlm.checkpoints import names
 from bridge.vlm.checkpoints.settings import LlavaSettings, is_original, read_settings
-from bridge.vlm.checkpoints.tensors import model_files, projector_file, read_tensors
+from bridge.vlm.checkpoints.tensors import model_files, projector_file, read_file
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +39,7 @@ class Original:
         """All tensors by LLaVA's full names, as stored. Raises WeightsError."""
         seen = set()
         for file in model_files(self.llm, allow_pickle=self.allow_pickle):
-            for name, tensor in read_tensors(file):
+            for name, tensor in read_file(file):
                 if not names.is_computed(name):
                     seen.add(name)
                     yield name, tensor
@@ -60,14 +60,14 @@ class Original:
     def _projector(self) -> Iterator[tuple[str, torch.Tensor]]:
         file = projector_file(self.folder, allow_pickle=self.allow_pickle)
         if file is not None:
-            for name, tensor in read_tensors(file):
+            for name, tensor in read_file(file):
                 if "mm_projector." in name:
                     yield names.projector_name(name), tensor
 
     def _tower(self) -> Iterator[tuple[str, torch.Tensor]]:
         place = tower_folder(self.folder, self.settings.tower, weights=True)
         for file in model_files(place, allow_pickle=self.allow_pickle):
-            for name, tensor in read_tensors(file):
+            for name, tensor in read_file(file):
                 full = names.tower_name(name)
                 if full is not None and not names.is_computed(full):
                     yield full, tensor

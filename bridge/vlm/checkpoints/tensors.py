@@ -11,13 +11,12 @@ import json
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
 
 from bridge.errors import WeightsError
 from bridge.files import read_json
-
-if TYPE_CHECKING:
-    import torch
+from bridge.towers.tensors import load_pickle, read_tensors
 
 SHARD_BYTES = 4_000_000_000
 
@@ -62,35 +61,13 @@ def checked_pickle(files: list[Path], allow_pickle: bool) -> None:
         )
 
 
-def read_tensors(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """Names and tensors of one file, on the CPU, as stored. Raises WeightsError."""
-    if file.suffix == ".bin":
-        yield from _read_pickle(file)
+def read_file(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Names and tensors of one file of either kind, on the CPU, as stored. Raises WeightsError."""
+    if file.suffix != ".bin":
+        yield from read_tensors(file)
         return
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="pt") as shard:
-            for name in shard.keys():  # noqa: SIM118 (a safe_open is no mapping)
-                yield name, shard.get_tensor(name)
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{file} cannot be read: {error}; fetch it again") from error
-
-
-def _read_pickle(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    import pickle
-
-    import torch
-
-    try:
-        # The older form of torch.save is no zip and cannot be mapped.
-        mapped = zipfile.is_zipfile(file)
-        found = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        lines = str(error).strip().splitlines() or ["no message"]
-        raise WeightsError(
-            f"{file} cannot be read as plain tensors ({type(error).__name__}: {lines[0]})"
-        ) from error
+    # The older form of torch.save is no zip and cannot be mapped.
+    found = load_pickle(file, mmap=zipfile.is_zipfile(file))
     if not isinstance(found, dict) or not all(isinstance(t, torch.Tensor) for t in found.values()):
         raise WeightsError(f"{file} holds something other than named tensors")
     yield from found.items()

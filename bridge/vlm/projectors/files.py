@@ -9,6 +9,7 @@ from typing import Any
 
 from bridge.errors import WeightsError
 from bridge.files import read_json, write_whole
+from bridge.towers.tensors import read_tensors
 from bridge.vlm.projectors.protocol import Projector
 from bridge.vlm.projectors.registry import build_projector
 
@@ -40,16 +41,10 @@ def load_projector(folder: str | os.PathLike[str]) -> Projector:
     Raises WeightsError when a file is missing or damaged or tensors do not fit the config,
     OptionError when the config names an unknown projector.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     place = Path(folder)
     config = read_json(place / CONFIG)
     projector: Any = build_projector(*_settings(config, place), **config.get("options", {}))
-    try:
-        tensors = load_file(place / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{place / WEIGHTS} cannot be read: {error}") from error
+    tensors = dict(read_tensors(place / WEIGHTS))
     try:
         projector.load_state_dict(tensors, assign=True)
     except RuntimeError as error:

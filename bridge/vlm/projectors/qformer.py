@@ -15,40 +15,64 @@ from torch import nn
 
 from bridge.errors import UnsupportedModelError, WeightsError
 from bridge.files import read_json
+from bridge.towers.tensors import read_tensors
 from bridge.vlm.projectors.protocol import Grid
 
 
 class QFormerProjector(nn.Module):
     """(B, N, vision_width) to (B, queries, llm_width), whatever N is.
 
-    Further ``settings`` are those of transformers' `Blip2QFormerConfig`. BLIP-2 shows it the
+    ``query_tokens`` is (1, queries, D), ``qformer`` a `Blip2QFormerModel` of width D, which may
+    stay in float32 where the rest is in half precision, as BLIP-2's does. BLIP-2 shows it the
     tower's last layer with class token and final norm.
     """
 
     kind = "qformer"
 
     def __init__(
-        self, vision_width: int, llm_width: int, *, queries: int = 32, **settings: Any
+        self, query_tokens: nn.Parameter, qformer: Any, language_projection: nn.Linear
     ) -> None:
         super().__init__()
-        from transformers import Blip2QFormerConfig, Blip2QFormerModel
+        self.query_tokens = query_tokens
+        self.qformer = qformer
+        self.language_projection = language_projection
 
-        config = Blip2QFormerConfig(encoder_hidden_size=vision_width, **settings)
-        self.vision_width, self.llm_width, self.settings = vision_width, llm_width, settings
-        self.query_tokens = nn.Parameter(torch.randn(1, queries, config.hidden_size) * 0.02)
-        self.qformer = Blip2QFormerModel(config)
-        self.language_projection = nn.Linear(config.hidden_size, llm_width)
+    @property
+    def vision_width(self) -> int:
+        return int(self.qformer.config.encoder_hidden_size)
+
+    @property
+    def llm_width(self) -> int:
+        return self.language_projection.out_features
 
     def forward(self, states: torch.Tensor, grid: Grid | None = None) -> torch.Tensor:
         queries = self.query_tokens.expand(states.shape[0], -1, -1)
-        read = self.qformer(query_embeds=queries, encoder_hidden_states=states).last_hidden_state
+        read = self.qformer(
+            query_embeds=queries, encoder_hidden_states=states, return_dict=True
+        ).last_hidden_state
         return self.language_projection(read.to(self.language_projection.weight.dtype))
 
     def n_soft_tokens(self, states: Grid | int) -> int:
         return self.query_tokens.shape[1]
 
     def options(self) -> dict[str, Any]:
-        return {"queries": self.query_tokens.shape[1], **self.settings}
+        settings = _settings(self.qformer.config.to_dict())
+        del settings["encoder_hidden_size"]
+        return {"queries": self.query_tokens.shape[1], **settings}
+
+
+def qformer(
+    vision_width: int, llm_width: int, *, queries: int = 32, **settings: Any
+) -> QFormerProjector:
+    """A fresh `qformer`; further ``settings`` are those of transformers' `Blip2QFormerConfig`."""
+    from transformers import Blip2QFormerConfig, Blip2QFormerModel
+
+    config = Blip2QFormerConfig(encoder_hidden_size=vision_width, **settings)
+    return QFormerProjector(
+        nn.Parameter(torch.randn(1, queries, config.hidden_size) * 0.02),
+        Blip2QFormerModel(config),
+        nn.Linear(config.hidden_size, llm_width),
+    )
 
 
 def qformer_from_blip2(folder: Path, llm_width: int | None = None) -> QFormerProjector:
@@ -70,7 +94,7 @@ def qformer_from_blip2(folder: Path, llm_width: int | None = None) -> QFormerPro
         raise WeightsError(f"{folder}: query_tokens and language_projection are not all there")
     settings = _settings(config.get("qformer_config", {}))
     width = settings.pop("encoder_hidden_size")
-    projector = QFormerProjector(
+    projector = qformer(
         width,
         llm_width or found.shape[0],
         queries=tensors["query_tokens"].shape[1],
@@ -101,18 +125,15 @@ def _settings(saved: dict[str, Any]) -> dict[str, Any]:
 
 def _tensors(folder: Path, prefixes: tuple[str, ...]) -> dict[str, torch.Tensor]:
     """The tensors of a folder's safetensors files whose names begin so, in fp32 as BLIP-2 runs."""
-    from safetensors import SafetensorError, safe_open
-
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise WeightsError(f"{folder} has no safetensors files; bridge reads no others")
-    found: dict[str, torch.Tensor] = {}
-    for file in files:
-        try:
-            with safe_open(file, framework="pt") as shard:
-                for key in shard.keys():  # noqa: SIM118 (a safe_open is no mapping)
-                    if key.removeprefix("model.").startswith(prefixes):
-                        found[key.removeprefix("model.")] = shard.get_tensor(key).float()
-        except (OSError, SafetensorError) as error:
-            raise WeightsError(f"{file} cannot be read: {error}") from error
-    return found
+
+    def wanted(name: str) -> bool:
+        return name.removeprefix("model.").startswith(prefixes)
+
+    return {
+        name.removeprefix("model."): tensor.float()
+        for file in files
+        for name, tensor in read_tensors(file, wanted)
+    }

@@ -16,7 +16,7 @@ from bridge.vlm.projectors.mlp import mlp_gelu
 from bridge.vlm.projectors.perceiver import PerceiverProjector
 from bridge.vlm.projectors.pixel_shuffle import PixelShuffleProjector
 from bridge.vlm.projectors.protocol import Projector
-from bridge.vlm.projectors.qformer import QFormerProjector
+from bridge.vlm.projectors.qformer import qformer
 
 # fmt: off
 PROJECTORS: dict[str, Callable[..., Projector]] = {
@@ -27,7 +27,7 @@ PROJECTORS: dict[str, Callable[..., Projector]] = {
     "pixel_shuffle":  PixelShuffleProjector,  # h * w / scale**2
     "average_pool":   AveragePoolProjector,   # ceil(h / stride) * ceil(w / stride)
     "perceiver":      PerceiverProjector,     # latents
-    "qformer":        QFormerProjector,       # queries
+    "qformer":        qformer,                # queries
     "c_abstractor":   CAbstractorProjector,   # tokens
 }
 # fmt: on
