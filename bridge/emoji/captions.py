@@ -98,14 +98,15 @@ def _emoji(scene: Scene) -> str:
     return joint.join(said) + background + f", {scene.style}"
 
 
-def _objects(scene: Scene, rng: random.Random, held_out: bool, relate: bool) -> str:
+def _objects(scene: Scene, rng: random.Random, held_out: bool, relate: bool, in_order: bool) -> str:
     """The objects' part of a sentence."""
     digits = rng.random() < 0.25
     phrases = [noun_phrase(g, count_word=str(g.count) if digits else None) for g in scene.groups]
     if scene.relation and relate:
         forms = (_RELATIONS_HELD_OUT if held_out else _RELATIONS)[scene.relation]
         return rng.choice(forms).format(a=phrases[0], b=phrases[1])
-    rng.shuffle(phrases)
+    if not in_order:
+        rng.shuffle(phrases)
     if len(phrases) == 1:
         return phrases[0]
     return ", ".join(phrases[:-1]) + " and " + phrases[-1]
@@ -118,6 +119,7 @@ def caption(
     held_out: bool = False,
     relation: bool | None = None,
     style: bool | None = None,
+    in_order: bool = False,
 ) -> str:
     """One caption of the scene in a random phrasing.
 
@@ -125,6 +127,8 @@ def caption(
         held_out: use the phrasings that training never shows.
         relation, style: force the relation or the style to be named (True) or left out
             (False); None leaves it to chance.
+        in_order: the order and the relation of the groups are part of what the text says
+            (see layout.py): they are named in order, and a relation is always named.
     """
     if not held_out and relation is None and style is None:
         draw = rng.random()
@@ -132,7 +136,7 @@ def caption(
             return _emoji(scene)
         if draw < 0.15 and scene.relation is None:
             return _keywords(scene, rng)
-    relate = rng.random() < 0.85 if relation is None else relation
+    relate = (in_order or rng.random() < 0.85) if relation is None else relation
     say_style = rng.random() < 0.7 if style is None else style
     say_background = scene.background != "white" or rng.random() < 0.25
     background = (
@@ -143,7 +147,7 @@ def caption(
     frame = rng.choice(_FRAMES_HELD_OUT if held_out else _FRAMES)
     # Left without its background, that frame would be one that training shows.
     say_background = say_background or "{Bg}" in frame
-    what = _objects(scene, rng, held_out, relate)
+    what = _objects(scene, rng, held_out, relate, in_order)
     return frame.format(
         what=what,
         there="there is" if what.startswith(("a ", "an ")) else "there are",

@@ -193,7 +193,9 @@ class Pool:
         self.latents[start : start + count] = self.painter.latents(
             view_pictures(views, self.sprites)
         )
-        states, pooled = self.painter.texts([caption(view.scene, rng) for view in views])
+        states, pooled = self.painter.texts(
+            [caption(view.scene, rng, in_order=True) for view in views]
+        )
         self.states[start : start + count], self.pooled[start : start + count] = states, pooled
         self.views[start : start + count] = views
         self.next = start + count

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from bridge.emoji.art import Sprites
+from bridge.emoji.layout import settled
 from bridge.emoji.scenes import CANVAS, LATTICE, Scene
 from bridge.emoji.train.data import GRID, PATCH, PatchTruth, patch_truth, pictures, scene_batch
 
@@ -34,9 +35,10 @@ class View:
 
 
 def draw_views(rng: random.Random, count: int, side: int) -> list[View]:
-    """Whole scenes of every kind when ``side`` is the canvas', else close views of one object."""
+    """Whole scenes of every kind, in the painter's layout, when ``side`` is the canvas'; else
+    close views of one object."""
     if side == CANVAS:
-        return [View(scene) for scene in scene_batch(rng, count)]
+        return [View(settled(scene, rng)) for scene in scene_batch(rng, count)]
     return [_close_view(scene, side) for scene in scene_batch(rng, count, "single")]
 
 
