@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import random
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -25,11 +26,12 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from bridge.emoji.concepts import CONCEPTS
 from bridge.emoji.questions import questions
 from bridge.emoji.render import render_scene
-from bridge.emoji.scenes import Scene
+from bridge.emoji.scenes import TINTS, Scene
 from bridge.emoji.train import llava
-from bridge.emoji.train.data import pictures, scene_batch, scene_rng
+from bridge.emoji.train.data import patch_truth, pictures, scene_batch, scene_rng
 from bridge.emoji.train.loop import Run
 from bridge.vlm.layout import IGNORE_LABEL, build_tokenizer, chat_text, training_example
 
@@ -200,7 +202,9 @@ def test_the_recipes_loss_is_that_of_the_stock_model_on_each_conversation(
             ).item()
             right += (logits.argmax(-1) == target).sum().item()
             count += (target != IGNORE_LABEL).sum().item()
-    assert loss.item() == pytest.approx(total / count, rel=1e-5)
+    assert figures["answer_ce"] == pytest.approx(total / count, rel=1e-5)
+    dense = llava.DENSE_WEIGHT * figures["soft_word_ce"]
+    assert loss.item() == pytest.approx(total / count + dense, rel=1e-5)
     assert figures["token_right"] == pytest.approx(right / count, abs=1e-6)
 
 
@@ -402,6 +406,35 @@ def test_muon_trains_the_matrices_of_the_layers_alone(
     layers = [n for n, p in parameters.items() if "language_model.layers." in n and p.ndim == 2]
     assert set(layers) < chosen
     assert {n for n in chosen if n not in layers} == {"model.multi_modal_projector.linear_2.weight"}
+
+
+def test_soft_words_are_those_of_thing_and_tint(words: PreTrainedTokenizerFast) -> None:
+    """By the loss of every patch worked out alone, and least where soft tokens are the words."""
+    wanted = llava.SoftWords(words)
+    truth = patch_truth(scenes_at(12, 5))
+    torch.manual_seed(4)
+    embeddings = torch.randn(len(words), 48)
+    soft = torch.randn(5, llava.SOFT, 48)
+
+    def shares(noun: str) -> torch.Tensor:
+        ids = words(" " + noun, add_special_tokens=False).input_ids
+        return sum((torch.eye(len(words))[i] for i in ids), torch.zeros(len(words))) / len(ids)
+
+    total, count, taught = 0.0, 0, soft.clone()
+    for i, j in product(range(5), range(llava.SOFT)):
+        concept, tint = int(truth.concept[i, j]), int(truth.tint[i, j])
+        if concept == len(CONCEPTS):
+            continue
+        target = shares(CONCEPTS[concept].one)
+        if tint:
+            target = (target + shares(TINTS[tint - 1])) / 2
+        state = soft[i, j] / soft[i, j].square().mean().sqrt()
+        total -= (target * (embeddings @ state).log_softmax(0)).sum().item()
+        count += 1
+        taught[i, j] = target @ embeddings
+    loss = wanted.loss(soft, embeddings, truth)
+    assert loss.item() == pytest.approx(total / count, rel=1e-4)
+    assert wanted.loss(taught, embeddings, truth) < 0.6 * loss
 
 
 def test_a_step_trains_all_but_the_tower(

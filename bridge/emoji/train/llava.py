@@ -4,6 +4,11 @@ The tower stays frozen; its penultimate patch states, class token dropped, are t
 tokens (Liu et al. 2023). The language model is ours and starts from nothing, so projector
 and language model train together; LLaVA's first stage only exists to spare a trained LLM.
 
+A second, dense loss asks each soft token on a thing for the words of that thing and its tint,
+through the language model's own embeddings. To match a word of a question with what is seen
+then takes one look, which the model had else to find by itself, late if ever ("is there a
+cat?" stood at chance after all else was learnt).
+
 A scene allows about ten questions. Half of the scenes are learnt as separate one-turn chats
 that share their image tokens: one sequence, a mask that hides the other questions, and
 positions that restart after the image. The other half are chats of several turns.
@@ -26,9 +31,18 @@ from transformers import (
 )
 
 from bridge.emoji.art import Sprites
+from bridge.emoji.concepts import CONCEPTS
 from bridge.emoji.questions import questions
-from bridge.emoji.scenes import Scene, draw_scene
-from bridge.emoji.train.data import GRID, PATCH, pictures, scene_batch, scene_rng
+from bridge.emoji.scenes import TINTS, Scene, draw_scene
+from bridge.emoji.train.data import (
+    GRID,
+    PATCH,
+    PatchTruth,
+    patch_truth,
+    pictures,
+    scene_batch,
+    scene_rng,
+)
 from bridge.emoji.train.loop import Recipe, Run, load_averaged, plain_attention
 from bridge.emoji.train.whitening import whitening
 from bridge.vlm.layout import (
@@ -44,6 +58,7 @@ BATCH = 24
 SOFT = GRID * GRID
 VOCAB_SIZE = 1536
 MAX_TURNS = 4
+DENSE_WEIGHT = 0.1
 
 
 def tokenizer(folder: Path) -> PreTrainedTokenizerFast:
@@ -179,11 +194,39 @@ def collate(
     }
 
 
+def shares(words: PreTrainedTokenizerFast, nouns: list[str]) -> torch.Tensor:
+    """(len(nouns), vocabulary): one row a noun, equal shares for the tokens it is written in."""
+    table = torch.zeros(len(nouns), len(words))
+    for row, noun in enumerate(nouns):
+        ids = words(f" {noun}", add_special_tokens=False).input_ids
+        table[row].index_add_(0, torch.tensor(ids), torch.full((len(ids),), 1 / len(ids)))
+    return table
+
+
+class SoftWords:
+    """The dense loss: what words each soft token should stand for."""
+
+    def __init__(self, words: PreTrainedTokenizerFast) -> None:
+        self.things = shares(words, [concept.one for concept in CONCEPTS])
+        self.tints = shares(words, list(TINTS))
+
+    def loss(self, soft: torch.Tensor, embeddings: torch.Tensor, truth: PatchTruth) -> torch.Tensor:
+        """Cross-entropy of the words that soft tokens (B, 64, D) on things are nearest to."""
+        on_thing = truth.concept < len(CONCEPTS)
+        wanted = self.things[truth.concept[on_thing]]
+        tint = truth.tint[on_thing]  # 0 for natural colours, which have no word
+        wanted[tint > 0] = (wanted[tint > 0] + self.tints[tint[tint > 0] - 1]) / 2
+        # At one length, as the language model's first norm takes them.
+        logits = F.rms_norm(soft[on_thing].float(), soft.shape[-1:]) @ embeddings.T
+        return F.cross_entropy(logits, wanted)
+
+
 def recipe(
     model: LlavaForConditionalGeneration, words: PreTrainedTokenizerFast, sprites: Sprites
 ) -> Recipe:
     inner = model.model
     plain_attention(model)
+    soft_words = SoftWords(words)
 
     def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
         rng = scene_rng(41, step)
@@ -210,7 +253,13 @@ def recipe(
         target = labels[:, 1:][taught]
         entropy = F.cross_entropy(logits, target)
         right = (logits.argmax(-1) == target).float().mean().item()
-        return entropy, {"answer_ce": entropy.item(), "token_right": right}
+        dense = soft_words.loss(soft, inner.language_model.embed_tokens.weight, patch_truth(scenes))
+        figures = {
+            "answer_ce": entropy.item(),
+            "token_right": right,
+            "soft_word_ce": dense.item(),
+        }
+        return entropy + DENSE_WEIGHT * dense, figures
 
     matrices = frozenset(
         name
