@@ -22,6 +22,7 @@ from bridge.emoji.concepts import CONCEPTS
 from bridge.emoji.scenes import Group
 
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
+_ACROSS = 3  # panels a row of the chart
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,13 @@ def draw_chart(rows: Sequence[Row], path: Path) -> None:
     from matplotlib import pyplot
 
     methods = list(dict.fromkeys(row.name.split("/")[1] for row in rows))
+    down = -(-len(methods) // _ACROSS)
     figure, axes = pyplot.subplots(
-        1, len(methods), figsize=(2.6 * len(methods), 2.8), sharey=True, squeeze=False
+        down, _ACROSS, figsize=(3 * _ACROSS, 2.6 * down), sharex=True, sharey=True, squeeze=False
     )
-    for axis, method in zip(axes[0], methods, strict=True):
+    for axis in axes.flat[len(methods) :]:
+        axis.set_visible(False)
+    for axis, method in zip(axes.flat, methods, strict=False):
         for name, colour in (("weighted", "C1"), ("plain", "C0")):
             here = [r for r in rows if r.name.startswith(f"emphasis/{method}/")]
             here = [r for r in here if r.name.endswith(f"/{name}")]
@@ -105,10 +109,11 @@ def draw_chart(rows: Sequence[Row], path: Path) -> None:
             axis.fill_between(
                 weights, [r.low for r in here], [r.high for r in here], color=colour, alpha=0.15
             )
-        axis.set(title=method, xlabel="weight", ylim=(0, 100))
+        axis.set(title=method, ylim=(0, 100))
         axis.axvline(1, color="gray", lw=0.5)
         axis.grid(alpha=0.3)
-    axes[0][0].set_ylabel("found, %")
+    figure.supxlabel("weight", fontsize=10)
+    figure.supylabel("found, %", fontsize=10)
     axes[0][0].legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(path, dpi=90)
