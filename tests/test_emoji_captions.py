@@ -88,9 +88,12 @@ def trained_sentence(scene: Scene) -> re.Pattern[str]:
     background, style = clauses(scene)
     whats = [*lists(len(scene.groups)), *RELATIONS.get(scene.relation or "", ())]
     what = "(?:" + "|".join(map(re.escape, whats)) + ")"
-    frames = "(?:a picture of |an emoji of |there is |there are )?"
+    frames = (
+        "(?:a picture of |an emoji of |there is |there are |an icon of |draw |drawing, |picture: )?"
+    )
     return re.compile(
         rf"{frames}{what}{background}{style}|(?:{scene.style} style, )?{what}{background}"
+        rf"|{what}{background}{style}, sticker"
     )
 
 

@@ -43,6 +43,11 @@ _FRAMES = (
     "{there} {what}{bg}{style}",
     "an emoji of {what}{bg}{style}",
     "{Style}{what}{bg}",
+    "an icon of {what}{bg}{style}",
+    "draw {what}{bg}{style}",
+    "drawing, {what}{bg}{style}",
+    "picture: {what}{bg}{style}",
+    "{what}{bg}{style}, sticker",
 )
 _FRAMES_HELD_OUT = (
     "{what} in a picture{bg}{style}",

@@ -42,6 +42,8 @@ LATENT_CHANNELS = 32
 DENSE_WEIGHT = 0.04  # of the dense loss, which starts near 9 where v's error starts near 1
 POOL = 80_000  # 77 x 416 half-precision numbers each: 5 GB when full
 DROP_ZERO, DROP_EMPTY = 0.09, 0.03  # unconditional rows: zeros (SDXL's rule), or "" encoded
+# Without a text nearly all is unknown, so an eighth of the rows would be half of the loss.
+UNCONDITIONAL_WEIGHT = 0.15
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,18 @@ class Painter:
         return (z.float() * self.vae.config.scaling_factor).bfloat16()
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Latents (B, 32, h, w), text states (B, 77, 416), pooled text (B, 256), which rows are told
+    their text (B,), and the views themselves."""
+
+    latents: torch.Tensor
+    states: torch.Tensor
+    pooled: torch.Tensor
+    told: torch.Tensor
+    views: list[View]
+
+
 class Pool:
     """Views' latents and text states, grown step by step and replayed."""
 
@@ -202,8 +216,8 @@ class Pool:
         self.filled = max(self.filled, self.next)
         return places
 
-    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[View]]:
-        """Latents, states, pooled and views of one step, a few rows made unconditional."""
+    def batch(self, step: int) -> Batch:
+        """One step's rows, a few of them made unconditional."""
         rng = scene_rng(self.seed, step)
         if self.filled < 2048:
             self.grow(rng, 256)
@@ -211,13 +225,15 @@ class Pool:
         rows = new + [rng.randrange(self.filled) for _ in range(self.stage.batch - len(new))]
         latents = self.latents[rows].float()
         states, pooled = self.states[rows].float(), self.pooled[rows].float()
+        told = torch.ones(len(rows), dtype=torch.bool)
         for i in range(len(rows)):
             draw = rng.random()
             if draw < DROP_ZERO:
                 states[i], pooled[i] = 0, 0
             elif draw < DROP_ZERO + DROP_EMPTY:
                 states[i], pooled[i] = self.empty
-        return latents, states, pooled, [self.views[row] for row in rows]
+            told[i] = draw >= DROP_ZERO + DROP_EMPTY
+        return Batch(latents, states, pooled, told, [self.views[row] for row in rows])
 
 
 def recipe(
@@ -236,7 +252,8 @@ def recipe(
     unet.mid_block.register_forward_hook(lambda _module, _inputs, out: middle.append(out))
 
     def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        x, states, pooled, views = pool.batch(step)
+        batch = pool.batch(step)
+        x = batch.latents
         # Stratified times: every batch covers the whole schedule, which steadies the loss. The
         # square favours noisy times, where the text decides (two fifths lie above 850): from
         # half-clean latents on, the picture speaks for itself.
@@ -246,20 +263,24 @@ def recipe(
         t = t[torch.randperm(size)]
         e = torch.randn_like(x)
         noisy, target = noise.add_noise(x, e, t), noise.get_velocity(x, e, t)
-        sizes = torch.tensor([view.time_ids for view in views])
+        sizes = torch.tensor([view.time_ids for view in batch.views])
         with torch.autocast("cpu", torch.bfloat16):
             guess = unet(
                 noisy.contiguous(memory_format=torch.channels_last),
                 t,
-                states,
-                added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes},
+                batch.states,
+                added_cond_kwargs={"text_embeds": batch.pooled, "time_ids": sizes},
             ).sample
             patches = middle.pop().flatten(2).transpose(1, 2)
-            dense, seen_right = heads(patches, view_truth(views))
+            dense, seen_right = heads(patches, view_truth(batch.views))
         error = (guess.float() - target).square().mean((1, 2, 3))
-        early = error[t >= 700].mean().item()
-        figures = {"v_mse": error.mean().item(), "v_mse_t700": early}
-        return error.mean() + DENSE_WEIGHT * dense, figures | seen_right
+        told = batch.told
+        figures = {
+            "v_mse": error[told].mean().item(),
+            "v_mse_t700": error[told & (t >= 700)].mean().item(),
+        }
+        weight = torch.where(told, 1.0, UNCONDITIONAL_WEIGHT)
+        return (weight * error).mean() + DENSE_WEIGHT * dense, figures | seen_right
 
     matrices = frozenset(
         name for name, p in both.named_parameters() if p.ndim == 2 and ".attentions." in name
