@@ -60,3 +60,25 @@ def read_named(folder: Path, names: Sequence[str]) -> dict[str, Tensor]:
         files = {folder / "model.safetensors"}
     found = (read_tensors(file, lambda name: name in names) for file in files if file.is_file())
     return dict(pair for each in found for pair in each)
+
+
+def read_state(folder: Path, name: str, allow_pickle: bool) -> dict[str, Tensor]:
+    """All tensors of a folder that keeps them in one file: ``name``, or another safetensors file,
+    or a pickle where those are allowed. What training code wraps around them is taken off.
+
+    Raises WeightsError.
+    """
+    named = folder / name
+    found = [named] if named.is_file() else sorted(folder.glob("*.safetensors"))
+    if found:
+        state = dict(read_tensors(found[0]))
+    else:
+        pickles = sorted(file for end in ("pt", "bin", "pth") for file in folder.glob(f"*.{end}"))
+        if not pickles or not allow_pickle:
+            told = f"; {pickles[0].name} is a pickle: pass allow_pickle=True" if pickles else ""
+            raise WeightsError(f"{folder} has no {name}{told}")
+        state = load_pickle(pickles[0])
+        state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise WeightsError(f"{folder} holds no plain dictionary of tensors")
+    return {str(each).removeprefix("module."): tensor for each, tensor in state.items()}
