@@ -19,7 +19,12 @@ from reference_open_clip import scatter
 from safetensors.torch import load_file, save_file
 from tiny_models import tiny_clip_tokenizer
 from tiny_t5 import tiny_t5_encoder, tiny_t5_tokenizer
-from tiny_tokenizers import tiny_bert_tokenizer, tiny_llama_tokenizer, tiny_xlmr_tokenizer
+from tiny_tokenizers import (
+    tiny_bert_tokenizer,
+    tiny_llama_tokenizer,
+    tiny_siglip2_tokenizer,
+    tiny_xlmr_tokenizer,
+)
 from torch.nn.functional import normalize
 
 from bridge.errors import OptionError, UnsupportedModelError, WeightsError
@@ -81,7 +86,8 @@ def siglip(folder: Path, two: bool) -> Any:
             "image_processor_type": "Siglip2ImageProcessor", "patch_size": 8, "max_num_patches": 16,
         }  # fmt: skip
     model = getattr(transformers, f"{name}Model")(config)
-    return save(model, folder, tiny_t5_tokenizer(), processor)
+    tokenizer = tiny_siglip2_tokenizer() if two else tiny_t5_tokenizer()
+    return save(model, folder, tokenizer, processor)
 
 
 @pytest.mark.parametrize("two", [False, True])
@@ -91,10 +97,12 @@ def test_siglip(tmp_path: Path, two: bool) -> None:
     assert family_of(tmp_path) == "siglip"
     text, image = open_text_tower(tmp_path, device="cpu"), open_image_tower(tmp_path, device="cpu")
     batch = text.tokenize(["Two RED apples", "cat"])
-    padded = tiny_t5_tokenizer()(
+    tokenizer = tiny_siglip2_tokenizer() if two else tiny_t5_tokenizer()
+    padded = tokenizer(
         ["two red apples", "cat"], padding="max_length", max_length=16, return_tensors="pt"
     )
     assert torch.equal(batch.ids, padded.input_ids)
+    assert (batch.ids[1] == tokenizer.pad_token_id).sum() > 10
     states = text.encode(batch, LAYERS)
     out = model.text_model(batch.ids, output_hidden_states=True)
     near(states.hidden[0], out.last_hidden_state)
@@ -144,12 +152,12 @@ def test_align(tmp_path: Path) -> None:
         "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 70,
     }  # fmt: skip
     image_side = {
-        "hidden_dim": 24, "image_size": 64, "width_coefficient": 0.5, "depth_coefficient": 0.4,
-        "in_channels": [8, 8], "out_channels": [8, 12], "kernel_sizes": [3, 3], "strides": [1, 2],
+        "hidden_dim": 16, "image_size": 64, "width_coefficient": 0.5, "depth_coefficient": 0.4,
+        "in_channels": [32, 16], "out_channels": [16, 24], "kernel_sizes": [3, 3], "strides": [1, 2],
         "num_block_repeats": [1, 1], "expand_ratios": [1, 6], "depthwise_padding": [],
     }  # fmt: skip
     config = transformers.AlignConfig(
-        text_config=text_side, vision_config=image_side, projection_dim=24
+        text_config=text_side, vision_config=image_side, projection_dim=16
     )
     model = transformers.AlignModel(config)
     model.temperature.data.fill_(0.3)

@@ -19,7 +19,7 @@ from reference_open_clip import HfText, OpenClip, QuickGELU, Text, Visual, scatt
 from safetensors.torch import save_file
 from tiny_models import tiny_clip_tokenizer
 from tiny_t5 import tiny_t5_tokenizer
-from tiny_tokenizers import tiny_llama_tokenizer, tiny_xlmr_tokenizer
+from tiny_tokenizers import tiny_bert_tokenizer, tiny_llama_tokenizer, tiny_xlmr_tokenizer
 from torch import nn
 
 from bridge.towers import open_image_tower, open_text_tower
@@ -194,3 +194,89 @@ def test_text_models(row: TowerRow, tmp_path: Path) -> None:
     batch = tower.tokenize(TEXTS)
     out = model(batch.ids, attention_mask=batch.mask)
     assert relative(tower.encode(batch).hidden[0], out.last_hidden_state) <= TOLERANCE
+
+
+@pytest.mark.parametrize("row", rows("multilingual_clip"))
+@torch.no_grad()
+def test_multilingual_clip(row: TowerRow, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    bert = "labse" in row.name
+    tokenizer = tiny_bert_tokenizer() if bert else tiny_xlmr_tokenizer()
+    config = (transformers.BertConfig if bert else transformers.XLMRobertaConfig)(
+        vocab_size=len(tokenizer), hidden_size=row.text_width, num_hidden_layers=row.layers,
+        num_attention_heads=row.text_width // 64, intermediate_size=4 * row.text_width,
+        max_position_embeddings=512 if bert else 514, type_vocab_size=2 if bert else 1,
+        pad_token_id=0 if bert else 1, layer_norm_eps=1e-12 if bert else 1e-5,
+    )  # fmt: skip
+    encoder = scatter((transformers.BertModel if bert else transformers.XLMRobertaModel)(config))
+    head = nn.Linear(row.text_width, row.pooled_width)
+    state = {f"transformer.{k}": v.contiguous() for k, v in encoder.state_dict().items()}
+    state |= {f"LinearTransformation.{k}": v for k, v in head.state_dict().items()}
+    save_file(state, tmp_path / "model.safetensors")
+    tokenizer.save_pretrained(tmp_path)
+    base = "LaBSE" if bert else "xlm-roberta-large"
+    (tmp_path / "config.json").write_text(json.dumps({"modelBase": base, "model_type": "M-CLIP"}))
+    tower = open_text_tower(tmp_path, device="cpu")
+    check_specs(row, tower, None)
+    batch = tower.tokenize(TEXTS)
+    out = encoder(batch.ids, attention_mask=batch.mask).last_hidden_state
+    seen = batch.mask[..., None]
+    states = tower.encode(batch)
+    assert relative(states.hidden[0], out) <= TOLERANCE
+    assert relative(states.pooled, head((out * seen).sum(1) / seen.sum(1))) <= TOLERANCE
+
+
+@pytest.mark.parametrize("row", rows("align"))
+@torch.no_grad()
+def test_align(row: TowerRow, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tokenizer = tiny_bert_tokenizer()
+    config = transformers.AlignConfig(
+        text_config={"vocab_size": len(tokenizer)},
+        vision_config={"image_size": row.image_size, "hidden_dim": row.pooled_width},
+        projection_dim=row.pooled_width,
+    )
+    model = scatter(transformers.AlignModel(config))
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    kind = {"image_processor_type": "EfficientNetImageProcessor"}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(kind))
+    tower, image = open_text_tower(tmp_path, device="cpu"), open_image_tower(tmp_path, device="cpu")
+    check_specs(row, tower, image)
+    batch = tower.tokenize(TEXTS)
+    whole = model(
+        input_ids=batch.ids, attention_mask=batch.mask, pixel_values=pixels(row.image_size)
+    )
+    states, seen = tower.encode(batch), image.encode(pixels(row.image_size))
+    last = whole.text_model_output.last_hidden_state
+    assert relative(states.hidden[0], last) <= TOLERANCE
+    assert relative(tower.scores(states.pooled, seen.pooled), whole.logits_per_text) <= TOLERANCE
+
+
+@pytest.mark.skipif("BRIDGE_BIG" not in os.environ, reason="a billion parameters: BRIDGE_BIG=1")
+@torch.no_grad()
+def test_blip2_itm(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    row = next(row for row in ROWS if row.name == "blip2-itm")
+    tokenizer = tiny_bert_tokenizer()
+    config = transformers.Blip2Config(
+        qformer_config={"vocab_size": len(tokenizer), "use_qformer_text_input": True},
+        image_token_index=None,
+    )
+    model = scatter(transformers.Blip2ForImageTextRetrieval(config))
+    model.query_tokens.data.normal_()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    kind = {"image_processor_type": "BlipImageProcessor"}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(kind))
+    tower, image = open_text_tower(tmp_path, device="cpu"), open_image_tower(tmp_path, device="cpu")
+    check_specs(row, tower, image)
+    batch = tower.tokenize(TEXTS)
+    whole = model(
+        pixel_values=pixels(row.image_size).expand(2, -1, -1, -1), input_ids=batch.ids,
+        attention_mask=batch.mask,
+    )  # fmt: skip
+    states, seen = tower.encode(batch), image.encode(pixels(row.image_size))
+    assert seen.patches[0].shape == (1, 32, 768)
+    scores = tower.scores(states.pooled, seen.pooled)
+    assert relative(scores[:, 0], whole.logits_per_image[0]) <= TOLERANCE

@@ -46,3 +46,23 @@ def tiny_llama_tokenizer() -> Any:
         single="<bos> $A", special_tokens=[("<bos>", raw.token_to_id("<bos>"))]
     )
     return PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<bos>", eos_token="<eos>")
+
+
+def tiny_siglip2_tokenizer() -> Any:
+    """A BPE tokenizer as SigLIP 2's (Gemma's): spaces are ``▁``, upper case goes, EOS ends it."""
+    from tokenizers.processors import TemplateProcessing
+    from transformers import Siglip2Tokenizer
+
+    merges, pieces = [], ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *LETTERS]
+    for word in WORDS:
+        left = word[0]
+        for right in word[1:]:
+            merges.append((left, right))
+            left += right
+            pieces.append(left)
+    vocab = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
+    made = Siglip2Tokenizer(vocab=vocab, merges=list(dict.fromkeys(merges)), padding_side="right")
+    made.backend_tokenizer.post_processor = TemplateProcessing(
+        single="$A <eos>", special_tokens=[("<eos>", 1)]
+    )
+    return made

@@ -23,11 +23,12 @@ from bridge.towers.image_processor import load_image_processor
 from bridge.towers.scoring import Scoring
 from bridge.towers.spec import TowerSpec
 from bridge.towers.states import ImageStates, Layer, TextStates
-from bridge.towers.tensors import read_named
+from bridge.towers.tensors import read_named, read_prefixed
 
 # What the processor of the published checkpoint fills texts up to.
 _LENGTH = 64
-_PROJECTION = ("text_projection.weight", "text_projection.bias")
+# Pixels a side of one place of EfficientNet's last map.
+_STRIDE = 32
 
 
 class AlignText(nn.Module):
@@ -46,14 +47,20 @@ def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False)
     side = config.text_config
     # Its pooler is not what texts are pooled by.
     encoder = load_tower(
-        "AlignTextModel", folder, dtype=dtype, device=device, config=side, may_lack="pooler."
+        "AlignTextModel",
+        folder,
+        dtype=dtype,
+        device=device,
+        config=side,
+        state=read_prefixed(folder, "text_model."),
+        may_lack="pooler.",
     )
     encoder.pooler = None
-    found = read_named(folder, _PROJECTION)
+    found = read_prefixed(folder, "text_projection.")
     if len(found) < 2:
         raise WeightsError(f"{folder} lacks text_projection; it is no whole AlignModel")
     projection = nn.Linear(side.hidden_size, config.projection_dim)
-    projection.load_state_dict({name.partition(".")[2]: each for name, each in found.items()})
+    projection.load_state_dict(found)
     module = AlignText(encoder, projection.to(device, dtype).eval().requires_grad_(False))
     spec = TowerSpec(
         architecture="AlignTextModel",
@@ -74,16 +81,17 @@ def load_image(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False
     config = _config(folder)
     side = config.vision_config
     kind = "AlignVisionModel"
+    state = read_prefixed(folder, "vision_model.")
+    module = load_tower(kind, folder, dtype=dtype, device=device, config=side, state=state)
     spec = TowerSpec(
         architecture=kind,
         source=str(folder),
         width=side.hidden_dim,
-        layers=sum(side.num_block_repeats),
-        context=side.image_size,
+        layers=len(module.encoder.blocks),
+        context=(side.image_size // _STRIDE) ** 2,
         pooled_width=side.hidden_dim,
         activation=side.hidden_act,
     )
-    module = load_tower(kind, folder, dtype=dtype, device=device, config=side)
     return Parts(module, spec, _scoring(folder), load_image_processor(folder))
 
 

@@ -132,4 +132,5 @@ def encode(
     seen = mask[..., None].to(out.last_hidden_state.dtype)
     mean = (out.last_hidden_state * seen).sum(1) / seen.sum(1)
     hidden = tuple(out.hidden_states[layer.index] for layer in layers)
-    return TextStates(hidden, module.head(mean), mask, out.attentions or () if attentions else ())
+    weights = out.attentions if attentions else ()
+    return TextStates(hidden, module.head(mean), mask, weights)

@@ -72,7 +72,8 @@ def has_layout(folder: Path) -> bool:
     """Whether the folder is open_clip's or OpenAI's and not (also) transformers'."""
     plain = (folder / "model.safetensors", folder / "model.safetensors.index.json")
     if (folder / "config.json").is_file() and any(file.is_file() for file in plain):
-        return False
+        # timm's config and image tower may lie beside open_clip's files.
+        return (folder / CONFIG).is_file() and "model_type" not in read_json(folder / "config.json")
     tensors = (file for end in ("safetensors", "pt", "bin") for file in folder.glob(f"*.{end}"))
     bare = not (folder / "config.json").is_file() and any(True for _ in tensors)
     return (folder / CONFIG).is_file() or bare

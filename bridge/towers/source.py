@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bridge.errors import UnknownModelError, WeightsError
 from bridge.store import DEFAULT_PATTERNS, EMBEDDED, resolve
+from bridge.towers.open_clip_files import has_layout
 from bridge.towers.registry import ROWS, TowerRow, find_row
 
 _TOKENIZER = ("tokenizer*.json", "special_tokens_map.json", "vocab.*", "merges.txt", "*.model")
@@ -23,7 +24,7 @@ def find_source(source: str | Path) -> tuple[str, Path, str | None, Path | None]
         words = find_tokenizer(row.tokenizer) if row.tokenizer else None
         return row.name, _folder_of(row), row.family, words
     try:
-        return str(source), resolve(source), None, None
+        return str(source), _fetched(source), None, None
     except UnknownModelError as error:
         near = get_close_matches(str(source).lower(), [each.name for each in ROWS], n=3)
         if not near:
@@ -33,6 +34,14 @@ def find_source(source: str | Path) -> tuple[str, Path, str | None, Path | None]
             f"No tower {str(source)!r}: did you mean {names}? All names: `bridge towers`; or give "
             "a folder or a hub id such as 'owner/name'."
         ) from error
+
+
+def _fetched(source: str | Path) -> Path:
+    """The folder, with open_clip's weights if it is a hub's repository in that layout."""
+    folder = resolve(source)
+    if Path(source).expanduser().is_dir() or not has_layout(folder):
+        return folder
+    return resolve(source, allow_patterns=(*DEFAULT_PATTERNS, "open_clip_*.safetensors"))
 
 
 def find_tokenizer(source: str | Path) -> Path:

@@ -52,13 +52,24 @@ def read_named(folder: Path, names: Sequence[str]) -> dict[str, Tensor]:
 
     Raises WeightsError when a file is damaged.
     """
+    return _read_wanted(folder, lambda name: name in names)
+
+
+def read_prefixed(folder: Path, start: str) -> dict[str, Tensor]:
+    """Those tensors of a folder's ``model.safetensors`` (or its shards) whose names begin with
+    ``start``, by the rest of their names. Raises WeightsError when a file is damaged."""
+    found = _read_wanted(folder, lambda name: name.startswith(start))
+    return {name.removeprefix(start): tensor for name, tensor in found.items()}
+
+
+def _read_wanted(folder: Path, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         shards = read_json(index).get("weight_map", {})
-        files = {folder / shards[name] for name in names if name in shards}
+        files = sorted({folder / shards[name] for name in shards if wanted(name)})
     else:
-        files = {folder / "model.safetensors"}
-    found = (read_tensors(file, lambda name: name in names) for file in files if file.is_file())
+        files = [folder / "model.safetensors"]
+    found = (read_tensors(file, wanted) for file in files if file.is_file())
     return dict(pair for each in found for pair in each)
 
 
