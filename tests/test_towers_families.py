@@ -60,6 +60,27 @@ PICTURES = [picture(40, 60), picture(33, 50, 1)]
 SQUARE = {"size": {"height": 32, "width": 32}}
 
 
+def attended(tower: TextTower) -> None:
+    """Attention weights come for every layer, each row a distribution, and change no state."""
+    batch = tower.tokenize(TEXTS)
+    plain, eager = tower.encode(batch), tower.encode(batch, attentions=True)
+    assert plain.attentions == () and len(eager.attentions) == tower.spec.layers
+    length = batch.ids.shape[1]
+    for weights in eager.attentions:
+        assert weights.shape[0] == 3 and weights.shape[-2:] == (length, length)
+        near(weights.sum(-1), torch.ones(weights.shape[:-1]))
+    seen = batch.mask[..., None]
+    near(eager.hidden[0] * seen, plain.hidden[0] * seen)
+
+
+def runs_in_bfloat16(folder: Path, image: bool = True) -> None:
+    text = open_text_tower(folder, device="cpu", dtype="bfloat16").encode(TEXTS)
+    assert text.hidden[0].dtype == torch.bfloat16 and text.hidden[0].isfinite().all()
+    if image:
+        seen = open_image_tower(folder, device="cpu", dtype="bfloat16").encode(PICTURES)
+        assert seen.patches[0].isfinite().all()
+
+
 # ---------------------------------------------------------------- SigLIP, SigLIP 2
 
 TEXT_SIDE = {
@@ -123,6 +144,8 @@ def test_siglip(tmp_path: Path, two: bool) -> None:
     near(text.scores(states.pooled, seen.pooled), whole.logits_per_text)
     chances = image.scoring.probabilities(states.pooled, seen.pooled)
     near(chances, whole.logits_per_text.sigmoid())
+    attended(text)
+    runs_in_bfloat16(tmp_path)
 
 
 @torch.no_grad()
@@ -153,8 +176,9 @@ def test_align(tmp_path: Path) -> None:
     }  # fmt: skip
     image_side = {
         "hidden_dim": 16, "image_size": 64, "width_coefficient": 0.5, "depth_coefficient": 0.4,
-        "in_channels": [32, 16], "out_channels": [16, 24], "kernel_sizes": [3, 3], "strides": [1, 2],
-        "num_block_repeats": [1, 1], "expand_ratios": [1, 6], "depthwise_padding": [],
+        "in_channels": [32, 16], "out_channels": [16, 24], "kernel_sizes": [3, 3],
+        "strides": [1, 2], "num_block_repeats": [1, 1], "expand_ratios": [1, 6],
+        "depthwise_padding": [],
     }  # fmt: skip
     config = transformers.AlignConfig(
         text_config=text_side, vision_config=image_side, projection_dim=16
@@ -184,6 +208,8 @@ def test_align(tmp_path: Path) -> None:
     near(seen.patches[0][:, 1], grid.flatten(2)[:, :, 1])
     with pytest.raises(OptionError, match="layer -1"):
         image.encode(PICTURES, (-2,))
+    attended(text)
+    runs_in_bfloat16(tmp_path)
     assert text.fingerprint() == open_text_tower(tmp_path, device="cpu").fingerprint()
 
 
@@ -235,6 +261,7 @@ def test_blip_2_for_retrieval(tmp_path: Path) -> None:
     )  # fmt: skip
     near(states.hidden[0], alone.last_hidden_state)
     near(states.hidden[1], alone.hidden_states[-2])
+    attended(text)
 
 
 @torch.no_grad()
@@ -297,6 +324,8 @@ def test_multilingual_clip(tmp_path: Path, base: str) -> None:
     assert tower.spec.context == (40 if bert else 38)
     # A text is what it is alone, whatever it is padded to.
     near(tower.encode(["a dog"]).pooled, states.pooled[2:])
+    attended(tower)
+    runs_in_bfloat16(tmp_path, image=False)
     long = tower.tokenize(["cat " * 60])
     assert long.ids.shape[1] == tower.spec.context and long.cut[0] > 0
     tower.encode(long)
@@ -338,7 +367,7 @@ def test_t5(tmp_path: Path) -> None:
     assert states.pooled is None and batch.ids.shape[1] == batch.mask.sum(-1).max()
     live = TextTower.from_modules(tower.module, tower.tokenizer)
     near(live.encode(TEXTS).hidden[0], states.hidden[0])
-    assert len(tower.encode(TEXTS, attentions=True).attentions) == 3
+    attended(tower)
 
 
 CAUSAL = {
@@ -371,6 +400,7 @@ def test_language_models(tmp_path: Path, kind: str) -> None:
     near(inner.hidden[0][2:, : alone.shape[1]], alone)
     with pytest.raises(OptionError, match="norm only"):
         tower.encode(TEXTS, (Layer(-1, False),))
+    attended(tower)
     if kind == "Bert":
         with pytest.raises(OptionError, match="no norm"):
             tower.encode(TEXTS, (Layer(-2, True),))

@@ -137,6 +137,10 @@ def test_coca(tmp_path: Path) -> None:
     assert tower.spec.context == 76
     attentions = tower.encode(TEXTS, attentions=True).attentions
     assert attentions[0].shape == (3, 6, 76, 76)
+    half = open_text_tower(tmp_path, device="cpu", dtype="bfloat16").encode(TEXTS)
+    assert half.pooled is not None and half.pooled.dtype == torch.bfloat16
+    seen = open_image_tower(tmp_path, device="cpu", dtype="bfloat16").encode(pixels())
+    assert relative(seen.pooled.float(), reference.visual(pixels())[1]) < 0.05
 
 
 def hf_reference(heads: int, width: int) -> OpenClip:
