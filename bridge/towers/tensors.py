@@ -81,6 +81,7 @@ def read_state(folder: Path, name: str, allow_pickle: bool) -> dict[str, Tensor]
     """
     named = folder / name
     found = [named] if named.is_file() else sorted(folder.glob("*.safetensors"))
+    state: Any
     if found:
         state = dict(read_tensors(found[0]))
     else:
