@@ -62,8 +62,8 @@ def test_embedded_towers_are_at_hand_and_others_are_not() -> None:
 
 def test_a_row_that_is_not_at_hand_asks_for_the_hub() -> None:
     for open_tower in (open_text_tower, open_image_tower):
-        with pytest.raises(HubError, match="openai/clip-vit-base-patch32"):
-            open_tower("clip-b32", device="cpu")
+        with pytest.raises(HubError, match="openai/clip-vit-large-patch14"):
+            open_tower("clip-l", device="cpu")
 
 
 def test_a_pickle_is_not_fetched() -> None:

@@ -94,6 +94,16 @@ def test_open_clip_with_quick_gelu(tmp_path: Path) -> None:
     agree(tmp_path, reference, "open_clip")
 
 
+def test_timms_copies_of_openai_have_a_config_of_timm_beside_them(tmp_path: Path) -> None:
+    reference = plain(QuickGELU)
+    model = {**HEADS, "quick_gelu": True}
+    write(tmp_path, reference.state(False), model, tiny_clip_tokenizer())
+    (tmp_path / "config.json").write_text('{"architecture": "vit_base_patch32_clip_224"}')
+    assert family_of(tmp_path) == "open_clip"
+    save_file({"head.weight": torch.ones(1)}, tmp_path / "model.safetensors")
+    agree(tmp_path, reference, "open_clip")
+
+
 def test_openai_without_a_config_has_quick_gelu_and_heads_of_64(tmp_path: Path) -> None:
     torch.manual_seed(0)
     text = Text(VOCAB, 77, 128, 2, 3, 96, 40, QuickGELU)

@@ -130,7 +130,8 @@ def test_models_of_transformers(row: TowerRow, tmp_path: Path) -> None:
 @torch.no_grad()
 def test_models_of_open_clip(row: TowerRow, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    quick = row.name.startswith("longclip")
+    long = row.name.startswith("longclip")
+    quick = long or row.name.startswith("clip-")
     act: type[nn.Module] = QuickGELU if quick else nn.GELU
     width, pooled = row.text_width, row.pooled_width
     coca, hf = row.family == "coca", row.family == "open_clip_hf"
@@ -147,7 +148,7 @@ def test_models_of_open_clip(row: TowerRow, tmp_path: Path) -> None:
     else:
         text = Text(
             len(tokenizer), row.context + coca, width, width // 64, row.layers, 4 * width, pooled,
-            act, cls=coca, twice=quick,
+            act, cls=coca, twice=long,
         )  # fmt: skip
     seen_width = row.image_width
     visual = Visual(
@@ -158,9 +159,10 @@ def test_models_of_open_clip(row: TowerRow, tmp_path: Path) -> None:
     reference = scatter(OpenClip(text, visual))
     save_file(reference.state(coca or hf), tmp_path / "open_clip_model.safetensors")
     tokenizer.save_pretrained(tmp_path)
-    if not quick:
+    if not long:  # Long-CLIP's files have no config
         model: dict[str, Any] = {"text_cfg": {"hf_model_name": "xlm-roberta"} if hf else {}}
         model |= {"multimodal_cfg": {}} if coca else {}
+        model |= {"quick_gelu": True} if quick else {}
         (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": model}))
     tower, image = open_text_tower(tmp_path, device="cpu"), open_image_tower(tmp_path, device="cpu")
     assert tower.family == row.family

@@ -59,6 +59,8 @@ class TowerRow:
 
 _L = "openai/clip-vit-large-patch14"
 _BIN = "published as a pickle"
+_OPEN = "open_clip_model.safetensors"
+_COPY = "OpenAI's, in open_clip's layout"
 
 # fmt: off
 ROWS: tuple[TowerRow, ...] = (
@@ -67,15 +69,16 @@ ROWS: tuple[TowerRow, ...] = (
              "embedded: tower 1 of emoji-xl"),
     TowerRow("emoji-2", "clip", "emoji-clip-2", 224, 256, 77, 4, 192, 16, 128, "Apache-2.0",
              "embedded: tower 2 of emoji-xl"),
-    # OpenAI CLIP
-    TowerRow("clip-b32", "clip", "openai/clip-vit-base-patch32",
-             512, 512, 77, 12, 768, 32, 224, "MIT"),
-    TowerRow("clip-b16", "clip", "openai/clip-vit-base-patch16",
-             512, 512, 77, 12, 768, 16, 224, "MIT"),
+    # OpenAI CLIP; where OpenAI's own repository has pickles alone, timm's copy of it
+    TowerRow("clip-b32", "open_clip", "timm/vit_base_patch32_clip_224.openai",
+             512, 512, 77, 12, 768, 32, 224, "MIT", _COPY, files=(_OPEN,)),
+    TowerRow("clip-b16", "open_clip", "timm/vit_base_patch16_clip_224.openai",
+             512, 512, 77, 12, 768, 16, 224, "MIT", _COPY, files=(_OPEN,)),
     TowerRow("clip-l", "clip", _L, 768, 768, 77, 12, 1024, 14, 224, "MIT",
              "text tower of SD 1, one of SDXL's, SD 3's and FLUX's"),
-    TowerRow("clip-l-336", "clip", "openai/clip-vit-large-patch14-336",
-             768, 768, 77, 12, 1024, 14, 336, "MIT", "image tower of LLaVA 1.5"),
+    TowerRow("clip-l-336", "open_clip", "timm/vit_large_patch14_clip_336.openai",
+             768, 768, 77, 12, 1024, 14, 336, "MIT", f"image tower of LLaVA 1.5; {_COPY}",
+             files=(_OPEN,)),
     # OpenCLIP; the names are those of open_clip's pretrained.py
     TowerRow("openclip-b32", "clip", "laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
              512, 512, 77, 12, 768, 32, 224, "MIT"),
@@ -128,7 +131,7 @@ ROWS: tuple[TowerRow, ...] = (
              512, 512, 77, 12, 768, 16, 224, "MIT", f"species; {_BIN}", pickle=True),
     TowerRow("bioclip-2", "open_clip", "imageomics/bioclip-2",
              768, 768, 77, 12, 1024, 14, 224, "MIT", "species",
-             files=("open_clip_model.safetensors",)),
+             files=(_OPEN,)),
     TowerRow("pubmedclip", "clip", "flaviagiammarino/pubmed-clip-vit-base-patch32",
              512, 512, 77, 12, 768, 32, 224, "MIT", "radiology"),
     # text alone
