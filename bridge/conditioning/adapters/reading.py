@@ -33,7 +33,7 @@ from bridge.conditioning.adapters.alignment import (
     unshared,
 )
 from bridge.prompt import Window
-from bridge.towers import Layer
+from bridge.towers import TEXT_FAMILIES, Layer
 
 PLACE_WIDTH = 16
 KINDS = ("content", "eos", "padding")
@@ -86,8 +86,8 @@ def read_texts(
         batch, out = tower.tokenize(part), tower.encode(part, layers=(layer,))
         hidden = out.hidden[0].to(device, torch.float32)
         pooled = None if out.pooled is None else out.pooled.to(device, torch.float32)
-        # Padding that the tower sees, and fills up to its context, has states of its own.
-        padded = out.mask is None and hidden.shape[1] == tower.spec.context
+        # A family that is always filled up has states of its padding, alike in any batch.
+        padded = TEXT_FAMILIES[tower.family].rule.fill
         for row, text in enumerate(part):
             last = int(batch.mask[row].sum()) - 1
             places = [at for at, span in enumerate(batch.offsets[row]) if span is not None]

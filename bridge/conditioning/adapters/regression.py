@@ -113,9 +113,7 @@ def penalties(pairs: Moments, blocks: Sequence[int], strength: float) -> Tensor:
     """
     variances = pairs.centred[0].diagonal().split(list(blocks))
     least = _LEAST * max(float(pairs.xx.diagonal().mean()), _LEAST)
-    return torch.cat(
-        [(strength * v.mean().clamp(min=0) + least).expand(len(v)) for v in variances]
-    )
+    return torch.cat([(strength * v.mean().clamp(min=0) + least).expand(len(v)) for v in variances])
 
 
 def chosen_ridge(
