@@ -36,7 +36,7 @@ class TowerCard:
 
     @classmethod
     def of(cls, name: str, width: int, module: Any) -> TowerCard:
-        own = {str(module.dtype): fingerprint(module)}
+        own = {str(next(module.parameters()).dtype): fingerprint(module)}
         cast = {str(dtype): fingerprint(module, dtype) for dtype in _DTYPES}
         return cls(name, width, cast | own)
 

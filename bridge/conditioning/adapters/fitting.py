@@ -14,7 +14,7 @@ from bridge.conditioning.adapters.adapter import Adapter, TowerCard
 from bridge.conditioning.adapters.maps import TowerMap
 from bridge.conditioning.adapters.opened import open_tower
 from bridge.conditioning.adapters.pairs import Native, foreign_readings, native_states
-from bridge.conditioning.adapters.reading import KINDS, Places, Reading, blocks_of, inputs_of
+from bridge.conditioning.adapters.reading import Places, Reading, blocks_of, inputs_of
 from bridge.conditioning.adapters.regression import (
     LinearMap,
     Moments,
@@ -30,6 +30,7 @@ from bridge.towers import Layer, TextTower
 
 KINDS_OF_ADAPTER = ("ridge", "procrustes", "resampler")
 FEWEST = 32
+_CLIP = ("CLIPTextModel", "CLIPTextModelWithProjection")
 _BATCH = 32
 _HELD = 8  # every eighth prompt is held out
 # For each component and kind of place: the moments of pairs to fit on, and of those held out.
@@ -103,10 +104,12 @@ def fit_adapter(
     for component, empty in empties.items():
         linear: dict[str, LinearMap] = {}
         explained[component] = {}
-        for part in (*KINDS, "pooled"):
+        for part in ("content", "padding", "eos", "pooled"):
             if (component, part) in sums:
                 fit, held = sums[component, part]
-                linear[part], score = _solved(kind, fit, held, blocks[part])
+                # A prompt has one EOS and many states after it, of the same make.
+                prior = linear.get("padding") if part == "eos" else None
+                linear[part], score = _solved(kind, fit, held, blocks[part], prior)
                 explained[component][part] = round(score, 4)
         maps[component] = TowerMap(
             linear, empty.states[0], None if empty.pooled is None else empty.pooled[0]
@@ -136,7 +139,7 @@ def fit_adapter(
 def default_layer(kit: Kit, foreign: TextTower) -> Layer:
     """The recipe's layer for a tower of CLIP's family, else the last with its norm."""
     own = next((use.layer for use in kit.recipe.towers if use.layer is not None), Layer())
-    return own if foreign.family == "clip" else Layer()
+    return own if foreign.spec.architecture in _CLIP else Layer()
 
 
 def _batches(
@@ -176,7 +179,7 @@ def _none(x: Tensor, y: Tensor) -> Moments:
 
 
 def _solved(
-    kind: str, fit: Moments, held: Moments, blocks: Sequence[int]
+    kind: str, fit: Moments, held: Moments, blocks: Sequence[int], prior: LinearMap | None
 ) -> tuple[LinearMap, float]:
     """The map in float32, and its R² on what was held out."""
     if not fit.count or not held.count:
@@ -187,5 +190,5 @@ def _solved(
     if kind == "procrustes":
         found, score = procrustes(fit + held, blocks[0]), procrustes(fit, blocks[0]).explained(held)
     else:
-        found, score, _ = chosen_ridge(fit, held, blocks)
+        found, score, _ = chosen_ridge(fit, held, blocks, prior)
     return LinearMap(found.weight.float(), found.bias.float()), score

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-STRENGTHS = (1e-9, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+STRENGTHS = (1e-9, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 1e3)
 """Ridge penalties tried, in shares of the input's variance."""
 _LEAST = 1e-12
 
@@ -50,6 +50,18 @@ class Moments:
             self.yy + other.yy,
         )
 
+    def beyond(self, known: LinearMap) -> Moments:
+        """Those of x and of what ``known`` leaves of y."""
+        w, b = known.weight.double(), known.bias.double()
+        return Moments(
+            self.count,
+            self.x,
+            self.y - self.x @ w - self.count * b,
+            self.xx,
+            self.xy - self.xx @ w - torch.outer(self.x, b),
+            known.error(self),
+        )
+
     @property
     def means(self) -> tuple[Tensor, Tensor]:
         return self.x / self.count, self.y / self.count
@@ -78,6 +90,9 @@ class LinearMap:
     def __call__(self, x: Tensor) -> Tensor:
         """``(..., F)`` to ``(..., D)``, in the map's dtype."""
         return x.to(self.weight) @ self.weight + self.bias
+
+    def __add__(self, other: LinearMap) -> LinearMap:
+        return LinearMap(self.weight + other.weight, self.bias + other.bias)
 
     def error(self, pairs: Moments) -> float:
         """The sum of squared errors on pairs, from their moments."""
@@ -117,22 +132,30 @@ def penalties(pairs: Moments, blocks: Sequence[int], strength: float) -> Tensor:
 
 
 def chosen_ridge(
-    pairs: Moments, held: Moments, blocks: Sequence[int]
+    pairs: Moments, held: Moments, blocks: Sequence[int], prior: LinearMap | None = None
 ) -> tuple[LinearMap, float, float]:
     """The ridge map of all pairs, by the strength that is best on those held out.
+
+    Args:
+        pairs, held: what to fit on, and what to choose by.
+        blocks: as ``penalties``.
+        prior: what the map is shrunk towards, instead of none at all.
 
     Returns:
         The map, fitted on both; R² on the held-out pairs of the map fitted without them; the
         strength.
     """
+    spread = max(held.spread, _LEAST)
+    if prior is not None:
+        pairs, held = pairs.beyond(prior), held.beyond(prior)
     tried = {
         strength: ridge(pairs, penalties(pairs, blocks, strength)).error(held)
         for strength in STRENGTHS
     }
     best = min(tried, key=tried.__getitem__)
     both = pairs + held
-    explained = 1 - tried[best] / max(held.spread, _LEAST)
-    return ridge(both, penalties(both, blocks, best)), explained, best
+    found = ridge(both, penalties(both, blocks, best))
+    return found if prior is None else found + prior, 1 - tried[best] / spread, best
 
 
 def procrustes(pairs: Moments, width: int) -> LinearMap:

@@ -174,7 +174,7 @@ def _label(tower: TextTower, kit: Kit, loaded: Towers) -> Swap:
     own = [use.component for use in kit.recipe.towers]
     mine = tower.fingerprint()
     for name, module in zip(own, loaded.modules, strict=True):
-        if fingerprint(module, tower.module.dtype) == mine:
+        if fingerprint(module, _dtype(tower.module)) == mine:
             return Swap(NATIVE, (name,), f"it is the model's own {name}")
     if not tower.feeds_cross_attention:
         return Swap(
@@ -218,8 +218,14 @@ def _refused(tower: TextTower, kit: Kit, why: str) -> OptionError | UnsupportedM
 
 
 def _check_place(tower: TextTower, dtype: torch.dtype, device: torch.device) -> None:
-    if (tower.module.dtype, tower.device.type) != (dtype, device.type):
+    own = _dtype(tower.module)
+    if (own, tower.device.type) != (dtype, device.type):
         raise OptionError(
-            f"The tower {tower.name} is {tower.module.dtype} on {tower.device}, and the model's "
+            f"The tower {tower.name} is {own} on {tower.device}, and the model's "
             f"own are {dtype} on {device}; open it with that dtype and device."
         )
+
+
+def _dtype(module: Any) -> torch.dtype:
+    found: torch.dtype = next(module.parameters()).dtype
+    return found
