@@ -82,7 +82,7 @@ def open_tower(name: str, device: str | None) -> Any:
     if name != TOWERS[-1]:
         return open_text_tower(name, device=device)
     vlm = load_vlm("emoji-llava", device=device)
-    return TextTower.from_modules(vlm.model.model.language_model, vlm.tokenizer, name=name)
+    return TextTower.from_modules(vlm.llm.model, vlm.tokenizer, name=name)
 
 
 def kept_row(name: str, native: Sequence[bool], right: Sequence[bool]) -> Row:

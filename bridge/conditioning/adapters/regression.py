@@ -18,9 +18,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-STRENGTHS = (1e-9, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 1e3)
+STRENGTHS = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 1e3)
 """Ridge penalties tried, in shares of the input's variance."""
 _LEAST = 1e-12
+_TIE = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +112,7 @@ def ridge(pairs: Moments, penalty: Tensor) -> LinearMap:
     mean_x, mean_y = pairs.means
     system = xx + torch.diag(penalty.double())
     factor, failed = torch.linalg.cholesky_ex(system)
-    # Sums of many products may lose a tiny eigenvalue to rounding; least squares then still works.
+    # Sums of many products may lose a tiny eigenvalue to rounding; least squares still works.
     weight = (
         torch.linalg.lstsq(system, xy, driver="gelsd").solution
         if int(failed)
@@ -152,7 +153,9 @@ def chosen_ridge(
         strength: ridge(pairs, penalties(pairs, blocks, strength)).error(held)
         for strength in STRENGTHS
     }
-    best = min(tried, key=tried.__getitem__)
+    # Of those as good as the best the strongest: it amplifies a tower's rounding least.
+    limit = min(tried.values()) * (1 + _TIE)
+    best = max(strength for strength, error in tried.items() if error <= limit)
     both = pairs + held
     found = ridge(both, penalties(both, blocks, best))
     return found if prior is None else found + prior, 1 - tried[best] / spread, best

@@ -16,7 +16,7 @@ from bridge.conditioning.adapters.resampler import Resampler, memory_of
 
 _BATCH = 16
 _RATE = 1e-3
-_WARMUP = 50
+_WARMUP = 0.05  # of the steps
 _SAMPLES = 20_000  # states that the whitening is taken from
 _Example = tuple[Sought, Reading, Tensor, Tensor | None]
 
@@ -81,7 +81,8 @@ def _trained(
     optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE, weight_decay=0.01)
 
     def rate(step: int) -> float:
-        return min(1.0, (step + 1) / _WARMUP) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        rise = min(1.0, (step + 1) / max(1.0, _WARMUP * steps))
+        return rise * 0.5 * (1 + math.cos(math.pi * step / steps))
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     for _ in range(steps):
