@@ -71,7 +71,7 @@ def own_tower(pipe: Any, number: str = "") -> TextTower:
 
 
 def test_a_tower_adapted_to_itself_gives_its_own_states(pipe: Any) -> None:
-    # 1e-4 of the largest entry: the least penalty is 1e-8 of the variance, and 5e-5 of a standard
+    # 1e-4 of the largest entry: the least penalty is 1e-10 of the variance, and 5e-6 of a standard
     # deviation is the most that shrinking can cost in any direction.
     made = bridge.fit_adapter(own_tower(pipe), model=pipe, prompts=PROMPTS)
     native = bridge.condition(UNSEEN, "a cat", model=pipe)

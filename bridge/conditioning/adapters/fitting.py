@@ -96,24 +96,10 @@ def fit_adapter(
     for start, natives, readings in _batches(kit, towers, foreign, chosen, texts):
         for component, native in natives.items():
             _gather(sums, component, native, readings, start)
-    empties = native_states(kit, towers, [""])
     width, pooled = foreign.spec.width, len(next(iter(readings.values())).pooled)
-    blocks = blocks_of(width, pooled)
-    maps: dict[str, TowerMap] = {}
-    explained: dict[str, dict[str, float]] = {}
-    for component, empty in empties.items():
-        linear: dict[str, LinearMap] = {}
-        explained[component] = {}
-        for part in ("content", "padding", "eos", "pooled"):
-            if (component, part) in sums:
-                fit, held = sums[component, part]
-                # A prompt has one EOS and many states after it, of the same make.
-                prior = linear.get("padding") if part == "eos" else None
-                linear[part], score = _solved(kind, fit, held, blocks[part], prior)
-                explained[component][part] = round(score, 4)
-        maps[component] = TowerMap(
-            linear, empty.states[0], None if empty.pooled is None else empty.pooled[0]
-        )
+    maps, explained = _closed_forms(
+        kind, sums, native_states(kit, towers, [""]), blocks_of(width, pooled)
+    )
     if kind == "resampler":
         batches = [batch[1:] for batch in _batches(kit, towers, foreign, chosen, texts)]
         for component in maps:
@@ -140,6 +126,31 @@ def default_layer(kit: Kit, foreign: TextTower) -> Layer:
     """The recipe's layer for a tower of CLIP's family, else the last with its norm."""
     own = next((use.layer for use in kit.recipe.towers if use.layer is not None), Layer())
     return own if foreign.spec.architecture in _CLIP else Layer()
+
+
+def _closed_forms(
+    kind: str,
+    sums: _Sums,
+    empties: Mapping[str, Native],
+    blocks: Mapping[str, Sequence[int]],
+) -> tuple[dict[str, TowerMap], dict[str, dict[str, float]]]:
+    """The linear maps of each native tower, and their R² on the prompts held out."""
+    maps: dict[str, TowerMap] = {}
+    explained: dict[str, dict[str, float]] = {}
+    for component, empty in empties.items():
+        linear: dict[str, LinearMap] = {}
+        explained[component] = {}
+        for part in ("content", "padding", "eos", "pooled"):
+            if (component, part) in sums:
+                fit, held = sums[component, part]
+                # A prompt has one EOS and many states after it, of the same make.
+                prior = linear.get("padding") if part == "eos" else None
+                linear[part], score = _solved(kind, fit, held, blocks[part], prior)
+                explained[component][part] = round(score, 4)
+        maps[component] = TowerMap(
+            linear, empty.states[0], None if empty.pooled is None else empty.pooled[0]
+        )
+    return maps, explained
 
 
 def _batches(
