@@ -82,7 +82,7 @@ def test_the_strength_is_that_which_serves_the_held_out_pairs() -> None:
     exact = (Moments.of(exact_x[:40], exact_y[:40]), Moments.of(exact_x[40:], exact_y[40:]))
     found, explained, _ = chosen_ridge(*exact, (5,))
     assert explained > 1 - 1e-9
-    torch.testing.assert_close(found(exact_x), exact_y, atol=1e-6, rtol=0)
+    torch.testing.assert_close(found(exact_x), exact_y, atol=1e-4, rtol=0)
 
 
 def test_a_map_without_evidence_keeps_to_its_prior() -> None:

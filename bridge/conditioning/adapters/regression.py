@@ -147,10 +147,11 @@ def chosen_ridge(
         strength.
     """
     spread = max(held.spread, _LEAST)
+    rounding = _LEAST * held.yy
     if prior is not None:
         pairs, held = pairs.beyond(prior), held.beyond(prior)
     tried = {
-        strength: ridge(pairs, penalties(pairs, blocks, strength)).error(held)
+        strength: max(ridge(pairs, penalties(pairs, blocks, strength)).error(held), rounding)
         for strength in STRENGTHS
     }
     # Of those as good as the best the strongest: it amplifies a tower's rounding least.

@@ -27,6 +27,7 @@ def train_resampler(
     held: int,
     steps: int,
     seed: int,
+    hidden: int = 192,
 ) -> tuple[Resampler, dict[str, float]]:
     """Train what adds to ``base``.
 
@@ -37,6 +38,7 @@ def train_resampler(
         base: the closed form.
         data: batches of native states with the foreign readings of their texts.
         held: every so many prompts one is left out, and scored at the end.
+        hidden: the resampler's width.
 
     Returns:
         The resampler, and its mean square error in whitened coordinates on the prompts left out,
@@ -58,16 +60,17 @@ def train_resampler(
     # The caller's own random numbers go on as if nothing had been drawn.
     with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(seed)
-        model = _made(base, used)
+        model = _made(base, used, hidden)
         _trained(model, base, used, steps, random.Random(seed))
     model.eval().requires_grad_(False)
     return model, _scores(model, base, left_out or used)
 
 
-def _made(base: TowerMap, examples: Sequence[_Example]) -> Resampler:
+def _made(base: TowerMap, examples: Sequence[_Example], hidden: int) -> Resampler:
     length, width = base.empty.shape
     pooled = 0 if base.empty_pooled is None else len(base.empty_pooled)
-    model = Resampler(length, width, pooled, examples[0][1].states.shape[1]).to(base.empty.device)
+    memory_width = examples[0][1].states.shape[1]
+    model = Resampler(length, width, pooled, memory_width, hidden).to(base.empty.device)
     states = torch.cat([each[2] for each in examples[: max(1, _SAMPLES // length)]])
     memory = torch.cat([each[1].states[: each[1].last + 1] for each in examples[:_SAMPLES]])
     own = [each[3] for each in examples if each[3] is not None]
