@@ -40,6 +40,13 @@ class Resampler(nn.Module):
         heads: of each attention.
     """
 
+    mean: Tensor
+    white: Tensor
+    back: Tensor
+    pooled_scale: Tensor
+    memory_mean: Tensor
+    memory_scale: Tensor
+
     def __init__(
         self,
         length: int,
