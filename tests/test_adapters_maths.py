@@ -26,7 +26,7 @@ from bridge.conditioning.adapters.regression import (
     procrustes,
     ridge,
 )
-from bridge.prompt import LONG_PROMPTS, parse
+from bridge.prompt import LONG_PROMPTS, Token, Window, parse
 from bridge.prompt.plan import plan
 
 
@@ -164,6 +164,14 @@ def test_tokens_that_share_a_span_are_matched_in_turn(cut: list[int], shared: in
         overlap_weights(spans, spans), torch.eye(len(spans)), atol=1e-5, rtol=0
     )
     assert [round(b - a, 9) for a, b in parted((0, 1), 4)] == [0.25] * 4
+
+
+def test_a_token_that_begins_inside_a_character_counts_for_the_rest() -> None:
+    # A bat in two tokens, the second of which is its last byte and the comma after it.
+    assert unshared([(0, 1), (0, 2), (3, 4)]) == [(0, 1), (1, 2), (3, 4)]
+    tokens = (Token(1, "a", 0, 1, word=1), Token(2, "b", 0, 2, word=1), Token(3, "c", 3, 4, word=2))
+    found = window_text("🦇, c", Window((1, 2, 3), tokens))
+    assert (found.text, found.spans) == ("🦇, c", ((0, 1), (1, 2), (3, 4)))
 
 
 def test_a_span_without_overlap_takes_the_nearest() -> None:

@@ -3,7 +3,9 @@
 Two tokenizers cut one text differently, so tokens are matched by the characters that they cover: a
 token takes the mean of the other tower's states, weighted by how many of its characters each
 covers. Where several tokens share one span (an emoji is often four byte tokens), each takes an
-equal part of it in turn, so that a text cut alike by both is matched one to one.
+equal part of it in turn; where a token begins inside a character that the one before it has begun
+(byte-level vocabularies merge an emoji's last byte with a comma), it counts for the rest. So a
+text cut alike by both is matched one to one.
 """
 
 from __future__ import annotations
@@ -38,8 +40,10 @@ def window_text(source: str, window: Window) -> WindowText:
     content = [token for token in window.tokens if not token.special]
     text, spans = "", []
     last: Token | None = None
+    covered = 0
     for (start, end), same in groupby(content, key=lambda token: (token.start, token.end)):
         tokens = list(same)
+        start, covered = max(start, covered), max(end, covered)
         piece = source[start:end].strip()
         if piece and last is not None and _parted(source, last, tokens[0]):
             text += " "
@@ -57,8 +61,15 @@ def parted(span: Span, count: int) -> list[Span]:
 
 
 def unshared(spans: Sequence[Span]) -> list[Span]:
-    """Spans of tokens in order, each run of equal ones as equal parts of it."""
-    return [part for span, same in groupby(spans) for part in parted(span, len(list(same)))]
+    """Spans of tokens in order as spans that do not overlap: a run of equal ones as equal parts,
+    one that begins inside the one before as what comes after that."""
+    found: list[Span] = []
+    covered = 0.0
+    for (start, end), same in groupby(spans):
+        start = max(start, covered) if end > covered else start
+        covered = max(end, covered)
+        found += parted((start, end), len(list(same)))
+    return found
 
 
 def overlap_weights(spans: Sequence[Span], others: Sequence[Span]) -> Tensor:
