@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_models import tiny_clip_tokenizer
 
@@ -128,6 +128,8 @@ def test_procrustes_takes_a_wider_input_to_its_principal_directions() -> None:
 
 # ---------------------------------------------------------------- alignment
 
+# A busy machine's clock is no failure.
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 CUTS = st.lists(st.integers(1, 6), min_size=1, max_size=12)
 
 
@@ -136,6 +138,7 @@ def spans_of(lengths: list[int]) -> list[Span]:
     return [(float(end - n), float(end)) for n, end in zip(lengths, ends, strict=True)]
 
 
+@UNHURRIED
 @given(CUTS, CUTS)
 def test_weights_are_shares_of_the_overlap(one: list[int], other: list[int]) -> None:
     rows, columns = spans_of(one), spans_of(other)
@@ -151,12 +154,14 @@ def test_weights_are_shares_of_the_overlap(one: list[int], other: list[int]) -> 
             torch.testing.assert_close(row, expected.float())
 
 
+@UNHURRIED
 @given(CUTS)
 def test_equal_cuts_are_matched_one_to_one(cut: list[int]) -> None:
     spans = spans_of(cut)
     torch.testing.assert_close(overlap_weights(spans, spans), torch.eye(len(cut)))
 
 
+@UNHURRIED
 @given(CUTS, st.integers(1, 4))
 def test_tokens_that_share_a_span_are_matched_in_turn(cut: list[int], shared: int) -> None:
     spans = unshared([span for span in spans_of(cut) for _ in range(shared)])
