@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from bridge.conditioning import (
+        Adapter,
         Composition,
         Conditioning,
         PromptSchedule,
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
         RegionalConditioning,
         compose,
         condition,
+        fit_adapter,
+        load_adapter,
         regional,
         schedule,
     )
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
 # Public name -> the module that defines it.
 _HOMES = {
+    "Adapter": "bridge.conditioning",
     "BridgeError": "bridge.errors",
     "BridgeVLM": "bridge.vlm",
     "Composition": "bridge.conditioning",
@@ -40,8 +44,10 @@ _HOMES = {
     "compose": "bridge.conditioning",
     "condition": "bridge.conditioning",
     "describe": "bridge.vlm",
+    "fit_adapter": "bridge.conditioning",
     "generate": "bridge.diffusion",
     "inject": "bridge.diffusion",
+    "load_adapter": "bridge.conditioning",
     "load_pipeline": "bridge.diffusion",
     "load_vlm": "bridge.vlm",
     "regional": "bridge.conditioning",
@@ -49,6 +55,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Adapter",
     "BridgeError",
     "BridgeVLM",
     "Composition",
@@ -60,8 +67,10 @@ __all__ = [
     "compose",
     "condition",
     "describe",
+    "fit_adapter",
     "generate",
     "inject",
+    "load_adapter",
     "load_pipeline",
     "load_vlm",
     "regional",
