@@ -1,0 +1,1 @@
+"""The phrasing lab: how what is said, and who reads it, changes what is understood and drawn."""
