@@ -9,7 +9,9 @@ from bridge.errors import WeightsError
 from bridge.runtime import quiet_loading
 
 
-def load_tower(architecture: str, folder: Path, *, dtype: Any, device: Any) -> Any:
+def load_tower(
+    architecture: str, folder: Path, *, dtype: Any, device: Any, config: Any = None
+) -> Any:
     """Load a transformers module for inference.
 
     Args:
@@ -17,6 +19,8 @@ def load_tower(architecture: str, folder: Path, *, dtype: Any, device: Any) -> A
         folder: the folder of its ``config.json`` and ``*.safetensors``.
         dtype: the torch dtype to load in.
         device: the torch device to load to.
+        config: the transformers config, where it is not that of ``config.json`` itself (one side
+            of a model with two).
 
     Raises:
         WeightsError: files missing or damaged, tensors missing or of another shape. (transformers
@@ -29,6 +33,7 @@ def load_tower(architecture: str, folder: Path, *, dtype: Any, device: Any) -> A
         with quiet_loading():
             module, info = model_class.from_pretrained(
                 folder,
+                config=config,
                 dtype=dtype,
                 use_safetensors=True,
                 local_files_only=True,

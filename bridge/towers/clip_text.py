@@ -19,7 +19,11 @@ TOKENIZER = "CLIPTokenizer"
 
 
 def encode(
-    module: Any, ids: Tensor, layers: Sequence[Layer] = (Layer(),), mask: Tensor | None = None
+    module: Any,
+    ids: Tensor,
+    layers: Sequence[Layer] = (Layer(),),
+    mask: Tensor | None = None,
+    attentions: bool = False,
 ) -> TextStates:
     """One forward pass of ``module``.
 
@@ -30,12 +34,18 @@ def encode(
         mask: ``(B, T)`` attention mask, 1 for tokens that may be seen; None to see padding too,
             as Stable Diffusion does. Of floats: what is added to the logits of each token
             wherever it is looked at, which needs SDPA or eager attention.
+        attentions: give the weights of attention too, which needs eager attention.
 
     Returns:
         TextStates in the module's dtype; pooled is the EOS state after the final norm.
     """
-    out = module(ids, attention_mask=causal(module, mask), output_hidden_states=needs_all(layers))
-    return TextStates(pick(module, out, layers), out.pooler_output, mask)
+    out = module(
+        ids,
+        attention_mask=causal(module, mask),
+        output_hidden_states=needs_all(layers),
+        output_attentions=attentions,
+    )
+    return TextStates(pick(module, out, layers), out.pooler_output, mask, out.attentions or ())
 
 
 def causal(module: Any, mask: Tensor | None) -> Tensor | None:

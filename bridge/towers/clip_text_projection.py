@@ -19,8 +19,17 @@ TOKENIZER = "CLIPTokenizer"
 
 
 def encode(
-    module: Any, ids: Tensor, layers: Sequence[Layer] = (Layer(),), mask: Tensor | None = None
+    module: Any,
+    ids: Tensor,
+    layers: Sequence[Layer] = (Layer(),),
+    mask: Tensor | None = None,
+    attentions: bool = False,
 ) -> TextStates:
     """One forward pass; as ``clip_text.encode``, but pooled is projected: ``(B, P)``."""
-    out = module(ids, attention_mask=causal(module, mask), output_hidden_states=needs_all(layers))
-    return TextStates(pick(module, out, layers), out.text_embeds, mask)
+    out = module(
+        ids,
+        attention_mask=causal(module, mask),
+        output_hidden_states=needs_all(layers),
+        output_attentions=attentions,
+    )
+    return TextStates(pick(module, out, layers), out.text_embeds, mask, out.attentions or ())

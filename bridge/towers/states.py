@@ -27,21 +27,25 @@ class TextStates:
 
     ``pooled`` is ``(B, P)``: the EOS state after the final norm, projected if the tower has a
     projection; None for a family without one (T5). ``mask`` is the ``(B, T)`` attention mask that
-    the tower was given, if any.
+    the tower was given, if any. ``attentions``, where asked for, are the weights of every layer,
+    ``(B, heads, T, T)`` each: row by token that looks, column by token that is looked at.
     """
 
     hidden: tuple[Tensor, ...]
     pooled: Tensor | None
     mask: Tensor | None = None
+    attentions: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
 class ImageStates:
     """Patch states, one tensor ``(B, h*w, D)`` for each layer asked for, class token dropped.
 
-    ``pooled`` is the projected class state ``(B, P)``, ``grid`` is ``(h, w)`` in row-major order.
+    ``pooled`` is the projected class state ``(B, P)``, ``grid`` is ``(h, w)`` in row-major order;
+    None where states have no place in the picture (BLIP-2's query tokens, whose pooled state is
+    ``(B, Q, P)``, one a query).
     """
 
     patches: tuple[Tensor, ...]
     pooled: Tensor
-    grid: tuple[int, int]
+    grid: tuple[int, int] | None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from bridge.errors import WeightsError
+from bridge.files import read_json
 
 
 def read_tensors(
@@ -44,3 +45,18 @@ def load_pickle(file: Path, *, mmap: bool = False) -> Any:
             f"{file} cannot be read as tensors alone ({type(error).__name__}: {lines[0]}); "
             "bridge takes plain tensors only"
         ) from error
+
+
+def read_named(folder: Path, names: Sequence[str]) -> dict[str, Tensor]:
+    """Those of ``names`` that a folder's ``model.safetensors`` (or its shards) has.
+
+    Raises WeightsError when a file is damaged.
+    """
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = read_json(index).get("weight_map", {})
+        files = {folder / shards[name] for name in names if name in shards}
+    else:
+        files = {folder / "model.safetensors"}
+    found = (read_tensors(file, lambda name: name in names) for file in files if file.is_file())
+    return dict(pair for each in found for pair in each)

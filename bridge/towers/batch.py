@@ -1,0 +1,116 @@
+"""Texts as a tower reads them: ids, mask, and the characters that each token stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bridge.errors import PromptError
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class TokenRule:
+    """How a family was shown its texts in training.
+
+    Attributes:
+        length: tokens at most; None for the tower's whole context.
+        fill: pad to ``length`` always, as CLIP and SigLIP do, and not to the longest of a batch.
+        lower: lower-case the text first.
+    """
+
+    length: int | None = None
+    fill: bool = False
+    lower: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class TextBatch:
+    """A batch of texts, tokenized by one tower's rule.
+
+    Attributes:
+        texts: the B texts as given.
+        ids: ``(B, T)`` int64 on the CPU.
+        mask: ``(B, T)`` int64, 1 for the text's tokens and the special ones around them, 0 for
+            padding.
+        offsets: for each text and token ``(start, end)`` in the text, without white space at its
+            borders; None for special tokens, padding, and tokenizers that cannot say.
+        cut: for each text how many tokens did not fit.
+    """
+
+    texts: tuple[str, ...]
+    ids: Tensor
+    mask: Tensor
+    offsets: tuple[tuple[Span | None, ...], ...]
+    cut: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+def tokenize(tokenizer: Any, texts: Sequence[str], rule: TokenRule, context: int) -> TextBatch:
+    """Tokenize by ``rule``, padding on the right.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        texts: one text or more; ``""`` is one.
+        rule: the family's rule.
+        context: the tower's longest input, in tokens.
+
+    Raises PromptError for what is no list of texts, or an empty one.
+    """
+    given = check_texts(texts)
+    shown = [text.lower() for text in given] if rule.lower else list(given)
+    length = min(rule.length or context, context)
+    exact = bool(getattr(tokenizer, "is_fast", False))
+    whole = tokenizer(shown, verbose=False)["input_ids"]
+    out = tokenizer(shown, truncation=True, max_length=length, return_offsets_mapping=exact)
+    rows: list[list[int]] = [list(row) for row in out["input_ids"]]
+    width = length if rule.fill else max(1, *map(len, rows))
+    pad = _padding(tokenizer)
+    special = set(tokenizer.all_special_ids)
+    offsets = out["offset_mapping"] if exact else [[(0, 0)] * len(row) for row in rows]
+    return TextBatch(
+        texts=given,
+        ids=torch.tensor([row + [pad] * (width - len(row)) for row in rows]),
+        mask=torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows]),
+        offsets=tuple(
+            tuple(
+                None if token in special else _trimmed(text, *span)
+                for token, span in zip(row, spans, strict=True)
+            )
+            + (None,) * (width - len(row))
+            for text, row, spans in zip(shown, rows, offsets, strict=True)
+        ),
+        cut=tuple(len(every) - len(row) for every, row in zip(whole, rows, strict=True)),
+    )
+
+
+def check_texts(texts: Sequence[str]) -> tuple[str, ...]:
+    """The texts as a tuple. Raises PromptError for what is no list of texts, or an empty one."""
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        raise PromptError(f"texts must be a list of strings, not {type(texts).__name__}: {texts!r}")
+    if not len(texts):
+        raise PromptError("texts is empty; give one text at least")
+    return tuple(texts)
+
+
+def _padding(tokenizer: Any) -> int:
+    """The id to fill with; language models often have none, and their padding is masked."""
+    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    return 0
+
+
+def _trimmed(text: str, start: int, end: int) -> Span | None:
+    """The span without white space at its borders (SentencePiece counts the space before)."""
+    piece = text[start:end]
+    start += len(piece) - len(piece.lstrip())
+    end = start + len(piece.strip())
+    return (start, end) if start < end else None

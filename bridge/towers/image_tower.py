@@ -1,0 +1,108 @@
+"""An image tower ready to run, whatever its family: pictures in, states out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bridge.errors import OptionError
+from bridge.runtime import resolve_device, resolve_dtype
+from bridge.towers.families import IMAGE_FAMILIES, family_of
+from bridge.towers.fingerprint import fingerprint
+from bridge.towers.image_processor import to_pixels
+from bridge.towers.scoring import Scoring
+from bridge.towers.source import find_source
+from bridge.towers.spec import TowerSpec
+from bridge.towers.states import ImageStates
+
+
+@dataclass(frozen=True, eq=False)
+class ImageTower:
+    """An image tower with its image processor.
+
+    Attributes:
+        name: what it was opened by.
+        family: a name of ``IMAGE_FAMILIES``.
+        spec: widths, layers and context (patches, with the class token where there is one).
+        module: the torch module.
+        processor: a transformers image processor, on its PIL backend.
+        scoring: how its model scores texts with pictures; None where it does not.
+    """
+
+    name: str
+    family: str
+    spec: TowerSpec
+    module: Any
+    processor: Any
+    scoring: Scoring | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.module.parameters()).device
+
+    def fingerprint(self) -> str:
+        """16 hex digits that change with its weights and precision (`towers.fingerprint`)."""
+        return fingerprint(self.module)
+
+    @torch.no_grad()
+    def encode(self, images: Any, layers: Sequence[int] = (-1,)) -> ImageStates:
+        """One forward pass over all pictures.
+
+        Args:
+            images: a PIL picture, several, or what the tower's processor made of them.
+            layers: layers wanted of the patches, counted from the end.
+
+        Returns:
+            ImageStates in the module's dtype: patches ``(B, N, D)`` for each layer, pooled
+            ``(B, P)`` in the space shared with texts, not normalised, and the grid ``(h, w)``.
+
+        Raises:
+            ImageError: no pictures.
+            OptionError: a layer that the tower does not have.
+        """
+        for layer in layers:
+            if not -self.spec.layers - 1 <= layer <= -1:
+                raise OptionError(
+                    f"layer {layer}: {self.name} has {self.spec.layers}; count from the end, -1 "
+                    f"to {-self.spec.layers}, or {-self.spec.layers - 1} for the embeddings"
+                )
+        ready = isinstance(images, Tensor | dict)
+        some = images if ready or isinstance(images, Sequence) else [images]
+        pixels = self._placed(some if ready else to_pixels(self.processor, some))
+        return IMAGE_FAMILIES[self.family].encode(self.module, pixels, layers)
+
+    def scores(self, text_pooled: Tensor, image_pooled: Tensor) -> Tensor:
+        """Scores ``(T, I)`` as its model was trained to give them (`Scoring.scores`).
+
+        Raises OptionError for a tower without text side.
+        """
+        if self.scoring is None:
+            raise OptionError(f"{self.name} has no scale to score texts by")
+        return self.scoring.scores(text_pooled, image_pooled)
+
+    def _placed(self, pixels: Any) -> Any:
+        if isinstance(pixels, dict):
+            return {name: self._placed(tensor) for name, tensor in pixels.items()}
+        dtype = next(self.module.parameters()).dtype
+        return pixels.to(self.device, dtype if pixels.is_floating_point() else None)
+
+
+def open_image_tower(
+    source: str | Path, *, device: Any = None, dtype: Any = None, allow_pickle: bool = False
+) -> ImageTower:
+    """Open an image tower; arguments and errors as `open_text_tower`."""
+    place = resolve_device(device)
+    name, folder, family = find_source(source)
+    family = family or family_of(folder)
+    if family not in IMAGE_FAMILIES:
+        raise OptionError(f"{name} ({family}) has no image side; open it with open_text_tower")
+    parts = IMAGE_FAMILIES[family].load(
+        folder, resolve_dtype(dtype, place, folder), place, allow_pickle
+    )
+    return ImageTower(name, family, parts.spec, parts.module, parts.reader, parts.scoring)

@@ -1,0 +1,172 @@
+"""A text tower ready to run, whatever its family: texts in, states out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bridge.errors import OptionError
+from bridge.runtime import resolve_device, resolve_dtype
+from bridge.towers.batch import TextBatch, tokenize
+from bridge.towers.families import TEXT_FAMILIES, family_of, family_of_config
+from bridge.towers.family import TextFamily
+from bridge.towers.fingerprint import fingerprint
+from bridge.towers.scoring import Scoring
+from bridge.towers.source import find_source
+from bridge.towers.spec import TowerSpec, spec_of_config
+from bridge.towers.states import Layer, TextStates
+
+
+@dataclass(frozen=True, eq=False)
+class TextTower:
+    """A text tower with its tokenizer.
+
+    Attributes:
+        name: what it was opened by.
+        family: a name of ``TEXT_FAMILIES``.
+        spec: widths, layers and context.
+        module: the torch module.
+        tokenizer: a transformers tokenizer.
+        scoring: how its model scores texts with pictures; None for a tower without image side.
+    """
+
+    name: str
+    family: str
+    spec: TowerSpec
+    module: Any
+    tokenizer: Any
+    scoring: Scoring | None = None
+
+    @classmethod
+    def from_modules(cls, module: Any, tokenizer: Any, *, name: str | None = None) -> TextTower:
+        """A tower from live modules, such as a pipeline's text_encoder; they are not copied.
+
+        Raises UnsupportedModelError for a module of no known family.
+        """
+        family = family_of_config(getattr(module, "config", None))
+        kind = type(module).__name__
+        spec = spec_of_config(module.config.to_dict(), kind, name or kind)
+        return cls(name or kind, family, spec, module, tokenizer)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.module.parameters()).device
+
+    @property
+    def feeds_cross_attention(self) -> bool:
+        """Whether its token states are fit for a UNet; False for a family trained pooled only."""
+        return self._family.tokens
+
+    def fingerprint(self) -> str:
+        """16 hex digits that change with its weights and precision (`towers.fingerprint`)."""
+        return fingerprint(self.module)
+
+    def tokenize(self, texts: Sequence[str]) -> TextBatch:
+        """Tokenize by the family's rule of padding and cutting. Raises PromptError."""
+        return tokenize(self.tokenizer, texts, self._family.rule, self.spec.context)
+
+    @torch.no_grad()
+    def encode(
+        self,
+        texts: Sequence[str] | TextBatch,
+        layers: Sequence[Layer] = (Layer(),),
+        attentions: bool = False,
+    ) -> TextStates:
+        """One forward pass over all texts.
+
+        Args:
+            texts: texts, or a batch of this tower's `tokenize`.
+            layers: the layers wanted, counted from the end; ``-layers - 1`` is the embeddings.
+            attentions: give the attention weights too, by eager attention (whose rounding is a
+                little other than SDPA's).
+
+        Returns:
+            TextStates on the module's device, in its dtype: hidden ``(B, T, D)`` for each layer;
+            pooled ``(B, P)``, projected into the space shared with pictures where the model has
+            one, not normalised, or None; the batch's mask.
+
+        Raises:
+            OptionError: a layer that the tower does not have.
+            PromptError: no texts.
+        """
+        batch = texts if isinstance(texts, TextBatch) else self.tokenize(texts)
+        self._check_layers(layers)
+        ids, mask = batch.ids.to(self.device), batch.mask.to(self.device)
+        if not attentions:
+            return self._family.encode(self.module, ids, mask, layers, False)
+        with eager_attention(self.module):
+            return self._family.encode(self.module, ids, mask, layers, True)
+
+    def scores(self, text_pooled: Tensor, image_pooled: Tensor) -> Tensor:
+        """Scores ``(T, I)`` as its model was trained to give them (`Scoring.scores`).
+
+        Raises OptionError for a tower without image side.
+        """
+        if self.scoring is None:
+            raise OptionError(
+                f"{self.name} has no scale to score pictures by; open a model with two sides"
+            )
+        return self.scoring.scores(text_pooled, image_pooled)
+
+    @property
+    def _family(self) -> TextFamily:
+        return TEXT_FAMILIES[self.family]
+
+    def _check_layers(self, layers: Sequence[Layer]) -> None:
+        for layer in layers:
+            if not -self.spec.layers - 1 <= layer.index <= -1:
+                raise OptionError(
+                    f"layer {layer.index}: {self.name} has {self.spec.layers}; count from the end, "
+                    f"-1 to {-self.spec.layers}, or {-self.spec.layers - 1} for the embeddings"
+                )
+
+
+def open_text_tower(
+    source: str | Path, *, device: Any = None, dtype: Any = None, allow_pickle: bool = False
+) -> TextTower:
+    """Open a text tower.
+
+    Args:
+        source: a short name of the table (`towers`, `bridge towers`), a hub id, or a folder.
+        device: torch device; by default CUDA where there is one.
+        dtype: by default fp32 on a CPU and for small models (`runtime.resolve_dtype`).
+        allow_pickle: read ``.bin`` and ``.pt`` files too, tensors only.
+
+    Raises:
+        UnknownModelError: no such name or folder; the message has the nearest names.
+        UnsupportedModelError: a layout that no family reads.
+        WeightsError: files missing or damaged.
+        HubError: the hub cannot be reached.
+    """
+    place = resolve_device(device)
+    name, folder, family = find_source(source)
+    family = family or family_of(folder)
+    if family not in TEXT_FAMILIES:
+        raise OptionError(f"{name} ({family}) has no text side; open it with open_image_tower")
+    parts = TEXT_FAMILIES[family].load(
+        folder, resolve_dtype(dtype, place, folder), place, allow_pickle
+    )
+    return TextTower(name, family, parts.spec, parts.module, parts.reader, parts.scoring)
+
+
+@contextmanager
+def eager_attention(module: Any) -> Iterator[None]:
+    """Every transformers model in ``module`` with eager attention, which gives its weights."""
+    from transformers import PreTrainedModel
+
+    models = [each for each in module.modules() if isinstance(each, PreTrainedModel)]
+    before = [each.config._attn_implementation for each in models]
+    try:
+        for each in models:
+            each.config._attn_implementation = "eager"
+        yield
+    finally:
+        for each, was in zip(models, before, strict=True):
+            each.config._attn_implementation = was
