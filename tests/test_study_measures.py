@@ -47,7 +47,7 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def test_pieces_are_counted_by_word() -> None:
     # "unlikely cat" as un|like|ly cat, between BOS and EOS.
-    offsets = [(0, 0), (0, 2), (2, 6), (6, 8), (9, 12), (0, 0)]
+    offsets = [None, (0, 2), (2, 6), (6, 8), (9, 12), None]
     assert tokens_of_words("unlikely cat", offsets) == [[1, 2, 3], [4]]
     assert pieces_per_word("unlikely cat", offsets) == 2
     # What was cut off does not count.

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from bridge.lab.variants.words import split_words
 
-Offsets = Sequence[tuple[int, int]]
-"""Where each token stands in the text; ``(0, 0)`` for special ones and padding."""
+Offsets = Sequence[tuple[int, int] | None]
+"""Where each token stands in the text; None for special ones and padding."""
 
 
 def tokens_of_words(text: str, offsets: Offsets) -> list[list[int]]:
@@ -16,7 +16,7 @@ def tokens_of_words(text: str, offsets: Offsets) -> list[list[int]]:
     A word that was cut off has none.
     """
     return [
-        [at for at, (a, b) in enumerate(offsets) if a < end and b > start and a < b]
+        [at for at, span in enumerate(offsets) if span and span[0] < end and span[1] > start]
         for start, end in split_words(text).spans()
     ]
 
@@ -32,4 +32,4 @@ def pieces_per_word(text: str, offsets: Offsets) -> float:
 
 def content(offsets: Offsets) -> list[int]:
     """The places of the tokens that stand for text."""
-    return [at for at, (a, b) in enumerate(offsets) if a < b]
+    return [at for at, span in enumerate(offsets) if span]

@@ -8,6 +8,7 @@ from bridge.errors import PromptError
 from bridge.lab.variants.variant import Settings
 from bridge.lab.variants.words import SMALL_WORDS, split_words
 from bridge.prompt import parse
+from bridge.prompt.loras import refuse_tags
 from bridge.prompt.write import Window, write_a1111, write_comfy, write_compel
 
 _MOST = 4
@@ -41,6 +42,8 @@ def _written(window: Window) -> Iterator[tuple[str, str]]:
 def _reads_back(text: str, dialect: str, window: Window) -> bool:
     """Whether the dialect reads the same characters at the same weights; blanks do not count."""
     try:
+        if dialect == "a1111":
+            refuse_tags(text)
         spans = parse(text, dialect).spans
     except PromptError:
         return False

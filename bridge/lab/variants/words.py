@@ -52,12 +52,14 @@ class Words:
         return self.with_words([*self.words[:at], word, *self.words[at + 1 :]])
 
     def without(self, at: int) -> str:
-        """The text without one word; one of the two gaps around it goes too."""
+        """The text without one word and one of the two gaps around it."""
         left, right = self.gaps[at], self.gaps[at + 1]
-        # What says more than a blank is kept: the comma of "a cat, a dog".
-        kept = max(left, right, key=lambda gap: len(gap.strip()))
-        if at in (0, len(self.words) - 1):
-            kept = kept.strip() and kept
+        if at == len(self.words) - 1:
+            kept = right.strip() and right
+        elif at == 0:
+            kept = left
+        else:  # what says more than a blank is kept: the comma of "a cat, a dog"
+            kept = max(left, right, key=lambda gap: len(gap.strip()))
         gaps = (*self.gaps[:at], kept, *self.gaps[at + 2 :])
         return Words((*self.words[:at], *self.words[at + 1 :]), gaps).text.strip()
 

@@ -1,0 +1,164 @@
+"""Pictures of variants: the same seeds for each, each tower choice, drawn once and kept."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from bridge.conditioning import condition
+from bridge.conditioning.kit import Kit
+from bridge.diffusion.heat import heat_maps
+from bridge.diffusion.hooks import unet_of
+from bridge.errors import BridgeError, UnsupportedModelError
+from bridge.lab.ablation import WHOLE, ablated
+from bridge.lab.cache import Cache, key_of
+from bridge.lab.variants.variant import Variant
+from bridge.lab.variants.words import SMALL_WORDS, split_words
+from bridge.prompt import TruncationWarning
+from bridge.towers import fingerprint
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_MOST_WORDS = 6
+
+
+@dataclass(frozen=True)
+class Brush:
+    """How pictures are drawn."""
+
+    seeds: tuple[int, ...] = (0,)
+    steps: int = 20
+    guidance_scale: float = 5.0
+    height: int | None = None
+    width: int | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """The pipeline's arguments."""
+        sizes = {"height": self.height, "width": self.width}
+        return {
+            "num_inference_steps": self.steps,
+            "guidance_scale": self.guidance_scale,
+            **{name: value for name, value in sizes.items() if value is not None},
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """One picture. ``heat`` has the map of each word ``(h, w)``, where there are maps."""
+
+    variant: Variant
+    choice: str
+    seed: int
+    image: Image
+    heat: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def model_mark(pipe: Any) -> str:
+    """A name for all that draws: towers, UNet or transformer, VAE and the scheduler's settings."""
+    parts = {}
+    for name, part in sorted(pipe.components.items()):
+        if isinstance(part, torch.nn.Module):
+            parts[name] = fingerprint(part)
+        elif hasattr(part, "config") and name == "scheduler":
+            parts[name] = str(sorted(dict(part.config).items()))
+    return key_of(parts=parts)
+
+
+def draw_variant(
+    pipe: Any, kit: Kit, variant: Variant, choice: str, brush: Brush, cache: Cache, mark: str
+) -> list[Drawn]:
+    """A picture for each seed, all in one batch; those in the cache are not drawn again.
+
+    With the whole model, also the heat maps of the words that name something, if the model is one
+    whose cross-attention can be watched.
+    """
+    keys = {
+        seed: key_of(
+            model=mark, text=variant.text, dialect=variant.dialect, choice=choice, seed=seed,
+            settings=brush.settings(),
+        )
+        for seed in brush.seeds
+    }  # fmt: skip
+    wants_heat = choice == WHOLE and _has_heat(pipe)
+    found: dict[int, tuple[Image, dict[str, Tensor]]] = {}
+    for seed, key in keys.items():
+        image = cache.picture(key)
+        heat = cache.tensors(key) if wants_heat else {}
+        if image is not None and heat is not None:
+            found[seed] = image, heat
+    missing = [seed for seed in brush.seeds if seed not in found]
+    if missing:
+        images, maps = _draw(pipe, kit, variant, choice, brush, missing, wants_heat)
+        for seed, image, heat in zip(missing, images, maps, strict=True):
+            if wants_heat:
+                cache.keep_tensors(keys[seed], heat)
+            # The picture comes last: where it is, the maps are too.
+            cache.keep_picture(keys[seed], image)
+            found[seed] = image, heat
+    return [Drawn(variant, choice, seed, *found[seed]) for seed in brush.seeds]
+
+
+def _draw(
+    pipe: Any,
+    kit: Kit,
+    variant: Variant,
+    choice: str,
+    brush: Brush,
+    seeds: Sequence[int],
+    wants_heat: bool,
+) -> tuple[list[Image], list[dict[str, Tensor]]]:
+    # A scheduler of its own, as bridge.generate has it: a live pipeline stays as it was.
+    own = copy.copy(pipe)
+    own.scheduler = copy.deepcopy(pipe.scheduler)
+    own._progress_bar_config = {"disable": True}
+    with warnings.catch_warnings():
+        # A study cuts prompts on purpose; the table says by how much.
+        warnings.simplefilter("ignore", TruncationWarning)
+        sizes = {"height": brush.height, "width": brush.width}
+        cond = condition(variant.text, model=own, dialect=variant.dialect, **sizes)
+
+    def run(conditioning: Any) -> list[Image]:
+        return own(
+            **conditioning.kwargs(len(seeds)),
+            **brush.settings(),
+            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+        ).images
+
+    if not wants_heat:
+        return run(ablated(cond, kit, choice)), [{} for _ in seeds]
+    with heat_maps(own, cond) as heat:
+        images = run(cond)
+    plain = _words_of(variant)
+    return images, [_maps(plain, lambda w, i=at: heat.of(w, image=i)) for at in range(len(seeds))]
+
+
+def _maps(words: Sequence[str], of: Callable[[str], Tensor]) -> dict[str, Tensor]:
+    found = {}
+    for word in words:
+        try:
+            found[word] = of(word)
+        except BridgeError:  # a word that was cut off has no keys
+            continue
+    return found
+
+
+def _words_of(variant: Variant) -> list[str]:
+    """The first words of a variant that name something."""
+    words = split_words(variant.text).words
+    named = [w for w in words if w.lower() not in SMALL_WORDS and not w.isdecimal()]
+    return list(dict.fromkeys(named))[:_MOST_WORDS]
+
+
+def _has_heat(pipe: Any) -> bool:
+    try:
+        unet_of(pipe)
+    except UnsupportedModelError:
+        return False
+    return hasattr(pipe, "do_classifier_free_guidance")
