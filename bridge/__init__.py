@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     )
     from bridge.diffusion import Generation, generate, inject, load_pipeline
     from bridge.errors import BridgeError
+    from bridge.lab import Study, study
     from bridge.vlm import BridgeVLM, describe, load_vlm
 
 # Public name -> the module that defines it.
@@ -37,6 +38,7 @@ _HOMES = {
     "PromptSchedule": "bridge.conditioning",
     "Region": "bridge.conditioning",
     "RegionalConditioning": "bridge.conditioning",
+    "Study": "bridge.lab",
     "compose": "bridge.conditioning",
     "condition": "bridge.conditioning",
     "describe": "bridge.vlm",
@@ -46,6 +48,7 @@ _HOMES = {
     "load_vlm": "bridge.vlm",
     "regional": "bridge.conditioning",
     "schedule": "bridge.conditioning",
+    "study": "bridge.lab",
 }
 
 __all__ = [
@@ -57,6 +60,7 @@ __all__ = [
     "PromptSchedule",
     "Region",
     "RegionalConditioning",
+    "Study",
     "compose",
     "condition",
     "describe",
@@ -66,6 +70,7 @@ __all__ = [
     "load_vlm",
     "regional",
     "schedule",
+    "study",
 ]
 
 

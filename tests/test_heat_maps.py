@@ -67,13 +67,14 @@ def draw(pipe: Any, cond: Any, guidance: float = 4.0, images: int = 1) -> torch.
 def naive(pipe: Any, cond: Any, guidance: float, images: int) -> torch.Tensor:
     """(rows, T, h, w)"""
     maps: list[torch.Tensor] = []
+    usual = dict(pipe.unet.attn_processors)
     for name, module in pipe.unet.named_modules():
         if name.endswith("attn2") and not name.startswith("mid_block"):
             module.set_processor(Peer(maps))
     try:
         draw(pipe, cond, guidance, images)
     finally:
-        pipe.unet.set_default_attn_processor()
+        pipe.unet.set_attn_processor(usual)
     whole, count = 0, 0
     for each in maps:
         rows, heads, places, keys = each.shape
