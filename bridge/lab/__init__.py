@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bridge.lab.gallery import Judge
+    from bridge.lab.overlaying import overlay
     from bridge.lab.result import Study
     from bridge.lab.run import study
     from bridge.lab.variants import OPERATIONS, Variant, vary
@@ -21,11 +22,12 @@ _HOMES = {
     "OPERATIONS": "bridge.lab.variants",
     "Study": "bridge.lab.result",
     "Variant": "bridge.lab.variants",
+    "overlay": "bridge.lab.overlaying",
     "study": "bridge.lab.run",
     "vary": "bridge.lab.variants",
 }
 
-__all__ = ["OPERATIONS", "Judge", "Study", "Variant", "study", "vary"]
+__all__ = ["OPERATIONS", "Judge", "Study", "Variant", "overlay", "study", "vary"]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,7 @@ def pair_rows(studies: Sequence[TowerStudy], subjects: Sequence[Subject]) -> lis
     found = []
     for a, b in combinations(studies, 2):
         for subject in subjects:
-            both = _read_by_both(a, b, subject)
+            both = _plain(subject)
             orders = [_cosines(each, subject, both) for each in (a, b)]
             shapes = [stacked([_of(each, at, subject) for at in both]) for each in (a, b)]
             found.append(
@@ -33,12 +33,12 @@ def pair_rows(studies: Sequence[TowerStudy], subjects: Sequence[Subject]) -> lis
     return found
 
 
-def _read_by_both(a: TowerStudy, b: TowerStudy, subject: Subject) -> list[int]:
-    """Places of the variants that both towers read, each text once."""
-    found: dict[tuple[str, str], int] = {}
+def _plain(subject: Subject) -> list[int]:
+    """Places of the variants without weights, each text once: no tool weighs pooled states."""
+    found: dict[str, int] = {}
     for at, variant in enumerate(subject.variants):
-        if a.of(variant) is not None and b.of(variant) is not None:
-            found.setdefault((variant.text, variant.dialect), at)
+        if variant.dialect == "plain":
+            found.setdefault(variant.text, at)
     return list(found.values())
 
 
@@ -49,4 +49,5 @@ def _of(study: TowerStudy, at: int, subject: Subject) -> Any:
 def _cosines(study: TowerStudy, subject: Subject, places: Sequence[int]) -> list[float]:
     """How near each variant is to the prompt, which is itself left out."""
     base = study.readings[subject.prompt].pooled
-    return [cosine(base, _of(study, at, subject).pooled) for at in places if at]
+    # Rounded, so that texts of the same tokens are a tie whatever float32 makes of them.
+    return [round(cosine(base, _of(study, at, subject).pooled), 6) for at in places if at]

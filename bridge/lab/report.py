@@ -10,7 +10,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from bridge.lab.charts import legend, strips
-from bridge.lab.overlay import overlay
+from bridge.lab.overlaying import overlay
 from bridge.lab.style import STYLE
 from bridge.lab.variants.variant import ORIGINAL
 

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
 TABLES = ("table", "words", "sets", "towers", "pairs", "pictures", "verdicts")
 
+ENDINGS = (".html", ".csv", ".json")
+"""What ``save`` writes."""
+MEANS = ("pieces_per_word", "pooled_cosine", "pooled_above_chance", "pooled_centred",
+         "token_cosine", "token_centred")  # fmt: skip
+"""The columns of ``table`` that ``summary`` has the means of."""
+
 
 @dataclass(frozen=True, eq=False)
 class Study:
@@ -64,6 +70,14 @@ class Study:
         """The pictures alone, in the order of ``pictures``."""
         return [each.image for each in self.drawn]
 
+    def summary(self) -> str:
+        """The means of each operation in each tower, as plain text."""
+        if self.table.empty:
+            return "nothing was read"
+        figures = [name for name in MEANS if name in self.table]
+        means = self.table.groupby(["tower", "operation"], sort=False)[figures].mean()
+        return means.round(3).to_string(na_rep="-")
+
     def to_dict(self) -> dict[str, Any]:
         """All tables as lists of rows, ready for JSON; what is not known is None."""
         tables = {
@@ -92,6 +106,6 @@ class Study:
         elif ending == ".json":
             text = json.dumps(self.to_dict(), ensure_ascii=False, indent=1) + "\n"
         else:
-            raise OptionError(f"{str(target)!r} must end in .html, .csv or .json.")
+            raise OptionError(f"{str(target)!r} must end in one of {', '.join(ENDINGS)}.")
         write_whole(target, text.encode("utf-8"))
         return target

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from bridge.lab.measures import (
 from bridge.lab.passes import read_rollouts, read_texts, read_weighted
 from bridge.lab.reading import Reading, stacked
 from bridge.lab.subject import Subject
-from bridge.lab.variants import ORIGINAL, Variant
+from bridge.lab.variants import Variant
 from bridge.lab.variants.words import split_words
 from bridge.towers import TextTower
 
@@ -56,11 +56,6 @@ class TowerStudy:
         if variant.dialect == "plain":
             return self.readings[variant.text]
         return self.weighted.get((variant.text, variant.dialect))
-
-    def pooled(self, variants: Iterable[Variant]) -> Tensor | None:
-        """The pooled states of those variants that were read, ``(N, P)``; None for none."""
-        found = [reading for each in variants if (reading := self.of(each)) is not None]
-        return stacked(found) if found else None
 
     @property
     def chance(self) -> float:
@@ -153,22 +148,25 @@ class TowerStudy:
         ]
 
     def sets(self, subjects: Sequence[Subject]) -> list[Row]:
-        """The effective rank of each prompt's variants, of all and by operation."""
+        """The effective rank of each prompt's variants, of all and by operation.
+
+        Without those of weights, which no tool puts on pooled states.
+        """
         found = []
         for subject in subjects:
-            groups: dict[str, list[Variant]] = {"all": list(subject.variants)}
-            for variant in subject.variants:
-                if variant.operation != ORIGINAL:
-                    groups.setdefault(variant.operation, []).append(variant)
+            plain = [each for each in subject.variants if each.dialect == "plain"]
+            groups = {"all": plain}
+            for variant in plain[1:]:
+                groups.setdefault(variant.operation, []).append(variant)
             for operation, variants in groups.items():
-                pooled = self.pooled(variants)
-                if pooled is not None and len(pooled) > 1:
+                if len(variants) > 1:
+                    pooled = stacked([self.readings[each.text] for each in variants])
                     found.append(
                         {
                             "prompt": subject.prompt,
                             "operation": operation,
                             "tower": self.tower.name,
-                            "variants": len(pooled),
+                            "variants": len(variants),
                             "effective_rank": effective_rank(pooled),
                         }
                     )

@@ -15,8 +15,8 @@ def effective_rank(states: Tensor) -> float:
     x = states.double()
     spread = x - x.mean(0)
     values = torch.linalg.svdvals(spread)
-    # What is left of the mean by rounding is no direction.
-    least = 1e-10 * float(torch.linalg.matrix_norm(x))
+    # States come in float32: what its rounding in another batch leaves is no direction.
+    least = 1e-6 * float(torch.linalg.matrix_norm(x))
     values = values[values > least]
     if not len(values):
         return 0.0
