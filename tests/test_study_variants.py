@@ -87,6 +87,15 @@ def test_synonyms_without_nltk_say_what_to_install() -> None:
         vary("a cat", ["synonym"])
 
 
+@pytest.mark.skipif(importlib.util.find_spec("nltk") is None, reason="nltk is not here")
+def test_synonyms_are_wordnets() -> None:
+    try:
+        found = texts("synonym", "a big cat")
+    except MissingDependencyError as error:
+        pytest.skip(str(error))
+    assert "a large cat" in found and "a big cat" not in found
+
+
 def test_numbers_count_both_ways() -> None:
     assert WORDS[0] == "zero" and WORDS[21] == "twenty-one" and WORDS[99] == "ninety-nine"
     assert all(value_of(word) == value for value, word in enumerate(WORDS))

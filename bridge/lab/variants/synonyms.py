@@ -44,6 +44,6 @@ def _wordnet() -> Any:
         raise MissingDependencyError(f"Synonyms need nltk, which is not here: {_HOW}") from error
     try:
         wordnet.ensure_loaded()
-    except LookupError as error:
+    except (LookupError, OSError) as error:
         raise MissingDependencyError(f"nltk has no WordNet here: {_HOW}") from error
     return wordnet
