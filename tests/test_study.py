@@ -182,7 +182,7 @@ def test_weighted_states_are_those_of_condition(pipe: Any, dialect: str) -> None
 
     sd = tiny_sd_pipeline()
     tower = TextTower.from_modules(sd.text_encoder, sd.tokenizer, name="one")
-    text = {"compel": "a (cat)0.6 and (dog)1.4"}.get(dialect, "a (cat:0.6) and (dog:1.4)")
+    text = {"compel": "a (cat)0.6 of (dog)1.4"}.get(dialect, "a (cat:0.6) of (dog:1.4)")
     reading = read_weighted(tower, [(text, dialect)], Cache(None), "")[text, dialect]
     wanted = bridge.condition(text, model=sd, dialect=dialect).prompt_embeds[0]
     used = len(reading.ids)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +13,9 @@ from torch import Tensor
 
 from bridge.conditioning import condition
 from bridge.conditioning.kit import Kit
-from bridge.diffusion.heat import heat_maps
+from bridge.diffusion.heat import HeatMaps, heat_maps
 from bridge.diffusion.hooks import unet_of
-from bridge.errors import BridgeError, UnsupportedModelError
+from bridge.errors import OptionError, UnsupportedModelError
 from bridge.lab.ablation import WHOLE, ablated
 from bridge.lab.cache import Cache, key_of
 from bridge.lab.variants.variant import Variant
@@ -135,16 +135,16 @@ def _draw(
         return run(ablated(cond, kit, choice)), [{} for _ in seeds]
     with heat_maps(own, cond) as heat:
         images = run(cond)
-    plain = _words_of(variant)
-    return images, [_maps(plain, lambda w, i=at: heat.of(w, image=i)) for at in range(len(seeds))]
+    return images, [_maps(heat, _words_of(variant), at) for at in range(len(seeds))]
 
 
-def _maps(words: Sequence[str], of: Callable[[str], Tensor]) -> dict[str, Tensor]:
+def _maps(heat: HeatMaps, words: Sequence[str], image: int) -> dict[str, Tensor]:
+    heat.keys(image=image)  # what is wrong with all of them is no matter of one word
     found = {}
     for word in words:
         try:
-            found[word] = of(word)
-        except BridgeError:  # a word that was cut off has no keys
+            found[word] = heat.of(word, image=image)
+        except OptionError:  # a word that was cut off has no keys
             continue
     return found
 
@@ -161,4 +161,5 @@ def _has_heat(pipe: Any) -> bool:
         unet_of(pipe)
     except UnsupportedModelError:
         return False
-    return hasattr(pipe, "do_classifier_free_guidance")
+    # Of the class: a pipeline that has not drawn yet cannot say whether it is guided.
+    return hasattr(type(pipe), "do_classifier_free_guidance")
