@@ -4,6 +4,7 @@
     python benchmarks/compositional.py draw        GenEval's six kinds of task, held out
     python benchmarks/compositional.py memorise    are drawn pictures copies of training scenes?
     python benchmarks/compositional.py emphasis    is a thing drawn more often, the more its weight?
+    python benchmarks/compositional.py adapters    the score that a foreign text tower keeps
     python benchmarks/compositional.py ask         answers to questions about held-out scenes
     python benchmarks/compositional.py clip        retrieval among 256 held-out scenes
     python benchmarks/compositional.py speed       seconds a picture, beside stock diffusers
@@ -53,6 +54,12 @@ def _emphasis(args: argparse.Namespace) -> None:
     run_emphasis(args)
 
 
+def _adapters(args: argparse.Namespace) -> None:
+    from benchmarks.adapters import run_adapters
+
+    run_adapters(args)
+
+
 def _ask(args: argparse.Namespace) -> None:
     from benchmarks.ask import run_ask
 
@@ -95,6 +102,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "draw": _draw,
     "memorise": _memorise,
     "emphasis": _emphasis,
+    "adapters": _adapters,
     "ask": _ask,
     "clip": _clip,
     "speed": _speed,
@@ -122,6 +130,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--repeats", type=int, default=7, help="timed pictures a side")
     made.add_argument("--device", help="cpu, cuda ...; without it, CUDA if there is one")
     made.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    made.add_argument("--captions", type=int, default=2000, help="that adapters are fitted on")
+    made.add_argument("--train-steps", type=int, default=1500, help="of the trained adapter")
     made.add_argument(
         "--calibrate", action="store_true", help="judge: print what the thresholds rest on"
     )

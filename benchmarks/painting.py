@@ -35,6 +35,8 @@ def paint(
     batch: int = 16,
     negative_prompt: str | None = None,
     emphasis: str | None = None,
+    towers: Any = None,
+    adapter: Any = None,
 ) -> Iterator[tuple[Item, Image.Image]]:
     """Draw every task with a stock pipeline on bridge's conditioning, ``batch`` at once.
 
@@ -47,7 +49,9 @@ def paint(
     for start in range(0, len(tasks), batch):
         part = tasks[start : start + batch]
         prompts = [task.prompt for task in part]
-        conditioning = bridge.condition(prompts, negative_prompt, model=pipe, emphasis=emphasis)
+        conditioning = bridge.condition(
+            prompts, negative_prompt, model=pipe, emphasis=emphasis, towers=towers, adapter=adapter
+        )
         noise = [torch.Generator().manual_seed(task.seed) for task in part]
         with bridge.inject(pipe, conditioning) as kwargs:
             pictures = pipe(

@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from bridge.conditioning import (
+        Adapter,
         Composition,
         Conditioning,
         PromptSchedule,
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
         RegionalConditioning,
         compose,
         condition,
+        fit_adapter,
+        load_adapter,
         regional,
         schedule,
     )
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
 # Public name -> the module that defines it.
 _HOMES = {
+    "Adapter": "bridge.conditioning",
     "BridgeError": "bridge.errors",
     "BridgeVLM": "bridge.vlm",
     "Composition": "bridge.conditioning",
@@ -42,8 +46,10 @@ _HOMES = {
     "compose": "bridge.conditioning",
     "condition": "bridge.conditioning",
     "describe": "bridge.vlm",
+    "fit_adapter": "bridge.conditioning",
     "generate": "bridge.diffusion",
     "inject": "bridge.diffusion",
+    "load_adapter": "bridge.conditioning",
     "load_pipeline": "bridge.diffusion",
     "load_vlm": "bridge.vlm",
     "regional": "bridge.conditioning",
@@ -52,6 +58,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Adapter",
     "BridgeError",
     "BridgeVLM",
     "Composition",
@@ -64,8 +71,10 @@ __all__ = [
     "compose",
     "condition",
     "describe",
+    "fit_adapter",
     "generate",
     "inject",
+    "load_adapter",
     "load_pipeline",
     "load_vlm",
     "regional",

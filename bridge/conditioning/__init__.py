@@ -4,6 +4,10 @@
 """
 
 from bridge.conditioning.account import AddOn
+from bridge.conditioning.adapters.adapter import Adapter
+from bridge.conditioning.adapters.fitting import fit_adapter
+from bridge.conditioning.adapters.storage import load_adapter
+from bridge.conditioning.adapters.swap import Swap, label_swap
 from bridge.conditioning.algebra import blend
 from bridge.conditioning.composition import Composition, compose
 from bridge.conditioning.drift import Drift
@@ -22,6 +26,7 @@ from bridge.errors import OffManifoldWarning
 __all__ = [
     "EMPHASES",
     "RECIPES",
+    "Adapter",
     "AddOn",
     "Composition",
     "Conditioning",
@@ -35,13 +40,17 @@ __all__ = [
     "Region",
     "RegionalConditioning",
     "Sizes",
+    "Swap",
     "TowerUse",
     "Trace",
     "blend",
     "compose",
     "condition",
     "find_recipe",
+    "fit_adapter",
     "forget_towers",
+    "label_swap",
+    "load_adapter",
     "load_conditioning",
     "open_kit",
     "regional",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bridge.conditioning.adapters.swap import with_towers
 from bridge.conditioning.addons import fitted
 from bridge.conditioning.brought import Loras, TextualInversions, bring
 from bridge.conditioning.drift import warn_of_drifts
@@ -38,6 +40,8 @@ def condition(
     negative_prompt: Texts | None = None,
     *,
     model: Any = "emoji-xl",
+    towers: Any = None,
+    adapter: Any = None,
     prompt_2: Texts | None = None,
     negative_prompt_2: Texts | None = None,
     prompt_3: Texts | None = None,
@@ -74,6 +78,14 @@ def condition(
         model: an embedded name, a recipe name (``sd15``, ``sd21``, ``sdxl``), a hub id, a
             folder in diffusers' layout, or a live pipeline, which is used as it is (its towers,
             device and dtype) and not changed. ``bridge.conditioning.RECIPES`` are the kinds.
+        towers: other text towers than the model's own: a name, hub id, folder or open
+            ``bridge.towers.TextTower``; a list, one for each of the model's (None leaves its own);
+            or ``{"text_encoder": tower}``. A tower of the same kind and widths (a fine-tuned
+            CLIP-L, Long-CLIP-L) takes the place of one as it is, with its own tokenizer; any
+            other needs an ``adapter``. The model and its pipeline are not changed.
+        adapter: a ``bridge.Adapter`` or its file, fitted on the one tower of ``towers`` for this
+            model. The model's tokenizers still make the windows and give the places of weights;
+            its towers are not run.
         prompt_2, prompt_3: other texts for the second tower (SDXL, SD 3, FLUX.1) and the third
             (SD 3's T5); an empty one means ``prompt``, as in diffusers.
         negative_prompt_2, negative_prompt_3: the same of the negatives.
@@ -122,7 +134,8 @@ def condition(
         OptionError: an option out of range or without meaning for the model.
         UnknownModelError, HubError, WeightsError: the model is not to be had.
         WeightsError: an embedding or LoRA that is damaged or made for another model.
-        UnsupportedModelError: there is no recipe for it.
+        WeightsError: an adapter that is damaged or was fitted on or for other towers.
+        UnsupportedModelError: there is no recipe for it; a tower that cannot feed cross-attention.
     """
     prompts = check_prompts(prompt)
     count = len(prompts)
@@ -161,7 +174,8 @@ def condition(
         parsed(negative_thirds, True),
         tagged,
     )
-    return encode_texts(fitted(kit, brought), wording, place, texts)
+    kit = fitted(with_towers(kit, towers, adapter, place.device), brought)
+    return encode_texts(kit, wording, place, texts)
 
 
 def encode_texts(kit: Kit, wording: Wording, place: Place, texts: ParsedTexts) -> Conditioning:
@@ -206,6 +220,9 @@ def encode_texts(kit: Kit, wording: Wording, place: Place, texts: ParsedTexts) -
     plans = cut_to_states(plans, lengths, wording, "prompt")
     negative_plans = cut_to_states(negative_plans, lengths, wording, "negative_prompt")
 
+    if kit.mapped is not None:
+        every = [(*own, *more) for own, more in zip_longest(plans, negative_plans, fillvalue=())]
+        kit.mapped.check(wording.emphasis, place.clip_skip, bool(kit.addons.towers), every)
     towers = kit.load()
     with torch.no_grad():
         of_prompts = [kit.addons.strengths(each) for each in tagged]
@@ -231,7 +248,7 @@ def encode_texts(kit: Kit, wording: Wording, place: Place, texts: ParsedTexts) -
     warn_of_drifts([trace.drifts for trace in traces], "prompt", 3)
     warn_of_drifts([trace.drifts for trace in negative_traces], "negative_prompt", 3)
     names = (use.component for use in kit.recipe.towers)
-    addons = kit.addons.account(tagged)
+    addons = (*kit.swaps, *kit.addons.account(tagged))
     found = Conditioning(
         prompt_embeds=embeds,
         pooled_prompt_embeds=pooled,

@@ -12,11 +12,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from bridge import store
+from bridge.conditioning.account import AddOn
+from bridge.conditioning.adapters.opened import forget_opened
 from bridge.conditioning.addons import NO_ADDONS, AddOns
 from bridge.conditioning.brought import forget_brought
 from bridge.conditioning.recipes import Recipe, TowerUse, find_recipe
@@ -33,6 +35,9 @@ from bridge.runtime import resolve_device
 from bridge.towers import TEXT_TOWERS, TOKENIZERS, TowerSpec, fingerprint, load_tower, read_spec
 from bridge.towers.spec import spec_of_config
 from bridge.towers.tokenizer import forget_tokenizers, load_tokenizer
+
+if TYPE_CHECKING:
+    from bridge.conditioning.adapters.mapped import Mapped
 
 # What conditioning reads of a model; the rest of it is not fetched and not hashed.
 _PATTERNS = (
@@ -69,6 +74,8 @@ class Kit:
         load: brings the towers.
         zeros: ``(length, width)`` of the zeros that stand for an optional tower it lacks.
         addons: textual inversions and LoRAs that act in them.
+        swaps: the account of towers that stand in the place of its own.
+        mapped: a foreign tower with the adapter that takes its states to those of all of them.
     """
 
     source: str
@@ -81,6 +88,8 @@ class Kit:
     load: Callable[[], Towers]
     zeros: tuple[int, int] | None = None
     addons: AddOns = NO_ADDONS
+    swaps: tuple[AddOn, ...] = ()
+    mapped: Mapped | None = None
 
     def readers(self, length: int | None = None) -> tuple[Reader, ...]:
         """How each tower reads text; ``length`` is the caller's ``max_sequence_length``."""
@@ -160,7 +169,7 @@ def _kit_of_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> Ki
         recipe=recipe,
         specs=specs,
         tokenizers=tuple(
-            _in_context(load_tokenizer(folder / use.tokenizer, TOKENIZERS[use.architecture]), spec)
+            in_context(load_tokenizer(folder / use.tokenizer, TOKENIZERS[use.architecture]), spec)
             for use, spec in zip(recipe.towers, specs, strict=True)
         ),
         zeros_for_none=recipe.zeros_for_none and bool(index.get(_FORCE_ZEROS, True)),
@@ -213,7 +222,7 @@ def _picture_size(sample: Any, scale: int) -> tuple[int, int] | None:
     return int(height) * scale, int(width) * scale
 
 
-def _in_context(tokenizer: Any, spec: TowerSpec) -> Any:
+def in_context(tokenizer: Any, spec: TowerSpec) -> Any:
     """The tokenizer with the tower's context: that of Long-CLIP often still says 77.
 
     A copy that shares the vocabulary, since a live pipeline's own must not change.
@@ -253,6 +262,7 @@ def forget_towers() -> None:
     """Drop the towers, tokenizers and LoRAs kept from earlier calls, to free their memory."""
     _load_towers.cache_clear()
     forget_tokenizers()
+    forget_opened()
     forget_brought()
 
 
@@ -281,7 +291,7 @@ def _kit_of_pipeline(pipe: Any) -> Kit:
         source=source,
         recipe=recipe,
         specs=specs,
-        tokenizers=tuple(_in_context(*pair) for pair in zip(tokenizers, specs, strict=True)),
+        tokenizers=tuple(in_context(*pair) for pair in zip(tokenizers, specs, strict=True)),
         zeros_for_none=recipe.zeros_for_none and bool(pipe.config.get(_FORCE_ZEROS, True)),
         default_size=_picture_size(
             parts["unet"].config.sample_size, getattr(pipe, "vae_scale_factor", 8)

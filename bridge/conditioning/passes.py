@@ -80,24 +80,50 @@ def encode_plans(
     else:
         with adapted(module, ids, addons, strengths) as (plain, known):
             out = TEXT_TOWERS[architecture](plain, known, layers, mask)
-    states, pooled, figures = [], [], []
+    states, pooled = [], []
+    figures: list[Tensor] = []
     for each, (own, extra) in zip(wanted, needs, strict=True):
         hidden = out.hidden[layers.index(each.layer)]
         at = [places[row, each.strengths] for row in own]
-        base = hidden[at]
-        if each.plan.is_weighted:
-            count = len(each.plan.windows)
-            beside = hidden[[places[row, each.strengths] for row in extra]]
-            weighed = emphasis.apply(each.plan, base[:count], beside)
-            figures.append(figures_of(each.plan, base[:count], weighed))
-            base = torch.cat([weighed, base[count:]])
+        beside = hidden[[places[row, each.strengths] for row in extra]]
         empty = hidden[places[Row.of(each.plan.empty), each.strengths]] if fills else None
-        states.append(fitted(join_states(base, each.plan, long), length, empty))
+        joined, moved = finish(each.plan, hidden[at], beside, empty, emphasis, long, length)
+        states.append(joined)
+        figures += moved
         if out.pooled is not None:
             of_windows = out.pooled[at[: len(each.plan.windows)]]
             pooled.append(join_pooled(of_windows, long))
     drifts = drifts_of([each.plan for each in wanted], figures)
     return Encoded(torch.stack(states), torch.stack(pooled) if pooled else None, drifts)
+
+
+def finish(
+    plan: TokenPlan,
+    base: Tensor,
+    beside: Tensor,
+    empty: Tensor | None,
+    emphasis: Emphasis,
+    long: LongPrompt,
+    length: int,
+) -> tuple[Tensor, list[Tensor]]:
+    """From a tower's states of one plan's windows to its sequence ``(length, D)``.
+
+    Args:
+        plan: the plan.
+        base: ``(k, T, D)``, its windows and those that fill it up.
+        beside: ``(r, T, D)``, what its emphasis asked for besides.
+        empty: the empty window's ``(T, D)``, to be brought to ``length`` with; else zeros.
+
+    Returns:
+        The sequence, and the figures of its drift if it is weighted.
+    """
+    figures = []
+    if plan.is_weighted:
+        count = len(plan.windows)
+        weighed = emphasis.apply(plan, base[:count], beside)
+        figures.append(figures_of(plan, base[:count], weighed))
+        base = torch.cat([weighed, base[count:]])
+    return fitted(join_states(base, plan, long), length, empty), figures
 
 
 def _mask(rows: tuple[Row, ...], masked: bool, device: torch.device) -> Tensor | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import repeat
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,34 +44,44 @@ def encode_rows(
     parts, pooled_parts = [], []
     count = len(plans[0])
     drifts: tuple[Drifts, Drifts] = ([], [])
+    mapped = kit.mapped
+    readings = mapped.read((*plans, *negative_plans), towers.device) if mapped else {}
     for i, use in enumerate(kit.recipe.towers):
         base = use.layer or Layer()
         skip = (place.clip_skip or 0) if use.skips else 0
         skipped = Layer(base.index - skip, base.norm)
         negatives = negative_plans[i] if negative_plans else ()
-        encoded = encode_plans(
-            use.architecture,
-            towers.modules[i],
-            [
-                *map(Wanted, plans[i], repeat(skipped), strengths[0]),
-                *map(Wanted, negatives, repeat(base), strengths[1]),
-            ],
-            lengths[i].windows,
-            # Pooled states are not weighted, so a tower without token states needs no copies.
-            EMPHASES[wording.emphasis if use.layer else "none"],
-            wording.long_prompt,
-            length=lengths[i].states,
-            masked=use.masked or (kit.recipe.obeys_mask and kit.specs[i].attention_mask),
-            device=towers.device,
-            addons=kit.addons.towers[i] if kit.addons.towers else None,
-        )
+        wanted = [
+            *map(Wanted, plans[i], repeat(skipped), strengths[0]),
+            *map(Wanted, negatives, repeat(base), strengths[1]),
+        ]
+        # Pooled states are not weighted, so a tower without token states needs no copies.
+        emphasis = EMPHASES[wording.emphasis if use.layer else "none"]
+        long, windows = wording.long_prompt, lengths[i].windows
+        where: dict[str, Any] = {"length": lengths[i].states, "device": towers.device}
+        if mapped is not None:
+            encoded = mapped.encode(
+                use.component, wanted, windows, emphasis, long, readings, **where
+            )
+        else:
+            encoded = encode_plans(
+                use.architecture,
+                towers.modules[i],
+                wanted,
+                windows,
+                emphasis,
+                long,
+                **where,
+                masked=use.masked or (kit.recipe.obeys_mask and kit.specs[i].attention_mask),
+                addons=kit.addons.towers[i] if kit.addons.towers else None,
+            )
         of_rows = encoded.drifts if use.layer else (None,) * len(encoded.drifts)
         drifts[0].append(of_rows[:count])
         drifts[1].append(of_rows[count:])
         if use.layer is not None:
             parts.append((use, encoded.states.to(towers.modules[i].dtype)))
         if use.pooled and encoded.pooled is not None:
-            pooled_parts.append(encoded.pooled)
+            pooled_parts.append(encoded.pooled.to(towers.modules[i].dtype))
     zeros = kit.zeros and (place.max_sequence_length or kit.zeros[0], kit.zeros[1])
     states = join_towers(parts, zeros)
     if not pooled_parts:

@@ -21,20 +21,21 @@ _PROVENANCE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", 
 
 
 @torch.no_grad()
-def fingerprint(module: Any) -> str:
+def fingerprint(module: Any, dtype: torch.dtype | None = None) -> str:
     """The fingerprint of a transformers or diffusers module, 16 hex digits.
 
-    Parameters that are offloaded to the meta device count by name and shape only.
+    Parameters that are offloaded to the meta device count by name and shape only. ``dtype``: as
+    if the module were cast to it.
     """
     stored = module.config
-    values = stored.to_dict() if hasattr(stored, "to_dict") else dict(stored)
-    config = {k: v for k, v in values.items() if k not in _PROVENANCE}
+    items = (stored.to_dict() if hasattr(stored, "to_dict") else dict(stored)).items()
+    config = {k: v for k, v in items if k not in _PROVENANCE}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     samples: list[torch.Tensor] = []
     for name, parameter in sorted(module.named_parameters()):
-        digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
+        digest.update(f"{name}{tuple(parameter.shape)}{dtype or parameter.dtype}".encode())
         if not parameter.is_meta and parameter.numel():
-            samples.append(_spread(parameter))
+            samples.append(_spread(parameter, dtype or parameter.dtype))
     if samples:
         # One transfer for all of them: a device is asked once, not once a parameter.
         values = torch.cat(samples).cpu().numpy()
@@ -42,7 +43,7 @@ def fingerprint(module: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def _spread(parameter: torch.Tensor) -> torch.Tensor:
+def _spread(parameter: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     flat = parameter.detach().reshape(-1)
     step = max(1, flat.numel() // _SAMPLES)
-    return flat[::step][:_SAMPLES].float()
+    return flat[::step][:_SAMPLES].to(dtype).float()

@@ -1,0 +1,116 @@
+"""``adapters``: how much of the native towers' score does a foreign text tower keep?
+
+The painter was trained with two towers together. Here one of them alone, or the small language
+model of emoji-llava, stands for both, through each kind of adapter; the judge scores the same
+held-out prompts with the same noise. Adapters are fitted on training captions, whose phrasings and
+combinations the prompts do not share.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.judge import Judge
+from benchmarks.painting import as_array, paint, with_progress
+from benchmarks.results import Row, report, save, share_row, show
+from benchmarks.tasks import KINDS, Task, interleaved, judge_task
+from bridge.emoji.captions import caption
+from bridge.emoji.scenes import sample_scene
+
+TOWERS = ("emoji-1", "emoji-2", "emoji-llava's language model")
+ADAPTERS = ("ridge", "procrustes", "resampler")
+
+
+def run_adapters(args: argparse.Namespace) -> None:
+    """Fit, draw, judge, and write adapters.json."""
+    import bridge
+    from bridge.diffusion import load_pipeline
+
+    pipe = load_pipeline(args.model, device=args.device)
+    judge = Judge()
+    tasks = interleaved(args.n, args.seed)
+    captions = make_captions(args.captions, args.seed)
+    native = _right(pipe, judge, tasks, args)
+    rows = _rows("adapters/native", tasks, native)
+    show(rows)
+    explained = {}
+    for name in TOWERS:
+        tower = open_tower(name, args.device)
+        for kind in ADAPTERS:
+            begun = time.monotonic()
+            adapter = bridge.fit_adapter(
+                tower, model=pipe, prompts=captions, kind=kind, steps=args.train_steps
+            )
+            spent = round(time.monotonic() - begun, 1)
+            title = f"adapters/{name}/{kind}"
+            explained[title] = adapter.explained
+            right = _right(pipe, judge, tasks, args, towers=tower, adapter=adapter)
+            new = [
+                Row(f"{title}/fitting", spent, spent, spent, 1, "s"),
+                *_rows(title, tasks, right),
+                kept_row(f"{title}/kept", native, right),
+            ]
+            show(new)
+            rows += new
+    command = (
+        f"python benchmarks/compositional.py adapters --model {args.model} --n {args.n} "
+        f"--captions {args.captions} --train-steps {args.train_steps} --steps {args.steps} "
+        f"--guidance {args.guidance:g} --seed {args.seed}"
+    )
+    notes = {"rules": "benchmarks/tasks.py", "explained": explained}
+    save(args.out / "adapters.json", report(command, rows, **notes))
+
+
+def make_captions(n: int, seed: int) -> list[str]:
+    """``n`` different training captions; the same for the same seed."""
+    rng = random.Random(f"adapters/{seed}")
+    found: dict[str, None] = {}
+    while len(found) < n:
+        found[caption(sample_scene(rng), rng)] = None
+    return list(found)
+
+
+def open_tower(name: str, device: str | None) -> Any:
+    """A tower of the registry, or the language model inside the embedded LLaVA."""
+    from bridge.towers import TextTower, open_text_tower
+    from bridge.vlm import load_vlm
+
+    if name != TOWERS[-1]:
+        return open_text_tower(name, device=device)
+    vlm = load_vlm("emoji-llava", device=device)
+    return TextTower.from_modules(vlm.model.model.language_model, vlm.tokenizer, name=name)
+
+
+def kept_row(name: str, native: Sequence[bool], right: Sequence[bool]) -> Row:
+    """The share of the native score that is kept, in percent; 95 % by bootstrap over prompts."""
+    rng, n = random.Random(0), len(native)
+
+    def kept(chosen: Sequence[int]) -> float:
+        whole = sum(native[at] for at in chosen)
+        return 100 * sum(right[at] for at in chosen) / max(whole, 1)
+
+    drawn = sorted(kept(rng.choices(range(n), k=n)) for _ in range(2000))
+    value, low, high = (round(v, 1) for v in (kept(range(n)), drawn[49], drawn[1949]))
+    return Row(name, value, low, high, n, "%")
+
+
+def _right(
+    pipe: Any, judge: Judge, tasks: Sequence[Task], args: argparse.Namespace, **swap: Any
+) -> list[bool]:
+    settings = {"steps": args.steps, "guidance": args.guidance, "batch": args.batch}
+    pairs = with_progress(paint(pipe, tasks, **settings, **swap), len(tasks), None)
+    return [judge_task(task, judge.look(as_array(picture))).right for task, picture in pairs]
+
+
+def _rows(title: str, tasks: Sequence[Task], right: Sequence[bool]) -> list[Row]:
+    of_kinds = [
+        share_row(
+            f"{title}/{kind}", [r for t, r in zip(tasks, right, strict=True) if t.kind == kind]
+        )
+        for kind in KINDS
+    ]
+    return [*of_kinds, share_row(f"{title}/all_six", list(right))]

@@ -1,0 +1,194 @@
+"""``bridge.fit_adapter``: from paired prompts to the maps between two sets of towers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bridge.conditioning.adapters.adapter import Adapter, TowerCard
+from bridge.conditioning.adapters.maps import TowerMap
+from bridge.conditioning.adapters.opened import open_tower
+from bridge.conditioning.adapters.pairs import Native, foreign_readings, native_states
+from bridge.conditioning.adapters.reading import Places, Reading, blocks_of, inputs_of
+from bridge.conditioning.adapters.regression import (
+    LinearMap,
+    Moments,
+    chosen_ridge,
+    procrustes,
+)
+from bridge.conditioning.adapters.training import train_resampler
+from bridge.conditioning.kit import Kit, Towers, open_kit
+from bridge.errors import OptionError
+from bridge.prompt import check_prompts
+from bridge.runtime import resolve_device
+from bridge.towers import Layer, TextTower
+
+KINDS_OF_ADAPTER = ("ridge", "procrustes", "resampler")
+FEWEST = 32
+_CLIP = ("CLIPTextModel", "CLIPTextModelWithProjection")
+_BATCH = 32
+_HELD = 8  # every eighth prompt is held out
+# For each component and kind of place: the moments of pairs to fit on, and of those held out.
+_Sums = dict[tuple[str, str], list[Moments]]
+
+
+def fit_adapter(
+    tower: str | Path | TextTower,
+    *,
+    model: Any = "emoji-xl",
+    prompts: Sequence[str],
+    kind: str = "ridge",
+    layer: Layer | None = None,
+    steps: int = 1500,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+) -> Adapter:
+    """Fit what takes a foreign text tower's states to those that a model was trained with.
+
+    The model's towers and the foreign one read the same prompts; no picture and no UNet takes
+    part. A few hundred prompts are enough for towers of a few hundred channels; thousands, in the
+    words that will be used, are better, and a wide tower needs more prompt tokens than channels.
+
+    Args:
+        tower: a name, hub id or folder for ``bridge.towers.open_text_tower``, or an open tower.
+        model: as in ``bridge.condition``.
+        prompts: texts, read as plain ones, at least 32 different. Each is cut off at the native
+            context. One in eight is held out, to choose the penalty by and to score the map.
+        kind: ``ridge`` (linear least squares, in closed form), ``procrustes`` (a turn and one
+            scale, in closed form) or ``resampler`` (a transformer trained on top of ridge).
+        layer: the foreign layer whose states are taken. Default: that of the model's recipe for
+            a tower of CLIP's family, else the last with its norm.
+        steps: of training, for the resampler: some 0.2 s each on two CPU cores.
+        seed: of the training.
+        device: where it is done. Default: CUDA if there is one; a live pipeline's own.
+
+    Raises:
+        OptionError: too few prompts, no such kind, a layer that the tower lacks, a tower whose
+            token states were never trained for anything but ``resampler``.
+        The errors of ``bridge.condition`` and ``open_text_tower``.
+    """
+    if kind not in KINDS_OF_ADAPTER:
+        raise OptionError(f"No kind of adapter {kind!r}; there is: {', '.join(KINDS_OF_ADAPTER)}.")
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise OptionError(f"steps must be a whole number above 0, not {steps!r}.")
+    texts = tuple(dict.fromkeys(text for text in check_prompts(prompts) if text.strip()))
+    if len(texts) < FEWEST:
+        raise OptionError(
+            f"An adapter is fitted on at least {FEWEST} different prompts, and here are "
+            f"{len(texts)}; give some hundreds, in the words that will be used."
+        )
+    place = None if device is None else resolve_device(device)
+    kit = open_kit(model, device=place)
+    foreign = open_tower(tower, place)
+    if not foreign.feeds_cross_attention and kind != "resampler":
+        raise OptionError(
+            f"{foreign.name} was trained for its pooled state alone, so its token states cannot "
+            'feed cross-attention by a closed form; fit_adapter(..., kind="resampler") trains one.'
+        )
+    towers = kit.load()
+    chosen = layer or default_layer(kit, foreign)
+    sums: _Sums = {}
+    for start, natives, readings in _batches(kit, towers, foreign, chosen, texts):
+        for component, native in natives.items():
+            _gather(sums, component, native, readings, start)
+    empties = native_states(kit, towers, [""])
+    width, pooled = foreign.spec.width, len(next(iter(readings.values())).pooled)
+    blocks = blocks_of(width, pooled)
+    maps: dict[str, TowerMap] = {}
+    explained: dict[str, dict[str, float]] = {}
+    for component, empty in empties.items():
+        linear: dict[str, LinearMap] = {}
+        explained[component] = {}
+        for part in ("content", "padding", "eos", "pooled"):
+            if (component, part) in sums:
+                fit, held = sums[component, part]
+                # A prompt has one EOS and many states after it, of the same make.
+                prior = linear.get("padding") if part == "eos" else None
+                linear[part], score = _solved(kind, fit, held, blocks[part], prior)
+                explained[component][part] = round(score, 4)
+        maps[component] = TowerMap(
+            linear, empty.states[0], None if empty.pooled is None else empty.pooled[0]
+        )
+    if kind == "resampler":
+        batches = [batch[1:] for batch in _batches(kit, towers, foreign, chosen, texts)]
+        for component in maps:
+            data = [(natives[component], readings) for natives, readings in batches]
+            trained, scores = train_resampler(maps[component], data, _HELD, steps, seed)
+            maps[component] = replace(maps[component], resampler=trained)
+            explained[component] |= scores
+    return Adapter(
+        kind=kind,
+        recipe=kit.recipe.name,
+        layer=chosen,
+        foreign=TowerCard.of(foreign.name, width, foreign.module),
+        natives={
+            use.component: TowerCard.of(use.component, spec.width, module)
+            for use, spec, module in zip(kit.recipe.towers, kit.specs, towers.modules, strict=True)
+        },
+        maps=maps,
+        explained=explained,
+        prompts=len(texts),
+    ).to(torch.device("cpu"))
+
+
+def default_layer(kit: Kit, foreign: TextTower) -> Layer:
+    """The recipe's layer for a tower of CLIP's family, else the last with its norm."""
+    own = next((use.layer for use in kit.recipe.towers if use.layer is not None), Layer())
+    return own if foreign.spec.architecture in _CLIP else Layer()
+
+
+def _batches(
+    kit: Kit, towers: Towers, foreign: TextTower, layer: Layer, texts: Sequence[str]
+) -> Iterator[tuple[int, dict[str, Native], dict[str, Reading]]]:
+    """The number of each batch's first prompt, and what both sides give for it."""
+    for start in range(0, len(texts), _BATCH):
+        natives = native_states(kit, towers, texts[start : start + _BATCH])
+        yield start, natives, foreign_readings(foreign, natives, layer, towers.device)
+
+
+def _gather(
+    sums: _Sums, component: str, native: Native, readings: Mapping[str, Reading], start: int
+) -> None:
+    """Add a batch's pairs to the moments."""
+    rows: dict[tuple[str, bool], list[tuple[Tensor, Tensor]]] = {}
+    for at, sought in enumerate(native.sought):
+        if not sought.text.text:
+            continue
+        held = (start + at) % _HELD == _HELD - 1
+        places, reading = Places.of(sought.window), readings[sought.text.text]
+        for kind, inputs in inputs_of(places, sought.text, reading).items():
+            here = places[kind]
+            target = native.states[at, here.start : here.stop]
+            rows.setdefault((kind, held), []).append((inputs, target))
+        if native.pooled is not None:
+            pair = (reading.summary[None], native.pooled[at : at + 1])
+            rows.setdefault(("pooled", held), []).append(pair)
+    for (kind, held), pairs in rows.items():
+        x, y = (torch.cat(side) for side in zip(*pairs, strict=True))
+        both = sums.setdefault((component, kind), [_none(x, y), _none(x, y)])
+        both[held] = both[held] + Moments.of(x, y)
+
+
+def _none(x: Tensor, y: Tensor) -> Moments:
+    return Moments.of(x[:0], y[:0])
+
+
+def _solved(
+    kind: str, fit: Moments, held: Moments, blocks: Sequence[int], prior: LinearMap | None
+) -> tuple[LinearMap, float]:
+    """The map in float32, and its R² on what was held out."""
+    if not fit.count or not held.count:
+        # No prompt leaves room for padding, say: the mean of what there is.
+        both = fit + held
+        mean = both.y / max(both.count, 1)
+        return LinearMap(torch.zeros_like(both.xy).float(), mean.float()), 0.0
+    if kind == "procrustes":
+        found, score = procrustes(fit + held, blocks[0]), procrustes(fit, blocks[0]).explained(held)
+    else:
+        found, score, _ = chosen_ridge(fit, held, blocks, prior)
+    return LinearMap(found.weight.float(), found.bias.float()), score

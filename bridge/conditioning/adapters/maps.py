@@ -1,0 +1,89 @@
+"""From a foreign tower's readings to the states that one native tower would have given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from bridge.conditioning.adapters.alignment import WindowText, window_text
+from bridge.conditioning.adapters.reading import KINDS, Places, Reading, inputs_of
+from bridge.conditioning.adapters.regression import LinearMap
+from bridge.conditioning.adapters.resampler import Resampler, memory_of
+from bridge.prompt import TokenPlan, Window
+
+
+@dataclass(frozen=True)
+class Sought:
+    """A native window whose states are wanted, and its text."""
+
+    window: Window
+    text: WindowText
+
+    @classmethod
+    def of(cls, plan: TokenPlan, window: Window) -> Sought:
+        return cls(window, window_text(plan.source, window))
+
+
+@dataclass(frozen=True, eq=False)
+class TowerMap:
+    """What stands for one native tower.
+
+    Attributes:
+        linear: ``content``, ``eos``, ``padding`` and, if the recipe has it, ``pooled`` -> its map.
+        empty: the native states of the empty prompt, ``(T, D)``.
+        empty_pooled: its pooled state ``(P,)``, or None.
+        resampler: what adds to the linear maps, or None.
+    """
+
+    linear: Mapping[str, LinearMap]
+    empty: Tensor
+    empty_pooled: Tensor | None = None
+    resampler: Resampler | None = None
+
+    @torch.no_grad()
+    def __call__(
+        self, sought: Sequence[Sought], readings: Mapping[str, Reading]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Token states ``(N, T, D)`` and pooled states ``(N, P)`` of N windows, float32."""
+        states = self.empty.repeat(len(sought), 1, 1)
+        pooled = None if self.empty_pooled is None else self.empty_pooled.repeat(len(sought), 1)
+        full = [at for at, each in enumerate(sought) if each.text.text]
+        if not full:
+            return states, pooled
+        own = [readings[sought[at].text.text] for at in full]
+        places = [Places.of(sought[at].window) for at in full]
+        base = states[full]
+        rows = [
+            inputs_of(p, sought[at].text, r) for at, p, r in zip(full, places, own, strict=True)
+        ]
+        for kind in KINDS:
+            counts = [len(p[kind]) for p in places]
+            mapped = self.linear[kind](torch.cat([row[kind] for row in rows])).split(counts)
+            for at, (here, values) in enumerate(zip(places, mapped, strict=True)):
+                base[at, here[kind].start : here[kind].stop] = values
+        summaries = torch.stack([reading.summary for reading in own])
+        base_pooled = None if pooled is None else self.linear["pooled"](summaries)
+        if self.resampler is not None:
+            base, base_pooled = self.resampler(base, base_pooled, *memory_of(own))
+            for at, here in enumerate(places):
+                base[at, : here.content.start] = self.empty[: here.content.start]
+        states[full] = base
+        if pooled is not None and base_pooled is not None:
+            pooled[full] = base_pooled
+        return states, pooled
+
+    def to(self, device: torch.device) -> TowerMap:
+        """The same on another device."""
+        return replace(
+            self,
+            linear={
+                kind: LinearMap(each.weight.to(device), each.bias.to(device))
+                for kind, each in self.linear.items()
+            },
+            empty=self.empty.to(device),
+            empty_pooled=None if self.empty_pooled is None else self.empty_pooled.to(device),
+            resampler=None if self.resampler is None else self.resampler.on(device),
+        )

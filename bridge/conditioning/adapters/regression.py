@@ -1,0 +1,174 @@
+"""Linear maps from paired states in closed form: ridge regression and orthogonal Procrustes.
+
+Pairs are gathered as sums of products, so that thousands of prompts take the memory of one. All of
+it is float64: normal equations square the condition number.
+
+- Ridge: Hoerl and Kennard 1970. ``W`` minimises ``|Y - XW - b|^2 + sum_j p_j |W_j|^2``; the
+  offset ``b`` is not penalised. The strength is chosen on prompts that were held out.
+- Procrustes: Schönemann 1966, with one scale (Schönemann and Carroll 1970). ``W = s P R`` where R
+  has orthonormal rows or columns and ``s`` is a number; P takes a wider input to its principal
+  directions, as many as the output has, and is left out otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+STRENGTHS = (1e-9, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 1e3)
+"""Ridge penalties tried, in shares of the input's variance."""
+_LEAST = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Sums over N pairs of x ``(F,)`` and y ``(D,)``: all that the closed forms need of them."""
+
+    count: int
+    x: Tensor
+    y: Tensor
+    xx: Tensor
+    xy: Tensor
+    yy: float
+
+    @classmethod
+    def of(cls, x: Tensor, y: Tensor) -> Moments:
+        """Of the rows of x ``(N, F)`` and y ``(N, D)``."""
+        a, b = x.double(), y.double()
+        return cls(len(a), a.sum(0), b.sum(0), a.T @ a, a.T @ b, float((b * b).sum()))
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(
+            self.count + other.count,
+            self.x + other.x,
+            self.y + other.y,
+            self.xx + other.xx,
+            self.xy + other.xy,
+            self.yy + other.yy,
+        )
+
+    def beyond(self, known: LinearMap) -> Moments:
+        """Those of x and of what ``known`` leaves of y."""
+        w, b = known.weight.double(), known.bias.double()
+        return Moments(
+            self.count,
+            self.x,
+            self.y - self.x @ w - self.count * b,
+            self.xx,
+            self.xy - self.xx @ w - torch.outer(self.x, b),
+            known.error(self),
+        )
+
+    @property
+    def means(self) -> tuple[Tensor, Tensor]:
+        return self.x / self.count, self.y / self.count
+
+    @property
+    def centred(self) -> tuple[Tensor, Tensor]:
+        """``Xc'Xc (F, F)`` and ``Xc'Yc (F, D)`` of x and y without their means."""
+        mean_x, mean_y = self.means
+        xx = self.xx - self.count * torch.outer(mean_x, mean_x)
+        return xx, self.xy - self.count * torch.outer(mean_x, mean_y)
+
+    @property
+    def spread(self) -> float:
+        """The sum of squares of y without its mean."""
+        mean = self.y / self.count
+        return max(self.yy - self.count * float(mean @ mean), 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class LinearMap:
+    """``y = x @ weight + bias``; weight ``(F, D)``, bias ``(D,)``."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``(..., F)`` to ``(..., D)``, in the map's dtype."""
+        return x.to(self.weight) @ self.weight + self.bias
+
+    def __add__(self, other: LinearMap) -> LinearMap:
+        return LinearMap(self.weight + other.weight, self.bias + other.bias)
+
+    def error(self, pairs: Moments) -> float:
+        """The sum of squared errors on pairs, from their moments."""
+        w, b = self.weight.double(), self.bias.double()
+        square = (w * (pairs.xx @ w)).sum() + 2 * (pairs.x @ w) @ b + pairs.count * (b @ b)
+        return float(square - 2 * (w * pairs.xy).sum() - 2 * pairs.y @ b) + pairs.yy
+
+    def explained(self, pairs: Moments) -> float:
+        """R² on pairs: 1 for all of the variance, 0 for as much as their mean does."""
+        return 1 - self.error(pairs) / max(pairs.spread, _LEAST)
+
+
+def ridge(pairs: Moments, penalty: Tensor) -> LinearMap:
+    """The ridge solution. ``penalty``: ``(F,)``, one for each entry of x, above 0."""
+    xx, xy = pairs.centred
+    mean_x, mean_y = pairs.means
+    system = xx + torch.diag(penalty.double())
+    factor, failed = torch.linalg.cholesky_ex(system)
+    # Sums of many products may lose a tiny eigenvalue to rounding; least squares then still works.
+    weight = (
+        torch.linalg.lstsq(system, xy, driver="gelsd").solution
+        if int(failed)
+        else torch.cholesky_solve(xy, factor)
+    )
+    return LinearMap(weight, mean_y - mean_x @ weight)
+
+
+def penalties(pairs: Moments, blocks: Sequence[int], strength: float) -> Tensor:
+    """A penalty for each entry of x, alike within a block of entries of one kind.
+
+    ``strength`` is in shares of the block's mean variance, so that states, pooled states and
+    places are shrunk alike, whatever their units. ``blocks``: the widths of the blocks.
+    """
+    variances = pairs.centred[0].diagonal().split(list(blocks))
+    least = _LEAST * max(float(pairs.xx.diagonal().mean()), _LEAST)
+    return torch.cat([(strength * v.mean().clamp(min=0) + least).expand(len(v)) for v in variances])
+
+
+def chosen_ridge(
+    pairs: Moments, held: Moments, blocks: Sequence[int], prior: LinearMap | None = None
+) -> tuple[LinearMap, float, float]:
+    """The ridge map of all pairs, by the strength that is best on those held out.
+
+    Args:
+        pairs, held: what to fit on, and what to choose by.
+        blocks: as ``penalties``.
+        prior: what the map is shrunk towards, instead of none at all.
+
+    Returns:
+        The map, fitted on both; R² on the held-out pairs of the map fitted without them; the
+        strength.
+    """
+    spread = max(held.spread, _LEAST)
+    if prior is not None:
+        pairs, held = pairs.beyond(prior), held.beyond(prior)
+    tried = {
+        strength: ridge(pairs, penalties(pairs, blocks, strength)).error(held)
+        for strength in STRENGTHS
+    }
+    best = min(tried, key=tried.__getitem__)
+    both = pairs + held
+    found = ridge(both, penalties(both, blocks, best))
+    return found if prior is None else found + prior, 1 - tried[best] / spread, best
+
+
+def procrustes(pairs: Moments, width: int) -> LinearMap:
+    """The Procrustes solution from the first ``width`` entries of x; the others have no say."""
+    xx, xy = pairs.centred
+    mean_x, mean_y = pairs.means
+    xx, xy = xx[:width, :width], xy[:width]
+    out = xy.shape[1]
+    basis = torch.linalg.eigh(xx).eigenvectors[:, -out:] if width > out else None
+    if basis is not None:
+        xx, xy = basis.T @ xx @ basis, basis.T @ xy
+    left, values, right = torch.linalg.svd(xy, full_matrices=False)
+    turned = (values.sum() / xx.trace().clamp(min=_LEAST)) * (left @ right)
+    weight = pairs.xy.new_zeros(pairs.xy.shape)
+    weight[:width] = turned if basis is None else basis @ turned
+    return LinearMap(weight, mean_y - mean_x @ weight)

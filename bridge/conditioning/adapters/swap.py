@@ -1,0 +1,231 @@
+"""Other text towers in a model: which fit as they are, which need an adapter, which cannot.
+
+===============  ============================================================================
+``native``       the model's own tower, by its fingerprint
+``same-width``   another tower of its kind and widths (a fine-tuned CLIP-L, Long-CLIP-L): its
+                 states go to the UNet as they are, with its own tokenizer and context
+``adapter``      another kind or width: its states mean nothing to the UNet until an adapter
+                 maps them (``bridge.fit_adapter``)
+``incompatible``  trained for its pooled state alone (Multilingual CLIP): it has no token states
+                 that cross-attention could use, but what a trained adapter makes of them
+===============  ============================================================================
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from bridge.conditioning.account import AddOn
+from bridge.conditioning.adapters.adapter import Adapter
+from bridge.conditioning.adapters.mapped import Mapped
+from bridge.conditioning.adapters.opened import open_tower
+from bridge.conditioning.adapters.storage import load_adapter
+from bridge.conditioning.kit import Kit, Towers, in_context, open_kit
+from bridge.conditioning.recipes import TowerUse
+from bridge.errors import OptionError, UnsupportedModelError
+from bridge.towers import TEXT_TOWERS, TextTower, TowerSpec, fingerprint
+
+NATIVE, SAME_WIDTH, ADAPTER, INCOMPATIBLE = "native", "same-width", "adapter", "incompatible"
+_HOW = (
+    'Fit one: adapter = bridge.fit_adapter(tower, model=..., prompts=[...], kind="ridge"), and '
+    "pass it as adapter=."
+)
+
+
+@dataclass(frozen=True)
+class Swap:
+    """How a tower goes into a model.
+
+    Attributes:
+        label: ``native``, ``same-width``, ``adapter`` or ``incompatible``.
+        components: the model's towers in whose place it goes.
+        reason: why, in words.
+    """
+
+    label: str
+    components: tuple[str, ...]
+    reason: str
+
+
+def label_swap(tower: str | os.PathLike[str] | TextTower, model: Any = "emoji-xl") -> Swap:
+    """How a text tower goes into a model: the table above.
+
+    Args:
+        tower: as in ``bridge.towers.open_text_tower``, or an open tower.
+        model: as in ``bridge.condition``.
+    """
+    kit = open_kit(model)
+    return _label(open_tower(tower), kit, kit.load())
+
+
+def with_towers(
+    kit: Kit,
+    towers: Any,
+    adapter: Any,
+    device: torch.device | None = None,
+) -> Kit:
+    """The kit with other towers; its own stay as they are.
+
+    Args:
+        kit: the model's.
+        towers: a tower, a list of one for each of the model's towers (None leaves its own), or
+            ``{component: tower}``; a tower is a name, folder, hub id or ``TextTower``.
+        adapter: an ``Adapter`` or its file; without ``towers`` the tower is that of its name.
+        device: where a tower is opened, if it is not open.
+
+    Raises:
+        OptionError: what is no tower, a component that the model lacks, a tower that does not
+            fit without an adapter.
+        UnsupportedModelError: a tower that cannot feed cross-attention.
+        WeightsError: an adapter for other towers.
+    """
+    if towers is None and adapter is None:
+        return kit
+    if adapter is not None:
+        return _with_adapter(kit, towers, _adapter(adapter), device)
+    given = _by_component(kit, towers)
+    loaded = kit.load()
+    modules, specs, tokenizers = list(loaded.modules), list(kit.specs), list(kit.tokenizers)
+    uses = list(kit.recipe.towers)
+    prints, accounts = list(loaded.fingerprints), []
+    for at, use in enumerate(kit.recipe.towers):
+        if use.component not in given:
+            continue
+        tower = open_tower(given[use.component], loaded.device, loaded.modules[at].dtype)
+        fault = _misfit(tower.spec, use, kit.specs[at])
+        if fault is not None:
+            raise _refused(tower, kit, f"{use.component}: {fault}")
+        _check_place(tower, loaded.modules[at].dtype, loaded.device)
+        uses[at] = replace(use, architecture=tower.spec.architecture)
+        modules[at], specs[at] = tower.module, tower.spec
+        tokenizers[at] = in_context(tower.tokenizer, tower.spec)
+        prints[at] = fingerprint(tower.module)
+        label = NATIVE if prints[at] == loaded.fingerprints[at] else SAME_WIDTH
+        accounts.append(
+            AddOn(f"{label} tower", tower.name, tower.spec.source, prints[at], (use.component,))
+        )
+    swapped = Towers(tuple(modules), tuple(prints), loaded.device)
+    return replace(
+        kit,
+        recipe=replace(kit.recipe, towers=tuple(uses)),
+        specs=tuple(specs),
+        tokenizers=tuple(tokenizers),
+        load=lambda: swapped,
+        swaps=tuple(accounts),
+    )
+
+
+def _with_adapter(kit: Kit, towers: Any, adapter: Adapter, device: torch.device | None) -> Kit:
+    if isinstance(towers, (Mapping, Sequence)) and not isinstance(towers, str):
+        raise OptionError(
+            "With an adapter, towers is the one foreign tower that it was fitted on, not "
+            f"{type(towers).__name__}."
+        )
+    loaded = kit.load()
+    names = [use.component for use in kit.recipe.towers]
+    adapter.check_natives(
+        kit.recipe.name, kit.source, dict(zip(names, loaded.modules, strict=True))
+    )
+    tower = open_tower(adapter.foreign.name if towers is None else towers, device)
+    adapter.check_foreign(tower)
+    return replace(kit, mapped=Mapped(adapter, tower), swaps=(adapter.account(),))
+
+
+def _adapter(given: Any) -> Adapter:
+    if isinstance(given, Adapter):
+        return given
+    if isinstance(given, (str, os.PathLike)):
+        return load_adapter(given)
+    raise OptionError(
+        f"adapter takes an Adapter or its file, not {type(given).__name__} ({given!r:.60})."
+    )
+
+
+def _by_component(kit: Kit, towers: Any) -> dict[str, Any]:
+    """Which tower goes where."""
+    names = [use.component for use in kit.recipe.towers]
+    if isinstance(towers, Mapping):
+        strange = [str(name) for name in towers if name not in names]
+        if strange:
+            raise OptionError(
+                f"{kit.source} ({kit.recipe.name}) has no {', '.join(strange)}; its towers are "
+                f"{', '.join(names)}."
+            )
+        return {name: each for name, each in towers.items() if each is not None}
+    if isinstance(towers, Sequence) and not isinstance(towers, str):
+        if len(towers) > len(names):
+            raise OptionError(
+                f"{len(towers)} towers were given, and {kit.source} ({kit.recipe.name}) has "
+                f"{len(names)}: {', '.join(names)}."
+            )
+        return {name: each for name, each in zip(names, towers, strict=False) if each is not None}
+    swap = _label(open_tower(towers), kit, kit.load())
+    if swap.label in (ADAPTER, INCOMPATIBLE):
+        raise _refused(open_tower(towers), kit, swap.reason)
+    return {swap.components[0]: towers}
+
+
+def _label(tower: TextTower, kit: Kit, loaded: Towers) -> Swap:
+    own = [use.component for use in kit.recipe.towers]
+    mine = tower.fingerprint()
+    for name, module in zip(own, loaded.modules, strict=True):
+        if fingerprint(module, _dtype(tower.module)) == mine:
+            return Swap(NATIVE, (name,), f"it is the model's own {name}")
+    if not tower.feeds_cross_attention:
+        return Swap(
+            INCOMPATIBLE, (), "it was trained for its pooled state alone, and cannot feed "
+            "cross-attention without a trained adapter",
+        )  # fmt: skip
+    faults = {
+        use.component: _misfit(tower.spec, use, spec)
+        for use, spec in zip(kit.recipe.towers, kit.specs, strict=True)
+    }
+    fitting = tuple(name for name, fault in faults.items() if fault is None)
+    if fitting:
+        return Swap(SAME_WIDTH, fitting, f"it has the kind and widths of {fitting[0]}")
+    return Swap(ADAPTER, (*own,), "; ".join(f"{name}: {why}" for name, why in faults.items()))
+
+
+def _misfit(tower: TowerSpec, use: TowerUse, native: TowerSpec) -> str | None:
+    """Why a tower cannot stand in a native one's place as it is; None if it can."""
+    if tower.architecture not in TEXT_TOWERS:
+        return f"a {tower.architecture} is of another kind than {native.architecture}"
+    pooled = use.pooled and tower.pooled_width != native.pooled_width
+    if (tower.architecture == "T5EncoderModel") != (native.architecture == "T5EncoderModel") or (
+        use.pooled and tower.architecture != native.architecture
+    ):
+        return f"a {tower.architecture} is of another kind than {native.architecture}"
+    if tower.width != native.width:
+        return f"its states are {tower.width} wide, not {native.width}"
+    if pooled:
+        return f"its pooled state is {tower.pooled_width} wide, not {native.pooled_width}"
+    return None
+
+
+def _refused(tower: TextTower, kit: Kit, why: str) -> OptionError | UnsupportedModelError:
+    where = f"The tower {tower.name} does not fit {kit.source} ({kit.recipe.name}) as it is"
+    if not tower.feeds_cross_attention:
+        return UnsupportedModelError(
+            f"{where}: it was trained for its pooled state alone, and cannot feed cross-attention "
+            'without a trained adapter. Train one: bridge.fit_adapter(..., kind="resampler").'
+        )
+    return OptionError(f"{where}: {why}. It needs an adapter. {_HOW}")
+
+
+def _check_place(tower: TextTower, dtype: torch.dtype, device: torch.device) -> None:
+    own = _dtype(tower.module)
+    if (own, tower.device.type) != (dtype, device.type):
+        raise OptionError(
+            f"The tower {tower.name} is {own} on {tower.device}, and the model's "
+            f"own are {dtype} on {device}; open it with that dtype and device."
+        )
+
+
+def _dtype(module: Any) -> torch.dtype:
+    found: torch.dtype = next(module.parameters()).dtype
+    return found
