@@ -190,6 +190,9 @@ def _parser() -> _Parser:
 
     models = commands.add_parser("models", parents=[shared], help="list the known models")
     models.set_defaults(run=_models)
+
+    towers = commands.add_parser("towers", parents=[shared], help="list text and image towers")
+    towers.set_defaults(run=_towers)
     return parser
 
 
@@ -403,6 +406,17 @@ def _models(options: argparse.Namespace) -> None:
     wide = max(len(row["name"]) for row in rows)
     for row in rows:
         print(f"{row['name']:<{wide}}  {row['kind']:<8}  {row['state']:<10}  {row['source']}")
+
+
+def _towers(options: argparse.Namespace) -> None:
+    from bridge.towers.registry import towers
+    from bridge.towers.table import table_lines
+
+    rows = towers()
+    if options.json:
+        _print_json({"towers": rows})
+    else:
+        print("\n".join(table_lines(rows)))
 
 
 def _row(name: str, kind: str, source: object, state: str) -> dict[str, str]:

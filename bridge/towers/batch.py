@@ -22,11 +22,13 @@ class TokenRule:
         length: tokens at most; None for the tower's whole context.
         fill: pad to ``length`` always, as CLIP and SigLIP do, and not to the longest of a batch.
         lower: lower-case the text first.
+        pad: the id to fill with; None for the tokenizer's own.
     """
 
     length: int | None = None
     fill: bool = False
     lower: bool = False
+    pad: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +74,7 @@ def tokenize(tokenizer: Any, texts: Sequence[str], rule: TokenRule, context: int
     out = tokenizer(shown, truncation=True, max_length=length, return_offsets_mapping=exact)
     rows: list[list[int]] = [list(row) for row in out["input_ids"]]
     width = length if rule.fill else max(1, *map(len, rows))
-    pad = _padding(tokenizer)
+    pad = _padding(tokenizer) if rule.pad is None else rule.pad
     special = set(tokenizer.all_special_ids)
     offsets = out["offset_mapping"] if exact else [[(0, 0)] * len(row) for row in rows]
     return TextBatch(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,14 @@ from bridge.runtime import quiet_loading
 
 
 def load_tower(
-    architecture: str, folder: Path, *, dtype: Any, device: Any, config: Any = None
+    architecture: str,
+    folder: Path,
+    *,
+    dtype: Any,
+    device: Any,
+    config: Any = None,
+    state: Mapping[str, Any] | None = None,
+    may_lack: str | None = None,
 ) -> Any:
     """Load a transformers module for inference.
 
@@ -21,6 +29,9 @@ def load_tower(
         device: the torch device to load to.
         config: the transformers config, where it is not that of ``config.json`` itself (one side
             of a model with two).
+        state: the tensors, by transformers' names, where they are not read from ``folder`` as
+            they are; ``config`` goes with it.
+        may_lack: how the names of those tensors begin that a checkpoint may be without.
 
     Raises:
         WeightsError: files missing or damaged, tensors missing or of another shape. (transformers
@@ -32,8 +43,9 @@ def load_tower(
     try:
         with quiet_loading():
             module, info = model_class.from_pretrained(
-                folder,
+                None if state is not None else folder,
                 config=config,
+                state_dict=None if state is None else dict(state),
                 dtype=dtype,
                 use_safetensors=True,
                 local_files_only=True,
@@ -50,6 +62,7 @@ def load_tower(
     missing = sorted(map(str, info["missing_keys"])) + sorted(
         str(key) for key in info.get("mismatched_keys", ())
     )
+    missing = [key for key in missing if may_lack is None or not key.startswith(may_lack)]
     if missing:
         raise WeightsError(
             f"The {architecture} in {folder} lacks {len(missing)} of its tensors "

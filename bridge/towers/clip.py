@@ -21,10 +21,9 @@ from bridge.towers.checkpoint import load_tower
 from bridge.towers.family import ImageFamily, Parts, TextFamily
 from bridge.towers.image_processor import load_image_processor
 from bridge.towers.scoring import Scoring
-from bridge.towers.spec import spec_of_config
+from bridge.towers.spec import TowerSpec, spec_of_config
 from bridge.towers.states import ImageStates, Layer, TextStates
 from bridge.towers.tensors import read_named
-from bridge.towers.tokenizer import load_tokenizer
 
 
 def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False) -> Parts:
@@ -40,7 +39,6 @@ def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False)
     values = config.to_dict() if config is not None else stored
     return Parts(
         module=load_tower(kind, folder, dtype=dtype, device=device, config=config),
-        reader=load_tokenizer(folder, clip_text.TOKENIZER),
         spec=spec_of_config(values, kind, str(folder)),
         scoring=read_scoring(folder),
     )
@@ -58,9 +56,9 @@ def load_image(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False
     values = config.to_dict() if config is not None else stored
     return Parts(
         module=load_tower(kind, folder, dtype=dtype, device=device, config=config),
-        reader=load_image_processor(folder),
         spec=spec_of_config(values, kind, str(folder)),
         scoring=read_scoring(folder),
+        processor=load_image_processor(folder),
     )
 
 
@@ -87,7 +85,7 @@ def _side(folder: Path, side: str) -> tuple[Any, dict[str, Any]]:
 def read_scoring(folder: Path) -> Scoring | None:
     """CLIP's learned scale; None for a folder without one."""
     found = read_named(folder, ("logit_scale",))
-    return Scoring(float(found["logit_scale"].exp())) if found else None
+    return Scoring(float(found["logit_scale"].float().exp())) if found else None
 
 
 def encode_text(
@@ -112,5 +110,12 @@ def encode_image(module: Any, pixels: Tensor, layers: Sequence[int] = (-1,)) -> 
     return clip_image.encode(module, pixels, layers)
 
 
-TEXT = TextFamily("clip", load_text, encode_text, TokenRule(fill=True))
+def spec_of(module: Any, source: str) -> TowerSpec:
+    """The spec of a live ``CLIPTextModel`` or ``CLIPTextModelWithProjection``."""
+    return spec_of_config(module.config.to_dict(), type(module).__name__, source)
+
+
+TEXT = TextFamily(
+    "clip", load_text, encode_text, TokenRule(fill=True), clip_text.TOKENIZER, spec=spec_of
+)
 IMAGE = ImageFamily("clip", load_image, encode_image)

@@ -7,17 +7,61 @@ from typing import Any
 
 from bridge.errors import UnsupportedModelError
 from bridge.files import read_json
-from bridge.towers import clip
+from bridge.towers import (
+    align,
+    blip2,
+    clip,
+    coca,
+    language_model,
+    multilingual_clip,
+    open_clip,
+    open_clip_hf,
+    siglip,
+    t5,
+)
 from bridge.towers.family import ImageFamily, TextFamily
+from bridge.towers.open_clip_files import has_layout, read_model_config
 
-TEXT_FAMILIES: dict[str, TextFamily] = {each.name: each for each in (clip.TEXT,)}
-IMAGE_FAMILIES: dict[str, ImageFamily] = {each.name: each for each in (clip.IMAGE,)}
+_TEXT = (
+    clip.TEXT,
+    open_clip.TEXT,
+    open_clip_hf.TEXT,
+    siglip.TEXT,
+    align.TEXT,
+    coca.TEXT,
+    blip2.TEXT,
+    multilingual_clip.TEXT,
+    t5.TEXT,
+    language_model.TEXT,
+)
+_IMAGE = (
+    clip.IMAGE,
+    open_clip.IMAGE,
+    open_clip_hf.IMAGE,
+    siglip.IMAGE,
+    align.IMAGE,
+    coca.IMAGE,
+    blip2.IMAGE,
+)
 
-# model_type of a config.json -> family.
+TEXT_FAMILIES: dict[str, TextFamily] = {each.name: each for each in _TEXT}
+IMAGE_FAMILIES: dict[str, ImageFamily] = {each.name: each for each in _IMAGE}
+
+# model_type of a config.json -> family; language models are asked of transformers.
 _MODEL_TYPES = {
     "clip": "clip",
     "clip_text_model": "clip",
     "clip_vision_model": "clip",
+    "siglip": "siglip",
+    "siglip_text_model": "siglip",
+    "siglip2": "siglip",
+    "siglip2_text_model": "siglip",
+    "align": "align",
+    "blip-2": "blip2",
+    "M-CLIP": "multilingual_clip",
+    "t5": "t5",
+    "mt5": "t5",
+    "umt5": "t5",
 }
 
 
@@ -26,21 +70,31 @@ def family_of(folder: Path) -> str:
 
     Raises UnsupportedModelError for a layout that no family reads, WeightsError for no config.
     """
-    kind = str(read_json(folder / "config.json").get("model_type"))
-    if kind in _MODEL_TYPES:
-        return _MODEL_TYPES[kind]
-    raise UnsupportedModelError(
-        f"{folder} is of the kind {kind!r}, which no family of towers reads; known kinds: "
-        f"{', '.join(sorted(_MODEL_TYPES))}"
-    )
+    if has_layout(folder):
+        model = read_model_config(folder).get("model_cfg", {})
+        if "multimodal_cfg" in model:
+            return "coca"
+        return "open_clip_hf" if model.get("text_cfg", {}).get("hf_model_name") else "open_clip"
+    config = read_json(folder / "config.json")
+    if "modelBase" in config or config.get("architectures") == ["MultilingualCLIP"]:
+        return "multilingual_clip"
+    return _family_of_type(str(config.get("model_type")), str(folder))
 
 
 def family_of_config(config: Any) -> str:
     """As `family_of`, for a live module's config."""
-    kind = str(getattr(config, "model_type", None))
+    return _family_of_type(str(getattr(config, "model_type", None)), "The module")
+
+
+def _family_of_type(kind: str, what: str) -> str:
     if kind in _MODEL_TYPES:
         return _MODEL_TYPES[kind]
+    from transformers.models.auto import modeling_auto
+
+    names = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if kind in names or kind in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        return language_model.TEXT.name
     raise UnsupportedModelError(
-        f"A module of the kind {kind!r} is of no family of towers; known kinds: "
-        f"{', '.join(sorted(_MODEL_TYPES))}"
+        f"{what} is of the kind {kind!r}, which no family of towers reads; known kinds: "
+        f"{', '.join(sorted(_MODEL_TYPES))}, and language models of transformers"
     )

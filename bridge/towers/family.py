@@ -15,12 +15,12 @@ from bridge.towers.states import ImageStates, TextStates
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """One side of a model, loaded: ``reader`` is its tokenizer or its image processor."""
+    """One side of a model, loaded; an image side with its ``processor``."""
 
     module: Any
-    reader: Any
     spec: TowerSpec
     scoring: Scoring | None = None
+    processor: Any = None
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,9 @@ class TextFamily:
         encode: ``(module, ids, mask, layers, attentions) -> TextStates``; ids and mask ``(B, T)``
             on the module's device.
         rule: how it is shown its texts.
+        tokenizer: transformers' class of its tokenizer.
+        spec: ``(module, source) -> TowerSpec`` of a live module; None for a family that is read
+            from its own checkpoints only.
         tokens: whether its token states mean anything to a UNet's cross-attention; a family that
             was trained for its pooled state alone says False.
     """
@@ -41,6 +44,8 @@ class TextFamily:
     load: Callable[[Path, Any, Any, bool], Parts]
     encode: Callable[..., TextStates]
     rule: TokenRule
+    tokenizer: str = "AutoTokenizer"
+    spec: Callable[[Any, str], TowerSpec] | None = None
     tokens: bool = True
 
 

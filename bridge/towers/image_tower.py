@@ -94,15 +94,20 @@ class ImageTower:
 
 
 def open_image_tower(
-    source: str | Path, *, device: Any = None, dtype: Any = None, allow_pickle: bool = False
+    source: str | Path,
+    *,
+    device: Any = None,
+    dtype: Any = None,
+    family: str | None = None,
+    allow_pickle: bool = False,
 ) -> ImageTower:
     """Open an image tower; arguments and errors as `open_text_tower`."""
     place = resolve_device(device)
-    name, folder, family = find_source(source)
-    family = family or family_of(folder)
+    name, folder, known, _ = find_source(source)
+    family = family or known or family_of(folder)
     if family not in IMAGE_FAMILIES:
         raise OptionError(f"{name} ({family}) has no image side; open it with open_text_tower")
     parts = IMAGE_FAMILIES[family].load(
         folder, resolve_dtype(dtype, place, folder), place, allow_pickle
     )
-    return ImageTower(name, family, parts.spec, parts.module, parts.reader, parts.scoring)
+    return ImageTower(name, family, parts.spec, parts.module, parts.processor, parts.scoring)

@@ -1,7 +1,9 @@
 """The table of towers by the names that people know them by. Nothing here imports torch.
 
-Widths, contexts and layers are those of the checkpoints' configs (text: width, pooled width,
-context, layers; image: width, patch, side in pixels).
+Sources, beside the checkpoints' own configs: open_clip's ``pretrained.py`` and model configs; the
+READMEs of FreddeFrallan/Multilingual-CLIP and beichenzbc/Long-CLIP; the hub's pages for licences
+and for which files a repository has. FLIP's authors publish for JAX alone, so there is no row for
+them; a copy of their ViT-L/16 in open_clip's layout is opened as a folder.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ class TowerRow:
         licence: of the weights, as their page says.
         notes: what to know before using it.
         files: patterns of further files to fetch, beside those of a stock layout.
+        pickle: whether its weights are published as a pickle alone, which is not fetched.
+        tokenizer: where its tokenizer is, if not beside the weights.
     """
 
     name: str
@@ -40,6 +44,8 @@ class TowerRow:
     licence: str
     notes: str = ""
     files: tuple[str, ...] = ()
+    pickle: bool = False
+    tokenizer: str = ""
 
     def at_hand(self) -> bool:
         """Whether it opens without a network: it is embedded, or in the hub's local cache."""
@@ -47,28 +53,106 @@ class TowerRow:
             return embedded_state(self.source) == "ready"
         from huggingface_hub import try_to_load_from_cache
 
-        names = ("config.json", "open_clip_config.json")
+        names = ("model.safetensors", "model.safetensors.index.json", *self.files)
         return any(isinstance(try_to_load_from_cache(self.source, name), str) for name in names)
 
 
+_L = "openai/clip-vit-large-patch14"
+_BIN = "published as a pickle"
+
+# fmt: off
 ROWS: tuple[TowerRow, ...] = (
-    TowerRow(
-        "emoji-1", "clip", "emoji-clip", 192, 192, 77, 4, 192, 16, 128, "Apache-2.0",
-        "embedded: tower 1 of emoji-xl",
-    ),
-    TowerRow(
-        "emoji-2", "clip", "emoji-clip-2", 224, 256, 77, 4, 192, 16, 128, "Apache-2.0",
-        "embedded: tower 2 of emoji-xl",
-    ),
-    TowerRow(
-        "clip-l", "clip", "openai/clip-vit-large-patch14", 768, 768, 77, 12, 1024, 14, 224, "MIT",
-        "SD 1's text tower, and the first of SDXL, SD 3 and FLUX",
-    ),
-    TowerRow(
-        "openclip-h", "clip", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
-        1024, 1024, 77, 24, 1280, 14, 224, "MIT", "SD 2's text tower (its penultimate layer)",
-    ),
-)  # fmt: skip
+    # name, family, source, text: width, pooled, context, layers; image: width, patch, side; licence
+    TowerRow("emoji-1", "clip", "emoji-clip", 192, 192, 77, 4, 192, 16, 128, "Apache-2.0",
+             "embedded: tower 1 of emoji-xl"),
+    TowerRow("emoji-2", "clip", "emoji-clip-2", 224, 256, 77, 4, 192, 16, 128, "Apache-2.0",
+             "embedded: tower 2 of emoji-xl"),
+    # OpenAI CLIP
+    TowerRow("clip-b32", "clip", "openai/clip-vit-base-patch32",
+             512, 512, 77, 12, 768, 32, 224, "MIT"),
+    TowerRow("clip-b16", "clip", "openai/clip-vit-base-patch16",
+             512, 512, 77, 12, 768, 16, 224, "MIT"),
+    TowerRow("clip-l", "clip", _L, 768, 768, 77, 12, 1024, 14, 224, "MIT",
+             "text tower of SD 1, one of SDXL's, SD 3's and FLUX's"),
+    TowerRow("clip-l-336", "clip", "openai/clip-vit-large-patch14-336",
+             768, 768, 77, 12, 1024, 14, 336, "MIT", "image tower of LLaVA 1.5"),
+    # OpenCLIP; the names are those of open_clip's pretrained.py
+    TowerRow("openclip-b32", "clip", "laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
+             512, 512, 77, 12, 768, 32, 224, "MIT"),
+    TowerRow("openclip-l", "clip", "laion/CLIP-ViT-L-14-laion2B-s32B-b82K",
+             768, 768, 77, 12, 1024, 14, 224, "MIT"),
+    TowerRow("openclip-h", "clip", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+             1024, 1024, 77, 24, 1280, 14, 224, "MIT", "text tower of SD 2 (penultimate layer)"),
+    TowerRow("openclip-g", "clip", "laion/CLIP-ViT-g-14-laion2B-s12B-b42K",
+             1024, 1024, 77, 24, 1408, 14, 224, "MIT"),
+    TowerRow("openclip-bigg", "clip", "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k",
+             1280, 1280, 77, 32, 1664, 14, 224, "MIT", "the second text tower of SDXL"),
+    TowerRow("openclip-xlmr-b32", "open_clip_hf",
+             "laion/CLIP-ViT-B-32-xlm-roberta-base-laion5B-s13B-b90k",
+             768, 512, 77, 12, 768, 32, 224, "MIT", f"multilingual; {_BIN}", pickle=True),
+    TowerRow("openclip-xlmr-h", "open_clip_hf",
+             "laion/CLIP-ViT-H-14-frozen-xlm-roberta-large-laion5B-s13B-b90k",
+             1024, 1024, 77, 24, 1280, 14, 224, "MIT", f"multilingual; {_BIN}", pickle=True),
+    # SigLIP and SigLIP 2
+    TowerRow("siglip-b", "siglip", "google/siglip-base-patch16-224",
+             768, 768, 64, 12, 768, 16, 224, "Apache-2.0"),
+    TowerRow("siglip-l", "siglip", "google/siglip-large-patch16-256",
+             1024, 1024, 64, 24, 1024, 16, 256, "Apache-2.0"),
+    TowerRow("siglip-so400m", "siglip", "google/siglip-so400m-patch14-384",
+             1152, 1152, 64, 27, 1152, 14, 384, "Apache-2.0"),
+    TowerRow("siglip2-b", "siglip", "google/siglip2-base-patch16-224",
+             768, 768, 64, 12, 768, 16, 224, "Apache-2.0", "multilingual"),
+    TowerRow("siglip2-l", "siglip", "google/siglip2-large-patch16-256",
+             1024, 1024, 64, 24, 1024, 16, 256, "Apache-2.0", "multilingual"),
+    TowerRow("siglip2-so400m", "siglip", "google/siglip2-so400m-patch14-384",
+             1152, 1152, 64, 27, 1152, 14, 384, "Apache-2.0", "multilingual"),
+    TowerRow("siglip2-b-naflex", "siglip", "google/siglip2-base-patch16-naflex",
+             768, 768, 64, 12, 768, 16, 256, "Apache-2.0", "multilingual; pictures of any shape"),
+    # others with two sides
+    TowerRow("align-b", "align", "kakaobrain/align-base",
+             768, 640, 64, 12, 640, 32, 289, "see its page"),
+    TowerRow("coca-l", "coca", "laion/mscoco_finetuned_CoCa-ViT-L-14-laion2B-s13B-b90k",
+             768, 768, 76, 12, 1024, 14, 224, "MIT", "attention-pooled pictures; no captions",
+             files=("open_clip_pytorch_model.safetensors",), tokenizer=_L),
+    TowerRow("blip2-itm", "blip2", "Salesforce/blip2-itm-vit-g",
+             768, 256, 512, 12, 768, 14, 224, "MIT", "pictures are 32 query tokens"),
+    TowerRow("blip2-opt-2.7b", "blip2", "Salesforce/blip2-opt-2.7b",
+             0, 0, 0, 0, 768, 14, 224, "MIT", "32 query tokens; no space shared with texts"),
+    TowerRow("longclip-b", "open_clip", "BeichenZhang/LongCLIP-B",
+             512, 512, 248, 12, 768, 16, 224, "Apache-2.0", f"long texts; {_BIN}", pickle=True,
+             tokenizer=_L),
+    TowerRow("longclip-l", "clip", "zer0int/LongCLIP-L-Diffusers",
+             768, 768, 248, 12, 1024, 14, 224, "MIT",
+             "long texts; BeichenZhang/LongCLIP-L converted"),
+    TowerRow("bioclip", "open_clip", "imageomics/bioclip",
+             512, 512, 77, 12, 768, 16, 224, "MIT", f"species; {_BIN}", pickle=True),
+    TowerRow("bioclip-2", "open_clip", "imageomics/bioclip-2",
+             768, 768, 77, 12, 1024, 14, 224, "MIT", "species",
+             files=("open_clip_model.safetensors",)),
+    TowerRow("pubmedclip", "clip", "flaviagiammarino/pubmed-clip-vit-base-patch32",
+             512, 512, 77, 12, 768, 32, 224, "MIT", "radiology"),
+    # text alone
+    TowerRow("mclip-xlmr-l14", "multilingual_clip", "M-CLIP/XLM-Roberta-Large-Vit-L-14",
+             1024, 768, 512, 24, 0, 0, 0, "MIT", f"pooled only, scored with clip-l; {_BIN}",
+             pickle=True),
+    TowerRow("mclip-labse-l14", "multilingual_clip", "M-CLIP/LABSE-Vit-L-14",
+             768, 768, 512, 12, 0, 0, 0, "MIT", f"pooled only, scored with clip-l; {_BIN}",
+             pickle=True),
+    TowerRow("t5-small", "t5", "google-t5/t5-small", 512, 0, 512, 6, 0, 0, 0, "Apache-2.0"),
+    TowerRow("t5-base", "t5", "google-t5/t5-base", 768, 0, 512, 12, 0, 0, 0, "Apache-2.0"),
+    TowerRow("t5-large", "t5", "google-t5/t5-large", 1024, 0, 512, 24, 0, 0, 0, "Apache-2.0"),
+    TowerRow("flan-t5-base", "t5", "google/flan-t5-base", 768, 0, 512, 12, 0, 0, 0, "Apache-2.0"),
+    TowerRow("flan-t5-large", "t5", "google/flan-t5-large",
+             1024, 0, 512, 24, 0, 0, 0, "Apache-2.0"),
+    TowerRow("flan-t5-xl", "t5", "google/flan-t5-xl", 2048, 0, 512, 24, 0, 0, 0, "Apache-2.0"),
+    TowerRow("gemma-3-270m", "language_model", "google/gemma-3-270m",
+             640, 0, 32768, 18, 0, 0, 0, "Gemma", "asks for an agreement on its page"),
+    TowerRow("qwen3-0.6b", "language_model", "Qwen/Qwen3-0.6B",
+             1024, 0, 40960, 28, 0, 0, 0, "Apache-2.0"),
+    TowerRow("llama-3.2-1b", "language_model", "meta-llama/Llama-3.2-1B",
+             2048, 0, 131072, 16, 0, 0, 0, "Llama 3.2", "asks for an agreement on its page"),
+)
+# fmt: on
 
 
 def find_row(name: str) -> TowerRow | None:

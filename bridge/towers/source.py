@@ -5,22 +5,26 @@ from __future__ import annotations
 from difflib import get_close_matches
 from pathlib import Path
 
-from bridge.errors import UnknownModelError
+from bridge.errors import UnknownModelError, WeightsError
 from bridge.store import DEFAULT_PATTERNS, EMBEDDED, resolve
-from bridge.towers.registry import ROWS, find_row
+from bridge.towers.open_clip_files import has_layout
+from bridge.towers.registry import ROWS, TowerRow, find_row
+
+_TOKENIZER = ("tokenizer*.json", "special_tokens_map.json", "vocab.*", "merges.txt", "*.model")
 
 
-def find_source(source: str | Path) -> tuple[str, Path, str | None]:
-    """A tower's name, its folder, and its family where the table says it.
+def find_source(source: str | Path) -> tuple[str, Path, str | None, Path | None]:
+    """A tower's name, its folder, its family where the table says it, and the folder of its
+    tokenizer where that is another.
 
     Raises UnknownModelError with the nearest names, HubError, WeightsError.
     """
     row = find_row(source) if isinstance(source, str) else None
     if row is not None:
-        patterns = None if row.source in EMBEDDED else (*DEFAULT_PATTERNS, *row.files)
-        return row.name, resolve(row.source, allow_patterns=patterns), row.family
+        words = find_tokenizer(row.tokenizer) if row.tokenizer else None
+        return row.name, _folder_of(row), row.family, words
     try:
-        return str(source), resolve(source), None
+        return str(source), _fetched(source), None, None
     except UnknownModelError as error:
         near = get_close_matches(str(source).lower(), [each.name for each in ROWS], n=3)
         if not near:
@@ -30,3 +34,27 @@ def find_source(source: str | Path) -> tuple[str, Path, str | None]:
             f"No tower {str(source)!r}: did you mean {names}? All names: `bridge towers`; or give "
             "a folder or a hub id such as 'owner/name'."
         ) from error
+
+
+def _fetched(source: str | Path) -> Path:
+    """The folder, with open_clip's weights if it is a hub's repository in that layout."""
+    folder = resolve(source)
+    if Path(source).expanduser().is_dir() or not has_layout(folder):
+        return folder
+    return resolve(source, allow_patterns=(*DEFAULT_PATTERNS, "open_clip_*.safetensors"))
+
+
+def find_tokenizer(source: str | Path) -> Path:
+    """The folder of a tokenizer; of a hub's repository nothing else is fetched."""
+    return resolve(source, allow_patterns=None if source in EMBEDDED else _TOKENIZER)
+
+
+def _folder_of(row: TowerRow) -> Path:
+    if row.pickle:
+        raise WeightsError(
+            f"{row.name} is published as a pickle only, which bridge does not fetch by itself: "
+            f"`hf download {row.source} --local-dir FOLDER`, then open FOLDER with "
+            f"family={row.family!r}, allow_pickle=True (tensors only are read)"
+        )
+    patterns = None if row.source in EMBEDDED else (*DEFAULT_PATTERNS, *row.files)
+    return resolve(row.source, allow_patterns=patterns)

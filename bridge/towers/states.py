@@ -41,11 +41,11 @@ class TextStates:
 class ImageStates:
     """Patch states, one tensor ``(B, h*w, D)`` for each layer asked for, class token dropped.
 
-    ``pooled`` is the projected class state ``(B, P)``, ``grid`` is ``(h, w)`` in row-major order;
-    None where states have no place in the picture (BLIP-2's query tokens, whose pooled state is
-    ``(B, Q, P)``, one a query).
+    ``pooled`` is the projected class state ``(B, P)``; ``(B, Q, P)`` for BLIP-2's query tokens, one
+    a query; None for a model that shares no space with texts. ``grid`` is ``(h, w)`` in row-major
+    order; None where states have no place in the picture.
     """
 
     patches: tuple[Tensor, ...]
-    pooled: Tensor
+    pooled: Tensor | None
     grid: tuple[int, int] | None

@@ -20,7 +20,11 @@ TOKENIZER = "T5TokenizerFast"
 
 
 def encode(
-    module: Any, ids: Tensor, layers: Sequence[Layer] = (Layer(),), mask: Tensor | None = None
+    module: Any,
+    ids: Tensor,
+    layers: Sequence[Layer] = (Layer(),),
+    mask: Tensor | None = None,
+    attentions: bool = False,
 ) -> TextStates:
     """One forward pass of ``module``.
 
@@ -29,6 +33,7 @@ def encode(
         ids: ``(B, T)`` int64 token ids on the module's device.
         layers: the layers wanted; all pipelines take the last with its norm.
         mask: ``(B, T)`` attention mask, 1 for tokens that may be seen; None to see padding too.
+        attentions: give the weights of attention too, which needs eager attention.
 
     Returns:
         TextStates without a pooled state.
@@ -39,8 +44,9 @@ def encode(
     if Layer(-1, False) in layers:
         raise OptionError("T5's last layer comes with its norm only; ask for Layer(-1, True).")
     inner = any(layer.index != -1 for layer in layers)
-    out = module(ids, attention_mask=mask, output_hidden_states=inner)
-    return TextStates(tuple(_one(module, out, layer) for layer in layers), None, mask)
+    out = module(ids, attention_mask=mask, output_hidden_states=inner, output_attentions=attentions)
+    hidden = tuple(_one(module, out, layer) for layer in layers)
+    return TextStates(hidden, None, mask, out.attentions or ())
 
 
 def _one(module: Any, out: Any, layer: Layer) -> Tensor:

@@ -52,11 +52,44 @@ def read_named(folder: Path, names: Sequence[str]) -> dict[str, Tensor]:
 
     Raises WeightsError when a file is damaged.
     """
+    return _read_wanted(folder, lambda name: name in names)
+
+
+def read_prefixed(folder: Path, start: str) -> dict[str, Tensor]:
+    """Those tensors of a folder's ``model.safetensors`` (or its shards) whose names begin with
+    ``start``, by the rest of their names. Raises WeightsError when a file is damaged."""
+    found = _read_wanted(folder, lambda name: name.startswith(start))
+    return {name.removeprefix(start): tensor for name, tensor in found.items()}
+
+
+def _read_wanted(folder: Path, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         shards = read_json(index).get("weight_map", {})
-        files = {folder / shards[name] for name in names if name in shards}
+        files = sorted({folder / shards[name] for name in shards if wanted(name)})
     else:
-        files = {folder / "model.safetensors"}
-    found = (read_tensors(file, lambda name: name in names) for file in files if file.is_file())
+        files = [folder / "model.safetensors"]
+    found = (read_tensors(file, wanted) for file in files if file.is_file())
     return dict(pair for each in found for pair in each)
+
+
+def read_state(folder: Path, name: str, allow_pickle: bool) -> dict[str, Tensor]:
+    """All tensors of a folder that keeps them in one file: ``name``, or another safetensors file,
+    or a pickle where those are allowed. What training code wraps around them is taken off.
+
+    Raises WeightsError.
+    """
+    named = folder / name
+    found = [named] if named.is_file() else sorted(folder.glob("*.safetensors"))
+    if found:
+        state = dict(read_tensors(found[0]))
+    else:
+        pickles = sorted(file for end in ("pt", "bin", "pth") for file in folder.glob(f"*.{end}"))
+        if not pickles or not allow_pickle:
+            told = f"; {pickles[0].name} is a pickle: pass allow_pickle=True" if pickles else ""
+            raise WeightsError(f"{folder} has no {name}{told}")
+        state = load_pickle(pickles[0])
+        state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise WeightsError(f"{folder} holds no plain dictionary of tensors")
+    return {str(each).removeprefix("module."): tensor for each, tensor in state.items()}

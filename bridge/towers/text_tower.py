@@ -11,16 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bridge.errors import OptionError
+from bridge.errors import OptionError, UnsupportedModelError
 from bridge.runtime import resolve_device, resolve_dtype
 from bridge.towers.batch import TextBatch, tokenize
 from bridge.towers.families import TEXT_FAMILIES, family_of, family_of_config
 from bridge.towers.family import TextFamily
 from bridge.towers.fingerprint import fingerprint
 from bridge.towers.scoring import Scoring
-from bridge.towers.source import find_source
-from bridge.towers.spec import TowerSpec, spec_of_config
+from bridge.towers.source import find_source, find_tokenizer
+from bridge.towers.spec import TowerSpec
 from bridge.towers.states import Layer, TextStates
+from bridge.towers.tokenizer import load_tokenizer
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,10 +50,14 @@ class TextTower:
 
         Raises UnsupportedModelError for a module of no known family.
         """
-        family = family_of_config(getattr(module, "config", None))
         kind = type(module).__name__
-        spec = spec_of_config(module.config.to_dict(), kind, name or kind)
-        return cls(name or kind, family, spec, module, tokenizer)
+        family = family_of_config(getattr(module, "config", None))
+        describe = TEXT_FAMILIES[family].spec
+        if describe is None:
+            raise UnsupportedModelError(
+                f"A {kind} alone is no whole {family} tower; open its folder with open_text_tower"
+            )
+        return cls(name or kind, family, describe(module, name or kind), module, tokenizer)
 
     @property
     def device(self) -> torch.device:
@@ -129,7 +134,13 @@ class TextTower:
 
 
 def open_text_tower(
-    source: str | Path, *, device: Any = None, dtype: Any = None, allow_pickle: bool = False
+    source: str | Path,
+    *,
+    device: Any = None,
+    dtype: Any = None,
+    tokenizer: str | Path | None = None,
+    family: str | None = None,
+    allow_pickle: bool = False,
 ) -> TextTower:
     """Open a text tower.
 
@@ -137,7 +148,9 @@ def open_text_tower(
         source: a short name of the table (`towers`, `bridge towers`), a hub id, or a folder.
         device: torch device; by default CUDA where there is one.
         dtype: by default fp32 on a CPU and for small models (`runtime.resolve_dtype`).
-        allow_pickle: read ``.bin`` and ``.pt`` files too, tensors only.
+        tokenizer: folder or hub id of its tokenizer, where that is not beside the weights.
+        family: a name of ``TEXT_FAMILIES``, for a folder that does not tell its own.
+        allow_pickle: read a folder's ``.bin`` and ``.pt`` files too, tensors only.
 
     Raises:
         UnknownModelError: no such name or folder; the message has the nearest names.
@@ -146,14 +159,16 @@ def open_text_tower(
         HubError: the hub cannot be reached.
     """
     place = resolve_device(device)
-    name, folder, family = find_source(source)
-    family = family or family_of(folder)
+    name, folder, known, words = find_source(source)
+    family = family or known or family_of(folder)
     if family not in TEXT_FAMILIES:
         raise OptionError(f"{name} ({family}) has no text side; open it with open_image_tower")
     parts = TEXT_FAMILIES[family].load(
         folder, resolve_dtype(dtype, place, folder), place, allow_pickle
     )
-    return TextTower(name, family, parts.spec, parts.module, parts.reader, parts.scoring)
+    words = find_tokenizer(tokenizer) if tokenizer is not None else words
+    reader = load_tokenizer(words or folder, TEXT_FAMILIES[family].tokenizer)
+    return TextTower(name, family, parts.spec, parts.module, reader, parts.scoring)
 
 
 @contextmanager

@@ -10,7 +10,23 @@ from typing import Any
 from bridge.errors import MissingDependencyError, WeightsError
 from bridge.files import stamp
 
-_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "spiece.model")
+_FILES = (
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+    "vocab.txt",
+)
+# What the slow tokenizers of a family are read from; AutoTokenizer's may be any of them.
+_SLOW = (
+    {"vocab.json", "merges.txt"},
+    {"spiece.model"},
+    {"sentencepiece.bpe.model"},
+    {"tokenizer.model"},
+    {"vocab.txt"},
+)
 
 
 def load_tokenizer(folder: Path, kind: str) -> Any:
@@ -33,16 +49,16 @@ def _load(folder: Path, kind: str, stamps: tuple[tuple[int, int] | None, ...]) -
     import transformers
 
     there = {name for name, found in zip(_FILES, stamps, strict=False) if found}
-    own = {"spiece.model"} if kind.startswith("T5") else {"vocab.json", "merges.txt"}
+    own = _SLOW if kind == "AutoTokenizer" else _SLOW[1:2] if kind.startswith("T5") else _SLOW[:1]
+    slow = next((files for files in own if files <= there), None)
     # Without these files transformers would make a tokenizer with an empty vocabulary.
-    if "tokenizer.json" not in there and not own <= there:
-        raise WeightsError(
-            f"{folder} has neither tokenizer.json nor {' with '.join(sorted(own, reverse=True))}; "
-            "fetch it again."
-        )
-    if "tokenizer.json" not in there and "spiece.model" in own and not find_spec("sentencepiece"):
+    if "tokenizer.json" not in there and slow is None:
+        names = " nor ".join(" with ".join(sorted(files, reverse=True)) for files in own)
+        raise WeightsError(f"{folder} has neither tokenizer.json nor {names}; fetch it again.")
+    model = next((name for name in slow or () if name.endswith(".model")), None)
+    if "tokenizer.json" not in there and model and not find_spec("sentencepiece"):
         raise MissingDependencyError(
-            f"{folder} has spiece.model and no tokenizer.json; transformers reads that with "
+            f"{folder} has {model} and no tokenizer.json; transformers reads that with "
             "another package: pip install sentencepiece."
         )
     try:

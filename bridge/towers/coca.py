@@ -1,0 +1,165 @@
+"""CoCa, as open_clip trained it: a text tower with a class token, an attention-pooled image side.
+
+Yu et al. 2022, "CoCa: Contrastive Captioners are Image-Text Foundation Models"; layout and
+calculation of open_clip (``coca_model.py``, ``transformer.py``). Two of its ways are its own:
+
+- the class token comes after the text, so it sees all of it; and where the mask hides padding it
+  is one place late, as it was in training: place k is hidden where token k - 1 is padding (id 0);
+- the picture's states are read by learnt queries through cross-attention; the first of them is
+  the pooled state.
+
+The caption decoder is not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bridge.errors import WeightsError
+from bridge.towers import clip_text, clip_text_projection
+from bridge.towers.batch import TokenRule
+from bridge.towers.checkpoint import load_tower
+from bridge.towers.clip_text import pick
+from bridge.towers.family import ImageFamily, Parts, TextFamily
+from bridge.towers.open_clip import mapped, processor, text_config, vision_config
+from bridge.towers.open_clip_files import read_files
+from bridge.towers.open_clip_keys import image_state, text_state
+from bridge.towers.spec import spec_of_config
+from bridge.towers.states import ImageStates, Layer, TextStates
+
+_PAD = 0
+_TOKENS = "text_model.embeddings.token_embedding.weight"
+_POOL = "visual.attn_pool."
+
+
+def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False) -> Parts:
+    """The text tower, a ``CLIPTextModelWithProjection`` whose last id is the class token.
+
+    Raises WeightsError, UnsupportedModelError.
+    """
+    files = read_files(folder, allow_pickle)
+    state = mapped(text_state, files)
+    if "text.cls_emb" not in files.state:
+        raise WeightsError(f"{folder} lacks text.cls_emb; it is no CoCa")
+    state[_TOKENS] = torch.cat([state[_TOKENS], files.state["text.cls_emb"].reshape(1, -1)])
+    config = text_config(files, state)
+    kind = clip_text_projection.ARCHITECTURE
+    values = config.to_dict()
+    # One place is the class token's.
+    values["max_position_embeddings"] -= 1
+    return Parts(
+        module=load_tower(kind, folder, dtype=dtype, device=device, config=config, state=state),
+        spec=spec_of_config(values, kind, str(folder)),
+        scoring=files.scoring(),
+    )
+
+
+def encode_text(
+    module: Any,
+    ids: Tensor,
+    mask: Tensor | None,
+    layers: Sequence[Layer] = (Layer(),),
+    attentions: bool = False,
+) -> TextStates:
+    """One forward pass; the class token is among the states in ``pooled`` only.
+
+    The caption decoder was fed ``Layer(-1, norm=False)``.
+    """
+    batch = len(ids)
+    last = ids.new_full((batch, 1), module.config.vocab_size - 1)
+    places = torch.cat([ids, last], 1)
+    hidden = torch.cat([ids.new_zeros(batch, 1, dtype=torch.bool), ids == _PAD], 1)
+    shut = torch.zeros(hidden.shape, device=ids.device).masked_fill(hidden, -torch.inf)
+    out = module(
+        places,
+        attention_mask=clip_text.causal(module, shut),
+        output_hidden_states=True,
+        output_attentions=attentions,
+    )
+    return TextStates(
+        hidden=tuple(state[:, :-1] for state in pick(module, out, layers)),
+        pooled=module.text_projection(out.last_hidden_state[:, -1]),
+        mask=mask,
+        attentions=tuple(each[..., :-1, :-1] for each in out.attentions) if attentions else (),
+    )
+
+
+class CoCaImage(nn.Module):
+    """CLIP's vision transformer, and the queries that read its last states."""
+
+    def __init__(self, vision: Any, queries: int, width: int, pooled: int, heads: int) -> None:
+        super().__init__()
+        inner = vision.config.hidden_size
+        self.vision = vision
+        self.config = vision.config
+        self.query = nn.Parameter(torch.empty(queries, width))
+        self.attn = nn.MultiheadAttention(width, heads, kdim=inner, vdim=inner, batch_first=True)
+        self.ln_q = nn.LayerNorm(width)
+        self.ln_k = nn.LayerNorm(inner)
+        self.ln_post = nn.LayerNorm(width)
+        self.proj = nn.Linear(width, pooled, bias=False)
+
+    def pool(self, states: Tensor) -> Tensor:
+        """States ``(B, N, D)`` as read by the queries, ``(B, Q, width)``; the first pools."""
+        keys = self.ln_k(states)
+        queries = self.ln_q(self.query).expand(len(states), -1, -1)
+        return self.ln_post(self.attn(queries, keys, keys, need_weights=False)[0])
+
+
+def load_image(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False) -> Parts:
+    """The image side. Raises WeightsError, UnsupportedModelError."""
+    files = read_files(folder, allow_pickle)
+    state = mapped(image_state, files)
+    config = vision_config(files, state)
+    # The norm is the queries', and of their width; the transformer's own place for one is unused.
+    norm = {f"ln_post.{kind}": state[f"vision_model.post_layernorm.{kind}"] for kind in _AFFINE}
+    for kind, fill in _AFFINE.items():
+        state[f"vision_model.post_layernorm.{kind}"] = torch.full((config.hidden_size,), fill)
+    proj = state.pop("visual_projection.weight")
+    vision = load_tower(
+        "CLIPVisionModel", folder, dtype=dtype, device=device, config=config, state=state
+    )
+    own = {k.removeprefix(_POOL): t for k, t in files.state.items() if k.startswith(_POOL)}
+    told = files.model.get("vision_cfg", {})
+    try:
+        queries, width = own["query"].shape
+        module = CoCaImage(vision, queries, width, len(proj), int(told.get("attn_pooler_heads", 8)))
+        lacking = module.load_state_dict({**own, **norm, "proj.weight": proj}, strict=False)
+    except (KeyError, RuntimeError) as error:
+        raise WeightsError(f"The attention pooler in {folder} does not fit: {error}") from error
+    missing = [name for name in lacking.missing_keys if not name.startswith("vision.")]
+    if missing or lacking.unexpected_keys:
+        raise WeightsError(f"{folder} lacks {', '.join(missing)} of its attention pooler")
+    spec = spec_of_config(config.to_dict(), "CLIPVisionModelWithProjection", str(folder))
+    return Parts(
+        module=module.to(device, dtype).eval().requires_grad_(False),
+        spec=replace(spec, architecture="CoCaImage", pooled_width=len(proj)),
+        scoring=files.scoring(),
+        processor=processor(files, config.image_size),
+    )
+
+
+_AFFINE = {"weight": 1.0, "bias": 0.0}
+
+
+def encode_image(module: Any, pixels: Tensor, layers: Sequence[int] = (-1,)) -> ImageStates:
+    """One forward pass: patches before the queries, as CLIP's; pooled by the first query."""
+    out = module.vision(pixels, output_hidden_states=True)
+    patch = int(module.config.patch_size)
+    return ImageStates(
+        patches=tuple(out.hidden_states[layer][:, 1:] for layer in layers),
+        pooled=module.proj(module.pool(out.hidden_states[-1])[:, 0]),
+        grid=(pixels.shape[-2] // patch, pixels.shape[-1] // patch),
+    )
+
+
+TEXT = TextFamily(
+    "coca", load_text, encode_text, TokenRule(fill=True, pad=_PAD), clip_text.TOKENIZER
+)
+IMAGE = ImageFamily("coca", load_image, encode_image)
