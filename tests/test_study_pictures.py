@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html.parser
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_models import tiny_image_tower, tiny_sd_pipeline, tiny_sdxl_pipeline
+from tiny_models import text_config, tiny_image_tower, tiny_sd_pipeline, tiny_sdxl_pipeline
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 import bridge
 from bridge.cli import main
@@ -21,7 +23,7 @@ from bridge.lab import overlay
 from bridge.lab.ablation import ablated, choices_of
 from bridge.lab.painting import model_mark
 from bridge.lab.picture_drift import pixel_distance
-from bridge.lab.swaps import label_swap
+from bridge.lab.swaps import label
 from bridge.towers import TextTower
 from bridge.towers.families import TEXT_FAMILIES
 
@@ -190,28 +192,47 @@ def test_swaps_are_labelled(pipe: Any, found: Any, monkeypatch: pytest.MonkeyPat
     assert list(found.towers.swap) == ["native", "native"]
     assert list(found.towers.component) == ["text_encoder", "text_encoder_2"]
     kit = open_kit(pipe)
-    modules = kit.load().modules
     other = tiny_sdxl_pipeline(seed=1)
 
-    def label(module: Any, family: str = "clip") -> tuple[str, str]:
+    def labelled(module: Any, family: str = "clip") -> tuple[str, str]:
         tower = TextTower.from_modules(module, other.tokenizer, name="new")
-        object.__setattr__(tower, "family", family)
-        swap = label_swap(tower, kit, modules)
+        swap = label(replace(tower, family=family), pipe, kit)
         assert swap.reason
-        return swap.label, swap.component
+        return swap.label, swap.components[0] if swap.components else ""
 
-    assert label(other.text_encoder) == ("same-width", "text_encoder")
-    assert label(other.text_encoder_2) == ("same-width", "text_encoder_2")
-    from tiny_models import text_config
-    from transformers import CLIPTextModel
-
-    wide = CLIPTextModel(text_config(other.tokenizer, hidden_size=64))
-    assert label(wide) == ("adapter", "")
-    from dataclasses import replace
-
+    assert labelled(other.text_encoder) == ("same-width", "text_encoder")
+    assert labelled(other.text_encoder_2) == ("same-width", "text_encoder_2")
+    # The first tower's weights under a class with a projection are the first tower still.
+    config = text_config(pipe.tokenizer, eos_token_id=2)
+    projected = CLIPTextModelWithProjection(config)
+    state = {f"text_model.{n}": t for n, t in pipe.text_encoder.state_dict().items()}
+    state = {n.replace("text_model.text_model.", "text_model."): t for n, t in state.items()}
+    projected.load_state_dict(state, strict=False)
+    assert labelled(projected) == ("native", "text_encoder")
+    assert labelled(CLIPTextModel(text_config(other.tokenizer, hidden_size=64)))[0] == "adapter"
     clip = TEXT_FAMILIES["clip"]
     monkeypatch.setitem(TEXT_FAMILIES, "pooled-only", replace(clip, tokens=False))
-    assert label(other.text_encoder, "pooled-only") == ("incompatible", "")
+    assert labelled(other.text_encoder, "pooled-only")[0] == "incompatible"
+
+
+def test_a_tower_of_the_same_width_draws_in_its_place(pipe: Any) -> None:
+    other = tiny_sdxl_pipeline(seed=1)
+    tower = TextTower.from_modules(other.text_encoder, other.tokenizer, name="other")
+    found = bridge.study(
+        PROMPT, towers=tower, variants={"mine": ["a dog"]}, model=pipe, choices=["whole", "other"],
+        **DRAW,
+    )  # fmt: skip
+    cond = bridge.condition(PROMPT, model=pipe, dialect="plain", towers={"text_encoder": tower})
+    wanted = pipe(
+        **cond.kwargs(), num_inference_steps=2, guidance_scale=3.0,
+        generator=torch.Generator().manual_seed(0),
+    ).images[0]  # fmt: skip
+    whole, swapped = found.images[:2]
+    assert list(found.pictures.choice[:2]) == ["whole", "other"]
+    assert pixel_distance(swapped, wanted) == 0 < pixel_distance(swapped, whole)
+    assert set(found.drawn[1].heat) == {"red", "cat"}
+    with pytest.raises(OptionError, match="no tower choice 'third'"):
+        bridge.study(PROMPT, towers=tower, variants="case", model=pipe, choices="third")
 
 
 # ---------------------------------------------------------------- the report

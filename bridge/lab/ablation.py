@@ -6,14 +6,12 @@ loses the same part.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
 from bridge.conditioning import Conditioning
 from bridge.conditioning.kit import Kit
-from bridge.errors import OptionError
 
 WHOLE = "whole"
 """The choice that changes nothing."""
@@ -28,16 +26,6 @@ def choices_of(kit: Kit) -> tuple[str, ...]:
     if towers is None or (len(towers) < 2 and not kit.recipe.pooled):
         return (WHOLE,)
     return (WHOLE, *towers, *((POOLED,) if kit.recipe.pooled else ()))
-
-
-def check_choices(choices: Sequence[str], kit: Kit) -> None:
-    """Raise OptionError for a choice that the model does not have."""
-    there = choices_of(kit)
-    for choice in choices:
-        if choice not in there:
-            raise OptionError(
-                f"{kit.source} has no tower choice {choice!r}; it has {', '.join(there)}."
-            )
 
 
 def ablated(cond: Conditioning, kit: Kit, choice: str) -> Conditioning:

@@ -6,11 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bridge.conditioning.kit import Kit
 from bridge.errors import OptionError
-from bridge.lab.cache import Cache
 from bridge.lab.measures import mean_interval
-from bridge.lab.painting import Brush, Drawn, draw_variant, model_mark
+from bridge.lab.painting import Drawn, Painter, draw_variant
 from bridge.lab.picture_drift import pixel_distance, tower_distances
 from bridge.lab.subject import Subject
 from bridge.lab.variants import ORIGINAL
@@ -27,16 +25,12 @@ Row = dict[str, Any]
 
 
 def paint(
-    pipe: Any,
-    kit: Kit,
+    painter: Painter,
     subjects: Sequence[Subject],
     choices: Sequence[str],
-    brush: Brush,
-    cache: Cache,
     say: Callable[[str], object],
 ) -> list[tuple[str, Drawn]]:
     """``(prompt, picture)`` of all, in the order of the variants; equal texts are drawn once."""
-    mark = model_mark(pipe)
     found = []
     done: dict[tuple[str, str, str], list[Drawn]] = {}
     total = sum(len(subject.variants) for subject in subjects) * len(choices)
@@ -45,12 +39,12 @@ def paint(
             for choice in choices:
                 key = (variant.text, variant.dialect, choice)
                 if key not in done:
-                    done[key] = draw_variant(pipe, kit, variant, choice, brush, cache, mark)
+                    done[key] = draw_variant(painter, variant, choice)
                 found += [
                     (subject.prompt, Drawn(variant, each.choice, each.seed, each.image, each.heat))
                     for each in done[key]
                 ]
-                say(f"{len(found) // len(brush.seeds)} of {total} variants drawn")
+                say(f"{len(found) // len(painter.brush.seeds)} of {total} variants drawn")
     return found
 
 

@@ -15,9 +15,10 @@ from bridge.conditioning import condition
 from bridge.conditioning.kit import Kit
 from bridge.diffusion.heat import HeatMaps, heat_maps
 from bridge.diffusion.hooks import unet_of
-from bridge.errors import OptionError, UnsupportedModelError
+from bridge.errors import OffManifoldWarning, OptionError, UnsupportedModelError
 from bridge.lab.ablation import WHOLE, ablated
 from bridge.lab.cache import Cache, key_of
+from bridge.lab.swaps import Swapped
 from bridge.lab.variants.variant import Variant
 from bridge.lab.variants.words import SMALL_WORDS, split_words
 from bridge.prompt import TruncationWarning
@@ -71,22 +72,44 @@ def model_mark(pipe: Any) -> str:
     return key_of(parts=parts)
 
 
-def draw_variant(
-    pipe: Any, kit: Kit, variant: Variant, choice: str, brush: Brush, cache: Cache, mark: str
-) -> list[Drawn]:
+@dataclass(frozen=True, eq=False)
+class Painter:
+    """A model and how it is drawn with.
+
+    Attributes:
+        pipe: the pipeline, which stays as it is.
+        kit: its conditioning.
+        brush: the settings.
+        swapped: choices that draw with another tower, by the tower's name.
+        cache: where pictures are kept.
+        mark: ``model_mark`` of the pipeline.
+    """
+
+    pipe: Any
+    kit: Kit
+    brush: Brush
+    swapped: Mapping[str, Swapped]
+    cache: Cache
+    mark: str
+
+
+def draw_variant(painter: Painter, variant: Variant, choice: str) -> list[Drawn]:
     """A picture for each seed, all in one batch; those in the cache are not drawn again.
 
-    With the whole model, also the heat maps of the words that name something, if the model is one
-    whose cross-attention can be watched.
+    Also the heat maps of the words that name something, unless parts of the conditioning are taken
+    away, if the model is one whose cross-attention can be watched.
     """
-    keys = {
-        seed: key_of(
-            model=mark, text=variant.text, dialect=variant.dialect, choice=choice, seed=seed,
-            settings=brush.settings(),
-        )
-        for seed in brush.seeds
-    }  # fmt: skip
-    wants_heat = choice == WHOLE and _has_heat(pipe)
+    brush, cache, swapped = painter.brush, painter.cache, painter.swapped.get(choice)
+    what = {
+        "model": painter.mark,
+        "tower": swapped and swapped.mark,
+        "text": variant.text,
+        "dialect": variant.dialect,
+        "choice": choice,
+        "settings": brush.settings(),
+    }
+    keys = {seed: key_of(**what, seed=seed) for seed in brush.seeds}
+    wants_heat = (choice == WHOLE or swapped is not None) and _has_heat(painter.pipe)
     found: dict[int, tuple[Image, dict[str, Tensor]]] = {}
     for seed, key in keys.items():
         image = cache.picture(key)
@@ -95,7 +118,7 @@ def draw_variant(
             found[seed] = image, heat
     missing = [seed for seed in brush.seeds if seed not in found]
     if missing:
-        images, maps = _draw(pipe, kit, variant, choice, brush, missing, wants_heat)
+        images, maps = _draw(painter, variant, choice, missing, wants_heat)
         for seed, image, heat in zip(missing, images, maps, strict=True):
             if wants_heat:
                 cache.keep_tensors(keys[seed], heat)
@@ -106,23 +129,25 @@ def draw_variant(
 
 
 def _draw(
-    pipe: Any,
-    kit: Kit,
-    variant: Variant,
-    choice: str,
-    brush: Brush,
-    seeds: Sequence[int],
-    wants_heat: bool,
+    painter: Painter, variant: Variant, choice: str, seeds: Sequence[int], wants_heat: bool
 ) -> tuple[list[Image], list[dict[str, Tensor]]]:
     # A scheduler of its own, as bridge.generate has it: a live pipeline stays as it was.
-    own = copy.copy(pipe)
-    own.scheduler = copy.deepcopy(pipe.scheduler)
+    own = copy.copy(painter.pipe)
+    own.scheduler = copy.deepcopy(painter.pipe.scheduler)
     own._progress_bar_config = {"disable": True}
+    brush, swapped = painter.brush, painter.swapped.get(choice)
     with warnings.catch_warnings():
-        # A study cuts prompts on purpose; the table says by how much.
+        # A study cuts prompts and weighs words on purpose; the table says how far.
         warnings.simplefilter("ignore", TruncationWarning)
-        sizes = {"height": brush.height, "width": brush.width}
-        cond = condition(variant.text, model=own, dialect=variant.dialect, **sizes)
+        warnings.simplefilter("ignore", OffManifoldWarning)
+        cond = condition(
+            variant.text,
+            model=own,
+            dialect=variant.dialect,
+            height=brush.height,
+            width=brush.width,
+            **(swapped.arguments if swapped else {}),
+        )
 
     def run(conditioning: Any) -> list[Image]:
         return own(
@@ -132,7 +157,7 @@ def _draw(
         ).images
 
     if not wants_heat:
-        return run(ablated(cond, kit, choice)), [{} for _ in seeds]
+        return run(cond if swapped else ablated(cond, painter.kit, choice)), [{} for _ in seeds]
     with heat_maps(own, cond) as heat:
         images = run(cond)
     return images, [_maps(heat, _words_of(variant), at) for at in range(len(seeds))]

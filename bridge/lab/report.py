@@ -150,7 +150,7 @@ def _pictures(study: Study, prompt: str) -> str:
     for row, drawn in found:
         lines = [f"{row['operation']}, seed {row['seed']}"]
         if row["choice"] != "whole":
-            lines[0] += f", {row['choice']} only"
+            lines[0] += f", by {row['choice']}"
         if row["operation"] != ORIGINAL:
             lines += [
                 f"{_NAMES[name]} {_figure(row[name])}"

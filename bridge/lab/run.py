@@ -9,15 +9,15 @@ from typing import Any
 from bridge.conditioning.kit import Kit, open_kit
 from bridge.diffusion.options import checked_options
 from bridge.errors import OptionError
-from bridge.lab.ablation import WHOLE, check_choices, choices_of
+from bridge.lab.ablation import WHOLE, choices_of
 from bridge.lab.cache import Cache
 from bridge.lab.gallery import Judge, paint, picture_rows, verdict_rows
 from bridge.lab.measures import UNRELATED
-from bridge.lab.painting import Brush
+from bridge.lab.painting import Brush, Painter, model_mark
 from bridge.lab.pairs import pair_rows
 from bridge.lab.result import Study
 from bridge.lab.subject import Subject, read_subjects
-from bridge.lab.swaps import label_swap
+from bridge.lab.swaps import drawable, label, read_adapters
 from bridge.lab.tower_study import study_tower
 from bridge.prompt import check_prompts
 from bridge.towers import ImageTower, TextTower, open_image_tower, open_text_tower
@@ -41,7 +41,8 @@ def study(
     guidance_scale: float = 5.0,
     height: int | None = None,
     width: int | None = None,
-    choices: Sequence[str] | None = None,
+    choices: str | Sequence[str] | None = None,
+    adapters: Mapping[str, Any] | None = None,
     image_tower: Any = None,
     judge: Judge | None = None,
     cache: str | os.PathLike[str] | None = None,
@@ -70,8 +71,10 @@ def study(
         unrelated: texts that chance is measured on, two at least.
         seeds: of the pictures, the same for each variant.
         steps, guidance_scale, height, width: as ``bridge.generate``.
-        choices: what of the model draws: ``whole``, a tower's component (its token states alone),
-            ``pooled``. Default: ``whole``. ``"all"`` for all that the model has.
+        choices: what draws: ``whole``, the model as it is; a component of it (that tower's token
+            states alone); ``pooled``; or the name of one of ``towers`` that stands in the place of
+            one of the model's, or comes through its adapter. Default: ``whole``; ``"all"``.
+        adapters: ``{tower name: bridge.Adapter or its file}`` for foreign towers.
         image_tower: measures how far pictures drift: a name, folder, hub id or ``ImageTower``.
             Default: ``emoji-1`` for the embedded models, else none.
         judge: called with each picture and the prompt (not the variant: all phrasings are judged
@@ -90,11 +93,16 @@ def study(
     chance_texts = _unrelated(unrelated)
     brush = _brush(seeds, steps, guidance_scale, height, width)
     kept = Cache(cache)
+    if model is None and (choices is not None or adapters is not None):
+        raise OptionError("choices and adapters say what of a model draws; pass model too.")
+    fitted = read_adapters(adapters)
     say = on_progress or (lambda line: None)
 
     pipe, kit = _open_model(model, device, dtype)
-    chosen = _choices(choices, kit)
     opened = _open_towers(towers, pipe, kit, device, dtype)
+    swaps = [label(tower, pipe, kit) for tower in opened] if kit is not None else []
+    swapped = drawable(opened, swaps, fitted)
+    chosen = _choices(choices, kit, swapped)
     eye = _open_eye(image_tower, model, device, dtype) if pipe is not None else None
 
     studies = []
@@ -105,11 +113,11 @@ def study(
     drawn: list[Any] = []
     pictures: list[dict[str, Any]] = []
     if pipe is not None and kit is not None:
-        modules = kit.load().modules
-        for row, each in zip(about, studies, strict=True):
-            swap = label_swap(each.tower, kit, modules)
-            row |= {"swap": swap.label, "component": swap.component, "reason": swap.reason}
-        drawn = paint(pipe, kit, subjects, chosen, brush, kept, say)
+        for row, swap in zip(about, swaps, strict=True):
+            places = ", ".join(swap.components)
+            row |= {"swap": swap.label, "component": places, "reason": swap.reason}
+        painter = Painter(pipe, kit, brush, swapped, kept, model_mark(pipe))
+        drawn = paint(painter, subjects, chosen, say)
         pictures = picture_rows(drawn, eye, judge)
 
     from pandas import DataFrame
@@ -123,7 +131,7 @@ def study(
         pictures=DataFrame(pictures),
         verdicts=DataFrame(verdict_rows(pictures)),
         drawn=tuple(picture for _, picture in drawn),
-        settings=_settings(subjects, seed, model, brush, chosen if pipe is not None else ()),
+        settings=_settings(subjects, seed, model, brush, chosen),
     )
 
 
@@ -160,17 +168,24 @@ def _open_model(model: Any, device: Any, dtype: Any) -> tuple[Any, Kit | None]:
     return model, open_kit(model)
 
 
-def _choices(choices: object, kit: Kit | None) -> tuple[str, ...]:
+def _choices(
+    choices: str | Sequence[str] | None, kit: Kit | None, swapped: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """Raises OptionError for a choice that the model does not have, or none."""
+    if kit is None:
+        return ()
     if choices is None:
         return (WHOLE,)
-    if kit is None:
-        raise OptionError("choices say what of a model draws; pass model too.")
+    there = (*choices_of(kit), *swapped)
     if choices == "all":
-        return choices_of(kit)
-    wanted = (choices,) if isinstance(choices, str) else tuple(choices)  # type: ignore[arg-type]
-    check_choices(wanted, kit)
-    if not wanted:
-        raise OptionError(f"choices is empty; this model has {', '.join(choices_of(kit))}.")
+        return there
+    wanted = (choices,) if isinstance(choices, str) else tuple(choices)
+    for choice in wanted or ("",):
+        if choice not in there:
+            raise OptionError(
+                f"{kit.source} has no tower choice {choice!r}; it has {', '.join(there)}. (Foreign "
+                "towers draw if they are among towers and of its widths, or have an adapter.)"
+            )
     return tuple(dict.fromkeys(wanted))
 
 

@@ -1,72 +1,80 @@
-"""What a tower would be to a model that never saw it: native, same-width, adapter, incompatible."""
+"""A study's towers beside its model: what each would be to it, and which of them can draw."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
+from bridge.conditioning import Adapter, Swap, label_swap, load_adapter
 from bridge.conditioning.kit import Kit
+from bridge.errors import OptionError
 from bridge.towers import TextTower
 
-Label = Literal["native", "same-width", "adapter", "incompatible"]
 
-
-@dataclass(frozen=True)
-class Swap:
-    """A tower's label beside a model, and why, in words.
+@dataclass(frozen=True, eq=False)
+class Swapped:
+    """A tower choice that draws with another tower.
 
     Attributes:
-        label: ``native``: one of the model's own towers. ``same-width``: fits the place of one as
-            it is. ``adapter``: its token states need a map into the model's width.
-            ``incompatible``: it has no token states to map.
-        component: whose place it takes; "" where it fits none.
+        arguments: of ``bridge.condition``.
+        mark: a name for the tower and its adapter, for the cache.
     """
 
-    label: Label
-    component: str
-    reason: str
+    arguments: Mapping[str, Any]
+    mark: str
 
 
-def label_swap(tower: TextTower, kit: Kit, modules: Sequence[Any]) -> Swap:
-    """The label of ``tower`` for the model of ``kit``, whose own towers are ``modules``."""
-    uses = [use for use in kit.recipe.towers if use.layer is not None]
-    own = [
-        (use, spec, module)
-        for use, spec, module in zip(kit.recipe.towers, kit.specs, modules, strict=True)
-        if use in uses
-    ]
-    for use, _, module in own:
+def label(tower: TextTower, pipe: Any, kit: Kit) -> Swap:
+    """``bridge.conditioning.label_swap``; also native is a tower of the same weights whose class
+    says something else of projections (``emoji-1`` is SDXL's first tower with one)."""
+    for use, module in zip(kit.recipe.towers, kit.load().modules, strict=True):
         if same_weights(tower.module, module):
-            return Swap("native", use.component, f"the weights of {use.component}")
-    if not tower.feeds_cross_attention:
-        return Swap(
-            "incompatible",
-            "",
-            f"{tower.name} was trained for its pooled state alone, so it cannot feed "
-            "cross-attention without a trained adapter",
-        )
-    for use, spec, _ in own:
-        fits_pooled = not use.pooled or spec.pooled_width == tower.spec.pooled_width
-        if spec.width == tower.spec.width and fits_pooled:
-            return Swap("same-width", use.component, f"as wide as {use.component} ({spec.width})")
-    widths = ", ".join(f"{use.component} {spec.width}" for use, spec, _ in own)
-    return Swap("adapter", "", f"{tower.spec.width} wide, where the model has {widths}")
+            return Swap("native", (use.component,), f"the weights of {use.component}")
+    return label_swap(tower, pipe)
 
 
 def same_weights(a: Any, b: Any) -> bool:
-    """Whether two text modules have the same encoder, whatever their class says of projections.
-
-    Values are compared, not fingerprints: those also name the class's config.
-    """
+    """Whether two text modules have the same encoder, projections aside."""
     left, right = _encoder(a), _encoder(b)
     return left.keys() == right.keys() and all(
         left[name].shape == right[name].shape
         and torch.equal(left[name].float().cpu(), right[name].float().cpu())
         for name in left
     )
+
+
+def drawable(
+    towers: Sequence[TextTower], swaps: Sequence[Swap], adapters: Mapping[str, Adapter]
+) -> dict[str, Swapped]:
+    """The foreign towers that the model can draw with: those of its widths in the place of the
+    first that they fit, and those with an adapter."""
+    found = {}
+    for tower, swap in zip(towers, swaps, strict=True):
+        if tower.name in adapters:
+            adapter = adapters[tower.name]
+            mark = f"{tower.fingerprint()} {adapter.hash}"
+            found[tower.name] = Swapped({"towers": tower, "adapter": adapter}, mark)
+        elif swap.label == "same-width":
+            place = {swap.components[0]: tower}
+            found[tower.name] = Swapped(
+                {"towers": place}, f"{tower.fingerprint()} {swap.components}"
+            )
+    return found
+
+
+def read_adapters(adapters: object) -> dict[str, Adapter]:
+    """``{tower name: Adapter or its file}``. Raises OptionError, and what ``load_adapter`` does."""
+    if adapters is None:
+        return {}
+    if not isinstance(adapters, Mapping):
+        raise OptionError("adapters takes {tower name: Adapter or its file}.")
+    return {
+        str(name): each if isinstance(each, Adapter) else load_adapter(each)
+        for name, each in adapters.items()
+    }
 
 
 def _encoder(module: Any) -> Mapping[str, torch.Tensor]:
