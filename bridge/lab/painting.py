@@ -83,6 +83,7 @@ class Painter:
         swapped: choices that draw with another tower, by the tower's name.
         cache: where pictures are kept.
         mark: ``model_mark`` of the pipeline.
+        heat: whether heat maps are wanted.
     """
 
     pipe: Any
@@ -91,6 +92,7 @@ class Painter:
     swapped: Mapping[str, Swapped]
     cache: Cache
     mark: str
+    heat: bool = True
 
 
 def draw_variant(painter: Painter, variant: Variant, choice: str) -> list[Drawn]:
@@ -109,11 +111,12 @@ def draw_variant(painter: Painter, variant: Variant, choice: str) -> list[Drawn]
         "settings": brush.settings(),
     }
     keys = {seed: key_of(**what, seed=seed) for seed in brush.seeds}
-    wants_heat = (choice == WHOLE or swapped is not None) and _has_heat(painter.pipe)
+    whole = choice == WHOLE or swapped is not None
+    wants_heat = painter.heat and whole and _has_heat(painter.pipe)
     found: dict[int, tuple[Image, dict[str, Tensor]]] = {}
     for seed, key in keys.items():
         image = cache.picture(key)
-        heat = cache.tensors(key) if wants_heat else {}
+        heat = _kept_maps(cache, key) if wants_heat else {}
         if image is not None and heat is not None:
             found[seed] = image, heat
     missing = [seed for seed in brush.seeds if seed not in found]
@@ -121,7 +124,8 @@ def draw_variant(painter: Painter, variant: Variant, choice: str) -> list[Drawn]
         images, maps = _draw(painter, variant, choice, missing, wants_heat)
         for seed, image, heat in zip(missing, images, maps, strict=True):
             if wants_heat:
-                cache.keep_tensors(keys[seed], heat)
+                # A word may be any text, and safetensors keeps a name for itself.
+                cache.keep_tensors(keys[seed], {f"word {word}": own for word, own in heat.items()})
             # The picture comes last: where it is, the maps are too.
             cache.keep_picture(keys[seed], image)
             found[seed] = image, heat
@@ -172,6 +176,11 @@ def _maps(heat: HeatMaps, words: Sequence[str], image: int) -> dict[str, Tensor]
         except OptionError:  # a word that was cut off has no keys
             continue
     return found
+
+
+def _kept_maps(cache: Cache, key: str) -> dict[str, Tensor] | None:
+    found = cache.tensors(key)
+    return found and {name.removeprefix("word "): tensor for name, tensor in found.items()}
 
 
 def _words_of(variant: Variant) -> list[str]:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
+from bridge.conditioning.emphasis import EMPHASES
 from bridge.conditioning.passes import Wanted, encode_plans
 from bridge.conditioning.wording import read_wording
 from bridge.lab.cache import Cache, key_of
-from bridge.lab.measures.rollout import rollout
+from bridge.lab.pooled_row import pooled_row
 from bridge.lab.reading import Reading, reading_of
-from bridge.prompt import plan_many
+from bridge.prompt import Reader, plan_many
 from bridge.towers import TEXT_TOWERS, Layer, TextBatch, TextTower
 
 # Tokens of one pass at most, padding included: 850 texts of CLIP. More go in several passes.
 MOST_TOKENS = 1 << 16
-
-Report = Callable[[str], object]
 
 
 def read_texts(
@@ -102,10 +101,9 @@ def read_weighted(
 def _weigh(
     tower: TextTower, architecture: str, texts: Sequence[str], dialect: str
 ) -> dict[str, Reading]:
-    from bridge.conditioning.emphasis import EMPHASES
-
     wording = read_wording(dialect, None, "none", "truncate")
-    plans = plan_many([wording.parse(text) for text in texts], tower.tokenizer, tower.name)
+    reader = Reader(tower.tokenizer, tower.spec.context)
+    plans = plan_many([wording.parse(text) for text in texts], reader, tower.name)
     with torch.no_grad():
         out = encode_plans(
             architecture,
@@ -136,9 +134,8 @@ def read_rollouts(
 ) -> dict[str, Tensor]:
     """For each text what its pooled state is made of, ``(N,)`` over its tokens by rollout.
 
-    The row of the last token that is no padding, which in CLIP is EOS; the mean of the text's
-    rows in a family without a pooled state. One further pass for all, since all layers' attention
-    is large; so ask for prompts, not for their variants.
+    One further pass for all, since all layers' attention is large; so ask for prompts, not for
+    their variants. Empty for a family that does not show it (``pooled_row``).
     """
     wanted = list(dict.fromkeys(texts))
     keys = {text: key_of(tower=mark, text=text, rollout=True) for text in wanted}
@@ -150,9 +147,8 @@ def read_rollouts(
     batch = tower.tokenize(missing)
     states = tower.encode(batch, attentions=True)
     for row, text in enumerate(missing):
-        used = max(1, int(batch.mask[row].sum()))
-        whole = rollout([layer[row, :, :used, :used] for layer in states.attentions])
-        own = whole[-1] if states.pooled is not None else whole.mean(0)
-        found[text] = own.float()
-        cache.keep_tensors(keys[text], {"row": found[text]})
+        own = pooled_row(tower.family, states, row, max(1, int(batch.mask[row].sum())))
+        if own is not None:
+            found[text] = own
+            cache.keep_tensors(keys[text], {"row": own})
     return found

@@ -43,6 +43,7 @@ def study(
     width: int | None = None,
     choices: str | Sequence[str] | None = None,
     adapters: Mapping[str, Any] | None = None,
+    heat: bool = True,
     image_tower: Any = None,
     judge: Judge | None = None,
     cache: str | os.PathLike[str] | None = None,
@@ -75,6 +76,7 @@ def study(
             states alone); ``pooled``; or the name of one of ``towers`` that stands in the place of
             one of the model's, or comes through its adapter. Default: ``whole``; ``"all"``.
         adapters: ``{tower name: bridge.Adapter or its file}`` for foreign towers.
+        heat: keep heat maps of the first words with each picture, where the model is a UNet.
         image_tower: measures how far pictures drift: a name, folder, hub id or ``ImageTower``.
             Default: ``emoji-1`` for the embedded models, else none.
         judge: called with each picture and the prompt (not the variant: all phrasings are judged
@@ -116,7 +118,7 @@ def study(
         for row, swap in zip(about, swaps, strict=True):
             places = ", ".join(swap.components)
             row |= {"swap": swap.label, "component": places, "reason": swap.reason}
-        painter = Painter(pipe, kit, brush, swapped, kept, model_mark(pipe))
+        painter = Painter(pipe, kit, brush, swapped, kept, model_mark(pipe), heat)
         drawn = paint(painter, subjects, chosen, say)
         pictures = picture_rows(drawn, eye, judge)
 
