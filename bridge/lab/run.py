@@ -103,7 +103,7 @@ def study(
     pipe, kit = _open_model(model, device, dtype)
     opened = _open_towers(towers, pipe, kit, device, dtype)
     swaps = [label(tower, pipe, kit) for tower in opened] if kit is not None else []
-    swapped = drawable(opened, swaps, fitted)
+    swapped = drawable(opened, swaps, fitted) if kit is not None else {}
     chosen = _choices(choices, kit, swapped)
     eye = _open_eye(image_tower, model, device, dtype) if pipe is not None else None
 
