@@ -192,7 +192,7 @@ def test_weighted_states_are_those_of_condition(pipe: Any, dialect: str) -> None
 
 def test_tables_say_what_they_promise(towers: list[TextTower]) -> None:
     found = bridge.study(
-        ["a red cat", "two dogs"], towers=towers, variants=["case", "emphasis"], weights=[1.5]
+        ["a red cat", "two dogs"], towers=towers, variants=["typo", "emphasis"], weights=[1.5]
     )
     first = found.table.iloc[0]
     assert first.operation == "original" and first.pooled_cosine == 1 and first.token_cosine == 1
@@ -204,12 +204,12 @@ def test_tables_say_what_they_promise(towers: list[TextTower]) -> None:
     assert found.words.groupby(["prompt", "tower"]).rollout_share.sum().to_list() == pytest.approx(
         [1] * 4
     )
-    assert set(found.sets.operation) == {"all", "case"}
+    assert set(found.sets.operation) == {"all", "typo"}
     assert list(found.towers.tower) == ["one", "two"]
     assert found.towers.chance.between(-1, 1).all()
     assert len(found.pairs) == 2 and found.pairs.cka.between(0, 1 + 1e-9).all()
     assert found.pictures.empty and found.verdicts.empty and not found.drawn
-    assert "case" in found.summary()
+    assert "typo" in found.summary()
 
 
 def test_the_empty_prompt_and_marks_alone_can_be_studied(towers: list[TextTower]) -> None:
