@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
-_LEFT, _ROW, _WIDE, _RIGHT = 120, 26, 640, 16
+# As wide as a phone, so that it never scrolls; the page enlarges it.
+_LEFT, _ROW, _WIDE, _RIGHT = 104, 24, 440, 16
 
 
 def strips(
@@ -17,12 +18,12 @@ def strips(
 ) -> str:
     """A strip a row, a dot a value: ``rows[label] = [(series, value, hint), ...]``.
 
-    The axis runs from the lowest value (or 0.5) to 1. A dashed line a series is its chance, where
+    The axis runs from below the lowest value, or from 0.5, to 1. A dashed line a series is its chance, where
     that is on the axis. Each series has a lane of its own in the strip, and a colour ``--s0`` ...
     """
     known = [v for row in rows.values() for _, v, _ in row if not math.isnan(v)]
-    low = min(0.5, *known) if known else 0.5
-    low = max(-1.0, math.floor(low * 10) / 10)
+    step = 0.1 if not known or min(known) >= 0.5 else 0.2
+    low = max(-1.0, step * math.floor(min(0.5, *known) / step)) if known else 0.5
     lane = _ROW * max(1, len(series)) / 2 + 8
     high = 30 + lane * len(rows)
 
@@ -33,13 +34,12 @@ def strips(
         f'<svg viewBox="0 0 {_WIDE} {high + 4:.0f}" role="img" aria-label="{escape(title)}">',
         f"<title>{escape(title)}</title>",
     ]
-    ticks = 5
-    for at in range(ticks + 1):
-        value = low + (1 - low) * at / ticks
+    for at in range(round((1 - low) / step) + 1):
+        value = 1 - at * step
         drawn.append(
-            f'<line class="grid" x1="{x(value):.1f}" x2="{x(value):.1f}" y1="4" '
+            f'<line class="axis" x1="{x(value):.1f}" x2="{x(value):.1f}" y1="4" '
             f'y2="{high - 22:.1f}"/><text class="tick" x="{x(value):.1f}" y="{high - 6:.1f}" '
-            f'text-anchor="middle">{value:.2f}</text>'
+            f'text-anchor="middle">{value:.1f}</text>'
         )
     for number, name in enumerate(series):
         line = chance.get(name, math.nan)

@@ -22,11 +22,12 @@ table { border-collapse: collapse; font-size: .875rem; }
 th, td { padding: .3rem .6rem; text-align: start; border-bottom: 1px solid var(--line);
   vertical-align: top; max-width: 26rem; overflow-wrap: break-word; }
 th { color: var(--soft); font-weight: 600; white-space: nowrap; }
+td:first-child { white-space: nowrap; }
 td.n { text-align: end; font-variant-numeric: tabular-nums; white-space: nowrap; }
-svg { display: block; width: 100%; min-width: 32rem; max-width: 56rem; height: auto; }
+svg { display: block; width: 100%; max-width: 38rem; height: auto; }
 svg text { font: 12px system-ui, sans-serif; fill: var(--ink); }
 svg .tick { fill: var(--soft); font-size: 11px; }
-svg .grid { stroke: var(--line); }
+svg .axis { stroke: var(--line); }
 svg .chance { stroke-dasharray: 4 3; stroke-width: 1.5; }
 svg circle { fill-opacity: .6; }
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: .25rem 1rem; padding: 0;
