@@ -18,8 +18,9 @@ def strips(
 ) -> str:
     """A strip a row, a dot a value: ``rows[label] = [(series, value, hint), ...]``.
 
-    The axis runs from below the lowest value, or from 0.5, to 1. A dashed line a series is its chance, where
-    that is on the axis. Each series has a lane of its own in the strip, and a colour ``--s0`` ...
+    The axis runs from below the lowest value, or from 0.5, to 1. A dashed line a series is its
+    chance, where that is on the axis. Each series has a lane of its own in the strip, and a colour
+    ``--s0`` ...
     """
     known = [v for row in rows.values() for _, v, _ in row if not math.isnan(v)]
     step = 0.1 if not known or min(known) >= 0.5 else 0.2
