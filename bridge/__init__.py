@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from bridge.diffusion import Generation, generate, inject, load_pipeline
     from bridge.errors import BridgeError
+    from bridge.lab import Study, study
     from bridge.vlm import BridgeVLM, describe, load_vlm
 
 # Public name -> the module that defines it.
@@ -41,6 +42,7 @@ _HOMES = {
     "PromptSchedule": "bridge.conditioning",
     "Region": "bridge.conditioning",
     "RegionalConditioning": "bridge.conditioning",
+    "Study": "bridge.lab",
     "compose": "bridge.conditioning",
     "condition": "bridge.conditioning",
     "describe": "bridge.vlm",
@@ -52,6 +54,7 @@ _HOMES = {
     "load_vlm": "bridge.vlm",
     "regional": "bridge.conditioning",
     "schedule": "bridge.conditioning",
+    "study": "bridge.lab",
 }
 
 __all__ = [
@@ -64,6 +67,7 @@ __all__ = [
     "PromptSchedule",
     "Region",
     "RegionalConditioning",
+    "Study",
     "compose",
     "condition",
     "describe",
@@ -75,6 +79,7 @@ __all__ = [
     "load_vlm",
     "regional",
     "schedule",
+    "study",
 ]
 
 

@@ -1,4 +1,4 @@
-"""The ``bridge`` command: draw, ask, encode, convert, see the tokens, list the models.
+"""The ``bridge`` command: draw, ask, encode, study, convert, see the tokens, list the models.
 
 Starts light: torch loads only once a command has passed its own checks. A bad input is one
 line on standard error and exit status 2; ``--debug`` shows the traceback instead.
@@ -153,6 +153,40 @@ def _parser() -> _Parser:
     convert.add_argument("--base", help="the language model, where source has only a projector")
     convert.add_argument("--vision-tower", metavar="NAME", help="the tower's name for LLaVA's code")
     convert.set_defaults(run=_convert)
+
+    study = commands.add_parser(
+        "study", parents=[shared, placed], help="compare phrasings across text towers"
+    )
+    study.add_argument("prompt", nargs="+", help="the prompts")
+    study.add_argument(
+        "-t", "--towers", metavar="NAMES", help="names, folders or hub ids, by comma"
+    )
+    study.add_argument(
+        "--variants", metavar="NAMES", help="operations by comma (default: the usual)"
+    )
+    study.add_argument(
+        "--own", metavar="FILE", help="phrasings of your own, one a line; - for stdin"
+    )
+    study.add_argument("--names", metavar="FILE", help="JSON for the operation language")
+    study.add_argument("-m", "--model", help="draw with it: name, folder or hub id")
+    study.add_argument(
+        "--choices", metavar="NAMES", help="whole, a tower, pooled; by comma, or all"
+    )
+    study.add_argument(
+        "--seed", type=int, default=0, help="of pictures and of shuffles (default: 0)"
+    )
+    study.add_argument(
+        "-n", "--images", type=int, default=1, help="pictures a variant (default: 1)"
+    )
+    study.add_argument("--steps", type=int, default=20, help="sampler steps (default: 20)")
+    study.add_argument("--guidance", type=float, default=5.0, help="guidance scale (default: 5)")
+    study.add_argument("--image-tower", metavar="NAME", help="measures how far pictures drift")
+    study.add_argument("--cache", metavar="FOLDER", help="keeps what is done, to go on later")
+    study.add_argument(
+        "-o", "--output", action="append", metavar="FILE",
+        help="report.html, table.csv or all.json; repeatable",
+    )  # fmt: skip
+    study.set_defaults(run=_study)
 
     models = commands.add_parser("models", parents=[shared], help="list the known models")
     models.set_defaults(run=_models)
@@ -322,6 +356,28 @@ def _convert(options: argparse.Namespace) -> None:
         _print_json({"output": str(path), "to": options.to, "tensors": done})
     else:
         print(f"{path}: {done} tensors in the layout {options.to}")
+
+
+def _study(options: argparse.Namespace) -> None:
+    from bridge.lab.command import run_study
+
+    found, written = run_study(
+        options, _prompt_lines(options.own) if options.own else None, _line_counter(sys.stderr)
+    )
+    if options.json:
+        _print_json(found.to_dict())
+        return
+    for path in written:
+        print(path)
+    if not written:
+        print(found.summary())
+
+
+def _line_counter(stream: TextIO) -> Any:
+    """Shows lines that overwrite each other, or None where nobody watches."""
+    if not stream.isatty():
+        return None
+    return lambda line: print(f"\r\033[K{line}", end="\r", file=stream, flush=True)
 
 
 def _prompt_lines(source: str) -> list[str]:

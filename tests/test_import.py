@@ -43,7 +43,9 @@ def test_public_names_are_all_listed() -> None:
     assert all(getattr(bridge, name) is not None for name in bridge.__all__)
 
 
-@pytest.mark.parametrize("room", ["bridge.conditioning", "bridge.diffusion", "bridge.vlm"])
+@pytest.mark.parametrize(
+    "room", ["bridge.conditioning", "bridge.diffusion", "bridge.lab", "bridge.vlm"]
+)
 def test_no_file_of_a_room_hides_a_public_name(room: str) -> None:
     """An imported file becomes an attribute of its room, and would stand before a function."""
     package = importlib.import_module(room)

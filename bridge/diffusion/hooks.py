@@ -50,7 +50,7 @@ def around(
         first.remove()
 
 
-def unet_of(pipe: Any) -> Any:
+def unet_of(pipe: Any, what: str = "AND, regions and attention bias") -> Any:
     """The UNet of a pipeline, if hooks can act on it. Raises UnsupportedModelError."""
     from diffusers import UNet2DConditionModel
 
@@ -58,14 +58,13 @@ def unet_of(pipe: Any) -> Any:
     whole = getattr(unet, "_orig_mod", unet)
     if not isinstance(whole, UNet2DConditionModel):
         raise UnsupportedModelError(
-            f"AND, regions and attention bias act inside a UNet2DConditionModel; "
+            f"{what} act inside a UNet2DConditionModel; "
             f"{type(pipe).__name__} draws with {type(whole).__name__}."
         )
     # A compiled graph does not look for hooks that came after it.
     if whole is not unet or any(m._compiled_call_impl is not None for m in unet.modules()):
         raise UnsupportedModelError(
-            "AND, regions and attention bias cannot act inside a compiled UNet; load the pipeline "
-            "without torch.compile."
+            f"{what} cannot act inside a compiled UNet; load the pipeline without torch.compile."
         )
     return unet
 

@@ -22,12 +22,14 @@ _PROVENANCE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", 
 
 @torch.no_grad()
 def fingerprint(module: Any, dtype: torch.dtype | None = None) -> str:
-    """The fingerprint of a transformers module, 16 hex digits.
+    """The fingerprint of a transformers or diffusers module, 16 hex digits.
 
     Parameters that are offloaded to the meta device count by name and shape only. ``dtype``: as
     if the module were cast to it.
     """
-    config = {k: v for k, v in module.config.to_dict().items() if k not in _PROVENANCE}
+    stored = module.config
+    items = (stored.to_dict() if hasattr(stored, "to_dict") else dict(stored)).items()
+    config = {k: v for k, v in items if k not in _PROVENANCE}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     samples: list[torch.Tensor] = []
     for name, parameter in sorted(module.named_parameters()):

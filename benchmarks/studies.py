@@ -1,0 +1,189 @@
+"""Worked studies on the embedded models, with ``bridge.study`` and the judge.
+
+    python benchmarks/studies.py order       does word order matter more than emphasis?
+    python benchmarks/studies.py negation    does "no X" draw X?
+
+Each writes benchmarks/results/study-<name>.json. ``--cache FOLDER`` keeps pictures, so that a run
+that was cut off goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import NormalDist, fmean, stdev
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import bridge
+from benchmarks.results import RESULTS, Row, report, save, share_row, show
+from bridge.lab import Study, Variant, vary
+from bridge.lab.variants import Settings
+
+_TOWERS = ("text_encoder", "text_encoder_2")
+Look = Callable[[Any, str], Mapping[str, float]]
+
+
+def run_order(args: argparse.Namespace) -> None:
+    """Eight word orders and eight emphases (two words, four weights) of each prompt."""
+    from benchmarks.judge import Judge
+    from benchmarks.painting import as_array
+    from benchmarks.tasks import interleaved, judge_task
+
+    kinds = ("two_objects", "colour", "position", "binding")
+    tasks = {task.prompt: task for task in interleaved(args.n // len(kinds), args.seed, kinds)}
+    judge = Judge()
+
+    def look(image: Any, prompt: str) -> dict[str, float]:
+        return {"right": float(judge_task(tasks[prompt], judge.look(as_array(image))).right)}
+
+    studies = _studies({prompt: _order_variants(prompt) for prompt in tasks}, look, args)
+    rows = []
+    for operation in ("word-order", "emphasis"):
+        for name in ("pixel_distance", "tower_distance"):
+            rows.append(_mean_row(f"order/{operation}/{name}", studies, operation, name))
+    for tower in _TOWERS:
+        for operation in ("word-order", "emphasis"):
+            for name in ("pooled_cosine", "token_cosine"):
+                where = f"order/{operation}/{name}/{tower}"
+                rows.append(_mean_row(where, studies, operation, name, tower))
+    rows += [
+        share_row(f"order/{operation}/right", _judged(studies, operation, "right"))
+        for operation in ("original", "word-order", "emphasis")
+    ]
+    _finish("order", rows, args)
+
+
+def _order_variants(prompt: str) -> list[Variant]:
+    orders = vary(prompt, ["word-order"], Settings(count=6))
+    swaps = "↔"
+    whole = [each for each in orders if swaps not in each.detail]
+    weighted = vary(prompt, ["emphasis"], Settings(weights=(0.5, 0.8, 1.25, 2.0)))
+    return [*whole[:8], *[each for each in weighted if each.dialect == "a1111"][:8]]
+
+
+def run_negation(args: argparse.Namespace) -> None:
+    """Things alone and in pairs, said and denied; how often the thing X is then found."""
+    from benchmarks.judge import Judge
+    from benchmarks.painting import as_array
+    from bridge.emoji.captions import article
+    from bridge.emoji.concepts import CONCEPTS
+
+    chance = random.Random(args.seed)
+    pairs = [chance.sample(range(len(CONCEPTS)), 2) for _ in range(args.n)]
+    judge = Judge()
+    subjects: dict[str, list[Variant]] = {}
+    wanted: dict[str, int] = {}
+    for x, y in pairs:
+        one, other = CONCEPTS[x].one, article(CONCEPTS[y].one)
+        prompt = article(one)
+        wanted[prompt] = x
+        phrases = {
+            "no X": f"no {one}",
+            "without X": f"without {article(one)}",
+            "not X": f"not {article(one)}",
+            "Y": other,
+            "Y and X": f"{other} and {article(one)}",
+            "Y but no X": f"{other} but no {one}",
+            "Y without X": f"{other} without {article(one)}",
+        }
+        subjects[prompt] = [Variant(name, text) for name, text in phrases.items()]
+
+    def look(image: Any, prompt: str) -> dict[str, float]:
+        return {"X": float(judge.look(as_array(image)).count(wanted[prompt]) > 0)}
+
+    studies = _studies(subjects, look, args)
+    names = ["original", *dict.fromkeys(v.operation for some in subjects.values() for v in some)]
+    rows = [share_row(f"negation/{name}/X is drawn", _judged(studies, name, "X")) for name in names]
+    for tower in _TOWERS:
+        for name in names[1:]:
+            where = f"negation/{name}/pooled_above_chance/{tower}"
+            rows.append(_mean_row(where, studies, name, "pooled_above_chance", tower))
+    _finish("negation", rows, args)
+
+
+# ---------------------------------------------------------------- shared
+
+
+def _studies(
+    subjects: Mapping[str, Sequence[Variant]], look: Look, args: argparse.Namespace
+) -> list[Study]:
+    """A study a prompt, all with one open model."""
+    from bridge.towers import open_image_tower
+
+    pipe = bridge.load_pipeline(args.model)
+    eye = open_image_tower("emoji-1")
+    found = []
+    for number, (prompt, variants) in enumerate(subjects.items(), 1):
+        found.append(
+            bridge.study(
+                prompt, variants=list(variants), model=pipe, image_tower=eye, judge=look,
+                seeds=list(range(args.seeds)), steps=args.steps, guidance_scale=args.guidance,
+                cache=args.cache, heat=False,
+            )
+        )  # fmt: skip
+        print(f"  {number} of {len(subjects)} prompts", flush=True)
+    return found
+
+
+def _judged(studies: Sequence[Study], operation: str, figure: str) -> list[bool]:
+    return [
+        bool(value)
+        for study in studies
+        for value in study.pictures.loc[
+            study.pictures.operation == operation, f"judge_{figure}"
+        ].to_list()
+    ]
+
+
+def _mean_row(
+    name: str, studies: Sequence[Study], operation: str, figure: str, tower: str | None = None
+) -> Row:
+    """The mean over prompts, each the mean of its own variants; prompts are what varies."""
+    by_prompt: dict[str, list[float]] = defaultdict(list)
+    for study in studies:
+        table = study.pictures if tower is None else study.table[study.table.tower == tower]
+        for row in table[table.operation == operation].to_dict("records"):
+            if row[figure] == row[figure]:  # no NaN
+                by_prompt[row["prompt"]].append(row[figure])
+    values = [fmean(own) for own in by_prompt.values()]
+    mean = fmean(values)
+    half = NormalDist().inv_cdf(0.975) * stdev(values) / len(values) ** 0.5
+    low, high = round(mean - half, 4), round(mean + half, 4)
+    return Row(name, round(mean, 4), low, high, len(values), "")
+
+
+def _finish(name: str, rows: list[Row], args: argparse.Namespace) -> None:
+    show(rows)
+    command = (
+        f"python benchmarks/studies.py {name} --model {args.model} --n {args.n} --seed {args.seed} "
+        f"--seeds {args.seeds} --steps {args.steps} --guidance {args.guidance:g}"
+    )
+    save(args.out / f"study-{name}.json", report(command, rows))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", choices=("order", "negation"))
+    parser.add_argument("--model", default="emoji-xl")
+    parser.add_argument("--n", type=int, default=20, help="prompts")
+    parser.add_argument("--seed", type=int, default=0, help="of the prompts")
+    parser.add_argument("--seeds", type=int, default=1, help="pictures a phrasing")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--guidance", type=float, default=5.0)
+    parser.add_argument("--cache", default=None)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args = parser.parse_args(argv)
+    {"order": run_order, "negation": run_negation}[args.name](args)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""The phrasing lab: how what is said, and who reads it, changes what is understood and drawn.
+
+``study`` is the verb (``bridge.study``), ``OPERATIONS`` the table of variants. Names load on first
+use, so that variants are made without torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bridge.lab.gallery import Judge
+    from bridge.lab.overlaying import overlay
+    from bridge.lab.result import Study
+    from bridge.lab.run import study
+    from bridge.lab.variants import OPERATIONS, Variant, vary
+
+# Public name -> the module that defines it.
+_HOMES = {
+    "Judge": "bridge.lab.gallery",
+    "OPERATIONS": "bridge.lab.variants",
+    "Study": "bridge.lab.result",
+    "Variant": "bridge.lab.variants",
+    "overlay": "bridge.lab.overlaying",
+    "study": "bridge.lab.run",
+    "vary": "bridge.lab.variants",
+}
+
+__all__ = ["OPERATIONS", "Judge", "Study", "Variant", "overlay", "study", "vary"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'bridge.lab' has no attribute {name!r}")

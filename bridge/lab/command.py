@@ -1,0 +1,77 @@
+"""The command ``bridge study``: from its options to a study and its files."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bridge.errors import OptionError
+from bridge.lab.result import ENDINGS, Study
+from bridge.lab.run import study
+from bridge.lab.variants import own
+
+
+def run_study(
+    options: Namespace,
+    own_lines: Sequence[str] | None,
+    on_progress: Callable[[str], object] | None,
+) -> tuple[Study, list[Path]]:
+    """The study that the options ask for, and the files written.
+
+    ``own_lines``: phrasings of the user's own, which take the place of the usual operations unless
+    some are named. Raises as ``bridge.study``, and OptionError before anything loads for an output
+    that could not be written.
+    """
+    outputs = [Path(path) for path in options.output or ()]
+    for path in outputs:
+        _check_output(path)
+    names = None if options.names is None else _read_names(options.names)
+    operations = _listed(options.variants)
+    variants: Any = operations
+    if own_lines is not None:
+        variants = [*(operations or ()), *own(own_lines)]
+    found = study(
+        options.prompt,
+        towers=_listed(options.towers),
+        variants=variants,
+        model=options.model,
+        seed=options.seed,
+        names=names,
+        seeds=[options.seed + at for at in range(max(1, options.images))],
+        steps=options.steps,
+        guidance_scale=options.guidance,
+        choices="all" if options.choices == "all" else _listed(options.choices),
+        image_tower=options.image_tower,
+        cache=options.cache,
+        device=options.device,
+        dtype=options.dtype,
+        on_progress=on_progress,
+    )
+    return found, [found.save(path) for path in outputs]
+
+
+def _listed(text: str | None) -> list[str] | None:
+    """Names that commas part; None if the option was not given."""
+    if text is None:
+        return None
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _check_output(path: Path) -> None:
+    if path.suffix.lower() not in ENDINGS:
+        raise OptionError(f"output {str(path)!r} must end in one of {', '.join(ENDINGS)}")
+    if path.is_dir() or not path.parent.is_dir():
+        raise OptionError(f"output {str(path)!r}: give a file in a folder that exists")
+
+
+def _read_names(path: str) -> dict[str, dict[str, str]]:
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OptionError(f"names {path!r} cannot be read as JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise OptionError(f"names {path!r} must be an object: {{'de': {{'cat': 'Katze'}}}}")
+    return found

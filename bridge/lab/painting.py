@@ -1,0 +1,199 @@
+"""Pictures of variants: the same seeds for each, each tower choice, drawn once and kept."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from bridge.conditioning import condition
+from bridge.conditioning.kit import Kit
+from bridge.diffusion.heat import HeatMaps, heat_maps
+from bridge.diffusion.hooks import unet_of
+from bridge.errors import OffManifoldWarning, OptionError, UnsupportedModelError
+from bridge.lab.ablation import WHOLE, ablated
+from bridge.lab.cache import Cache, key_of
+from bridge.lab.swaps import Swapped
+from bridge.lab.variants.variant import Variant
+from bridge.lab.variants.words import SMALL_WORDS, split_words
+from bridge.prompt import TruncationWarning
+from bridge.towers import fingerprint
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_MOST_WORDS = 6
+
+
+@dataclass(frozen=True)
+class Brush:
+    """How pictures are drawn."""
+
+    seeds: tuple[int, ...] = (0,)
+    steps: int = 20
+    guidance_scale: float = 5.0
+    height: int | None = None
+    width: int | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """The pipeline's arguments."""
+        sizes = {"height": self.height, "width": self.width}
+        return {
+            "num_inference_steps": self.steps,
+            "guidance_scale": self.guidance_scale,
+            **{name: value for name, value in sizes.items() if value is not None},
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """One picture. ``heat`` has the map of each word ``(h, w)``, where there are maps."""
+
+    variant: Variant
+    choice: str
+    seed: int
+    image: Image
+    heat: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def model_mark(pipe: Any) -> str:
+    """A name for all that draws: towers, UNet or transformer, VAE and the scheduler's settings."""
+    parts = {}
+    for name, part in sorted(pipe.components.items()):
+        if isinstance(part, torch.nn.Module):
+            parts[name] = fingerprint(part)
+        elif hasattr(part, "config") and name == "scheduler":
+            parts[name] = str(sorted(dict(part.config).items()))
+    return key_of(parts=parts)
+
+
+@dataclass(frozen=True, eq=False)
+class Painter:
+    """A model and how it is drawn with.
+
+    Attributes:
+        pipe: the pipeline, which stays as it is.
+        kit: its conditioning.
+        brush: the settings.
+        swapped: choices that draw with another tower, by the tower's name.
+        cache: where pictures are kept.
+        mark: ``model_mark`` of the pipeline.
+        heat: whether heat maps are wanted.
+    """
+
+    pipe: Any
+    kit: Kit
+    brush: Brush
+    swapped: Mapping[str, Swapped]
+    cache: Cache
+    mark: str
+    heat: bool = True
+
+
+def draw_variant(painter: Painter, variant: Variant, choice: str) -> list[Drawn]:
+    """A picture for each seed, all in one batch; those in the cache are not drawn again.
+
+    Also the heat maps of the words that name something, unless parts of the conditioning are taken
+    away, if the model is one whose cross-attention can be watched.
+    """
+    brush, cache, swapped = painter.brush, painter.cache, painter.swapped.get(choice)
+    what = {
+        "model": painter.mark,
+        "tower": swapped and swapped.mark,
+        "text": variant.text,
+        "dialect": variant.dialect,
+        "choice": choice,
+        "settings": brush.settings(),
+    }
+    keys = {seed: key_of(**what, seed=seed) for seed in brush.seeds}
+    whole = choice == WHOLE or swapped is not None
+    wants_heat = painter.heat and whole and _has_heat(painter.pipe)
+    found: dict[int, tuple[Image, dict[str, Tensor]]] = {}
+    for seed, key in keys.items():
+        image = cache.picture(key)
+        heat = _kept_maps(cache, key) if wants_heat else {}
+        if image is not None and heat is not None:
+            found[seed] = image, heat
+    missing = [seed for seed in brush.seeds if seed not in found]
+    if missing:
+        images, maps = _draw(painter, variant, choice, missing, wants_heat)
+        for seed, image, heat in zip(missing, images, maps, strict=True):
+            if wants_heat:
+                # A word may be any text, and safetensors keeps a name for itself.
+                cache.keep_tensors(keys[seed], {f"word {word}": own for word, own in heat.items()})
+            # The picture comes last: where it is, the maps are too.
+            cache.keep_picture(keys[seed], image)
+            found[seed] = image, heat
+    return [Drawn(variant, choice, seed, *found[seed]) for seed in brush.seeds]
+
+
+def _draw(
+    painter: Painter, variant: Variant, choice: str, seeds: Sequence[int], wants_heat: bool
+) -> tuple[list[Image], list[dict[str, Tensor]]]:
+    # A scheduler of its own, as bridge.generate has it: a live pipeline stays as it was.
+    own = copy.copy(painter.pipe)
+    own.scheduler = copy.deepcopy(painter.pipe.scheduler)
+    own._progress_bar_config = {"disable": True}
+    brush, swapped = painter.brush, painter.swapped.get(choice)
+    with warnings.catch_warnings():
+        # A study cuts prompts and weighs words on purpose; the table says how far.
+        warnings.simplefilter("ignore", TruncationWarning)
+        warnings.simplefilter("ignore", OffManifoldWarning)
+        cond = condition(
+            variant.text,
+            model=own,
+            dialect=variant.dialect,
+            height=brush.height,
+            width=brush.width,
+            **(swapped.arguments if swapped else {}),
+        )
+
+    def run(conditioning: Any) -> list[Image]:
+        return own(
+            **conditioning.kwargs(len(seeds)),
+            **brush.settings(),
+            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+        ).images
+
+    if not wants_heat:
+        return run(cond if swapped else ablated(cond, painter.kit, choice)), [{} for _ in seeds]
+    with heat_maps(own, cond) as heat:
+        images = run(cond)
+    return images, [_maps(heat, _words_of(variant), at) for at in range(len(seeds))]
+
+
+def _maps(heat: HeatMaps, words: Sequence[str], image: int) -> dict[str, Tensor]:
+    heat.keys(image=image)  # what is wrong with all of them is no matter of one word
+    found = {}
+    for word in words:
+        try:
+            found[word] = heat.of(word, image=image)
+        except OptionError:  # a word that was cut off has no keys
+            continue
+    return found
+
+
+def _kept_maps(cache: Cache, key: str) -> dict[str, Tensor] | None:
+    found = cache.tensors(key)
+    return found and {name.removeprefix("word "): tensor for name, tensor in found.items()}
+
+
+def _words_of(variant: Variant) -> list[str]:
+    """The first words of a variant that name something."""
+    words = split_words(variant.text).words
+    named = [w for w in words if w.lower() not in SMALL_WORDS and not w.isdecimal()]
+    return list(dict.fromkeys(named))[:_MOST_WORDS]
+
+
+def _has_heat(pipe: Any) -> bool:
+    try:
+        unet_of(pipe)
+    except UnsupportedModelError:
+        return False
+    # Of the class: a pipeline that has not drawn yet cannot say whether it is guided.
+    return hasattr(type(pipe), "do_classifier_free_guidance")

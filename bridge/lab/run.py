@@ -1,0 +1,247 @@
+"""``bridge.study``: many phrasings, several towers, and what each makes of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from bridge.conditioning.kit import Kit, open_kit
+from bridge.diffusion.options import checked_options
+from bridge.errors import OptionError
+from bridge.lab.ablation import WHOLE, choices_of
+from bridge.lab.cache import Cache
+from bridge.lab.gallery import Judge, paint, picture_rows, verdict_rows
+from bridge.lab.measures import UNRELATED
+from bridge.lab.painting import Brush, Painter, model_mark
+from bridge.lab.pairs import pair_rows
+from bridge.lab.result import Study
+from bridge.lab.subject import Subject, read_subjects
+from bridge.lab.swaps import drawable, label, read_adapters
+from bridge.lab.tower_study import study_tower
+from bridge.prompt import check_prompts
+from bridge.towers import ImageTower, TextTower, open_image_tower, open_text_tower
+
+EMBEDDED_TOWERS = ("emoji-1", "emoji-2")
+"""The towers of a study that names neither towers nor a model."""
+
+
+def study(
+    prompt: str | Sequence[str],
+    *,
+    towers: Any = None,
+    variants: Any = None,
+    model: Any = None,
+    seed: int = 0,
+    names: Mapping[str, Mapping[str, str]] | None = None,
+    weights: Sequence[float] | None = None,
+    unrelated: Sequence[str] = UNRELATED,
+    seeds: int | Sequence[int] = 0,
+    steps: int = 20,
+    guidance_scale: float = 5.0,
+    height: int | None = None,
+    width: int | None = None,
+    choices: str | Sequence[str] | None = None,
+    adapters: Mapping[str, Any] | None = None,
+    heat: bool = True,
+    image_tower: Any = None,
+    judge: Judge | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    device: Any = None,
+    dtype: Any = None,
+    on_progress: Callable[[str], object] | None = None,
+) -> Study:
+    """Compare phrasings of a prompt across text towers, and draw them if there is a model.
+
+    Prompts and their variants are plain text; weights are the business of the operation
+    ``emphasis`` and of ``Variant``s with a dialect. Each tower reads all texts in one pass for each
+    length, plus one for the prompts' attention and one for each dialect with weights. Everything
+    is checked before a tower loads.
+
+    Args:
+        prompt: one prompt or several.
+        towers: a short name, hub id, folder or ``TextTower``, or a list of these. Default: the
+            model's own, or without a model ``emoji-1`` and ``emoji-2``.
+        variants: names of operations (``bridge.lab.OPERATIONS``), ``Variant``s, or
+            ``{label: texts}`` of your own. Default: all operations that need nothing else.
+        model: draw with it: a name, folder, hub id or live diffusers pipeline.
+        seed: of operations that choose at random.
+        names: ``{"de": {"cat": "Katze"}}``, words or whole prompts, for the operation ``language``;
+            bridge ships none.
+        weights: for the operation ``emphasis``.
+        unrelated: texts that chance is measured on, two at least.
+        seeds: of the pictures, the same for each variant.
+        steps, guidance_scale, height, width: as ``bridge.generate``.
+        choices: what draws: ``whole``, the model as it is; a component of it (that tower's token
+            states alone); ``pooled``; or the name of one of ``towers`` that stands in the place of
+            one of the model's, or comes through its adapter. Default: ``whole``; ``"all"``.
+        adapters: ``{tower name: bridge.Adapter or its file}`` for foreign towers.
+        heat: keep heat maps of the first words with each picture, where the model is a UNet.
+        image_tower: measures how far pictures drift: a name, folder, hub id or ``ImageTower``.
+            Default: ``emoji-1`` for the embedded models, else none.
+        judge: called with each picture and the prompt (not the variant: all phrasings are judged
+            by one truth); gives named numbers, 1 and 0 for yes and no.
+        cache: a folder that keeps what is done, so that a study that was cut off goes on, and a
+            larger one begins where a smaller one ended.
+        device, dtype: where and how precisely what is opened by name runs.
+        on_progress: called with a line of text.
+
+    Raises:
+        PromptError, OptionError, MissingDependencyError: input out of range, before anything loads.
+        UnknownModelError, HubError, WeightsError, UnsupportedModelError: a tower or model that
+            does not open.
+    """
+    subjects = read_subjects(prompt, variants, seed=seed, names=names, weights=weights)
+    chance_texts = _unrelated(unrelated)
+    brush = _brush(seeds, steps, guidance_scale, height, width)
+    kept = Cache(cache)
+    if model is None and (choices is not None or adapters is not None):
+        raise OptionError("choices and adapters say what of a model draws; pass model too.")
+    fitted = read_adapters(adapters)
+    say = on_progress or (lambda line: None)
+
+    pipe, kit = _open_model(model, device, dtype)
+    opened = _open_towers(towers, pipe, kit, device, dtype)
+    swaps = [label(tower, pipe, kit) for tower in opened] if kit is not None else []
+    swapped = drawable(opened, swaps, fitted) if kit is not None else {}
+    chosen = _choices(choices, kit, swapped)
+    eye = _open_eye(image_tower, model, device, dtype) if pipe is not None else None
+
+    studies = []
+    for tower in opened:
+        say(f"{tower.name} reads")
+        studies.append(study_tower(tower, subjects, chance_texts, kept))
+    about = [each.about() for each in studies]
+    drawn: list[Any] = []
+    pictures: list[dict[str, Any]] = []
+    if pipe is not None and kit is not None:
+        for row, swap in zip(about, swaps, strict=True):
+            places = ", ".join(swap.components)
+            row |= {"swap": swap.label, "component": places, "reason": swap.reason}
+        painter = Painter(pipe, kit, brush, swapped, kept, model_mark(pipe), heat)
+        drawn = paint(painter, subjects, chosen, say)
+        pictures = picture_rows(drawn, eye, judge)
+
+    from pandas import DataFrame
+
+    return Study(
+        table=DataFrame([row for each in studies for row in each.rows(subjects)]),
+        words=DataFrame([row for each in studies for row in each.words(subjects)]),
+        sets=DataFrame([row for each in studies for row in each.sets(subjects)]),
+        towers=DataFrame(about),
+        pairs=DataFrame(pair_rows(studies, subjects)),
+        pictures=DataFrame(pictures),
+        verdicts=DataFrame(verdict_rows(pictures)),
+        drawn=tuple(picture for _, picture in drawn),
+        settings=_settings(subjects, seed, model, brush, chosen),
+    )
+
+
+def _unrelated(texts: Sequence[str]) -> tuple[str, ...]:
+    found = tuple(dict.fromkeys(check_prompts(texts, "unrelated")))
+    if isinstance(texts, str) or len(found) < 2 or not all(text.strip() for text in found):
+        raise OptionError("unrelated must be a list of at least two different texts.")
+    return found
+
+
+def _brush(
+    seeds: object, steps: object, guidance_scale: object, height: object, width: object
+) -> Brush:
+    several = isinstance(seeds, Sequence) and not isinstance(seeds, str)
+    if several and not seeds:
+        raise OptionError("seeds is empty; give at least one.")
+    wanted: Any = list(dict.fromkeys(seeds)) if several else [seeds]  # type: ignore[arg-type]
+    checked = checked_options(
+        "any", None, seed=wanted, steps=steps, guidance_scale=guidance_scale,
+        num_images=len(wanted), height=height, width=width,
+    )  # fmt: skip
+    return Brush(
+        checked.seeds, checked.steps, checked.guidance_scale, checked.height, checked.width
+    )
+
+
+def _open_model(model: Any, device: Any, dtype: Any) -> tuple[Any, Kit | None]:
+    if model is None:
+        return None, None
+    if isinstance(model, (str, os.PathLike)):
+        from bridge.diffusion import load_pipeline
+
+        model = load_pipeline(model, device=device, dtype=dtype)
+    return model, open_kit(model)
+
+
+def _choices(
+    choices: str | Sequence[str] | None, kit: Kit | None, swapped: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """Raises OptionError for a choice that the model does not have, or none."""
+    if kit is None:
+        return ()
+    if choices is None:
+        return (WHOLE,)
+    there = (*choices_of(kit), *swapped)
+    if choices == "all":
+        return there
+    wanted = (choices,) if isinstance(choices, str) else tuple(choices)
+    for choice in wanted or ("",):
+        if choice not in there:
+            raise OptionError(
+                f"{kit.source} has no tower choice {choice!r}; it has {', '.join(there)}. (Foreign "
+                "towers draw if they are among towers and of its widths, or have an adapter.)"
+            )
+    return tuple(dict.fromkeys(wanted))
+
+
+def _open_towers(
+    towers: Any, pipe: Any, kit: Kit | None, device: Any, dtype: Any
+) -> list[TextTower]:
+    """Raises OptionError for an empty list, or two towers of one name."""
+    if towers is None and kit is not None:
+        modules = kit.load().modules
+        return [
+            TextTower.from_modules(module, tokenizer, name=use.component)
+            for use, module, tokenizer in zip(
+                kit.recipe.towers, modules, kit.tokenizers, strict=True
+            )
+        ]
+    given = EMBEDDED_TOWERS if towers is None else towers
+    some = [given] if isinstance(given, (str, os.PathLike, TextTower)) else list(given)
+    if not some:
+        raise OptionError("towers is empty; name at least one, such as 'emoji-1'.")
+    opened = [
+        each if isinstance(each, TextTower) else open_text_tower(each, device=device, dtype=dtype)
+        for each in dict.fromkeys(some)
+    ]
+    labels = [tower.name for tower in opened]
+    if len(set(labels)) < len(labels):
+        raise OptionError(f"Two towers have one name ({', '.join(labels)}); give each its own.")
+    return opened
+
+
+def _open_eye(image_tower: Any, model: Any, device: Any, dtype: Any) -> ImageTower | None:
+    if isinstance(image_tower, ImageTower):
+        return image_tower
+    if image_tower is None:
+        embedded = isinstance(model, str) and model.startswith("emoji-")
+        image_tower = EMBEDDED_TOWERS[0] if embedded else None
+    if image_tower is None:
+        return None
+    return open_image_tower(image_tower, device=device, dtype=dtype)
+
+
+def _settings(
+    subjects: Sequence[Subject], seed: int, model: Any, brush: Brush, choices: Sequence[str]
+) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "prompts": [subject.prompt for subject in subjects],
+        "variants": sum(len(subject.variants) - 1 for subject in subjects),
+        "seed": seed,
+    }
+    if model is not None:
+        named = isinstance(model, (str, os.PathLike))
+        found |= {
+            "model": str(model) if named else type(model).__name__,
+            "seeds": list(brush.seeds),
+            "choices": list(choices),
+            **brush.settings(),
+        }
+    return found
