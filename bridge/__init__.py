@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     )
     from bridge.diffusion import Generation, generate, inject, load_pipeline
     from bridge.errors import BridgeError
-    from bridge.vlm import BridgeVLM, describe, load_vlm
+    from bridge.vlm import BridgeVLM, describe, load_vlm, train_vlm
 
 # Public name -> the module that defines it.
 _HOMES = {
@@ -46,6 +46,7 @@ _HOMES = {
     "load_vlm": "bridge.vlm",
     "regional": "bridge.conditioning",
     "schedule": "bridge.conditioning",
+    "train_vlm": "bridge.vlm",
 }
 
 __all__ = [
@@ -66,6 +67,7 @@ __all__ = [
     "load_vlm",
     "regional",
     "schedule",
+    "train_vlm",
 ]
 
 
