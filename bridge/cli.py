@@ -1,4 +1,4 @@
-"""The ``bridge`` command: draw, ask, encode, convert, see the tokens, list the models.
+"""The ``bridge`` command: draw, ask, encode, convert, train, see the tokens, list the models.
 
 Starts light: torch loads only once a command has passed its own checks. A bad input is one
 line on standard error and exit status 2; ``--debug`` shows the traceback instead.
@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 from bridge import __version__
 from bridge.errors import BridgeError, OptionError, PromptError
 from bridge.files import write_whole
+from bridge.vlm.train.command import add_arguments as add_training_arguments
+from bridge.vlm.train.command import run_command as train_command
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -153,6 +155,12 @@ def _parser() -> _Parser:
     convert.add_argument("--base", help="the language model, where source has only a projector")
     convert.add_argument("--vision-tower", metavar="NAME", help="the tower's name for LLaVA's code")
     convert.set_defaults(run=_convert)
+
+    train = commands.add_parser(
+        "train-vlm", parents=[shared, placed], help="train a bridge from pictures to answers"
+    )
+    add_training_arguments(train)
+    train.set_defaults(run=_train_vlm)
 
     models = commands.add_parser("models", parents=[shared], help="list the known models")
     models.set_defaults(run=_models)
@@ -319,6 +327,15 @@ def _convert(options: argparse.Namespace) -> None:
         _print_json({"output": str(path), "to": options.to, "tensors": done})
     else:
         print(f"{path}: {done} tensors in the layout {options.to}")
+
+
+def _train_vlm(options: argparse.Namespace) -> None:
+    done = train_command(options)
+    if options.json:
+        _print_json(done)
+    else:
+        losses = f"loss {done['first_loss']:.3f} to {done['last_loss']:.3f}"
+        print(f"{done['output']}: {done['steps']} steps, {losses}")
 
 
 def _prompt_lines(source: str) -> list[str]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from bridge.vlm.aspect import OneView, mean_colour
 from bridge.vlm.chat import CHAT_TEMPLATE, END_OF_ANSWER, IMAGE_TOKEN
@@ -126,12 +125,14 @@ def _with_row(llm: Any, token_id: int) -> Any:
     size = len(llm.get_input_embeddings().weight)
     if token_id < size:
         return llm
-    shared: list[torch.Tensor] = [*llm.parameters(), *llm.buffers()]
+    # transformers resizes a table in place, so the copy needs those two of its own.
+    words = [llm.get_input_embeddings().weight, llm.get_output_embeddings().weight]
+    shared = [t for t in (*llm.parameters(), *llm.buffers()) if all(t is not w for w in words)]
     longer = copy.deepcopy(llm, {id(tensor): tensor for tensor in shared})
-    longer.resize_token_embeddings(token_id + 1, mean_resizing=False)
-    tables: list[nn.Module] = [longer.get_input_embeddings(), longer.get_output_embeddings()]
-    for table in tables:
-        weight: Any = table.weight
+    with torch.random.fork_rng():  # the new row is random before it is the mean
+        longer.resize_token_embeddings(token_id + 1, mean_resizing=False)
+    for table in (longer.get_input_embeddings(), longer.get_output_embeddings()):
+        weight = table.weight
         with torch.no_grad():
             weight[size:] = weight[:size].float().mean(0).to(weight.dtype)
     return longer

@@ -31,7 +31,7 @@ CAPTION_QUESTION = "describe the picture."
 """What a caption is the answer to, where the data has captions and no questions."""
 
 _TABLES = ("metadata.jsonl", "metadata.csv", "captions.csv")
-_PICTURES = frozenset(".avif .bmp .gif .jpeg .jpg .png .tif .tiff .webp".split())
+_PICTURES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _SPEAKERS = {"human": 0, "user": 0, "gpt": 1, "assistant": 1}
 
 

@@ -19,7 +19,7 @@ from bridge.errors import UnsupportedModelError
 
 
 class LoraLinear(nn.Module):
-    """``base(x) + alpha / rank * B A x``; ``base`` is frozen, A (rank, in) and B (out, rank) fp32."""
+    """``base(x) + alpha / rank * B A x``, ``base`` frozen, A (rank, in) and B (out, rank) fp32."""
 
     def __init__(self, base: nn.Linear, rank: int, alpha: float) -> None:
         super().__init__()

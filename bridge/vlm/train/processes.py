@@ -20,12 +20,12 @@ def accelerator_of(device: torch.device, mixed_precision: str | None) -> Iterato
     left of an `Accelerator` made elsewhere contradicts this one.
     """
     from accelerate import Accelerator
-    from accelerate.state import AcceleratorState, is_initialized
+    from accelerate.state import AcceleratorState, PartialState
 
     if mixed_precision is None:
         has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
         mixed_precision = "bf16" if has_bf16 else "no"
-    ours = not is_initialized()
+    ours = not PartialState._shared_state
     try:
         accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed_precision)
     except ValueError as error:

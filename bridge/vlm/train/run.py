@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +52,7 @@ class Training:
 
 
 def train_vlm(
-    model: str | os.PathLike[str] | BridgeVLM,
+    model: str | os.PathLike[str] | BridgeVLM | Callable[[torch.device], BridgeVLM],
     data: Data,
     output: str | os.PathLike[str],
     *,
@@ -67,8 +67,9 @@ def train_vlm(
     """Train a bridge in one of LLaVA's two stages, and save it to ``output``.
 
     Args:
-        model: a `BridgeVLM` (`bridge.vlm.pair`), which is trained in place, or what `load_vlm`
-            loads, such as the ``output`` of stage 1.
+        model: a `BridgeVLM` (`bridge.vlm.pair`), which is trained in place; or what `load_vlm`
+            loads, such as the ``output`` of stage 1; or a function that makes one on a device,
+            called when all else is checked.
         data: LLaVA's conversation JSON, a folder of pictures with captions, or rows; see
             `bridge.vlm.train.data.read_data`, for ``image_folder`` and ``caption_question`` too.
         output: a new folder, or that of a run that was stopped: it goes on where it was last
@@ -78,7 +79,7 @@ def train_vlm(
         feature_folder: where the frozen tower's states of each picture are kept, by default
             ``output``/features. ``store_features=False`` runs the tower in every step instead:
             a LLaVA picture takes 1.2 MB in half precision.
-        device: by default the model's own, for a name CUDA if there is one.
+        device: by default the model's own; CUDA if there is one, where it is yet to be loaded.
         options: those of `TrainOptions`: ``stage``, ``epochs``, ``batch_size``, ``lora`` ...
 
     Launched by `accelerate launch` or `torchrun`, all processes share the work of each batch.
@@ -90,11 +91,11 @@ def train_vlm(
     if settings.stage == 1 and not any(row.pictures for row in rows):
         raise DataError("no row has a picture; stage 1 learns from pictures alone")
     folder = _checked_output(output)
-    live = isinstance(model, BridgeVLM)
-    place = model.device if live and device is None else resolve_device(device)  # type: ignore[union-attr]
+    live = isinstance(model, BridgeVLM) and device is None
+    place = model.device if live else resolve_device(device)  # type: ignore[union-attr]
     with accelerator_of(place, settings.mixed_precision) as accelerator:
         settings.rows_at_once(accelerator.num_processes)
-        vlm = model if isinstance(model, BridgeVLM) else load_vlm(model, device=accelerator.device)
+        vlm = _made(model, accelerator.device)
         if vlm.vision is None:
             raise UnsupportedModelError(f"{vlm.name} has no tower; pair it with one to train")
         check_can_save(vlm)
@@ -109,6 +110,14 @@ def train_vlm(
             (folder / CHECKPOINT).unlink(missing_ok=True)
         accelerator.wait_for_everyone()
     return Training(vlm, folder, tuple(journal.log))
+
+
+def _made(model: Any, device: torch.device) -> BridgeVLM:
+    if isinstance(model, BridgeVLM):
+        return model
+    made = model(device) if callable(model) else load_vlm(model, device=device)
+    assert isinstance(made, BridgeVLM)
+    return made
 
 
 def _train(
