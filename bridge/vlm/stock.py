@@ -129,7 +129,7 @@ def _with_row(llm: Any, token_id: int) -> Any:
     words = [llm.get_input_embeddings().weight, llm.get_output_embeddings().weight]
     shared = [t for t in (*llm.parameters(), *llm.buffers()) if all(t is not w for w in words)]
     longer = copy.deepcopy(llm, {id(tensor): tensor for tensor in shared})
-    with torch.random.fork_rng():  # the new row is random before it is the mean
+    with torch.random.fork_rng(devices=[]):  # the new row is random before it is the mean
         longer.resize_token_embeddings(token_id + 1, mean_resizing=False)
     for table in (longer.get_input_embeddings(), longer.get_output_embeddings()):
         weight = table.weight
