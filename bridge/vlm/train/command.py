@@ -70,7 +70,7 @@ def run_command(options: argparse.Namespace) -> dict[str, Any]:
 
     settings = {n: getattr(options, n) for n in _HANDED_ON if getattr(options, n) is not None}
     done = train_vlm(
-        options.model or partial(_paired, options),
+        partial(_loaded if options.model else _paired, options),
         options.data,
         options.output,
         image_folder=options.image_folder,
@@ -86,6 +86,12 @@ def run_command(options: argparse.Namespace) -> dict[str, Any]:
         "first_loss": done.losses[0] if done.log else None,
         "last_loss": done.losses[-1] if done.log else None,
     }
+
+
+def _loaded(options: argparse.Namespace, device: Any) -> Any:
+    from bridge.vlm.load import load_vlm
+
+    return load_vlm(options.model, device=device, dtype=options.dtype)
 
 
 def _paired(options: argparse.Namespace, device: Any) -> Any:

@@ -7,23 +7,18 @@ here, so that bad data is said before any model loads; pixels are read when they
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from bridge.errors import DataError, ImageError, PromptError
-from bridge.files import hash_file
 from bridge.vlm.chat import IMAGE_TOKEN, Turn
-from bridge.vlm.image import ImageInput, image_size, load_image
+from bridge.vlm.image import image_size, load_image
 from bridge.vlm.prompting import n_pictures_at_head
 from bridge.vlm.question import checked_turns
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from bridge.vlm.train.rows import Picture, Row
 
 Data: TypeAlias = "str | os.PathLike[str] | Iterable[Mapping[str, Any]]"
 
@@ -33,39 +28,6 @@ CAPTION_QUESTION = "describe the picture."
 _TABLES = ("metadata.jsonl", "metadata.csv", "captions.csv")
 _PICTURES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _SPEAKERS = {"human": 0, "user": 0, "gpt": 1, "assistant": 1}
-
-
-@dataclass(frozen=True, eq=False)
-class Picture:
-    """A picture that is read when asked for. ``size`` is its (height, width)."""
-
-    name: str
-    size: tuple[int, int]
-    read: Callable[[], ImageInput]
-
-    def load(self) -> Image:
-        """RGB, as `load_image` reads it. Raises ImageError that names the picture."""
-        try:
-            return load_image(self.read())
-        except ImageError as error:
-            raise ImageError(f"{self.name}: {error}") from error
-
-    def key(self) -> str:
-        """16 hex digits of a sha256 over the file, or over size and pixels where it is none."""
-        source = self.read()
-        if isinstance(source, str | os.PathLike):
-            return hash_file(Path(source))
-        image = load_image(source)
-        return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()[:16]
-
-
-@dataclass(frozen=True, eq=False)
-class Row:
-    """One conversation and its pictures, and where it stood for errors to name."""
-
-    pictures: tuple[Picture, ...]
-    turns: tuple[Turn, ...]
-    where: str
 
 
 def read_data(

@@ -14,7 +14,7 @@ from bridge.curves import draw_curve
 from bridge.errors import MissingDependencyError
 from bridge.files import write_whole
 from bridge.vlm.model import BridgeVLM
-from bridge.vlm.train.data import Row
+from bridge.vlm.train.rows import Row
 
 _ANSWER_TOKENS = 48
 

@@ -10,7 +10,7 @@ from bridge.errors import DataError, PromptError
 from bridge.vlm.chat import IMAGE_TOKEN
 from bridge.vlm.layout import IGNORE_LABEL
 from bridge.vlm.prompting import ChatWriter
-from bridge.vlm.train.data import Picture, Row
+from bridge.vlm.train.rows import Picture, Row
 
 
 @dataclass(frozen=True, eq=False)

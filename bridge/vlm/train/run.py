@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,9 @@ from bridge.towers.fingerprint import fingerprint
 from bridge.vlm.load import load_vlm
 from bridge.vlm.model import BridgeVLM
 from bridge.vlm.save import check_can_save, save_vlm
+from bridge.vlm.train.bar import ProgressBar
 from bridge.vlm.train.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
-from bridge.vlm.train.data import CAPTION_QUESTION, Data, Row, read_data
+from bridge.vlm.train.data import CAPTION_QUESTION, Data, read_data
 from bridge.vlm.train.journal import Journal, ask_samples, askable
 from bridge.vlm.train.labels import Encoded, encode
 from bridge.vlm.train.loop import Steps
@@ -28,6 +29,7 @@ from bridge.vlm.train.options import TrainOptions, train_options
 from bridge.vlm.train.order import Order
 from bridge.vlm.train.parts import groups, set_mode, trained_parts
 from bridge.vlm.train.processes import accelerator_of
+from bridge.vlm.train.rows import Row
 from bridge.vlm.train.seen import LiveStates, Seen, StoredStates, view_size
 from bridge.vlm.train.trainee import Trainee
 
@@ -130,7 +132,7 @@ def _train(
     progress: bool,
 ) -> Journal:
     """All of a run between loading and saving."""
-    bar = _Bar(progress and accelerator.is_main_process)
+    bar = ProgressBar(progress and accelerator.is_main_process)
     first = next((row.pictures[0] for row in rows if row.pictures), None)
     view = None if first is None else view_size(vlm, first)
     encoded = [_encoded(vlm, row, view, options) for row in rows]
@@ -178,7 +180,11 @@ def _encoded(
 
 
 def _seen(
-    vlm: BridgeVLM, rows: Sequence[Encoded], kept: Path | None, accelerator: Accelerator, bar: _Bar
+    vlm: BridgeVLM,
+    rows: Sequence[Encoded],
+    kept: Path | None,
+    accelerator: Accelerator,
+    bar: ProgressBar,
 ) -> Seen:
     if kept is None:
         return LiveStates(vlm)
@@ -222,20 +228,3 @@ def _checked_output(output: str | os.PathLike[str]) -> Path:
     if not os.access(folder, os.W_OK):
         raise OptionError(f"output {str(folder)!r}: no permission to write there")
     return folder
-
-
-class _Bar:
-    """A progress bar on a terminal; nothing elsewhere."""
-
-    def __init__(self, shown: bool) -> None:
-        self._hidden = None if shown else True  # None: tqdm shows itself on a terminal only
-        self._bar: Any = None
-
-    def __call__(self, items: Iterable[Any], what: str) -> Iterable[Any]:
-        from tqdm import tqdm
-
-        self._bar = tqdm(items, desc=what, disable=self._hidden, leave=False)
-        return self._bar
-
-    def show(self, **figures: str) -> None:
-        self._bar.set_postfix(figures, refresh=False)

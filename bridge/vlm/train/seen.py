@@ -20,7 +20,7 @@ from bridge.towers.tensors import read_tensors
 from bridge.vlm.features import image_states
 from bridge.vlm.model import BridgeVLM
 from bridge.vlm.preprocess import view_pixels
-from bridge.vlm.train.data import Picture
+from bridge.vlm.train.rows import Picture
 
 _AT_ONCE = 16  # pictures through the tower in one pass
 
