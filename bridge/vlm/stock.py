@@ -22,14 +22,15 @@ _DECODERS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3_text")
 
 def why_not(vlm: BridgeVLM) -> str | None:
     """Why stock LLaVA cannot be this model, or None if it can."""
-    projector, tower = vlm.projector, vlm.vision
+    projector = vlm.projector
+    tower: Any = vlm.vision
     if not isinstance(projector, MlpProjector) or len(projector) != 3:
         return f"its projector is mlp2x_gelu, not {getattr(projector, 'kind', None)}"
-    if getattr(tower, "config", None) is None or tower.config.model_type not in _TOWERS:  # type: ignore[union-attr]
+    if tower is None or tower.config.model_type not in _TOWERS:
         return f"its tower is CLIP or SigLIP, not {type(tower).__name__}"
     if vlm.llm.config.model_type not in _DECODERS:
         return f"its language model is one of {_DECODERS}, not {vlm.llm.config.model_type}"
-    if vlm.select_feature == "patch" and n_extra_states(tower) > 1:  # type: ignore[arg-type]
+    if vlm.select_feature == "patch" and n_extra_states(tower) > 1:
         return "it drops one state of the tower, or none"
     pad = vlm.aspect.pad_colour if isinstance(vlm.aspect, OneView) else None
     if pad is not None and pad != mean_colour(vlm.image_processor.image_mean):

@@ -173,7 +173,7 @@ def _row(record: Any, where: str, caption_question: str, opened: Opener) -> Row:
 
 
 def _images(record: Mapping[str, Any]) -> list[Any]:
-    found = next(
+    found: Any = next(
         (record[k] for k in ("image", "images", "file_name") if record.get(k) is not None), []
     )
     return list(found) if isinstance(found, list | tuple) else [found]
