@@ -71,7 +71,7 @@ def test_the_walk_through(
         bridge.describe(f"pictures/{name}.png", model=str(tmp_path / "stage2")) == f"a {name}"
         for name in names
     )
-    assert right >= 8, "ten pictures, seen some fifty times each"
+    assert right >= 8, "ten pictures, seen some 28 times each"
 
 
 def said_by(said: dict[str, str]) -> dict[str, Any]:
