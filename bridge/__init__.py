@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from bridge.diffusion import Generation, generate, inject, load_pipeline
     from bridge.errors import BridgeError
     from bridge.lab import Study, study
-    from bridge.vlm import BridgeVLM, describe, load_vlm
+    from bridge.vlm import BridgeVLM, describe, load_vlm, train_vlm
 
 # Public name -> the module that defines it.
 _HOMES = {
@@ -55,6 +55,7 @@ _HOMES = {
     "regional": "bridge.conditioning",
     "schedule": "bridge.conditioning",
     "study": "bridge.lab",
+    "train_vlm": "bridge.vlm",
 }
 
 __all__ = [
@@ -80,6 +81,7 @@ __all__ = [
     "regional",
     "schedule",
     "study",
+    "train_vlm",
 ]
 
 

@@ -1,4 +1,4 @@
-"""The ``bridge`` command: draw, ask, encode, study, convert, see the tokens, list the models.
+"""The ``bridge`` command: draw, ask, encode, study, convert, train, see the tokens, list the models.
 
 Starts light: torch loads only once a command has passed its own checks. A bad input is one
 line on standard error and exit status 2; ``--debug`` shows the traceback instead.
@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 from bridge import __version__
 from bridge.errors import BridgeError, OptionError, PromptError
 from bridge.files import write_whole
+from bridge.vlm.train.command import add_arguments as add_training_arguments
+from bridge.vlm.train.command import run_command as train_command
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -187,6 +189,11 @@ def _parser() -> _Parser:
         help="report.html, table.csv or all.json; repeatable",
     )  # fmt: skip
     study.set_defaults(run=_study)
+    train = commands.add_parser(
+        "train-vlm", parents=[shared, placed], help="train a bridge from pictures to answers"
+    )
+    add_training_arguments(train)
+    train.set_defaults(run=_train_vlm)
 
     models = commands.add_parser("models", parents=[shared], help="list the known models")
     models.set_defaults(run=_models)
@@ -378,6 +385,13 @@ def _line_counter(stream: TextIO) -> Any:
     if not stream.isatty():
         return None
     return lambda line: print(f"\r\033[K{line}", end="\r", file=stream, flush=True)
+def _train_vlm(options: argparse.Namespace) -> None:
+    done = train_command(options)
+    if options.json:
+        _print_json(done)
+    else:
+        losses = f"loss {done['first_loss']:.3f} to {done['last_loss']:.3f}"
+        print(f"{done['output']}: {done['steps']} steps, {losses}")
 
 
 def _prompt_lines(source: str) -> list[str]:

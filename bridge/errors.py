@@ -23,6 +23,10 @@ class ImageError(BridgeError, ValueError):
     """An image that cannot be read, or that is outside the accepted sizes."""
 
 
+class DataError(BridgeError, ValueError):
+    """A file or row of training data that cannot be trained on."""
+
+
 class OffManifoldWarning(UserWarning):
     """Weights took states further from a tower's own than any prompt goes by itself."""
 

@@ -11,7 +11,7 @@ import io
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from bridge.errors import ImageError
 
@@ -23,10 +23,16 @@ ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image | np.ndarray"
 ImagesInput: TypeAlias = "ImageInput | Sequence[ImageInput] | None"
 """The pictures of one chat: one, a list or tuple of several, or None for a chat without."""
 
+Read = TypeVar("Read")
+
 MAX_PIXELS = 50_000_000
 # Processors that resize the short side to 224 px would turn a 1x20000 strip into 4.5 million
 # columns; such a strip shows nothing anyway.
 MAX_ASPECT = 200
+
+# The EXIF tag that says which way up a picture is, and its values that lay it on its side.
+_ORIENTATION = 0x0112
+_SIDEWAYS = (5, 6, 7, 8)
 
 # fmt: off
 _FORMATS = frozenset({
@@ -59,13 +65,33 @@ def load_image(image: ImageInput) -> Image:
         return _to_rgb(_from_array(image))
     if isinstance(image, bytes | bytearray | memoryview):
         data = bytes(image)
-        return _open(lambda: io.BytesIO(data), f"the image of {len(data):,} bytes", len(data))
+        return _open(
+            lambda: io.BytesIO(data), f"the image of {len(data):,} bytes", len(data), _decode
+        )
     if isinstance(image, str | os.PathLike):
-        return _open_path(image)
+        return _open_path(image, _decode)
     raise ImageError(
         f"cannot read a picture from {type(image).__name__}; "
         "give a path, bytes, a PIL image or a numpy array"
     )
+
+
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Height and width of a picture file as `load_image` would give it, from its header alone.
+
+    Raises ImageError as `load_image` does, but for damage further inside the file.
+    """
+
+    def judge(picture: Image, name: str) -> tuple[int, int]:
+        width, height = picture.size
+        _check_size(width, height, name)
+        try:
+            sideways = picture.getexif().get(_ORIENTATION, 1) in _SIDEWAYS
+        except Exception:
+            sideways = False  # as in _upright
+        return (width, height) if sideways else (height, width)
+
+    return _open_path(path, judge)
 
 
 def load_images(images: ImagesInput) -> list[Image]:
@@ -77,7 +103,7 @@ def load_images(images: ImagesInput) -> list[Image]:
     return [load_image(images)]  # type: ignore[arg-type]
 
 
-def _open_path(path: str | os.PathLike[str]) -> Image:
+def _open_path(path: str | os.PathLike[str], read: Callable[[Image, str], Read]) -> Read:
     text = os.fspath(path)
     if not isinstance(text, str) or not text or "\0" in text:
         raise ImageError(f"{text!r} is not a path; give the path of an image file")
@@ -91,11 +117,13 @@ def _open_path(path: str | os.PathLike[str]) -> Image:
         raise ImageError(f"no such image file: {name}")
     if not file.is_file():
         raise ImageError(f"{name} is not a regular file; give the path of an image file")
-    return _open(lambda: file.open("rb"), name, file.stat().st_size)
+    return _open(lambda: file.open("rb"), name, file.stat().st_size, read)
 
 
-def _open(opener: Callable[[], Any], name: str, n_bytes: int) -> Image:
-    """Open an encoded picture, judge its header, then decode it."""
+def _open(
+    opener: Callable[[], Any], name: str, n_bytes: int, read: Callable[[Image, str], Read]
+) -> Read:
+    """Open an encoded picture and give what ``read`` makes of it."""
     from PIL import Image, UnidentifiedImageError
 
     if n_bytes == 0:
@@ -104,7 +132,7 @@ def _open(opener: Callable[[], Any], name: str, n_bytes: int) -> Image:
     formats = [name for name in Image.ID if name in _FORMATS]
     try:
         with opener() as stream, Image.open(stream, formats=formats) as picture:
-            return _decode(picture, name)
+            return read(picture, name)
     except UnidentifiedImageError:
         raise ImageError(
             f"{name} is not an image bridge can read (PNG, JPEG, WebP, GIF, BMP, TIFF ...), "

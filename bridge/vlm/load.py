@@ -13,6 +13,7 @@ from bridge.vlm.aspect import SQUARE, ImageAspect, OneView, mean_colour
 from bridge.vlm.checkpoints.settings import is_original, read_settings
 from bridge.vlm.llava import from_llava
 from bridge.vlm.model import BridgeVLM
+from bridge.vlm.own_layout import MODEL_TYPE, read_own
 from bridge.vlm.preprocess import load_image_processor, processor_kind, processor_settings
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def load_vlm(
     allow_pickle: bool = False,
     base: str | os.PathLike[str] | None = None,
 ) -> BridgeVLM:
-    """Load a checkpoint of LLaVA 1.5, LLaVA 1.6 or BLIP-2.
+    """Load a checkpoint of LLaVA 1.5, LLaVA 1.6 or BLIP-2, or what `save_vlm` wrote.
 
     Layouts: transformers' (`LlavaForConditionalGeneration`, `LlavaNextForConditionalGeneration`,
     `Blip2ForConditionalGeneration` with OPT), and the original of haotian-liu/LLaVA.
@@ -88,6 +89,8 @@ def load_folder(
         raise OptionError(
             f"{folder} is not of the original LLaVA's layout; leave allow_pickle and base out"
         )
+    if config["model_type"] == MODEL_TYPE:
+        return read_own(folder, device, dtype, name)
     image_processor = load_image_processor(folder)
     from transformers import AutoTokenizer
 
@@ -122,6 +125,8 @@ def _check_architecture(folder: Path) -> None:
         read_settings(found, folder)
         return
     kind = found.get("model_type")
+    if kind == MODEL_TYPE:
+        return
     if kind not in _CLASSES:
         known = ", ".join(map(repr, _CLASSES))
         raise UnsupportedModelError(

@@ -201,7 +201,7 @@ class BridgeVLM:
 
         Raises PromptError, with both counts, when the soft tokens do not fill the image positions.
         """
-        ids, mask = pad_rows(rows, self._pad_id, padding)
+        ids, mask = pad_rows(rows, self.pad_id, padding)
         table = self.llm.get_input_embeddings()
         ids, mask = ids.to(self.device), mask.to(self.device)
         made_by = (type(self.vision).__name__, self.select_feature, type(self.projector).__name__)
@@ -326,7 +326,8 @@ class BridgeVLM:
         return self.vision, self.projector
 
     @property
-    def _pad_id(self) -> int:
+    def pad_id(self) -> int:
+        """The id that fills up the shorter rows of a batch; it is masked."""
         for candidate in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
             if candidate is not None:
                 return int(candidate)
@@ -343,7 +344,7 @@ class BridgeVLM:
             max_new_tokens=min(max_new_tokens, room),
             do_sample=False,
             num_beams=1,
-            pad_token_id=self._pad_id,
+            pad_token_id=self.pad_id,
             **hooks,
         )
 

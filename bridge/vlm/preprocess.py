@@ -33,6 +33,14 @@ _DIRECT = {
     "CLIPFeatureExtractor": _CLIP,
     "LlavaImageProcessor": _CLIP,
     "LlavaNextImageProcessor": _CLIP,
+    "SiglipImageProcessor": (
+        "transformers.models.siglip.image_processing_pil_siglip",
+        "SiglipImageProcessorPil",
+    ),
+    "BitImageProcessor": (
+        "transformers.models.bit.image_processing_pil_bit",
+        "BitImageProcessorPil",
+    ),
     "BlipImageProcessor": (
         "transformers.models.blip.image_processing_pil_blip",
         "BlipImageProcessorPil",

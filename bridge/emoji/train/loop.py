@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
 
+from bridge.curves import draw_curve
 from bridge.files import write_whole
 
 Trained = TypeVar("Trained", bound=nn.Module)
@@ -240,24 +241,3 @@ def plain_attention(model: PreTrainedModel) -> None:
     our sizes (tens of tokens, heads of 32 or 64)."""
     if not torch.cuda.is_available():
         model.set_attn_implementation("eager")
-
-
-def draw_curve(log: list[dict[str, float]], path: Path, title: str) -> None:
-    """Plot every logged figure over minutes, one small panel each."""
-    if not log:
-        return
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    names = [n for n in log[-1] if n not in ("step", "minutes")]
-    figure, axes = pyplot.subplots(1, len(names), figsize=(4 * len(names), 3), squeeze=False)
-    for axis, name in zip(axes[0], names, strict=True):
-        rows = [row for row in log if name in row]
-        axis.plot([row["minutes"] for row in rows], [row[name] for row in rows])
-        axis.set(title=f"{title}: {name}", xlabel="minutes")
-        axis.grid(alpha=0.3)
-    figure.tight_layout()
-    figure.savefig(path, dpi=80)
-    pyplot.close(figure)

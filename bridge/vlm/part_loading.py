@@ -1,0 +1,122 @@
+"""A tower or a language model for `pair`, by embedded name, folder or hub id."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bridge.errors import UnsupportedModelError, WeightsError
+from bridge.files import read_json
+from bridge.runtime import check_dtype, quiet_loading, resolve_device, resolve_dtype
+from bridge.vlm.pairing import image_tower
+from bridge.vlm.preprocess import load_image_processor
+
+# Whole VLMs, whose parts may be taken out.
+_VLMS = ("llava", "llava_next", "bridge_vlm")
+
+
+def load_vision(
+    source: str | os.PathLike[str],
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    revision: str | None = None,
+) -> tuple[Any, Any]:
+    """The image tower of a checkpoint, and its image processor, or None where it has none.
+
+    ``source`` is a tower (`CLIPVisionModel`, `SiglipVisionModel`, `Dinov2Model` ...), a model
+    with two (`CLIPModel`), or a VLM. Raises UnknownModelError, HubError, WeightsError,
+    UnsupportedModelError, OptionError.
+    """
+    folder, kind = _folder(source, revision)
+    if kind in _VLMS:
+        from bridge.vlm.load import load_vlm
+
+        vlm = load_vlm(folder, device=device, dtype=dtype)
+        return vlm.vision, vlm.image_processor
+    place, precision = _where(device, dtype, folder)
+    from transformers import AutoModel
+
+    with quiet_loading():
+        model = load_part(AutoModel, folder, precision)
+    has_processor = any((folder / f"{name}processor_config.json").is_file() for name in ("pre", ""))
+    processor = load_image_processor(folder) if has_processor else None
+    return image_tower(model).to(place).eval(), processor
+
+
+def load_llm(
+    source: str | os.PathLike[str],
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    revision: str | None = None,
+) -> tuple[Any, Any]:
+    """The causal language model of a checkpoint, or of a VLM, and its tokenizer.
+
+    Raises as `load_vision`.
+    """
+    folder, kind = _folder(source, revision)
+    if kind in _VLMS:
+        from bridge.vlm.load import load_vlm
+
+        vlm = load_vlm(folder, device=device, dtype=dtype)
+        return vlm.llm, vlm.tokenizer
+    place, precision = _where(device, dtype, folder)
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with quiet_loading():
+        llm = load_part(AutoModelForCausalLM, folder, precision)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError, KeyError) as error:
+            raise WeightsError(f"{folder}: the tokenizer cannot load: {error}") from error
+    return llm.to(place).eval(), tokenizer
+
+
+def load_part(auto_class: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """One model of a folder, every tensor of it from the folder. Raises WeightsError,
+    UnsupportedModelError."""
+    from safetensors import SafetensorError
+
+    try:
+        model, info = auto_class.from_pretrained(
+            folder,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except ValueError as error:  # transformers' word for a config of another kind
+        raise UnsupportedModelError(
+            f"{folder} is no model for {auto_class.__name__}: {error}"
+        ) from error
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise WeightsError(f"{folder}: the weights cannot load: {error}") from error
+    missing = sorted(map(str, info["missing_keys"]))
+    if missing:
+        raise WeightsError(
+            f"{folder}: {len(missing)} tensors are missing, such as {missing[0]!r}; "
+            "get the complete checkpoint"
+        )
+    return model
+
+
+def _folder(source: str | os.PathLike[str], revision: str | None) -> tuple[Path, str]:
+    """Folder and model_type."""
+    from bridge.store import resolve
+
+    folder = resolve(source, revision=revision).absolute()
+    if not (folder / "config.json").is_file():
+        raise UnsupportedModelError(f"{folder} has no config.json; give a folder of transformers")
+    return folder, str(read_json(folder / "config.json").get("model_type"))
+
+
+def _where(
+    device: str | torch.device | None, dtype: str | torch.dtype | None, folder: Path
+) -> tuple[torch.device, torch.dtype]:
+    place = resolve_device(device)
+    check_dtype(dtype)
+    return place, resolve_dtype(dtype, place, folder)

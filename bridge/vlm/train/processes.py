@@ -1,0 +1,37 @@
+"""`accelerate` as a run uses it: one process or several, and bf16 where the device has it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from bridge.errors import OptionError
+
+
+@contextmanager
+def accelerator_of(device: torch.device, mixed_precision: str | None) -> Iterator[Any]:
+    """An `Accelerator` for the processes that this program was launched as.
+
+    accelerate keeps its state for the whole process; if it was ours alone it is put away after
+    the block, so that the next run may choose another precision. Raises OptionError when what is
+    left of an `Accelerator` made elsewhere contradicts this one.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, PartialState
+
+    if mixed_precision is None:
+        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        mixed_precision = "bf16" if has_bf16 else "no"
+    ours = not PartialState._shared_state
+    try:
+        accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed_precision)
+    except ValueError as error:
+        raise OptionError(f"accelerate cannot run so here: {error}") from error
+    try:
+        yield accelerator
+    finally:
+        if ours and accelerator.num_processes == 1:
+            AcceleratorState._reset_state(reset_partial_state=True)

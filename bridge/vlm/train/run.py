@@ -1,0 +1,230 @@
+"""`bridge.train_vlm`: from a pairing and data to a trained checkpoint folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from bridge.errors import DataError, OptionError, UnsupportedModelError
+from bridge.files import write_whole
+from bridge.runtime import resolve_device
+from bridge.towers.fingerprint import fingerprint
+from bridge.vlm.load import load_vlm
+from bridge.vlm.model import BridgeVLM
+from bridge.vlm.save import check_can_save, save_vlm
+from bridge.vlm.train.bar import ProgressBar
+from bridge.vlm.train.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
+from bridge.vlm.train.data import CAPTION_QUESTION, Data, read_data
+from bridge.vlm.train.journal import Journal, ask_samples, askable
+from bridge.vlm.train.labels import Encoded, encode
+from bridge.vlm.train.loop import Steps
+from bridge.vlm.train.options import TrainOptions, train_options
+from bridge.vlm.train.order import Order
+from bridge.vlm.train.parts import groups, set_mode, trained_parts
+from bridge.vlm.train.processes import accelerator_of
+from bridge.vlm.train.rows import Row
+from bridge.vlm.train.seen import LiveStates, Seen, StoredStates, view_size
+from bridge.vlm.train.trainee import Trainee
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+# Settings that a run may go on with changed: they do not change what it computes.
+_FREE = ("micro_batch", "save_every", "sample_every", "samples")
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """A finished run: the trained model, its folder, and a row of figures a step."""
+
+    vlm: BridgeVLM
+    folder: Path
+    log: tuple[dict[str, float], ...]
+
+    @property
+    def losses(self) -> list[float]:
+        return [row["loss"] for row in self.log]
+
+
+def train_vlm(
+    model: str | os.PathLike[str] | BridgeVLM | Callable[[torch.device], BridgeVLM],
+    data: Data,
+    output: str | os.PathLike[str],
+    *,
+    image_folder: str | os.PathLike[str] | None = None,
+    caption_question: str = CAPTION_QUESTION,
+    feature_folder: str | os.PathLike[str] | None = None,
+    store_features: bool = True,
+    device: str | torch.device | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> Training:
+    """Train a bridge in one of LLaVA's two stages, and save it to ``output``.
+
+    Args:
+        model: a `BridgeVLM` (`bridge.vlm.pair`), which is trained in place; or what `load_vlm`
+            loads, such as the ``output`` of stage 1; or a function that makes one on a device,
+            called when all else is checked.
+        data: LLaVA's conversation JSON, a folder of pictures with captions, or rows; see
+            `bridge.vlm.train.data.read_data`, for ``image_folder`` and ``caption_question`` too.
+        output: a new folder, or that of a run that was stopped: it goes on where it was last
+            written down, to the same loss curve. It gets the model (what `bridge.load_vlm` and,
+            for LLaVA's kind of pairing, transformers load), `log.json`, `loss.png`, and
+            `samples.json`, answers on the way.
+        feature_folder: where the frozen tower's states of each picture are kept, by default
+            ``output``/features. ``store_features=False`` runs the tower in every step instead:
+            a LLaVA picture takes 1.2 MB in half precision.
+        device: by default the model's own; CUDA if there is one, where it is yet to be loaded.
+        options: those of `TrainOptions`: ``stage``, ``epochs``, ``batch_size``, ``lora`` ...
+
+    Launched by `accelerate launch` or `torchrun`, all processes share the work of each batch.
+    Data and options are checked before a model loads. Raises DataError, ImageError, OptionError,
+    UnsupportedModelError, and what `load_vlm` raises.
+    """
+    settings = train_options(options)
+    rows = read_data(data, image_folder=image_folder, caption_question=caption_question)
+    if settings.stage == 1 and not any(row.pictures for row in rows):
+        raise DataError("no row has a picture; stage 1 learns from pictures alone")
+    folder = _checked_output(output)
+    live = isinstance(model, BridgeVLM) and device is None
+    place = model.device if live else resolve_device(device)  # type: ignore[union-attr]
+    with accelerator_of(place, settings.mixed_precision) as accelerator:
+        settings.rows_at_once(accelerator.num_processes)
+        vlm = _made(model, accelerator.device)
+        if vlm.vision is None:
+            raise UnsupportedModelError(f"{vlm.name} has no tower; pair it with one to train")
+        check_can_save(vlm)
+        for part in (vlm.vision, vlm.projector, vlm.llm):
+            part.to(accelerator.device)  # type: ignore[union-attr]
+        kept = None if not store_features else Path(feature_folder or folder / "features")
+        journal = _train(vlm, rows, settings, folder, kept, accelerator, progress)
+        if accelerator.is_main_process:
+            save_vlm(vlm, folder)
+            told = {"rows": len(rows), "options": asdict(settings)}
+            write_whole(folder / "training.json", json.dumps(told, indent=1).encode())
+            (folder / CHECKPOINT).unlink(missing_ok=True)
+        accelerator.wait_for_everyone()
+    return Training(vlm, folder, tuple(journal.log))
+
+
+def _made(model: Any, device: torch.device) -> BridgeVLM:
+    if isinstance(model, BridgeVLM):
+        return model
+    made = model(device) if callable(model) else load_vlm(model, device=device)
+    assert isinstance(made, BridgeVLM)
+    return made
+
+
+def _train(
+    vlm: BridgeVLM,
+    rows: Sequence[Row],
+    options: TrainOptions,
+    folder: Path,
+    kept: Path | None,
+    accelerator: Accelerator,
+    progress: bool,
+) -> Journal:
+    """All of a run between loading and saving."""
+    bar = ProgressBar(progress and accelerator.is_main_process)
+    first = next((row.pictures[0] for row in rows if row.pictures), None)
+    view = None if first is None else view_size(vlm, first)
+    encoded = [_encoded(vlm, row, view, options) for row in rows]
+    seen = _seen(vlm, encoded, kept, accelerator, bar)
+    steps = options.n_steps(len(rows))
+    told = _told(vlm, encoded, options, steps)
+    journal, path, start = Journal(folder), folder / CHECKPOINT, 0
+    devices = [accelerator.device] if accelerator.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), trained_parts(vlm, options):
+        plain = Trainee(vlm, None if view is None else vlm.count(*view).layout)
+        adam = torch.optim.AdamW(
+            groups(vlm, options), betas=(0.9, 0.999), weight_decay=options.weight_decay
+        )
+        if path.is_file():
+            start = load_checkpoint(path, plain, adam, told)
+            journal.resume(start)
+        module, optimizer = accelerator.prepare(plain, adam)
+        order = Order([len(row.ids) for row in encoded], options.rows_a_step, steps, options.seed)
+        each = Steps(accelerator, module, optimizer, options, order, encoded, seen, vlm.pad_id)
+        asked = askable(rows, options.samples)
+        set_mode(vlm, options, training=True)
+        for step in bar(range(start, steps), "training"):
+            journal.log.append(each.take(step))
+            bar.show(loss=f"{journal.log[-1]['loss']:.4f}")
+            done, last = step + 1, step + 1 == steps
+            if asked and (last or done % options.sample_every == 0):
+                set_mode(vlm, options, training=False)
+                if accelerator.is_main_process:
+                    journal.samples += ask_samples(vlm, asked, done)
+                set_mode(vlm, options, training=True)
+            if last or done % options.save_every == 0:
+                if accelerator.is_main_process:
+                    journal.write()
+                    save_checkpoint(path, plain, adam, done, told)
+                accelerator.wait_for_everyone()
+    return journal
+
+
+def _encoded(
+    vlm: BridgeVLM, row: Row, view: tuple[int, int] | None, options: TrainOptions
+) -> Encoded:
+    counts = [vlm.n_soft_tokens(*view, p.size) for p in row.pictures] if view else []
+    limits = [limit for limit in (options.max_length, vlm.context) if limit is not None]
+    return encode(vlm.writer, row, counts, min(limits, default=None))
+
+
+def _seen(
+    vlm: BridgeVLM,
+    rows: Sequence[Encoded],
+    kept: Path | None,
+    accelerator: Accelerator,
+    bar: ProgressBar,
+) -> Seen:
+    if kept is None:
+        return LiveStates(vlm)
+    stored = StoredStates(vlm, kept)
+    pictures = [picture for row in rows for picture in row.pictures]
+    mine = pictures[accelerator.process_index :: accelerator.num_processes]
+    stored.fill(mine, lambda stretches: bar(stretches, "image features"))
+    accelerator.wait_for_everyone()
+    return stored
+
+
+def _told(
+    vlm: BridgeVLM, rows: Sequence[Encoded], options: TrainOptions, steps: int
+) -> dict[str, Any]:
+    """What a run must share with a stopped one to go on from it."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(row.ids.tobytes() + row.labels.tobytes())
+    settings = {k: v for k, v in asdict(options).items() if k not in _FREE}
+    return {
+        **settings,
+        "batch_size": options.rows_a_step,
+        "steps": steps,
+        "data": digest.hexdigest()[:16],
+        "tower": fingerprint(vlm.vision),
+        "language model": fingerprint(vlm.llm),
+        "projector": vlm.projector.kind if vlm.projector is not None else None,
+    }
+
+
+def _checked_output(output: str | os.PathLike[str]) -> Path:
+    folder = Path(output).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise OptionError(f"output {str(folder)!r} is a file; give a folder")
+    if (folder / "config.json").exists() and not (folder / CHECKPOINT).exists():
+        raise OptionError(f"output {str(folder)!r} holds a model already; give another folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(f"output {str(folder)!r} cannot be made: {error}") from error
+    if not os.access(folder, os.W_OK):
+        raise OptionError(f"output {str(folder)!r}: no permission to write there")
+    return folder
