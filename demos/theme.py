@@ -101,4 +101,13 @@ CSS = """
   }
 }
 #chat .placeholder { padding: 1rem; text-align: center; }
+
+#look-figure .html-container { padding: 0; }
+.bridge-look { margin: 0; }
+.bridge-look img {
+  display: block; width: 100%; max-width: 30rem; margin: 0 auto; border-radius: 10px;
+}
+.bridge-look figcaption { font-size: .85rem; opacity: .85; padding: .5rem .25rem 0; }
+#look-word .wrap, #look-kind .wrap { gap: .35rem; }
+#look-word label { padding: .2rem .55rem; }
 """
