@@ -8,6 +8,7 @@ from bridge.towers.checkpoint import load_tower
 from bridge.towers.fingerprint import fingerprint
 from bridge.towers.long_clip import stretch_positions
 from bridge.towers.lora import Lora, read_lora
+from bridge.towers.sharing import count_parameters, join_clip
 from bridge.towers.spec import TowerSpec, read_spec, spec_of_config
 from bridge.towers.states import ImageStates, Layer, TextStates
 from bridge.towers.textual_inversion import TextualInversion, read_textual_inversion
@@ -32,7 +33,9 @@ __all__ = [
     "TextStates",
     "TextualInversion",
     "TowerSpec",
+    "count_parameters",
     "fingerprint",
+    "join_clip",
     "load_tower",
     "read_lora",
     "read_spec",

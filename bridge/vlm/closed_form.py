@@ -74,7 +74,9 @@ def fit_linear_projector(
     x, y = sums.states / sums.count, sums.targets / sums.count
     covariance = sums.squares / sums.count - torch.outer(x, x)
     together = sums.products / sums.count - torch.outer(x, y)
-    penalty = ridge * covariance.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
+    # States that never vary would leave nothing to solve for but rounding errors.
+    least = 1e-10 * sums.squares.diagonal().mean() / sums.count + 1e-30
+    penalty = ridge * covariance.diagonal().mean() + least
     eye = torch.eye(len(x), dtype=torch.float64, device=x.device)
     weight = torch.linalg.solve(covariance + penalty * eye, together).T  # (E, D)
     projector = LinearProjector(weight.shape[1], weight.shape[0])
