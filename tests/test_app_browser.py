@@ -185,12 +185,13 @@ def test_several_turns_and_what_each_answer_looked_at(page: Any, tmp_path: Path)
         question.press("Enter")
         expect(answers).to_have_count(turn, timeout=PATIENCE)
         expect(button).to_be_enabled(timeout=PATIENCE)
-        expect(panel).to_be_hidden()  # an answer comes without overlays, until they are asked for
+        # An answer comes without overlays, until somebody asks for them.
+        expect(panel).to_be_hidden(timeout=PATIENCE)
         button.click()
         expect(caption).to_contain_text("blanked, the answer", timeout=PATIENCE)
         answer = answers.last.inner_text().split()
         words = page.locator("#look-word label")
-        expect(words).to_have_text(["whole answer", *answer])
+        expect(words).to_have_text(["whole answer", *answer], timeout=PATIENCE)
 
         whole = overlay.get_attribute("src")
         words.last.click()
@@ -200,7 +201,7 @@ def test_several_turns_and_what_each_answer_looked_at(page: Any, tmp_path: Path)
         expect(caption).to_contain_text("attention", timeout=PATIENCE)
         page.get_by_label("Nearest words", exact=True).click()
         expect(caption).to_contain_text("Most often", timeout=PATIENCE)
-        expect(page.locator("#look-word")).to_be_hidden()
+        expect(page.locator("#look-word")).to_be_hidden(timeout=PATIENCE)
         seen = overlay.evaluate("image => [image.naturalWidth, image.complete]")
         assert seen[0] > 400
         assert seen[1]
@@ -208,8 +209,8 @@ def test_several_turns_and_what_each_answer_looked_at(page: Any, tmp_path: Path)
     page.set_viewport_size({"width": 320, "height": 844})
     assert page.evaluate("document.documentElement.scrollWidth") <= 320
     page.locator("#clear").click()
-    expect(panel).to_be_hidden()
-    expect(button).to_be_disabled()
+    expect(panel).to_be_hidden(timeout=PATIENCE)
+    expect(button).to_be_disabled(timeout=PATIENCE)
 
 
 def test_examples_draw_by_a_click(page: Any) -> None:
