@@ -189,7 +189,7 @@ def fresh(vlm: BridgeVLM, seed: int = 0) -> LinearProjector:
 
 
 def scored(name: str, vlm: BridgeVLM, asked: list[Asked], shown: list[Any]) -> list[Row]:
-    """Rows ``closed_form/<name>/overall`` and one a kind."""
+    """Rows ``closed_form/<name>/overall`` and ``.../overall_short`` (without captions)."""
     answers = answer_all(vlm, asked, shown, 32)
     right = [
         normal(told) == normal(one.question.answer)
@@ -197,7 +197,7 @@ def scored(name: str, vlm: BridgeVLM, asked: list[Asked], shown: list[Any]) -> l
     ]
     rows = [
         replace(row, name=row.name.replace("ask/", f"closed_form/{name}/"))
-        for row in ask_rows(asked, right)
+        for row in ask_rows(asked, right)[:2]
     ]
     show(rows[:1])
     return rows
