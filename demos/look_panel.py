@@ -13,6 +13,10 @@ from demos.looking import BLANKED, KINDS, NEAREST, WHOLE, Look, look, look_html,
 from demos.messages import explain, note
 from demos.models import Models
 
+# The picture comes below the fold on most screens.
+_SHOW = """() => document.querySelector('#look-figure')
+  ?.scrollIntoView({block: 'nearest', behavior: 'smooth'})"""
+
 
 @dataclass(frozen=True, eq=False)
 class LookPanel:
@@ -46,7 +50,7 @@ class LookPanel:
             show_progress="hidden",
             concurrency_id="ask",
             api_visibility="private",
-        )
+        ).then(None, None, None, js=_SHOW)
         self.word.input(
             self._pick,
             [self.kind, self.word, self.seen],

@@ -37,7 +37,8 @@ class Look:
     heat: np.ndarray  # (W + 1, rows, columns); the last is the whole answer's
     least: float  # what is at least needed to be shown in full colour
     texts: np.ndarray | None = None  # (rows, columns) of words, for "Nearest words"
-    told: str = ""  # what is said under every picture of it
+    told: str = ""  # what is said under the whole answer's picture
+    told_word: str = ""  # and under a word's, which stands for {name}
 
 
 def look(models: Models, picture: str | Image, turns: Sequence[Turn], kind: str) -> Look:
@@ -67,30 +68,51 @@ def look_html(seen: Look, word: int = WHOLE) -> str:
     if not -1 <= word < len(seen.words):
         word = WHOLE
     heat = seen.heat[word]
-    name = "the answer" if word == WHOLE else f"“{seen.words[word]}”"
+    whole = word == WHOLE
+    name = "the answer" if whole else f"“{seen.words[word]}”"
     scale = max(float(np.nanmax(np.abs(heat))), seen.least)
     shown = heat_overlay(seen.picture, heat, scale=scale)
-    return _figure(shown, f"Where {name} came from", seen.told.format(name=name))
+    told = seen.told if whole else seen.told_word.format(name=name)
+    return _figure(shown, f"Where {name} came from", told)
 
 
 def _blanked(vlm: Any, image: Image, question: str, answer: str, history: list[Turn]) -> Look:
     found = occlusion(vlm, image, question, answer, history=history)
     heat = np.stack([*(found.cells(i) for i in range(len(found.words))), found.cells()])
     told = "Orange: with this part blanked, {name} gets less likely. Blue: likelier."
-    return Look(BLANKED, found.words, found.picture, heat, _LEAST_DROP, told=told)
+    return Look(
+        kind=BLANKED,
+        words=found.words,
+        picture=found.picture,
+        heat=heat,
+        least=_LEAST_DROP,
+        told=told.format(name="the answer"),
+        told_word=told,
+    )
 
 
 def _attention(vlm: Any, image: Image, question: str, answer: str, history: list[Turn]) -> Look:
     found = attention_rollout(vlm, image, question, answer, history=history)
     whole = found.cells()
     each = [found.cells(i) for i in range(len(found.words))]
-    told = "Orange: the attention that {name} paid to this part, through all layers."
+    told = "The more orange, the more attention {name} paid to this part, through all layers."
+    told_word = told
     if len(each) > 1:
         # All words share most of their attention; what sets one apart is the rest.
         each = [cells - whole for cells in each]
-        told += " Of a single word, more (orange) or less (blue) than the answer's mean word."
-    heat = np.stack([*each, whole])
-    return Look(ATTENTION, found.words, found.views[0].picture, heat, 1e-6, told=told)
+        told_word = (
+            "Orange: {name} paid more attention to this part than the answer's words do in the "
+            "mean, through all layers. Blue: less."
+        )
+    return Look(
+        kind=ATTENTION,
+        words=found.words,
+        picture=found.views[0].picture,
+        heat=np.stack([*each, whole]),
+        least=1e-6,
+        told=told.format(name="the answer"),
+        told_word=told_word,
+    )
 
 
 def _nearest(vlm: Any, image: Image) -> Look:

@@ -83,13 +83,13 @@ def test_the_nearest_words_are_told(models: Models, picture: Image.Image) -> Non
 def test_what_changes_next_to_nothing_does_not_light_up() -> None:
     white = Image.new("RGB", (32, 32), "white")
     faint = np.full((2, 2, 2), 0.001)
-    seen = Look(BLANKED, ("a",), white, faint, least=0.25, told="{name}")
+    seen = Look(BLANKED, ("a",), white, faint, least=0.25, told_word="{name}")
     assert (np.abs(shown(look_html(seen, 0)).astype(int) - 255) < 6).all()
 
 
 def test_words_are_escaped() -> None:
     white = Image.new("RGB", (8, 8), "white")
-    seen = Look(BLANKED, ('<b>"x',), white, np.ones((2, 2, 2)), least=0.25, told="{name}")
+    seen = Look(BLANKED, ('<b>"x',), white, np.ones((2, 2, 2)), least=0.25, told_word="{name}")
     html = look_html(seen, 0)
     assert "<b>" not in html
     assert "&lt;b&gt;&quot;x" in html
