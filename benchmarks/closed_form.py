@@ -13,7 +13,8 @@ anew. Targets for the ridge regression, by what is asked to be known beforehand:
 
 Stage 1 trains a projector of the same form through the frozen language model on the questions of
 training scenes (AdamW, lr 1e-3, cosine, 3 % warm-up), for a number of seconds, from random
-weights and from the closed form. All are asked the questions of ``compositional.py ask``: held-out
+weights and from the closed form. Seconds are processor time, all threads together, so that a busy
+machine gives the same figures. All are asked the questions of ``compositional.py ask``: held-out
 scenes in held-out phrasings. ``blind`` reads the mean soft token wherever it looks: what can be
 guessed.
 """
@@ -103,10 +104,10 @@ def word_targets(vlm: BridgeVLM, scenes: Sequence[Scene]) -> torch.Tensor:
 def fitted(
     vlm: BridgeVLM, scenes: Sequence[Scene], sprites: Sprites, target: str
 ) -> tuple[LinearProjector, tuple[int, ...], float]:
-    """A projector in closed form, the layers it reads, and the seconds it took in all."""
+    """A projector in closed form, the layers it reads, and the seconds, rendering included."""
     layers = TARGETS[target]
     teacher: Any = vlm.projector
-    begun = time.monotonic()
+    begun = time.process_time()
 
     def pairs() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for start in range(0, len(scenes), _BATCH):
@@ -122,7 +123,7 @@ def fitted(
             yield states.flatten(0, 1), wanted.flatten(0, 1)
 
     made = fit_linear_projector(pairs(), ridge=RIDGE)
-    return made.to(vlm.device), layers, time.monotonic() - begun
+    return made.to(vlm.device), layers, time.process_time() - begun
 
 
 def with_projector(vlm: BridgeVLM, projector: LinearProjector, layers: SelectLayer) -> BridgeVLM:
@@ -143,15 +144,15 @@ def blind(vlm: BridgeVLM, scenes: Sequence[Scene], sprites: Sprites) -> BridgeVL
 def stage_1(
     vlm: BridgeVLM, projector: LinearProjector, sprites: Sprites, seconds: float, seed: int = 0
 ) -> tuple[LinearProjector, int]:
-    """LLaVA's first stage for ``seconds`` on the wall clock; the projector and its steps."""
+    """LLaVA's first stage for ``seconds`` of processor time; the projector and its steps."""
     torch.manual_seed(seed)
     rng = random.Random(f"stage-1/{seed}")
     words, llm = vlm.tokenizer, vlm.llm
     llm.requires_grad_(False)
     trained = projector.train().requires_grad_(True)
     optimizer = torch.optim.AdamW(trained.parameters(), lr=1e-3, weight_decay=0.0)
-    begun, steps = time.monotonic(), 0
-    while (spent := (time.monotonic() - begun) / seconds) < 1:
+    begun, steps = time.process_time(), 0
+    while (spent := (time.process_time() - begun) / seconds) < 1:
         rate = min(1.0, spent / 0.03) * 0.5 * (1 + math.cos(math.pi * spent))
         for group in optimizer.param_groups:
             group["lr"] = 1e-3 * max(rate, 1e-3)

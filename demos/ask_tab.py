@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from demos.asking import Turn, answer, picture_of, uploaded
-from demos.look_panel import look_panel
+from demos.look_panel import LookPanel, look_panel
 from demos.messages import explain, problem
 from demos.models import Models
 
@@ -36,6 +36,7 @@ class AskTab:
     turns: gr.State
     status: gr.HTML
     question: gr.Textbox
+    look: LookPanel
 
 
 def ask_tab(models: Models) -> AskTab:
@@ -120,32 +121,43 @@ def ask_tab(models: Models) -> AskTab:
 
     form = [picture, question, turns]
     shown = [chat, turns, status, question]
-    picture.upload(
-        check,
-        picture,
-        [picture, chat, turns, status],
-        queue=False,
-        preprocess=False,
-        api_visibility="private",
-    )
-    picture.clear(wipe, None, [picture, *shown], queue=False, api_visibility="private")
-    chat.clear(lambda: ([], ""), None, [turns, status], queue=False, api_visibility="private")
-    clear.click(wipe, None, [picture, *shown], queue=False, api_visibility="private")
-    gr.on(
-        [question.submit, ask.click],
-        run,
-        form,
-        shown,
-        preprocess=False,
-        show_progress="hidden",
-        concurrency_limit=4,
-        concurrency_id="ask",
-        api_name="ask",
-    )
-    examples.click(
-        lambda sample: sample[0], examples, question, queue=False, api_visibility="private"
-    ).then(run, form, shown, show_progress="hidden", concurrency_id="ask", api_visibility="private")
-    return AskTab(picture, chat, turns, status, question)
+    changes = [
+        picture.upload(
+            check,
+            picture,
+            [picture, chat, turns, status],
+            queue=False,
+            preprocess=False,
+            api_visibility="private",
+        ),
+        picture.clear(wipe, None, [picture, *shown], queue=False, api_visibility="private"),
+        chat.clear(lambda: ([], ""), None, [turns, status], queue=False, api_visibility="private"),
+        clear.click(wipe, None, [picture, *shown], queue=False, api_visibility="private"),
+        gr.on(
+            [question.submit, ask.click],
+            run,
+            form,
+            shown,
+            preprocess=False,
+            show_progress="hidden",
+            concurrency_limit=4,
+            concurrency_id="ask",
+            api_name="ask",
+        ),
+        examples.click(
+            lambda sample: sample[0], examples, question, queue=False, api_visibility="private"
+        ).then(
+            run,
+            form,
+            shown,
+            preprocess=False,
+            show_progress="hidden",
+            concurrency_id="ask",
+            api_visibility="private",
+        ),
+    ]
+    panel.follow(turns, *changes)
+    return AskTab(picture, chat, turns, status, question, panel)
 
 
 def messages(turns: Sequence[Turn], newest: Turn | None = None) -> list[dict[str, str]]:

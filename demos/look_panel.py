@@ -32,15 +32,8 @@ class LookPanel:
     seen: gr.State  # ways of looking at the present answer that are worked out: kind -> Look
 
     def wire(self, picture: gr.Image, turns: gr.State) -> None:
-        """Show the last of ``turns``; a new answer, or none, closes the panel."""
+        """Show the last of ``turns``."""
         shown = [self.panel, self.word, self.figure, self.seen, self.status]
-        turns.change(
-            self._close,
-            turns,
-            [self.button, self.panel, self.kind, self.seen],
-            queue=False,
-            api_visibility="private",
-        )
         gr.on(
             [self.button.click, self.kind.input],
             self._open,
@@ -59,6 +52,18 @@ class LookPanel:
             preprocess=False,
             api_visibility="private",
         )
+
+    def follow(self, turns: gr.State, *changes: Any) -> None:
+        """Close the panel after each event that changes ``turns``: it shows another answer."""
+        for change in changes:
+            change.then(
+                self._close,
+                turns,
+                [self.button, self.panel, self.kind, self.seen],
+                queue=False,
+                show_progress="hidden",
+                api_visibility="private",
+            )
 
     def _close(self, turns: list[Turn]) -> dict[Any, Any]:
         return {
