@@ -139,6 +139,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     commit()
     pipe = load_pipeline(args.model, device=args.device)
     vlm = load_vlm(args.vlm, device=args.device)
+    assert vlm.vision is not None
     clip = join_clip(resolve(args.clip), pipe.text_encoder, vlm.vision)
     rng = random.Random(f"round-trip/{args.seed}")
     # As many with one thing, where drawing is best, as with whatever comes.

@@ -89,7 +89,7 @@ class LookPanel:
                 yield {self.panel: gr.Column(visible=True), self.figure: note("Looking…")}
                 seen = {**seen, kind: look(self.models, path, turns, kind)}
             found = seen[kind]
-            picked = word if word in range(len(found.words)) else WHOLE
+            picked = WHOLE if word is None or word >= len(found.words) else word
             yield {
                 self.panel: gr.Column(visible=True),
                 # The lens is of the picture, whatever was answered: there is no word to pick.

@@ -32,11 +32,11 @@ def heat_overlay(
     top = float(np.abs(values).max()) if scale is None else scale
     level = np.clip(values / top, -1, 1) if top > 0 else values * 0
     # Bilinear between the cells' centres: a cell is no sharper than the window that made it.
-    wide = Image.fromarray(level, mode="F").resize(shown.size, Image.Resampling.BILINEAR)
+    wide = Image.fromarray(level.astype(np.float32)).resize(shown.size, Image.Resampling.BILINEAR)
     strength = np.asarray(wide)[..., None]
     base = np.asarray(shown, dtype=np.float32)
     pale = 0.45 * base.mean(-1, keepdims=True) + 0.25 * base + 0.3 * 255
-    colour = np.where(strength > 0, np.float32(FOR), np.float32(AGAINST))
+    colour = np.where(strength > 0, np.asarray(FOR, np.float32), np.asarray(AGAINST, np.float32))
     opacity = _OPACITY * np.abs(strength)
     return Image.fromarray(np.rint(pale * (1 - opacity) + colour * opacity).astype(np.uint8))
 
