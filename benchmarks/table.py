@@ -38,6 +38,7 @@ FIGURES = (
     Figure("colour right", "draw", "draw/colour", 80, 95),
     Figure("attribute binding right", "draw", "draw/binding", 40, 80),
     Figure("answers right, held out", "ask", "ask/overall", 75, 92),
+    Figure("a projector in closed form", "closed_form", "closed_form/teacher/overall", 40, 65),
     Figure("retrieval, R@1 of 256", "clip", "clip/r_at_1_of_256", 50, 80),
     Figure("a picture, 20 steps with guidance", "speed", "speed/picture/bridge", 10, 4, most=True),
     Figure("app ready", "app", "app/ready", 15, 8, most=True),

@@ -1,4 +1,4 @@
-"""The ``bridge`` command: draw, ask, encode, study, convert, train, see the tokens, list the models.
+"""The ``bridge`` command: draw, ask, encode, study, convert, train, list tokens and models.
 
 Starts light: torch loads only once a command has passed its own checks. A bad input is one
 line on standard error and exit status 2; ``--debug`` shows the traceback instead.
@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 from bridge import __version__
 from bridge.errors import BridgeError, OptionError, PromptError
 from bridge.files import write_whole
+from bridge.lab.command import add_arguments as add_study_arguments
+from bridge.lab.command import run_study
 from bridge.vlm.train.command import add_arguments as add_training_arguments
 from bridge.vlm.train.command import run_command as train_command
 
@@ -159,35 +161,7 @@ def _parser() -> _Parser:
     study = commands.add_parser(
         "study", parents=[shared, placed], help="compare phrasings across text towers"
     )
-    study.add_argument("prompt", nargs="+", help="the prompts")
-    study.add_argument(
-        "-t", "--towers", metavar="NAMES", help="names, folders or hub ids, by comma"
-    )
-    study.add_argument(
-        "--variants", metavar="NAMES", help="operations by comma (default: the usual)"
-    )
-    study.add_argument(
-        "--own", metavar="FILE", help="phrasings of your own, one a line; - for stdin"
-    )
-    study.add_argument("--names", metavar="FILE", help="JSON for the operation language")
-    study.add_argument("-m", "--model", help="draw with it: name, folder or hub id")
-    study.add_argument(
-        "--choices", metavar="NAMES", help="whole, a tower, pooled; by comma, or all"
-    )
-    study.add_argument(
-        "--seed", type=int, default=0, help="of pictures and of shuffles (default: 0)"
-    )
-    study.add_argument(
-        "-n", "--images", type=int, default=1, help="pictures a variant (default: 1)"
-    )
-    study.add_argument("--steps", type=int, default=20, help="sampler steps (default: 20)")
-    study.add_argument("--guidance", type=float, default=5.0, help="guidance scale (default: 5)")
-    study.add_argument("--image-tower", metavar="NAME", help="measures how far pictures drift")
-    study.add_argument("--cache", metavar="FOLDER", help="keeps what is done, to go on later")
-    study.add_argument(
-        "-o", "--output", action="append", metavar="FILE",
-        help="report.html, table.csv or all.json; repeatable",
-    )  # fmt: skip
+    add_study_arguments(study)
     study.set_defaults(run=_study)
     train = commands.add_parser(
         "train-vlm", parents=[shared, placed], help="train a bridge from pictures to answers"
@@ -366,8 +340,6 @@ def _convert(options: argparse.Namespace) -> None:
 
 
 def _study(options: argparse.Namespace) -> None:
-    from bridge.lab.command import run_study
-
     found, written = run_study(
         options, _prompt_lines(options.own) if options.own else None, _line_counter(sys.stderr)
     )
@@ -385,6 +357,8 @@ def _line_counter(stream: TextIO) -> Any:
     if not stream.isatty():
         return None
     return lambda line: print(f"\r\033[K{line}", end="\r", file=stream, flush=True)
+
+
 def _train_vlm(options: argparse.Namespace) -> None:
     done = train_command(options)
     if options.json:

@@ -70,13 +70,15 @@ def build(models: Models) -> gr.Blocks:
                 asked.status: "",
             }
 
-        drawn.ask.click(
+        handed = drawn.ask.click(
             hand_over,
             [drawn.gallery, drawn.selected],
             [tabs, asked.picture, asked.chat, asked.turns, asked.status],
             queue=False,
             api_visibility="private",
-        ).then(None, None, None, js=_FOCUS_QUESTION)
+        )
+        handed.then(None, None, None, js=_FOCUS_QUESTION)
+        asked.look.follow(asked.turns, handed)
     return app
 
 

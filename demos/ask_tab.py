@@ -8,7 +8,8 @@ from typing import Any
 
 import gradio as gr
 
-from demos.asking import Turn, answer, picture_of
+from demos.asking import Turn, answer, picture_of, uploaded
+from demos.look_panel import LookPanel, look_panel
 from demos.messages import explain, problem
 from demos.models import Models
 
@@ -35,6 +36,7 @@ class AskTab:
     turns: gr.State
     status: gr.HTML
     question: gr.Textbox
+    look: LookPanel
 
 
 def ask_tab(models: Models) -> AskTab:
@@ -73,6 +75,7 @@ def ask_tab(models: Models) -> AskTab:
             with gr.Row():
                 ask = gr.Button("Ask", variant="primary", min_width=100, elem_id="ask")
                 clear = gr.Button("Clear", min_width=100, elem_id="clear")
+            panel = look_panel(models, status)
         with gr.Column(elem_classes="bridge-more"):
             examples = gr.Dataset(
                 components=[gr.Textbox(visible=False)],
@@ -82,6 +85,7 @@ def ask_tab(models: Models) -> AskTab:
             )
 
     turns = gr.State([])
+    panel.wire(picture, turns)
 
     def run(given: Any, asked: str, earlier: list[Turn]) -> Iterator[dict[Any, Any]]:
         path = uploaded(given)
@@ -117,42 +121,43 @@ def ask_tab(models: Models) -> AskTab:
 
     form = [picture, question, turns]
     shown = [chat, turns, status, question]
-    picture.upload(
-        check,
-        picture,
-        [picture, chat, turns, status],
-        queue=False,
-        preprocess=False,
-        api_visibility="private",
-    )
-    picture.clear(wipe, None, [picture, *shown], queue=False, api_visibility="private")
-    chat.clear(lambda: ([], ""), None, [turns, status], queue=False, api_visibility="private")
-    clear.click(wipe, None, [picture, *shown], queue=False, api_visibility="private")
-    gr.on(
-        [question.submit, ask.click],
-        run,
-        form,
-        shown,
-        preprocess=False,
-        show_progress="hidden",
-        concurrency_limit=4,
-        concurrency_id="ask",
-        api_name="ask",
-    )
-    examples.click(
-        lambda sample: sample[0], examples, question, queue=False, api_visibility="private"
-    ).then(run, form, shown, show_progress="hidden", concurrency_id="ask", api_visibility="private")
-    return AskTab(picture, chat, turns, status, question)
-
-
-def uploaded(given: dict[str, Any] | None) -> str | None:
-    """The path of an uploaded file, as Gradio hands it over with ``preprocess=False``.
-
-    Gradio has checked by then that the path is one of its uploads. Its preprocessing, which
-    is left out, would open the picture itself, and one that it cannot open would end there
-    in an error without words; here `bridge.vlm.image.load_image` judges it.
-    """
-    return given.get("path") if given else None
+    changes = [
+        picture.upload(
+            check,
+            picture,
+            [picture, chat, turns, status],
+            queue=False,
+            preprocess=False,
+            api_visibility="private",
+        ),
+        picture.clear(wipe, None, [picture, *shown], queue=False, api_visibility="private"),
+        chat.clear(lambda: ([], ""), None, [turns, status], queue=False, api_visibility="private"),
+        clear.click(wipe, None, [picture, *shown], queue=False, api_visibility="private"),
+        gr.on(
+            [question.submit, ask.click],
+            run,
+            form,
+            shown,
+            preprocess=False,
+            show_progress="hidden",
+            concurrency_limit=4,
+            concurrency_id="ask",
+            api_name="ask",
+        ),
+        examples.click(
+            lambda sample: sample[0], examples, question, queue=False, api_visibility="private"
+        ).then(
+            run,
+            form,
+            shown,
+            preprocess=False,
+            show_progress="hidden",
+            concurrency_id="ask",
+            api_visibility="private",
+        ),
+    ]
+    panel.follow(turns, *changes)
+    return AskTab(picture, chat, turns, status, question, panel)
 
 
 def messages(turns: Sequence[Turn], newest: Turn | None = None) -> list[dict[str, str]]:

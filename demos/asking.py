@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import bridge
 from bridge.errors import ImageError, PromptError
@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Turn = tuple[str, str]
+Made = TypeVar("Made")
 
 # How many earlier turns go along. The embedded model learnt chats of four turns.
-_REMEMBERED = 3
+REMEMBERED = 3
 
 # What a browser is sent. Far above what any vision tower looks at.
 _SHOWN_SIDE = 1536
@@ -37,6 +38,16 @@ def picture_of(path: str | os.PathLike[str]) -> Image:
     return picture
 
 
+def uploaded(given: dict[str, Any] | None) -> str | None:
+    """The path of an uploaded file, as Gradio hands it over with ``preprocess=False``.
+
+    Gradio has checked by then that the path is one of its uploads. Its preprocessing, which
+    is left out, would open the picture itself, and one that it cannot open would end there
+    in an error without words; here `bridge.vlm.image.load_image` judges it.
+    """
+    return given.get("path") if given else None
+
+
 def answer(
     models: Models, picture: str | Image, question: str, turns: Sequence[Turn]
 ) -> Iterator[str]:
@@ -50,15 +61,20 @@ def answer(
     image = load_image(picture)
     vlm = models.vlm()
     text = ""
-    for piece in _stream(vlm, image, question, list(turns[-_REMEMBERED:])):
+    pieces = with_turns_that_fit(
+        list(turns[-REMEMBERED:]),
+        lambda history: bridge.describe(image, question, model=vlm, history=history, stream=True),
+    )
+    for piece in pieces:
         text += piece
         yield text
 
 
-def _stream(vlm: bridge.BridgeVLM, image: Image, question: str, turns: list[Turn]) -> Iterator[str]:
+def with_turns_that_fit(turns: list[Turn], run: Callable[[list[Turn]], Made]) -> Made:
+    """``run(turns)``, with the oldest turns left out until the model's context has room."""
     while True:
         try:
-            return bridge.describe(image, question, model=vlm, history=turns, stream=True)
+            return run(turns)
         except PromptError:
             if not turns:
                 raise

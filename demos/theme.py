@@ -101,4 +101,16 @@ CSS = """
   }
 }
 #chat .placeholder { padding: 1rem; text-align: center; }
+
+#look-figure .html-container { padding: 0; }
+.bridge-look { margin: 0; }
+.bridge-look img {
+  display: block; width: 100%; max-width: 28rem; margin: 0 auto; border-radius: 10px;
+  border: 1px solid rgb(148 163 184 / .45);
+}
+.bridge-look figcaption {
+  font-size: .85rem; opacity: .85; padding: .5rem .25rem 0; text-align: center;
+}
+#look-word .wrap, #look-kind .wrap { gap: .35rem; }
+#look-word label { padding: .2rem .55rem; }
 """

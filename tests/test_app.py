@@ -18,8 +18,8 @@ from tiny_vlm import tiny_llava
 
 from bridge.errors import ImageError, PromptError, UnknownModelError
 from demos.app import build, main, options
-from demos.ask_tab import messages, uploaded
-from demos.asking import answer, picture_of
+from demos.ask_tab import messages
+from demos.asking import answer, picture_of, uploaded
 from demos.draw_tab import EXAMPLES, summary
 from demos.drawing import Drawn, Progress, Stops, Wish, draw
 from demos.messages import explain, note

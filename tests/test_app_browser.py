@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from judge_world import picture, sample_scenes
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
@@ -162,6 +163,58 @@ def test_a_typed_prompt_is_drawn_and_asked_about(page: Any) -> None:
     answer = page.locator("#chat [data-testid=bot]").last
     expect(answer).to_have_text(re.compile(r"\w"), timeout=PATIENCE)
     expect(question).to_have_value("")
+
+
+def test_several_turns_and_what_each_answer_looked_at(page: Any, tmp_path: Path) -> None:
+    Image.fromarray(picture(sample_scenes(1, seed=3)[0])).save(tmp_path / "scene.png")
+    open_ask(page)
+    page.locator("#picture input[type=file]").set_input_files(str(tmp_path / "scene.png"))
+    page.wait_for_selector("#picture img", state="visible")
+    button, panel = page.locator("#look"), page.locator("#look-panel")
+    overlay, caption = page.locator("#look-figure img"), page.locator("#look-figure figcaption")
+    expect(button).to_be_disabled()
+    question, answers = page.locator("#question textarea"), page.locator("#chat [data-testid=bot]")
+
+    asked = [
+        "describe the picture.",
+        "what is the background colour?",
+        "how many things are there?",
+    ]
+    for turn, text in enumerate(asked, start=1):
+        example = page.locator("#ask-examples button", has_text=text)
+        if example.count():
+            example.click()
+        else:
+            question.fill(text)
+            question.press("Enter")
+        expect(answers).to_have_count(turn, timeout=PATIENCE)
+        expect(button).to_be_enabled(timeout=PATIENCE)
+        # An answer comes without overlays, until somebody asks for them.
+        expect(panel).to_be_hidden(timeout=PATIENCE)
+        button.click()
+        expect(caption).to_contain_text("blanked, the answer", timeout=PATIENCE)
+        answer = answers.last.inner_text().split()
+        words = page.locator("#look-word label")
+        expect(words).to_have_text(["whole answer", *answer], timeout=PATIENCE)
+
+        whole = overlay.get_attribute("src")
+        words.last.click()
+        expect(caption).to_contain_text(f"“{answer[-1]}”", timeout=PATIENCE)
+        assert len(answer) == 1 or overlay.get_attribute("src") != whole
+        page.get_by_label("Attention", exact=True).click()
+        expect(caption).to_contain_text("attention", timeout=PATIENCE)
+        page.get_by_label("Nearest words", exact=True).click()
+        expect(caption).to_contain_text("Most often", timeout=PATIENCE)
+        expect(page.locator("#look-word")).to_be_hidden(timeout=PATIENCE)
+        seen = overlay.evaluate("image => [image.naturalWidth, image.complete]")
+        assert seen[0] > 400
+        assert seen[1]
+
+    page.set_viewport_size({"width": 320, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    page.locator("#clear").click()
+    expect(panel).to_be_hidden(timeout=PATIENCE)
+    expect(button).to_be_disabled(timeout=PATIENCE)
 
 
 def test_examples_draw_by_a_click(page: Any) -> None:

@@ -15,6 +15,7 @@ from bridge.towers.long_clip import stretch_positions
 from bridge.towers.lora import Lora, read_lora
 from bridge.towers.registry import TowerRow, towers
 from bridge.towers.scoring import Scoring
+from bridge.towers.sharing import count_parameters, join_clip
 from bridge.towers.spec import TowerSpec, read_spec, spec_of_config
 from bridge.towers.states import ImageStates, Layer, TextStates
 from bridge.towers.text_tower import TextTower, open_text_tower
@@ -47,7 +48,9 @@ __all__ = [
     "TextualInversion",
     "TowerRow",
     "TowerSpec",
+    "count_parameters",
     "fingerprint",
+    "join_clip",
     "load_tower",
     "open_image_tower",
     "open_text_tower",

@@ -88,28 +88,29 @@ class AnyRes:
         return [whole, *(plane.crop((x, y, x + self.tile, y + self.tile)) for x, y in corners)]
 
     def n_soft_tokens(self, n_view: int, size: Size) -> int:
-        rows, columns = self._kept(n_view, size)
+        rows, columns = self.kept(n_view, size)
         height, width = rows.stop - rows.start, columns.stop - columns.start
         return n_view + height * (width + 1)
 
     def pack(self, soft: torch.Tensor, size: Size) -> torch.Tensor:
         side = _side(soft.shape[1])
-        down, across = self._grid(size)
-        rows, columns = self._kept(soft.shape[1], size)
+        down, across = self.tiles(size)
+        rows, columns = self.kept(soft.shape[1], size)
         # (tiles down, tiles across, side, side, D): the planes of the tiles become one.
         plane = soft[1:].view(down, across, side, side, -1).transpose(1, 2)
         plane = plane.reshape(down * side, across * side, -1)[rows, columns]
         ends = self.newline.to(plane).expand(len(plane), 1, -1)
         return torch.cat([soft[0], torch.cat([plane, ends], dim=1).flatten(0, 1)])
 
-    def _grid(self, size: Size) -> Size:
+    def tiles(self, size: Size) -> Size:
+        """How many tiles down and across a picture of this size is laid out on."""
         height, width = best_pinpoint(size, self.pinpoints)
         return height // self.tile, width // self.tile
 
-    def _kept(self, n_view: int, size: Size) -> tuple[slice, slice]:
+    def kept(self, n_view: int, size: Size) -> tuple[slice, slice]:
         """Rows and columns of the plane that show the picture and not its padding."""
         side = _side(n_view)
-        down, across = self._grid(size)
+        down, across = self.tiles(size)
         return unpadded((down * side, across * side), size)
 
 

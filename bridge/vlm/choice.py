@@ -71,7 +71,7 @@ def choose(
     # A tokenizer may join the prompt's last piece with the answer's first; then all answers
     # are scored from where the first of them leaves the prompt.
     rows = [vlm.writer.ids(turns, counts, answer) for answer in given]
-    start = min(_common(prompt, row) for row in rows)
+    start = min(n_common(prompt, row) for row in rows)
     soft = vlm.picture_tokens(views)
     batch = vlm.embed(rows, soft * len(rows), "right")
     # Padded on the right, all rows leave the prompt at one place.
@@ -105,7 +105,7 @@ def _checked(choices: object) -> tuple[str, ...]:
     return given
 
 
-def _common(first: Sequence[int], second: Sequence[int]) -> int:
+def n_common(first: Sequence[int], second: Sequence[int]) -> int:
     """How many ids the two begin with in common."""
     for index, (a, b) in enumerate(zip(first, second, strict=False)):
         if a != b:

@@ -39,5 +39,8 @@ class AveragePoolProjector(nn.Module):
         rows, columns = as_grid(states, self.kind)
         return -(-rows // self.stride) * -(-columns // self.stride)
 
+    def soft_grid(self, grid: Grid) -> Grid:
+        return -(-grid[0] // self.stride), -(-grid[1] // self.stride)
+
     def options(self) -> dict[str, Any]:
         return {"stride": self.stride}

@@ -66,6 +66,9 @@ class CAbstractorProjector(nn.Module):
         as_grid(states, self.kind)
         return self.side**2
 
+    def soft_grid(self, grid: Grid) -> Grid:
+        return self.side, self.side
+
     def options(self) -> dict[str, Any]:
         return {
             "tokens": self.side**2,

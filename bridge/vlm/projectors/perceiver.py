@@ -64,6 +64,9 @@ class PerceiverProjector(nn.Module):
     def n_soft_tokens(self, states: Grid | int) -> int:
         return self._options["latents"]
 
+    def soft_grid(self, grid: Grid) -> None:
+        """Latents that look at every state stand for no place."""
+
     def options(self) -> dict[str, Any]:
         return dict(self._options)
 

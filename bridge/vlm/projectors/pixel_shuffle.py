@@ -48,5 +48,8 @@ class PixelShuffleProjector(nn.Module):
             )
         return (rows // self.scale) * (columns // self.scale)
 
+    def soft_grid(self, grid: Grid) -> Grid:
+        return grid[0] // self.scale, grid[1] // self.scale
+
     def options(self) -> dict[str, Any]:
         return {"scale": self.scale, "bias": self.proj.bias is not None}

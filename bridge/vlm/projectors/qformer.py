@@ -55,6 +55,9 @@ class QFormerProjector(nn.Module):
     def n_soft_tokens(self, states: Grid | int) -> int:
         return self.query_tokens.shape[1]
 
+    def soft_grid(self, grid: Grid) -> None:
+        """Queries that look at every state stand for no place."""
+
     def options(self) -> dict[str, Any]:
         settings = _settings(self.qformer.config.to_dict())
         del settings["encoder_hidden_size"]

@@ -1,0 +1,267 @@
+"""A projector in closed form, beside LLaVA's first stage from random weights.
+
+    python -m benchmarks.closed_form --n 50 --scenes 2000 --budgets 30 60 120
+
+Tower and language model are those of `emoji-llava`, frozen; only a `linear` projector is made
+anew. Targets for the ridge regression, by what is asked to be known beforehand:
+
+- ``words``: the mean input embedding of the words that name what stands in a patch (its tint and
+  concept, or the background): truth, and nothing of the shipped projector;
+- ``teacher``: the shipped projector's soft tokens of the same patch: no truth, no question;
+- ``teacher_last_layer``, ``teacher_3_layers``: the same from other states of the tower, which the
+  shipped projector cannot read: a part swapped without training.
+
+Stage 1 trains a projector of the same form through the frozen language model on the questions of
+training scenes (AdamW, lr 1e-3, cosine, 3 % warm-up), for a number of seconds, from random
+weights and from the closed form. Seconds are processor time, all threads together, so that a busy
+machine gives the same figures. All are asked the questions of ``compositional.py ask``: held-out
+scenes in held-out phrasings. ``blind`` reads the mean soft token wherever it looks: what can be
+guessed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from benchmarks.ask import Asked, answer_all, ask_rows, make_questions, normal
+from benchmarks.results import RESULTS, Row, commit, report, save, show
+from bridge.emoji.art import Sprites, load_sprites
+from bridge.emoji.concepts import CONCEPTS
+from bridge.emoji.render import render_scene
+from bridge.emoji.scenes import TINTS, Scene, sample_scene
+from bridge.emoji.train.data import patch_truth
+from bridge.emoji.train.llava import collate, packed_example
+from bridge.vlm import BridgeVLM, fit_linear_projector, load_vlm
+from bridge.vlm.features import SelectLayer, image_states
+from bridge.vlm.layout import IGNORE_LABEL
+from bridge.vlm.preprocess import pixels
+from bridge.vlm.projectors import build_projector
+from bridge.vlm.projectors.linear import LinearProjector
+
+# Which layers of the tower each fit reads; the shipped projector reads -2.
+TARGETS: dict[str, tuple[int, ...]] = {
+    "words": (-2,),
+    "teacher": (-2,),
+    "teacher_last_layer": (-1,),
+    "teacher_3_layers": (-4, -3, -2),
+}
+RIDGE = 1e-3
+_BATCH = 64
+
+
+def training_scenes(n: int, seed: int = 0) -> list[Scene]:
+    """Scenes of the training side: none with a held-out pair, tint or count."""
+    rng = random.Random(f"closed-form/{seed}")
+    return [sample_scene(rng) for _ in range(n)]
+
+
+@torch.inference_mode()
+def states_of(
+    vlm: BridgeVLM, scenes: Sequence[Scene], sprites: Sprites, layers: SelectLayer
+) -> torch.Tensor:
+    """(B, N, D) patch states of rendered scenes."""
+    shown = [Image.fromarray(render_scene(scene, sprites)) for scene in scenes]
+    assert vlm.vision is not None
+    seen = pixels(vlm.image_processor, shown).to(vlm.device)
+    return image_states(vlm.vision, seen, layers, vlm.select_feature).float()
+
+
+def word_targets(vlm: BridgeVLM, scenes: Sequence[Scene]) -> torch.Tensor:
+    """(B, N, E): the mean input embedding of the words for what stands in each patch."""
+    truth = patch_truth(list(scenes))
+    table = vlm.llm.get_input_embeddings().weight.detach().float()
+
+    def embedded(words: str) -> torch.Tensor:
+        ids = vlm.tokenizer(" " + words, add_special_tokens=False)["input_ids"]
+        return table[ids].mean(0)
+
+    known: dict[str, torch.Tensor] = {}
+    rows = []
+    for scene, concepts, tints in zip(scenes, truth.concept, truth.tint, strict=True):
+        for concept, tint in zip(concepts.tolist(), tints.tolist(), strict=True):
+            if concept == len(CONCEPTS):
+                words = f"{scene.background} background {scene.style}"
+            else:
+                dye = f"{TINTS[tint - 1]} " if tint > 0 else ""
+                words = f"{dye}{CONCEPTS[concept].one} {scene.style}"
+            if words not in known:
+                known[words] = embedded(words)
+            rows.append(known[words])
+    return torch.stack(rows).view(len(scenes), -1, table.shape[1])
+
+
+def fitted(
+    vlm: BridgeVLM, scenes: Sequence[Scene], sprites: Sprites, target: str
+) -> tuple[LinearProjector, tuple[int, ...], float]:
+    """A projector in closed form, the layers it reads, and the seconds, rendering included."""
+    layers = TARGETS[target]
+    teacher: Any = vlm.projector
+    begun = time.process_time()
+
+    def pairs() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for start in range(0, len(scenes), _BATCH):
+            part = scenes[start : start + _BATCH]
+            # What the teacher reads comes last, in one pass of the tower.
+            joined = states_of(vlm, part, sprites, (*layers, -2))
+            states = joined[..., : -teacher.vision_width]
+            if target == "words":
+                wanted = word_targets(vlm, part)
+            else:
+                with torch.inference_mode():
+                    wanted = teacher(joined[..., -teacher.vision_width :])
+            yield states.flatten(0, 1), wanted.flatten(0, 1)
+
+    made = fit_linear_projector(pairs(), ridge=RIDGE)
+    return made.to(vlm.device), layers, time.process_time() - begun
+
+
+def with_projector(vlm: BridgeVLM, projector: LinearProjector, layers: SelectLayer) -> BridgeVLM:
+    return replace(vlm, projector=projector, select_layer=layers)
+
+
+def blind(vlm: BridgeVLM, scenes: Sequence[Scene], sprites: Sprites) -> BridgeVLM:
+    """A model whose every soft token is the mean one."""
+    states = states_of(vlm, scenes[:_BATCH], sprites, vlm.select_layer)
+    projector = build_projector("linear", states.shape[-1], vlm.projector.llm_width)  # type: ignore[union-attr]
+    assert isinstance(projector, LinearProjector)
+    with torch.no_grad():
+        projector.weight.zero_()
+        projector.bias.copy_(vlm.projector(states).flatten(0, 1).mean(0))  # type: ignore[misc]
+    return replace(vlm, projector=projector.to(vlm.device).eval())
+
+
+def stage_1(
+    vlm: BridgeVLM, projector: LinearProjector, sprites: Sprites, seconds: float, seed: int = 0
+) -> tuple[LinearProjector, int]:
+    """LLaVA's first stage for ``seconds`` of processor time; the projector and its steps."""
+    torch.manual_seed(seed)
+    rng = random.Random(f"stage-1/{seed}")
+    words, llm = vlm.tokenizer, vlm.llm
+    llm.requires_grad_(False)
+    trained = projector.train().requires_grad_(True)
+    optimizer = torch.optim.AdamW(trained.parameters(), lr=1e-3, weight_decay=0.0)
+    begun, steps = time.process_time(), 0
+    while (spent := (time.process_time() - begun) / seconds) < 1:
+        rate = min(1.0, spent / 0.03) * 0.5 * (1 + math.cos(math.pi * spent))
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * max(rate, 1e-3)
+        scenes = [sample_scene(rng) for _ in range(16)]
+        batch = collate([packed_example(words, s, rng) for s in scenes], words.pad_token_id)
+        # Out of inference mode: what a gradient flows through must be a plain tensor.
+        states = states_of(vlm, scenes, sprites, vlm.select_layer).clone()
+        ids, labels = batch["ids"], batch["labels"]
+        embeds = llm.get_input_embeddings()(ids)
+        spots = (ids == vlm.image_token_id)[..., None]
+        embeds = embeds.masked_scatter(spots, trained(states).to(embeds.dtype))
+        bias = torch.zeros(batch["mask"].shape).masked_fill(~batch["mask"], -1e4)
+        out = llm.base_model(
+            inputs_embeds=embeds,
+            attention_mask=bias,
+            position_ids=batch["positions"],
+            use_cache=False,
+        ).last_hidden_state
+        taught = labels[:, 1:] != IGNORE_LABEL
+        loss = F.cross_entropy(llm.lm_head(out[:, :-1][taught]), labels[:, 1:][taught])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        steps += 1
+    return trained.eval().requires_grad_(False), steps
+
+
+def fresh(vlm: BridgeVLM, seed: int = 0) -> LinearProjector:
+    """A linear projector with torch's random weights."""
+    old: Any = vlm.projector
+    torch.manual_seed(seed)
+    made = build_projector("linear", old.vision_width, old.llm_width)
+    assert isinstance(made, LinearProjector)
+    return made
+
+
+def scored(name: str, vlm: BridgeVLM, asked: list[Asked], shown: list[Any]) -> list[Row]:
+    """Rows ``closed_form/<name>/overall`` and ``.../overall_short`` (without captions)."""
+    answers = answer_all(vlm, asked, shown, 32)
+    right = [
+        normal(told) == normal(one.question.answer)
+        for one, told in zip(asked, answers, strict=True)
+    ]
+    rows = [
+        replace(row, name=row.name.replace("ask/", f"closed_form/{name}/"))
+        for row in ask_rows(asked, right)[:2]
+    ]
+    show(rows[:1])
+    return rows
+
+
+def seconds_row(name: str, seconds: float) -> Row:
+    value = round(seconds, 2)
+    return Row(f"closed_form/{name}/seconds", value, value, value, 1, "s")
+
+
+def run(args: argparse.Namespace) -> list[Row]:
+    vlm = load_vlm(args.vlm, device="cpu", dtype="float32")
+    sprites = load_sprites()
+    scenes = training_scenes(args.scenes, args.seed)
+    asked = make_questions(args.n, args.seed)
+    shown = [render_scene(one.scene, sprites) for one in asked]
+    rows = scored("shipped", vlm, asked, shown)
+    rows += scored("blind", blind(vlm, scenes, sprites), asked, shown)
+    start: LinearProjector | None = None
+    for target in args.targets:
+        projector, layers, seconds = fitted(vlm, scenes, sprites, target)
+        rows += scored(target, with_projector(vlm, projector, layers), asked, shown)
+        rows.append(seconds_row(target, seconds))
+        if target == "teacher":
+            start = projector
+    for budget in args.budgets:
+        made, steps = stage_1(vlm, fresh(vlm), sprites, budget, args.seed)
+        name = f"stage_1_random_{budget:g}s"
+        rows += scored(name, replace(vlm, projector=made), asked, shown)
+        rows.append(Row(f"closed_form/{name}/steps", steps, steps, steps, 1, "steps"))
+    if start is not None and args.budgets:
+        budget = args.budgets[-1]
+        made, steps = stage_1(vlm, start, sprites, budget, args.seed)
+        name = f"stage_1_from_teacher_{budget:g}s"
+        rows += scored(name, replace(vlm, projector=made), asked, shown)
+        rows.append(Row(f"closed_form/{name}/steps", steps, steps, steps, 1, "steps"))
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--vlm", default="emoji-llava")
+    parser.add_argument("--n", type=int, default=50, help="questions a kind")
+    parser.add_argument("--scenes", type=int, default=2000, help="training scenes for the fit")
+    parser.add_argument(
+        "--targets", nargs="*", choices=TARGETS, default=list(TARGETS), help="which fits"
+    )
+    parser.add_argument(
+        "--budgets", nargs="*", type=float, default=[30, 60, 120], help="seconds of stage 1"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args = parser.parse_args(argv)
+    commit()
+    rows = run(args)
+    command = (
+        f"python -m benchmarks.closed_form --n {args.n} --scenes {args.scenes} --targets "
+        f"{' '.join(args.targets)} --budgets {' '.join(f'{b:g}' for b in args.budgets)}"
+    )
+    save(args.out / "closed_form.json", report(command, rows, ridge=RIDGE, layers=TARGETS))
+
+
+if __name__ == "__main__":
+    main()

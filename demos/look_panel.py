@@ -1,0 +1,117 @@
+"""The panel under the chat that shows what the last answer looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from demos.asking import Turn, uploaded
+from demos.looking import BLANKED, KINDS, NEAREST, WHOLE, Look, look, look_html, word_choices
+from demos.messages import explain, note
+from demos.models import Models
+
+# The picture comes below the fold on most screens.
+_SHOW = """() => document.querySelector('#look-figure')
+  ?.scrollIntoView({block: 'nearest', behavior: 'smooth'})"""
+
+
+@dataclass(frozen=True, eq=False)
+class LookPanel:
+    """A button, and what it opens: the way of looking, the word, the picture."""
+
+    models: Models
+    status: gr.HTML  # where errors are told
+    button: gr.Button
+    panel: gr.Column
+    kind: gr.Radio
+    word: gr.Radio
+    figure: gr.HTML
+    seen: gr.State  # ways of looking at the present answer that are worked out: kind -> Look
+
+    def wire(self, picture: gr.Image, turns: gr.State) -> None:
+        """Show the last of ``turns``."""
+        shown = [self.panel, self.word, self.figure, self.seen, self.status]
+        gr.on(
+            [self.button.click, self.kind.input],
+            self._open,
+            [picture, turns, self.kind, self.word, self.seen],
+            shown,
+            preprocess=False,
+            show_progress="hidden",
+            concurrency_id="ask",
+            api_visibility="private",
+        ).then(None, None, None, js=_SHOW)
+        self.word.input(
+            self._pick,
+            [self.kind, self.word, self.seen],
+            self.figure,
+            queue=False,
+            preprocess=False,
+            api_visibility="private",
+        )
+
+    def follow(self, turns: gr.State, *changes: Any) -> None:
+        """Close the panel after each event that changes ``turns``: it shows another answer."""
+        for change in changes:
+            change.then(
+                self._close,
+                turns,
+                [self.button, self.panel, self.kind, self.seen],
+                queue=False,
+                show_progress="hidden",
+                api_visibility="private",
+            )
+
+    def _close(self, turns: list[Turn]) -> dict[Any, Any]:
+        return {
+            self.button: gr.Button(interactive=bool(turns)),
+            self.panel: gr.Column(visible=False),
+            self.kind: BLANKED,
+            self.seen: {},
+        }
+
+    def _open(
+        self,
+        given: Any,
+        turns: list[Turn],
+        kind: str,
+        word: int | None,
+        seen: dict[str, Look],
+    ) -> Iterator[dict[Any, Any]]:
+        path = uploaded(given)
+        if path is None or not turns:
+            return
+        try:
+            if kind not in seen:
+                yield {self.panel: gr.Column(visible=True), self.figure: note("Looking…")}
+                seen = {**seen, kind: look(self.models, path, turns, kind)}
+            found = seen[kind]
+            picked = WHOLE if word is None or word >= len(found.words) else word
+            yield {
+                self.panel: gr.Column(visible=True),
+                # The lens is of the picture, whatever was answered: there is no word to pick.
+                self.word: gr.Radio(
+                    choices=word_choices(found), value=picked, visible=kind != NEAREST
+                ),
+                self.figure: look_html(found, picked),
+                self.seen: seen,
+                self.status: "",
+            }
+        except Exception as error:
+            yield {self.panel: gr.Column(visible=False), self.status: explain(error)}
+
+    def _pick(self, kind: str, word: int, seen: dict[str, Look]) -> str:
+        return look_html(seen[kind], word) if kind in seen else ""
+
+
+def look_panel(models: Models, status: gr.HTML) -> LookPanel:
+    """Lay the panel out, closed, inside an open `gr.Blocks`."""
+    button = gr.Button("What it looked at", interactive=False, size="sm", elem_id="look")
+    with gr.Column(visible=False, elem_id="look-panel") as panel:
+        kind = gr.Radio(list(KINDS), value=BLANKED, label="How to look", elem_id="look-kind")
+        word = gr.Radio([], label="Word of the answer", elem_id="look-word")
+        figure = gr.HTML(elem_id="look-figure")
+    return LookPanel(models, status, button, panel, kind, word, figure, gr.State({}))

@@ -1,0 +1,101 @@
+"""The app's panel "What it looked at", without a browser."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_vlm import tiny_llava
+
+import bridge
+from bridge.errors import UnknownModelError
+from demos.looking import ATTENTION, BLANKED, KINDS, NEAREST, WHOLE, Look, look, look_html
+from demos.looking import word_choices as choices
+from demos.models import Models
+
+TURNS = [("is there a dog?", "no"), ("what is on the left?", "two red apples")]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    return Models("no-such-model", str(tiny_llava(tmp_path_factory.mktemp("models"))))
+
+
+@pytest.fixture(scope="module")
+def picture() -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def shown(html: str) -> np.ndarray:
+    found = re.search(r'src="data:image/jpeg;base64,([^"]+)"', html)
+    assert found
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(found[1]))))
+
+
+@pytest.mark.parametrize("kind", [BLANKED, ATTENTION])
+def test_each_word_has_its_own_overlay(models: Models, picture: Image.Image, kind: str) -> None:
+    seen = look(models, picture, TURNS, kind)
+    assert seen.words == ("two", "red", "apples")
+    assert choices(seen) == [("whole answer", WHOLE), ("two", 0), ("red", 1), ("apples", 2)]
+    pictures = [shown(look_html(seen, word)) for word in (WHOLE, 0, 1, 2)]
+    assert all(made.shape == (512, 512, 3) for made in pictures)
+    assert len({made.tobytes() for made in pictures}) == 4
+    assert "“red”" in look_html(seen, 1)
+    assert look_html(seen, 99) == look_html(seen)  # a word of an earlier, longer answer
+
+
+def test_blanked_parts_are_the_occlusion_of_the_last_turn(
+    models: Models, picture: Image.Image
+) -> None:
+    seen = look(models, picture, TURNS, BLANKED)
+    want = bridge.vlm.occlusion(models.vlm(), picture, *TURNS[1], history=TURNS[:1])
+    assert np.allclose(seen.heat[1], want.cells(1))
+    assert np.allclose(seen.heat[WHOLE], want.cells())
+
+
+def test_earlier_turns_that_do_not_fit_are_left_out(models: Models, picture: Image.Image) -> None:
+    long = [("is there a dog? " * 20, "no")] * 3
+    one = look(models, picture, [*long, TURNS[1]], BLANKED)
+    alone = look(models, picture, TURNS[1:], BLANKED)
+    assert np.allclose(one.heat, alone.heat)
+
+
+def test_a_single_words_attention_is_not_set_against_itself(
+    models: Models, picture: Image.Image
+) -> None:
+    seen = look(models, picture, [("is there a dog?", "no")], ATTENTION)
+    assert (seen.heat > 0).all()
+
+
+def test_the_nearest_words_are_told(models: Models, picture: Image.Image) -> None:
+    seen = look(models, picture, TURNS, NEAREST)
+    assert seen.texts is not None
+    assert seen.texts.shape == (4, 4)
+    assert seen.words == ()
+    assert shown(look_html(seen)).shape == (768, 768, 3)
+
+
+def test_what_changes_next_to_nothing_does_not_light_up() -> None:
+    white = Image.new("RGB", (32, 32), "white")
+    faint = np.full((2, 2, 2), 0.001)
+    seen = Look(BLANKED, ("a",), white, faint, least=0.25, told_word="{name}")
+    assert (np.abs(shown(look_html(seen, 0)).astype(int) - 255) < 6).all()
+
+
+def test_words_are_escaped() -> None:
+    white = Image.new("RGB", (8, 8), "white")
+    seen = Look(BLANKED, ('<b>"x',), white, np.ones((2, 2, 2)), least=0.25, told_word="{name}")
+    html = look_html(seen, 0)
+    assert "<b>" not in html
+    assert "&lt;b&gt;&quot;x" in html
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_fails_is_raised_for_the_page_to_tell(picture: Image.Image, kind: str) -> None:
+    with pytest.raises(UnknownModelError):
+        look(Models("no-such-model", "no-such-model"), picture, TURNS, kind)
