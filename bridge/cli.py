@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 from bridge import __version__
 from bridge.errors import BridgeError, OptionError, PromptError
 from bridge.files import write_whole
-from bridge.lab.command import add_arguments as add_study_arguments
-from bridge.lab.command import run_study
+from bridge.lab.arguments import add_arguments as add_study_arguments
 from bridge.vlm.train.command import add_arguments as add_training_arguments
 from bridge.vlm.train.command import run_command as train_command
 
@@ -340,6 +339,8 @@ def _convert(options: argparse.Namespace) -> None:
 
 
 def _study(options: argparse.Namespace) -> None:
+    from bridge.lab.command import run_study
+
     found, written = run_study(
         options, _prompt_lines(options.own) if options.own else None, _line_counter(sys.stderr)
     )
