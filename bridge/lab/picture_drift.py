@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bridge.errors import OptionError
 from bridge.lab.measures.drift import cosines
 from bridge.towers import ImageTower
 
@@ -28,7 +29,10 @@ def tower_distances(tower: ImageTower, a: Sequence[Image], b: Sequence[Image]) -
     """
     different = list({id(each): each for each in (*a, *b)}.values())
     place = {id(each): at for at, each in enumerate(different)}
-    pooled = tower.encode(different).pooled.float().cpu()
+    found = tower.encode(different).pooled
+    if found is None:
+        raise OptionError(f"{tower.name} has no pooled state to compare pictures by; give another.")
+    pooled = found.float().cpu()
     if pooled.ndim == 3:  # a state for each query token (BLIP-2)
         pooled = pooled.mean(1)
     left, right = ([place[id(each)] for each in side] for side in (a, b))

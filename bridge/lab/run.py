@@ -147,10 +147,11 @@ def _unrelated(texts: Sequence[str]) -> tuple[str, ...]:
 def _brush(
     seeds: object, steps: object, guidance_scale: object, height: object, width: object
 ) -> Brush:
-    several = isinstance(seeds, Sequence) and not isinstance(seeds, str)
-    if several and not seeds:
-        raise OptionError("seeds is empty; give at least one.")
-    wanted: Any = list(dict.fromkeys(seeds)) if several else [seeds]  # type: ignore[arg-type]
+    wanted: list[Any] = [seeds]
+    if isinstance(seeds, Sequence) and not isinstance(seeds, str):
+        wanted = list(dict.fromkeys(seeds))
+        if not wanted:
+            raise OptionError("seeds is empty; give at least one.")
     checked = checked_options(
         "any", None, seed=wanted, steps=steps, guidance_scale=guidance_scale,
         num_images=len(wanted), height=height, width=width,
@@ -208,7 +209,9 @@ def _open_towers(
     if not some:
         raise OptionError("towers is empty; name at least one, such as 'emoji-1'.")
     opened = [
-        each if isinstance(each, TextTower) else open_text_tower(each, device=device, dtype=dtype)
+        each
+        if isinstance(each, TextTower)
+        else open_text_tower(os.fspath(each), device=device, dtype=dtype)
         for each in dict.fromkeys(some)
     ]
     labels = [tower.name for tower in opened]
