@@ -48,8 +48,13 @@ def grid(cells: Sequence[Cell], title: str) -> Image.Image:
 
 
 def save_grid(path: Path, cells: Sequence[Cell], title: str) -> None:
-    """Write a grid as PNG, atomically; 64 colours keep it small."""
+    """Write a grid as PNG, atomically."""
+    save_small(path, grid(cells, title))
+
+
+def save_small(path: Path, picture: Image.Image) -> None:
+    """Write a picture as PNG, atomically; 64 colours keep it small."""
     buffer = io.BytesIO()
-    sheet = grid(cells, title).quantize(64, dither=Image.Dither.NONE)
-    sheet.save(buffer, "PNG", optimize=True)
+    few = picture.convert("RGB").quantize(64, dither=Image.Dither.NONE)
+    few.save(buffer, "PNG", optimize=True)
     write_whole(path, buffer.getvalue())

@@ -57,7 +57,10 @@ def test_the_published_folder_draws_with_the_stock_pipeline(tmp_path: Path) -> N
     (runs / "clip" / "log.json").write_text("[]")
     (runs / "clip" / "loss.png").write_bytes(b"curve")
     (runs / "unfinished").mkdir()
+    before = (weights / "emoji-xl" / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8")
     publish.publish(weights, runs)
+    after = (weights / "emoji-xl" / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8")
+    assert len(after) < len(before) and json.loads(after) == json.loads(before)
 
     curves = {p.name: p.read_bytes() for p in (weights / "curves").iterdir()}
     assert curves == {"clip.json": b"[]", "clip.png": b"curve"}

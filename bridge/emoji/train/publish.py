@@ -26,7 +26,8 @@ _MODEL_INDEX = {
 
 
 def publish(weights: Path, runs: Path) -> None:
-    """Write emoji-xl/model_index.json, copy each run's loss curve, and renew the manifest."""
+    """Write emoji-xl/model_index.json, copy each run's loss curve, pack the vocabularies, and renew
+    the manifest."""
     index = weights / "emoji-xl" / "model_index.json"
     write_whole(index, (json.dumps(_MODEL_INDEX, indent=2) + "\n").encode())
     curves = weights / "curves"
@@ -36,4 +37,13 @@ def publish(weights: Path, runs: Path) -> None:
             source = run / ("log.json" if kind == "json" else "loss.png")
             if source.exists():
                 shutil.copyfile(source, curves / f"{run.name}.{kind}")
+    for words in sorted(weights.rglob("tokenizer.json")):
+        _pack(words)
     write_manifest(weights)
+
+
+def _pack(path: Path) -> None:
+    """The same JSON without its indentation, which is half of a vocabulary's bytes."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    packed = json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n"
+    write_whole(path, packed.encode())
