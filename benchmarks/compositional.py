@@ -122,7 +122,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--clip", nargs="+", default=["emoji-clip", "emoji-clip-2"], help="retrieves")
     made.add_argument("--n", type=int, default=200, help="prompts or questions a kind")
     made.add_argument("--steps", type=int, default=20)
-    made.add_argument("--guidance", type=float, default=5.0)
+    made.add_argument("--guidance", type=float, default=3.0)
     made.add_argument("--batch", type=int, default=16)
     made.add_argument("--seed", type=int, default=0, help="of prompts, scenes and questions")
     made.add_argument("--budget", type=float, help="seconds for drawing; then what is done counts")

@@ -104,7 +104,9 @@ def _parser() -> _Parser:
     draw.add_argument("--negative", metavar="PROMPT", help="what to keep out")
     draw.add_argument("--seed", type=int, help="the same seed draws the same picture")
     draw.add_argument("--steps", type=int, default=20, help="sampler steps (default: 20)")
-    draw.add_argument("--guidance", type=float, default=5.0, help="guidance scale (default: 5)")
+    draw.add_argument(
+        "--guidance", type=float, help="guidance scale (default: 3 for the embedded model, else 5)"
+    )
     draw.add_argument("-n", "--images", type=int, default=1, help="how many (default: 1)")
     draw.add_argument("--height", type=int, help="in pixels (default: the model's own)")
     draw.add_argument("--width", type=int, help="in pixels (default: the model's own)")
@@ -182,7 +184,9 @@ def _parser() -> _Parser:
 def _draw(options: argparse.Namespace) -> None:
     _check_output(options.output)
     from bridge.diffusion import generate
+    from bridge.diffusion.options import default_guidance
 
+    guidance = default_guidance(options.model) if options.guidance is None else options.guidance
     started = time.perf_counter()
     made = generate(
         options.prompt,
@@ -190,7 +194,7 @@ def _draw(options: argparse.Namespace) -> None:
         model=options.model,
         seed=options.seed,
         steps=options.steps,
-        guidance_scale=options.guidance,
+        guidance_scale=guidance,
         num_images=options.images,
         height=options.height,
         width=options.width,
@@ -211,7 +215,7 @@ def _draw(options: argparse.Namespace) -> None:
                 "negative_prompt": options.negative,
                 "model": options.model,
                 "steps": options.steps,
-                "guidance_scale": options.guidance,
+                "guidance_scale": guidance,
                 "seconds": round(seconds, 3),
             }
         )

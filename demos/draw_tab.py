@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from bridge.diffusion.options import default_guidance
 from demos.drawing import Drawn, Stops, Wish, draw
 from demos.messages import explain, note
 from demos.models import Models
@@ -89,7 +90,12 @@ def draw_tab(models: Models) -> DrawTab:
                     )
                 steps = gr.Slider(1, 50, value=20, step=1, label="Steps")
                 guidance = gr.Slider(
-                    1, 15, value=5, step=0.5, label="Guidance", info="How hard to follow the words."
+                    1,
+                    15,
+                    value=default_guidance(models.draws),
+                    step=0.5,
+                    label="Guidance",
+                    info="How hard to follow the words.",
                 )
                 count = gr.Slider(1, 8, value=1, step=1, label="Pictures at once")
             examples = gr.Dataset(

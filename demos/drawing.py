@@ -28,7 +28,7 @@ class Wish:
     negative: str = ""
     seed: float | None = None
     steps: float = 20
-    guidance: float = 5.0
+    guidance: float = 3.0
     count: float = 1
 
     def options(self) -> dict[str, Any]:

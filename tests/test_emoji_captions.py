@@ -28,6 +28,10 @@ RELATIONS = {
         "{b} right of {a}",
         "{b} to the right of {a}",
         "{a} on the left and {b} on the right",
+        "{b} on the right and {a} on the left",
+        "on the left is {a} and on the right is {b}",
+        "left: {a}, right: {b}",
+        "{b} with {a} on the left",
     ),
     "above": (
         "{a} above {b}",
@@ -35,6 +39,11 @@ RELATIONS = {
         "{b} below {a}",
         "{b} under {a}",
         "{a} at the top and {b} at the bottom",
+        "{b} at the bottom and {a} at the top",
+        "at the top is {a} and at the bottom is {b}",
+        "top: {a}, bottom: {b}",
+        "{b} with {a} above",
+        "{a} on top of {b}",
     ),
 }
 HELD_OUT_RELATIONS = {
@@ -204,7 +213,7 @@ def test_every_form_is_used() -> None:
                 if form in found:
                     relations[scene.relation or ""].add(form)
     assert forms == {"emoji", "keywords", "sentence"}
-    assert {k: len(v) for k, v in relations.items()} == {"left": 5, "above": 5}
+    assert {k: len(v) for k, v in relations.items()} == {"left": 9, "above": 10}
 
 
 @given(SEEDS)

@@ -14,7 +14,14 @@ from PIL import Image
 from tiny_models import LATENT_SIZE, PICTURE_SIZE, tiny_sd_pipeline, tiny_sdxl_pipeline, tiny_vae
 
 import bridge
-from bridge.diffusion import Generation, StepPreview, StopGeneration, generate, load_pipeline
+from bridge.diffusion import (
+    Generation,
+    StepPreview,
+    StopGeneration,
+    drawing,
+    generate,
+    load_pipeline,
+)
 from bridge.diffusion import preview as preview_module
 from bridge.diffusion.options import checked_options
 from bridge.diffusion.preview import fit_latent_factors, linear_rgb, render, watch_clean_estimate
@@ -305,6 +312,18 @@ def test_an_autoencoder_tiny_previews_and_equals_stock(
     assert [image.size for image in seen[-1].images] == [(PICTURE_SIZE, PICTURE_SIZE)]
 
 
+def test_without_a_guidance_scale_the_model_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = tiny_sd_pipeline()
+    pipe.set_progress_bar_config(disable=True)
+    got = generate(PROMPT, pipeline=pipe, seed=1, steps=2)
+    five = generate(PROMPT, pipeline=pipe, seed=1, steps=2, guidance_scale=5)
+    three = generate(PROMPT, pipeline=pipe, seed=1, steps=2, guidance_scale=3)
+    assert np.array_equal(arrays(got), arrays(five)) and (arrays(got) != arrays(three)).any()
+    # An embedded name, here of the same pipeline, has its own.
+    monkeypatch.setattr(drawing, "_named", lambda *_: pipe)
+    assert np.array_equal(arrays(generate(PROMPT, seed=1, steps=2)), arrays(three))
+
+
 def test_linear_factors_find_a_linear_vae() -> None:
     """With an encoder that is itself linear in the mean colour, the fit inverts it."""
     mixing = torch.tensor([[1.0, 0.2, 0.0], [0.0, 1.0, 0.3], [0.5, 0.0, 1.0], [0.3, -0.4, 0.1]])
@@ -406,7 +425,7 @@ def test_size_is_judged_before_a_folder_loads(sd_folder: Path, tmp_path: Path) -
 
 BAD = {
     "steps": [0, -1, 1001, 2.5, True, "20", None],
-    "guidance_scale": [-0.1, float("nan"), float("inf"), "5", True, None],
+    "guidance_scale": [-0.1, float("nan"), float("inf"), "5", True],
     "guidance_rescale": [-0.1, 1.1, float("nan"), "0.5", True],
     "num_images": [0, 65, 1.0, True],
     "seed": [-1, 2**63, 1.5, True, "7", [1, 2], [-1]],

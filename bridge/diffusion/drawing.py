@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bridge.diffusion.load import SUPPORTED, load_folder, locate, size_factor
-from bridge.diffusion.options import Options, check_size, checked_options
+from bridge.diffusion.options import Options, check_size, checked_options, default_guidance
 from bridge.diffusion.preview import render, watch_clean_estimate
 from bridge.errors import OptionError, UnsupportedModelError
 from bridge.runtime import check_dtype, resolve_device, resolve_dtype
@@ -76,7 +76,7 @@ def generate(
     pipeline: Any = None,
     seed: int | Sequence[int] | None = None,
     steps: int = 20,
-    guidance_scale: float = 5.0,
+    guidance_scale: float | None = None,
     guidance_rescale: float = 0.0,
     num_images: int = 1,
     height: int | None = None,
@@ -94,7 +94,7 @@ def generate(
     takes ``seed + i``, or the i-th of a list of seeds; None draws a seed, which the result
     reports. Noise is made on the CPU, so a seed means the same picture on every device, alone
     or in a batch. ``guidance_scale`` of 1 and below turns guidance, and with it the negative
-    prompt, off. Prompts are read as `bridge.schedule` reads them, in the a1111 dialect: with
+    prompt, off; None takes 3 for an embedded name and 5 for any other model. Prompts are read as `bridge.schedule` reads them, in the a1111 dialect: with
     ``AND`` between them, several are drawn into one picture.
     ``guidance_rescale`` (0 to 1) pulls back the contrast that strong guidance
     adds, for models trained to zero terminal SNR (Lin et al. 2023, section 3.4).
@@ -106,12 +106,13 @@ def generate(
     Input is checked before any model loads. Raises PromptError (empty, NUL ...), OptionError,
     UnsupportedModelError, and what `load_pipeline` raises.
     """
+    chosen = model if pipeline is None else pipeline
     options = checked_options(
         prompt,
         negative_prompt,
         seed=seed,
         steps=steps,
-        guidance_scale=guidance_scale,
+        guidance_scale=default_guidance(chosen) if guidance_scale is None else guidance_scale,
         guidance_rescale=guidance_rescale,
         num_images=num_images,
         height=height,
@@ -119,7 +120,6 @@ def generate(
     )
     if on_step is not None and not callable(on_step):
         raise OptionError(f"on_step is {on_step!r}; give a function that takes a StepPreview")
-    chosen = model if pipeline is None else pipeline
     if pipeline is None and isinstance(model, (str, os.PathLike)):
         pipe = _named(model, options, device, dtype)
     else:
