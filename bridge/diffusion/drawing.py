@@ -90,14 +90,14 @@ def generate(
 
     ``model`` is an embedded name, a recipe name, a folder or a hub id, kept loaded between
     calls, or a live pipeline, as `bridge.condition` takes it; ``pipeline=`` says the same and
-    goes before it. A live pipeline keeps its own device and dtype. Picture i
-    takes ``seed + i``, or the i-th of a list of seeds; None draws a seed, which the result
-    reports. Noise is made on the CPU, so a seed means the same picture on every device, alone
-    or in a batch. ``guidance_scale`` of 1 and below turns guidance, and with it the negative
-    prompt, off; None takes 3 for an embedded name and 5 for any other model. Prompts are read as `bridge.schedule` reads them, in the a1111 dialect: with
-    ``AND`` between them, several are drawn into one picture.
-    ``guidance_rescale`` (0 to 1) pulls back the contrast that strong guidance
-    adds, for models trained to zero terminal SNR (Lin et al. 2023, section 3.4).
+    goes before it. A live pipeline keeps its own device and dtype. Picture i takes ``seed +
+    i``, or the i-th of a list of seeds; None draws a seed, which the result reports. Noise is
+    made on the CPU, so a seed means the same picture on every device, alone or in a batch.
+    ``guidance_scale`` of 1 and below turns guidance, and with it the negative prompt, off; None
+    takes 3 for an embedded name and 5 for any other model. Prompts are read as
+    `bridge.schedule` reads them, in the a1111 dialect: with ``AND`` between them, several are
+    drawn into one picture. ``guidance_rescale`` (0 to 1) pulls back the contrast that strong
+    guidance adds, for models trained to zero terminal SNR (Lin et al. 2023, section 3.4).
 
     ``on_step(StepPreview)`` is called after every step. When it returns False (not None) or
     raises StopGeneration, drawing stops and the estimate of the clean picture so far is
