@@ -36,7 +36,7 @@ MINUTES = {
     "vision": 18.0,
     "decoder": 22.0,
     "sprites": 59.0,
-    "unet": 105.0,
+    "unet": 221.0,
     "llava": 37.0,
 }
 
