@@ -216,7 +216,7 @@ def test_many_texts_and_pictures_go_in_batches_of_32(pipe: Any) -> None:
     sizes.clear()
     pictures = [Image.new("RGB", (4, 4), (number, 100, 0)) for number in range(40)]
     far = tower_distances(Eye(), pictures, pictures[::-1])  # type: ignore[arg-type]
-    assert sizes == [32, 8] and far[0] == pytest.approx(far[-1]) and far[0] > far[19] >= 0
+    assert sizes == [32, 8] and far[0] == pytest.approx(far[-1]) and far[0] > 10 * abs(far[19])
 
 
 def test_settings_and_own_are_public() -> None:
