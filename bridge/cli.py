@@ -345,9 +345,13 @@ def _convert(options: argparse.Namespace) -> None:
 def _study(options: argparse.Namespace) -> None:
     from bridge.lab.command import run_study
 
-    found, written = run_study(
-        options, _prompt_lines(options.own) if options.own else None, _line_counter(sys.stderr)
-    )
+    own_lines = _prompt_lines(options.own) if options.own else None
+    say = _line_counter(sys.stderr)
+    try:
+        found, written = run_study(options, own_lines, say)
+    finally:
+        if say is not None:
+            say("")  # clears the last line
     if options.json:
         _print_json(found.to_dict())
         return

@@ -209,3 +209,36 @@ def test_keys_follow_the_way_windows_are_joined() -> None:
     # A batch with a longer prompt has more windows than this one.
     assert keys_of(long, 75 * (count + 1) + 2, span) == [75 * window + place]
     assert keys_of(long, 77 * (window + 1) - 77, span) in ([], [place])
+
+
+@torch.no_grad()
+def test_a_word_is_looked_up_in_each_towers_own_text() -> None:
+    made = tiny_sdxl_pipeline()
+    made.set_progress_bar_config(disable=True)
+    cond = bridge.condition("red cat of two", model=made, prompt_2="two dog")
+    with heat_maps(made, cond) as heat:
+        draw(made, cond)
+    keys = heat.keys()
+    assert torch.equal(heat.of("dog"), keys[2])  # of the second tower alone
+    assert torch.equal(heat.of("cat"), keys[2])  # and of the first
+    assert torch.equal(heat.of("two"), keys[[1, 4]].mean(0))
+    assert torch.equal(heat.of((0, 3)), keys[1])  # "red"; not also "two" of the other text
+    assert torch.equal(heat.of((4, 7), tower="text_encoder_2"), keys[2])
+    with pytest.raises(OptionError, match="'red cat of two' or 'two dog'"):
+        heat.of("apple")
+
+
+@torch.no_grad()
+def test_the_last_of_several_calls_of_one_step_counts(pipe: Any) -> None:
+    def one_step(cond: Any) -> None:
+        pipe(**cond.kwargs(), num_inference_steps=1, output_type="latent",
+             generator=torch.Generator().manual_seed(0))  # fmt: skip
+
+    cond = bridge.condition("a cat", model=pipe)
+    with heat_maps(pipe, cond) as heat:
+        one_step(bridge.condition("two dogs left of an apple", model=pipe))
+        one_step(cond)
+        again = heat.keys()
+    with heat_maps(pipe, cond) as heat:
+        one_step(cond)
+    assert torch.equal(again, heat.keys())

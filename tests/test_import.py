@@ -36,6 +36,11 @@ def test_prompts_are_planned_without_torch() -> None:
     assert "torch" not in modules_after("import bridge.prompt")
 
 
+def test_the_table_of_towers_is_read_without_torch() -> None:
+    code = "from bridge.towers import towers\nfrom bridge.towers.table import table_lines\n"
+    assert "torch" not in modules_after(f"{code}assert table_lines(towers())")
+
+
 def test_public_names_are_all_listed() -> None:
     import bridge
 
@@ -44,7 +49,8 @@ def test_public_names_are_all_listed() -> None:
 
 
 @pytest.mark.parametrize(
-    "room", ["bridge.conditioning", "bridge.diffusion", "bridge.lab", "bridge.vlm"]
+    "room",
+    ["bridge.conditioning", "bridge.diffusion", "bridge.lab", "bridge.towers", "bridge.vlm"],
 )
 def test_no_file_of_a_room_hides_a_public_name(room: str) -> None:
     """An imported file becomes an attribute of its room, and would stand before a function."""

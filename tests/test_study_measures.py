@@ -111,6 +111,10 @@ def test_rollout_is_the_product_of_its_layers() -> None:
     assert torch.allclose(found.sum(-1), torch.ones(4, dtype=torch.float64))
     # Later layers act on what earlier ones made: the order matters.
     assert not np.allclose(rollout(layers[::-1]).numpy(), wanted)
+    assert torch.allclose(rollout(layers, [2]), found[2:3], atol=EXACT)
+    # A place that sees nothing passes on itself.
+    layers[0][:, 2] = 0
+    assert rollout(layers[:1])[2].tolist() == [0, 0, 1, 0]
     shares = word_shares(found[-1], [[1], [2, 3]])
     assert sum(shares) == pytest.approx(1)
     assert shares[0] == pytest.approx(float(found[-1, 1] / found[-1, 1:].sum()))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import html.parser
+import io
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,12 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 import bridge
 from bridge.cli import main
-from bridge.conditioning import open_kit
+from bridge.conditioning import label_swap, open_kit
 from bridge.errors import OptionError
 from bridge.lab import overlay
 from bridge.lab.ablation import ablated, choices_of
 from bridge.lab.painting import model_mark
 from bridge.lab.picture_drift import pixel_distance
-from bridge.lab.swaps import label
 from bridge.towers import TextTower
 from bridge.towers.families import TEXT_FAMILIES
 
@@ -191,12 +192,11 @@ def test_ablation_keeps_exactly_one_part(pipe: Any) -> None:
 def test_swaps_are_labelled(pipe: Any, found: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(found.towers.swap) == ["native", "native"]
     assert list(found.towers.component) == ["text_encoder", "text_encoder_2"]
-    kit = open_kit(pipe)
     other = tiny_sdxl_pipeline(seed=1)
 
     def labelled(module: Any, family: str = "clip") -> tuple[str, str]:
         tower = TextTower.from_modules(module, other.tokenizer, name="new")
-        swap = label(replace(tower, family=family), pipe, kit)
+        swap = label_swap(replace(tower, family=family), pipe)
         assert swap.reason
         return swap.label, swap.components[0] if swap.components else ""
 
@@ -316,9 +316,24 @@ def test_the_command_writes_what_the_library_finds(
         ["-o", "nowhere/report.html"],
         ["--names", "missing.json"],
         ["--own", "missing.txt"],
+        ["-n", "0"],
+        ["-n", "-3"],
     ],
 )
 def test_a_bad_command_is_one_line(arguments: list[str], capsys: Any, tmp_path: Path) -> None:
     assert main(["study", PROMPT, *arguments]) == 2
     captured = capsys.readouterr()
     assert len(captured.err.splitlines()) == 1 and captured.err.startswith("bridge: error: ")
+
+
+def test_no_line_of_progress_is_left(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for arguments, done in ((["--towers", "emoji-1"], 0), (["--towers", "emojy-1"], 2)):
+        terminal = Terminal()
+        monkeypatch.setattr(sys, "stderr", terminal)
+        assert main(["study", "a cat", "--variants", "case", *arguments]) == done
+        shown, _, last = terminal.getvalue().rpartition("\r\033[K")
+        assert (last == "\r") == (done == 0) and ("emoji-1 reads" in shown) == (done == 0)

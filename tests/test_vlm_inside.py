@@ -18,6 +18,7 @@ from tiny_pairs import LLMS, plain_tokenizer
 from torch import nn
 
 from bridge.errors import OptionError, PromptError, UnsupportedModelError
+from bridge.towers.rollout import rollout
 from bridge.vlm import (
     BridgeVLM,
     answer_without,
@@ -32,7 +33,6 @@ from bridge.vlm import (
 from bridge.vlm.chat import chat_text
 from bridge.vlm.inside.occluding import sliding_windows
 from bridge.vlm.inside.places import cell_tokens, views_of
-from bridge.vlm.inside.rollouts import rollout
 from bridge.vlm.inside.words import split_words
 
 QUESTION, ANSWER = "what is on the left?", "two red apples, a cat"

@@ -134,7 +134,7 @@ def _live(pipeline: Any, options: Options) -> Any:
             f"pipeline is a {name}; bridge draws with {' and '.join(SUPPORTED)}, "
             "live or by name, folder or hub id"
         )
-    check_size(options, pipeline.vae_scale_factor)
+    check_size(options.height, options.width, pipeline.vae_scale_factor)
     return pipeline
 
 
@@ -147,7 +147,7 @@ def _named(
     place = resolve_device(device)
     check_dtype(dtype)
     folder = locate(model)
-    check_size(options, size_factor(folder))
+    check_size(options.height, options.width, size_factor(folder))
     return _loaded(folder, place, resolve_dtype(dtype, place, folder))
 
 
@@ -169,7 +169,7 @@ def _draw(pipe: Any, options: Options, on_step: OnStep | None, progress: bool) -
         height=options.height,
         width=options.width,
     )
-    own = _own_copy(pipe, progress)
+    own = own_copy(pipe, progress)
     clean_estimate = watch_clean_estimate(own.scheduler) if on_step else None
     done: list[int] = [0]
     stopped: list[bool] = [False]
@@ -215,7 +215,7 @@ def _size(options: Options) -> dict[str, int]:
     return {name: value for name, value in sizes.items() if value is not None}
 
 
-def _own_copy(pipe: Any, progress: bool) -> Any:
+def own_copy(pipe: Any, progress: bool = False) -> Any:
     """The pipeline with the same modules, but a scheduler, flags and settings of its own."""
     own = copy.copy(pipe)
     own.scheduler = copy.deepcopy(pipe.scheduler)

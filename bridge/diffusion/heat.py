@@ -90,7 +90,9 @@ class HeatMaps:
 
         Args:
             word: a word or phrase of the prompt as written, every time it occurs, whatever its
-                case; or its place ``(start, end)`` in the prompt.
+                case; or its place ``(start, end)`` in the prompt. Where a tower was given a text
+                of its own (``prompt_2``), a word is looked up in that; a place is of the first
+                tower's text, or that of ``tower``.
             prompt, image: of which prompt of the batch, and which of its pictures.
             negative: of the negative prompt instead.
             tower: by which tower's tokens, such as ``"text_encoder_2"``. SDXL's two tokenizers may
@@ -107,14 +109,17 @@ class HeatMaps:
         if not chosen:
             names = ", ".join(plan.tower for plan in plans)
             raise OptionError(f"No tower {tower!r}; this prompt was read by {names}.")
-        source = chosen[0].source
-        spans = [word] if isinstance(word, tuple) else _occurrences(word, source)
+        first = chosen[0].source
         places = {
-            key for plan in chosen for span in spans for key in keys_of(plan, len(keys), span)
+            key
+            for plan in chosen
+            for span in _spans(word, plan.source, first)
+            for key in keys_of(plan, len(keys), span)
         }
         if not places:
+            texts = " or ".join(dict.fromkeys(repr(plan.source) for plan in chosen))
             raise OptionError(
-                f"{word!r} has no key in the prompt {source!r}; give a word of it that was not cut "
+                f"{word!r} has no key in the prompt {texts}; give a word of it that was not cut "
                 "off, or its place (start, end)."
             )
         return keys[sorted(places)].mean(0)
@@ -177,6 +182,7 @@ class _Sums:
         self._count = 0
         self._guided = False
         self._time = -1.0
+        self._schedule: Any = None
 
     def before_unet(self, args: tuple[Any, ...], kwargs: Kwargs) -> Call:
         call = by_name(args, kwargs)
@@ -184,9 +190,17 @@ class _Sums:
         time = float(torch.as_tensor(call["timestep"]).flatten()[0])
         guided = is_guided(self._pipe)
         shape = (sample.shape[-2], sample.shape[-1])
-        # Time runs down in a call; where it jumps up, or the picture changes, a new one began.
-        if time > self._time or shape != self._size or guided != self._guided:
+        # A call sets its scheduler's time steps anew, and time runs down in it; where it jumps up,
+        # or the picture changes, a new call began. (Time alone does not tell calls of one step.)
+        schedule = getattr(getattr(self._pipe, "scheduler", None), "timesteps", None)
+        if (
+            schedule is not self._schedule
+            or time > self._time
+            or shape != self._size
+            or guided != self._guided
+        ):
             self._levels, self._count = {}, 0
+        self._schedule = schedule
         self._time, self._size, self._guided = time, shape, guided
         return args, kwargs
 
@@ -235,6 +249,13 @@ def _drawn(unet: Any) -> list[Any]:
     ]
     outer = [module for name, module in named if not name.startswith("mid_block")]
     return outer or [module for _, module in named]
+
+
+def _spans(word: str | tuple[int, int], source: str, first: str) -> list[tuple[int, int]]:
+    """Where a word is in a tower's text; a place is of the ``first`` text alone."""
+    if isinstance(word, tuple):
+        return [word] if source == first else []
+    return _occurrences(word, source)
 
 
 def _occurrences(word: str, source: str) -> list[tuple[int, int]]:

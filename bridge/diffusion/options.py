@@ -82,9 +82,9 @@ def default_guidance(model: object) -> float:
     return 3.0 if isinstance(model, str) and model in EMBEDDED else 5.0
 
 
-def check_size(options: Options, factor: int) -> None:
+def check_size(height: int | None, width: int | None, factor: int) -> None:
     """Raise OptionError unless height and width are multiples of the model's ``factor``."""
-    for name, value in (("height", options.height), ("width", options.width)):
+    for name, value in (("height", height), ("width", width)):
         if value is not None and value % factor:
             near = max(factor, round(value / factor) * factor)
             raise OptionError(f"{name} {value} is no multiple of {factor}; {near} would do")

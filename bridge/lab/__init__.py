@@ -14,20 +14,32 @@ if TYPE_CHECKING:
     from bridge.lab.overlaying import overlay
     from bridge.lab.result import Study
     from bridge.lab.run import study
-    from bridge.lab.variants import OPERATIONS, Variant, vary
+    from bridge.lab.variants import OPERATIONS, Settings, Variant, own, vary
 
 # Public name -> the module that defines it.
 _HOMES = {
     "Judge": "bridge.lab.gallery",
     "OPERATIONS": "bridge.lab.variants",
+    "Settings": "bridge.lab.variants",
     "Study": "bridge.lab.result",
     "Variant": "bridge.lab.variants",
+    "own": "bridge.lab.variants",
     "overlay": "bridge.lab.overlaying",
     "study": "bridge.lab.run",
     "vary": "bridge.lab.variants",
 }
 
-__all__ = ["OPERATIONS", "Judge", "Study", "Variant", "overlay", "study", "vary"]
+__all__ = [
+    "OPERATIONS",
+    "Judge",
+    "Settings",
+    "Study",
+    "Variant",
+    "overlay",
+    "own",
+    "study",
+    "vary",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -25,6 +25,8 @@ def run_study(
     some are named. Raises as ``bridge.study``, and OptionError before anything loads for an output
     that could not be written.
     """
+    if options.images < 1:
+        raise OptionError(f"images is {options.images}; draw 1 or more of a variant.")
     outputs = [Path(path) for path in options.output or ()]
     for path in outputs:
         _check_output(path)
@@ -40,7 +42,7 @@ def run_study(
         model=options.model,
         seed=options.seed,
         names=names,
-        seeds=[options.seed + at for at in range(max(1, options.images))],
+        seeds=[options.seed + at for at in range(options.images)],
         steps=options.steps,
         guidance_scale=options.guidance,
         choices="all" if options.choices == "all" else _listed(options.choices),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from bridge.conditioning import condition
 from bridge.conditioning.kit import Kit
+from bridge.diffusion.drawing import own_copy
 from bridge.diffusion.heat import HeatMaps, heat_maps
 from bridge.diffusion.hooks import unet_of
 from bridge.errors import OffManifoldWarning, OptionError, UnsupportedModelError
@@ -135,10 +135,7 @@ def draw_variant(painter: Painter, variant: Variant, choice: str) -> list[Drawn]
 def _draw(
     painter: Painter, variant: Variant, choice: str, seeds: Sequence[int], wants_heat: bool
 ) -> tuple[list[Image], list[dict[str, Tensor]]]:
-    # A scheduler of its own, as bridge.generate has it: a live pipeline stays as it was.
-    own = copy.copy(painter.pipe)
-    own.scheduler = copy.deepcopy(painter.pipe.scheduler)
-    own._progress_bar_config = {"disable": True}
+    own = own_copy(painter.pipe)
     brush, swapped = painter.brush, painter.swapped.get(choice)
     with warnings.catch_warnings():
         # A study cuts prompts and weighs words on purpose; the table says how far.

@@ -18,6 +18,7 @@ from bridge.towers import TEXT_TOWERS, Layer, TextBatch, TextTower
 
 # Tokens of one pass at most, padding included: 850 texts of CLIP. More go in several passes.
 MOST_TOKENS = 1 << 16
+_ATTENTIONS = 32  # texts of one pass that keeps attention
 
 
 def read_texts(
@@ -78,7 +79,7 @@ def read_weighted(
     (compel's masked copies). Pooled states are not weighted by any tool. Texts are truncated to
     one window. Empty for families whose states no tool weighs (other than CLIP and T5).
     """
-    architecture = type(tower.module).__name__
+    architecture = tower.spec.architecture
     if architecture not in TEXT_TOWERS:
         return {}
     found: dict[tuple[str, str], Reading] = {}
@@ -134,21 +135,21 @@ def read_rollouts(
 ) -> dict[str, Tensor]:
     """For each text what its pooled state is made of, ``(N,)`` over its tokens by rollout.
 
-    One further pass for all, since all layers' attention is large; so ask for prompts, not for
-    their variants. Empty for a family that does not show it (``pooled_row``).
+    Further passes of 32 texts at most, since all layers' attention is large; so ask for prompts,
+    not for their variants. Empty for a family that does not show it (``pooled_row``).
     """
     wanted = list(dict.fromkeys(texts))
     keys = {text: key_of(tower=mark, text=text, rollout=True) for text in wanted}
     kept = {text: cache.tensors(keys[text]) for text in wanted}
     found = {text: each["row"] for text, each in kept.items() if each and "row" in each}
     missing = [text for text in wanted if text not in found]
-    if not missing:
-        return found
-    batch = tower.tokenize(missing)
-    states = tower.encode(batch, attentions=True)
-    for row, text in enumerate(missing):
-        own = pooled_row(tower.family, states, row, max(1, int(batch.mask[row].sum())))
-        if own is not None:
-            found[text] = own
-            cache.keep_tensors(keys[text], {"row": own})
+    for start in range(0, len(missing), _ATTENTIONS):
+        texts = missing[start : start + _ATTENTIONS]
+        batch = tower.tokenize(texts)
+        states = tower.encode(batch, attentions=True)
+        for row, text in enumerate(texts):
+            own = pooled_row(tower.family, states, row, max(1, int(batch.mask[row].sum())))
+            if own is not None:
+                found[text] = own
+                cache.keep_tensors(keys[text], {"row": own})
     return found

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from bridge.errors import OptionError
 from bridge.lab.measures.drift import cosines
@@ -13,6 +14,8 @@ from bridge.towers import ImageTower
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+_BATCH = 32
 
 
 def pixel_distance(a: Image, b: Image) -> float:
@@ -22,18 +25,23 @@ def pixel_distance(a: Image, b: Image) -> float:
 
 
 def tower_distances(tower: ImageTower, a: Sequence[Image], b: Sequence[Image]) -> list[float]:
-    """``1 - cosine`` of the pooled states of each pair of pictures, in one pass.
+    """``1 - cosine`` of the pooled states of each pair of pictures, each encoded once.
 
     LPIPS-like (Zhang et al. 2018) in that a trained network's space is measured in, though with
     the pooled state, so that it is about what is in a picture and not where.
     """
     different = list({id(each): each for each in (*a, *b)}.values())
     place = {id(each): at for at, each in enumerate(different)}
-    found = tower.encode(different).pooled
-    if found is None:
-        raise OptionError(f"{tower.name} has no pooled state to compare pictures by; give another.")
-    pooled = found.float().cpu()
-    if pooled.ndim == 3:  # a state for each query token (BLIP-2)
-        pooled = pooled.mean(1)
+    chunks = (different[at : at + _BATCH] for at in range(0, len(different), _BATCH))
+    pooled = torch.cat([_pooled(tower, chunk) for chunk in chunks])
     left, right = ([place[id(each)] for each in side] for side in (a, b))
     return (1 - cosines(pooled[left], pooled[right])).tolist()
+
+
+def _pooled(tower: ImageTower, pictures: Sequence[Image]) -> torch.Tensor:
+    """``(B, P)`` float32 on the CPU."""
+    found = tower.encode(pictures).pooled
+    if found is None:
+        raise OptionError(f"{tower.name} has no pooled state to compare pictures by; give another.")
+    # BLIP-2 has a state for each query token.
+    return (found.mean(1) if found.ndim == 3 else found).float().cpu()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from bridge.conditioning import label_swap
+from bridge.conditioning.adapters.opened import open_tower
 from bridge.conditioning.kit import Kit, open_kit
-from bridge.diffusion.options import checked_options
+from bridge.diffusion.options import check_size, checked_options
 from bridge.errors import OptionError
 from bridge.lab.ablation import WHOLE, choices_of
 from bridge.lab.cache import Cache
@@ -17,10 +19,11 @@ from bridge.lab.painting import Brush, Painter, model_mark
 from bridge.lab.pairs import pair_rows
 from bridge.lab.result import Study
 from bridge.lab.subject import Subject, read_subjects
-from bridge.lab.swaps import drawable, label, read_adapters
+from bridge.lab.swaps import drawable, read_adapters
 from bridge.lab.tower_study import study_tower
 from bridge.prompt import check_prompts
-from bridge.towers import ImageTower, TextTower, open_image_tower, open_text_tower
+from bridge.runtime import check_dtype, resolve_device
+from bridge.towers import ImageTower, TextTower, open_image_tower
 
 EMBEDDED_TOWERS = ("emoji-1", "emoji-2")
 """The towers of a study that names neither towers nor a model."""
@@ -55,8 +58,9 @@ def study(
 
     Prompts and their variants are plain text; weights are the business of the operation
     ``emphasis`` and of ``Variant``s with a dialect. Each tower reads all texts in one pass for each
-    length, plus one for the prompts' attention and one for each dialect with weights. Everything
-    is checked before a tower loads.
+    length, plus one for the prompts' attention and one for each dialect with weights. Options are
+    checked before anything loads; what depends on the model (choices, sizes of a live pipeline)
+    and names that do not open, before a text is read.
 
     Args:
         prompt: one prompt or several.
@@ -83,7 +87,8 @@ def study(
             by one truth); gives named numbers, 1 and 0 for yes and no.
         cache: a folder that keeps what is done, so that a study that was cut off goes on, and a
             larger one begins where a smaller one ended.
-        device, dtype: where and how precisely what is opened by name runs.
+        device, dtype: where and how precisely what is opened by name runs. Default for towers
+            beside a model: as its own.
         on_progress: called with a line of text.
 
     Raises:
@@ -97,12 +102,14 @@ def study(
     kept = Cache(cache)
     if model is None and (choices is not None or adapters is not None):
         raise OptionError("choices and adapters say what of a model draws; pass model too.")
-    fitted = read_adapters(adapters)
+    given = _listed(towers, model)
+    fitted = read_adapters(adapters, [_name_of(each) for each in given or ()])
+    place, precision = device and resolve_device(device), check_dtype(dtype)
     say = on_progress or (lambda line: None)
 
-    pipe, kit = _open_model(model, device, dtype)
-    opened = _open_towers(towers, pipe, kit, device, dtype)
-    swaps = [label(tower, pipe, kit) for tower in opened] if kit is not None else []
+    pipe, kit = _open_model(model, brush, place, precision)
+    opened = _open_towers(given, kit, place, precision)
+    swaps = [label_swap(tower, pipe) for tower in opened] if kit is not None else []
     swapped = drawable(opened, swaps, fitted) if kit is not None else {}
     chosen = _choices(choices, kit, swapped)
     eye = _open_eye(image_tower, model, device, dtype) if pipe is not None else None
@@ -161,14 +168,21 @@ def _brush(
     )
 
 
-def _open_model(model: Any, device: Any, dtype: Any) -> tuple[Any, Kit | None]:
+def _open_model(model: Any, brush: Brush, device: Any, dtype: Any) -> tuple[Any, Kit | None]:
+    """Raises OptionError for sizes that the model does not draw; for a name before it loads."""
     if model is None:
         return None, None
     if isinstance(model, (str, os.PathLike)):
         from bridge.diffusion import load_pipeline
+        from bridge.diffusion.load import locate, size_factor
 
-        model = load_pipeline(model, device=device, dtype=dtype)
-    return model, open_kit(model)
+        folder = locate(model)
+        check_size(brush.height, brush.width, size_factor(folder))
+        model = load_pipeline(folder, device=device, dtype=dtype)
+    kit = open_kit(model)
+    # DeepFloyd IF draws pixels.
+    check_size(brush.height, brush.width, getattr(model, "vae_scale_factor", 1))
+    return model, kit
 
 
 def _choices(
@@ -192,32 +206,51 @@ def _choices(
     return tuple(dict.fromkeys(wanted))
 
 
+def _listed(towers: Any, model: Any) -> list[Any] | None:
+    """The towers as they were given, each once; None for the model's own.
+
+    Raises OptionError for an empty list, what is no tower, or two towers of one name.
+    """
+    if towers is None and model is not None:
+        return None
+    given = EMBEDDED_TOWERS if towers is None else towers
+    single = isinstance(given, (str, os.PathLike, TextTower, Mapping))
+    some = [given] if single or not isinstance(given, Iterable) else list(given)
+    if not some:
+        raise OptionError("towers is empty; name at least one, such as 'emoji-1'.")
+    for each in some:
+        if not isinstance(each, (str, os.PathLike, TextTower)):
+            raise OptionError(
+                "towers takes a name, a folder, a hub id, a TextTower or a list of these, not "
+                f"{type(each).__name__} ({each!r:.60})."
+            )
+    different = list(dict.fromkeys(some))
+    labels = [_name_of(each) for each in different]
+    if len(set(labels)) < len(labels):
+        raise OptionError(f"Two towers have one name ({', '.join(labels)}); give each its own.")
+    return different
+
+
+def _name_of(tower: Any) -> str:
+    return tower.name if isinstance(tower, TextTower) else os.fspath(tower)
+
+
 def _open_towers(
-    towers: Any, pipe: Any, kit: Kit | None, device: Any, dtype: Any
+    given: Sequence[Any] | None, kit: Kit | None, device: Any, dtype: Any
 ) -> list[TextTower]:
-    """Raises OptionError for an empty list, or two towers of one name."""
-    if towers is None and kit is not None:
-        modules = kit.load().modules
+    """The towers; beside a model where its own are and as precise, so that they can draw."""
+    loaded = None if kit is None else kit.load()
+    if given is None:
+        assert kit is not None and loaded is not None
         return [
             TextTower.from_modules(module, tokenizer, name=use.component)
             for use, module, tokenizer in zip(
-                kit.recipe.towers, modules, kit.tokenizers, strict=True
+                kit.recipe.towers, loaded.modules, kit.tokenizers, strict=True
             )
         ]
-    given = EMBEDDED_TOWERS if towers is None else towers
-    some = [given] if isinstance(given, (str, os.PathLike, TextTower)) else list(given)
-    if not some:
-        raise OptionError("towers is empty; name at least one, such as 'emoji-1'.")
-    opened = [
-        each
-        if isinstance(each, TextTower)
-        else open_text_tower(os.fspath(each), device=device, dtype=dtype)
-        for each in dict.fromkeys(some)
-    ]
-    labels = [tower.name for tower in opened]
-    if len(set(labels)) < len(labels):
-        raise OptionError(f"Two towers have one name ({', '.join(labels)}); give each its own.")
-    return opened
+    if loaded is not None:
+        device, dtype = device or loaded.device, dtype or loaded.modules[0].dtype
+    return [open_tower(each, device, dtype) for each in given]
 
 
 def _open_eye(image_tower: Any, model: Any, device: Any, dtype: Any) -> ImageTower | None:

@@ -1,4 +1,4 @@
-"""A study's towers beside its model: what each would be to it, and which of them can draw."""
+"""A study's towers beside its model: which of them can draw."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from bridge.conditioning import Adapter, Swap, label_swap, load_adapter
-from bridge.conditioning.kit import Kit
+from bridge.conditioning import Adapter, Swap
+from bridge.conditioning.adapters.swap import SAME_WIDTH, read_adapter
 from bridge.errors import OptionError
 from bridge.towers import TextTower
 
@@ -27,25 +25,6 @@ class Swapped:
     mark: str
 
 
-def label(tower: TextTower, pipe: Any, kit: Kit) -> Swap:
-    """``bridge.conditioning.label_swap``; also native is a tower of the same weights whose class
-    says something else of projections (``emoji-1`` is SDXL's first tower with one)."""
-    for use, module in zip(kit.recipe.towers, kit.load().modules, strict=True):
-        if same_weights(tower.module, module):
-            return Swap("native", (use.component,), f"the weights of {use.component}")
-    return label_swap(tower, pipe)
-
-
-def same_weights(a: Any, b: Any) -> bool:
-    """Whether two text modules have the same encoder, projections aside."""
-    left, right = _encoder(a), _encoder(b)
-    return left.keys() == right.keys() and all(
-        left[name].shape == right[name].shape
-        and torch.equal(left[name].float().cpu(), right[name].float().cpu())
-        for name in left
-    )
-
-
 def drawable(
     towers: Sequence[TextTower], swaps: Sequence[Swap], adapters: Mapping[str, Adapter]
 ) -> dict[str, Swapped]:
@@ -57,7 +36,7 @@ def drawable(
             adapter = adapters[tower.name]
             mark = f"{tower.fingerprint()} {adapter.hash}"
             found[tower.name] = Swapped({"towers": tower, "adapter": adapter}, mark)
-        elif swap.label == "same-width":
+        elif swap.label == SAME_WIDTH:
             place = {swap.components[0]: tower}
             found[tower.name] = Swapped(
                 {"towers": place}, f"{tower.fingerprint()} {swap.components}"
@@ -65,21 +44,20 @@ def drawable(
     return found
 
 
-def read_adapters(adapters: object) -> dict[str, Adapter]:
-    """``{tower name: Adapter or its file}``. Raises OptionError, and what ``load_adapter`` does."""
+def read_adapters(adapters: object, towers: Sequence[str]) -> dict[str, Adapter]:
+    """``{tower name: Adapter or its file}``, for some of ``towers``.
+
+    Raises OptionError, and what ``load_adapter`` does.
+    """
     if adapters is None:
         return {}
     if not isinstance(adapters, Mapping):
         raise OptionError("adapters takes {tower name: Adapter or its file}.")
-    return {
-        str(name): each if isinstance(each, Adapter) else load_adapter(each)
-        for name, each in adapters.items()
-    }
-
-
-def _encoder(module: Any) -> Mapping[str, torch.Tensor]:
-    return {
-        name.removeprefix("text_model."): tensor.detach()
-        for name, tensor in module.named_parameters()
-        if not name.startswith("text_projection")
-    }
+    strange = [name for name in adapters if name not in towers]
+    if strange:
+        there = ", ".join(towers) if towers else "none but the model's own; name some in towers"
+        raise OptionError(
+            f"adapters has one for {', '.join(map(repr, strange))}, which is not among the study's "
+            f"towers: {there}."
+        )
+    return {name: read_adapter(each) for name, each in adapters.items()}

@@ -41,7 +41,8 @@ class TextBatch:
         mask: ``(B, T)`` int64, 1 for the text's tokens and the special ones around them, 0 for
             padding.
         offsets: for each text and token ``(start, end)`` in the text, without white space at its
-            borders; None for special tokens, padding, and tokenizers that cannot say.
+            borders; None for special tokens (but an unknown word's), padding, and tokenizers that
+            cannot say.
         cut: for each text how many tokens did not fit.
     """
 
@@ -75,7 +76,7 @@ def tokenize(tokenizer: Any, texts: Sequence[str], rule: TokenRule, context: int
     rows: list[list[int]] = [list(row) for row in out["input_ids"]]
     width = length if rule.fill else max(1, *map(len, rows))
     pad = _padding(tokenizer) if rule.pad is None else rule.pad
-    special = set(tokenizer.all_special_ids)
+    special = _special(tokenizer)
     offsets = out["offset_mapping"] if exact else [[(0, 0)] * len(row) for row in rows]
     return TextBatch(
         texts=given,
@@ -100,6 +101,14 @@ def check_texts(texts: Sequence[str]) -> tuple[str, ...]:
     if not len(texts):
         raise PromptError("texts is empty; give one text at least")
     return tuple(texts)
+
+
+def _special(tokenizer: Any) -> set[int]:
+    """The ids that stand for no text. That of an unknown word (T5, BERT, XLM-R) stands for one,
+    unless a tokenizer uses one id for both."""
+    framing = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+    unknown = {tokenizer.unk_token_id} - framing
+    return set(tokenizer.all_special_ids) - unknown
 
 
 def _padding(tokenizer: Any) -> int:

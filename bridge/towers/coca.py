@@ -33,6 +33,7 @@ from bridge.towers.open_clip_keys import image_state, text_state
 from bridge.towers.spec import spec_of_config
 from bridge.towers.states import ImageStates, Layer, TextStates
 
+ARCHITECTURE = "CoCaText"
 _PAD = 0
 _TOKENS = "text_model.embeddings.token_embedding.weight"
 _POOL = "visual.attn_pool."
@@ -55,7 +56,8 @@ def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False)
     values["max_position_embeddings"] -= 1
     return Parts(
         module=load_tower(kind, folder, dtype=dtype, device=device, config=config, state=state),
-        spec=spec_of_config(values, kind, str(folder)),
+        # Run as CLIP's it would be read at EOS, and not at its class token.
+        spec=replace(spec_of_config(values, kind, str(folder)), architecture=ARCHITECTURE),
         scoring=files.scoring(),
     )
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from bridge.errors import OptionError
 from bridge.runtime import resolve_device, resolve_dtype
 from bridge.towers.families import IMAGE_FAMILIES, family_of
-from bridge.towers.fingerprint import fingerprint
+from bridge.towers.fingerprinting import fingerprint
 from bridge.towers.image_processor import to_pixels
 from bridge.towers.scoring import Scoring
 from bridge.towers.source import find_source

@@ -26,7 +26,7 @@ class TowerRow:
         image_width, patch, image_size: of the image side; 0 where there is none.
         licence: of the weights, as their page says.
         notes: what to know before using it.
-        files: patterns of further files to fetch, beside those of a stock layout.
+        files: its weights, where they are not those of a stock layout.
         pickle: whether its weights are published as a pickle alone, which is not fetched.
         tokenizer: where its tokenizer is, if not beside the weights.
     """
@@ -53,7 +53,7 @@ class TowerRow:
             return embedded_state(self.source) == "ready"
         from huggingface_hub import try_to_load_from_cache
 
-        names = ("model.safetensors", "model.safetensors.index.json", *self.files)
+        names = self.files or ("model.safetensors", "model.safetensors.index.json")
         return any(isinstance(try_to_load_from_cache(self.source, name), str) for name in names)
 
 

@@ -10,6 +10,7 @@ from bridge.store import DEFAULT_PATTERNS, EMBEDDED, resolve
 from bridge.towers.open_clip_files import has_layout
 from bridge.towers.registry import ROWS, TowerRow, find_row
 
+_TEXTS = ("*.json", "*.txt", "*.model")
 _TOKENIZER = ("tokenizer*.json", "special_tokens_map.json", "vocab.*", "merges.txt", "*.model")
 
 
@@ -56,5 +57,12 @@ def _folder_of(row: TowerRow) -> Path:
             f"`hf download {row.source} --local-dir FOLDER`, then open FOLDER with "
             f"family={row.family!r}, allow_pickle=True (tensors only are read)"
         )
-    patterns = None if row.source in EMBEDDED else (*DEFAULT_PATTERNS, *row.files)
-    return resolve(row.source, allow_patterns=patterns)
+    return resolve(row.source, allow_patterns=_patterns(row))
+
+
+def _patterns(row: TowerRow) -> tuple[str, ...] | None:
+    """What is fetched of a row's repository. One with files of its own may have a
+    ``model.safetensors`` beside them that is read by none of the families (timm's image model)."""
+    if row.source in EMBEDDED:
+        return None
+    return (*_TEXTS, *row.files) if row.files else DEFAULT_PATTERNS

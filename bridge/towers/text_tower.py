@@ -16,7 +16,7 @@ from bridge.runtime import resolve_device, resolve_dtype
 from bridge.towers.batch import TextBatch, tokenize
 from bridge.towers.families import TEXT_FAMILIES, family_of, family_of_config
 from bridge.towers.family import TextFamily
-from bridge.towers.fingerprint import fingerprint
+from bridge.towers.fingerprinting import fingerprint
 from bridge.towers.scoring import Scoring
 from bridge.towers.source import find_source, find_tokenizer
 from bridge.towers.spec import TowerSpec

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ class Adapter:
 
         return save_adapter(self, path)
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """16 hex digits of its tensors."""
         from bridge.conditioning.adapters.storage import tensors_of

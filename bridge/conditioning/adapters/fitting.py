@@ -30,7 +30,7 @@ from bridge.towers import Layer, TextTower
 
 KINDS_OF_ADAPTER = ("ridge", "procrustes", "resampler")
 FEWEST = 32
-_CLIP = ("CLIPTextModel", "CLIPTextModelWithProjection")
+_CLIP = ("CLIPTextModel", "CLIPTextModelWithProjection", "CoCaText")
 _BATCH = 32
 _HELD = 8  # every eighth prompt is held out
 # For each component and kind of place: the moments of pairs to fit on, and of those held out.
@@ -84,7 +84,8 @@ def fit_adapter(
         )
     place = None if device is None else resolve_device(device)
     kit = open_kit(model, device=place)
-    foreign = open_tower(tower, place)
+    # In full precision wherever it runs: rounded weights would be known by no CPU.
+    foreign = open_tower(tower, place, torch.float32)
     if not foreign.feeds_cross_attention and kind != "resampler":
         raise OptionError(
             f"{foreign.name} was trained for its pooled state alone, so its token states cannot "

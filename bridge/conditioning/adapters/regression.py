@@ -112,9 +112,10 @@ def ridge(pairs: Moments, penalty: Tensor) -> LinearMap:
     mean_x, mean_y = pairs.means
     system = xx + torch.diag(penalty.double())
     factor, failed = torch.linalg.cholesky_ex(system)
-    # Sums of many products may lose a tiny eigenvalue to rounding; least squares still works.
+    # Sums of many products may lose a tiny eigenvalue to rounding; least squares still works, by
+    # a driver that torch has on the CPU alone.
     weight = (
-        torch.linalg.lstsq(system, xy, driver="gelsd").solution
+        torch.linalg.lstsq(system.cpu(), xy.cpu(), driver="gelsd").solution.to(xy.device)
         if int(failed)
         else torch.cholesky_solve(xy, factor)
     )

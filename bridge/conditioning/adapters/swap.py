@@ -1,7 +1,7 @@
 """Other text towers in a model: which fit as they are, which need an adapter, which cannot.
 
 ===============  ============================================================================
-``native``       the model's own tower, by its fingerprint
+``native``       the model's own tower, by its weights, in whatever precision
 ``same-width``   another tower of its kind and widths (a fine-tuned CLIP-L, Long-CLIP-L): its
                  states go to the UNet as they are, with its own tokenizer and context
 ``adapter``      another kind or width: its states mean nothing to the UNet until an adapter
@@ -60,7 +60,8 @@ def label_swap(tower: str | os.PathLike[str] | TextTower, model: Any = "emoji-xl
         model: as in ``bridge.condition``.
     """
     kit = open_kit(model)
-    return _label(open_tower(tower), kit, kit.load())
+    loaded = kit.load()
+    return _label(open_tower(tower, *_place_of(loaded)), kit, loaded)
 
 
 def with_towers(
@@ -87,9 +88,9 @@ def with_towers(
     if towers is None and adapter is None:
         return kit
     if adapter is not None:
-        return _with_adapter(kit, towers, _adapter(adapter), device)
-    given = _by_component(kit, towers)
+        return _with_adapter(kit, towers, read_adapter(adapter), device)
     loaded = kit.load()
+    given = _by_component(kit, towers, loaded)
     modules, specs, tokenizers = list(loaded.modules), list(kit.specs), list(kit.tokenizers)
     uses = list(kit.recipe.towers)
     prints, accounts = list(loaded.fingerprints), []
@@ -105,7 +106,7 @@ def with_towers(
         modules[at], specs[at] = tower.module, tower.spec
         tokenizers[at] = in_context(tower.tokenizer, tower.spec)
         prints[at] = fingerprint(tower.module)
-        label = NATIVE if prints[at] == loaded.fingerprints[at] else SAME_WIDTH
+        label = NATIVE if _is_native(tower, use, kit.specs[at], loaded.modules[at]) else SAME_WIDTH
         accounts.append(
             AddOn(f"{label} tower", tower.name, tower.spec.source, prints[at], (use.component,))
         )
@@ -136,7 +137,8 @@ def _with_adapter(kit: Kit, towers: Any, adapter: Adapter, device: torch.device 
     return replace(kit, mapped=Mapped(adapter, tower), swaps=(adapter.account(),))
 
 
-def _adapter(given: Any) -> Adapter:
+def read_adapter(given: Any) -> Adapter:
+    """An ``Adapter``, or that of a file. Raises OptionError, and what ``load_adapter`` does."""
     if isinstance(given, Adapter):
         return given
     if isinstance(given, (str, os.PathLike)):
@@ -146,7 +148,7 @@ def _adapter(given: Any) -> Adapter:
     )
 
 
-def _by_component(kit: Kit, towers: Any) -> dict[str, Any]:
+def _by_component(kit: Kit, towers: Any, loaded: Towers) -> dict[str, Any]:
     """Which tower goes where."""
     names = [use.component for use in kit.recipe.towers]
     if isinstance(towers, Mapping):
@@ -164,18 +166,18 @@ def _by_component(kit: Kit, towers: Any) -> dict[str, Any]:
                 f"{len(names)}: {', '.join(names)}."
             )
         return {name: each for name, each in zip(names, towers, strict=False) if each is not None}
-    swap = _label(open_tower(towers), kit, kit.load())
+    tower = open_tower(towers, *_place_of(loaded))
+    swap = _label(tower, kit, loaded)
     if swap.label in (ADAPTER, INCOMPATIBLE):
-        raise _refused(open_tower(towers), kit, swap.reason)
+        raise _refused(tower, kit, swap.reason)
     return {swap.components[0]: towers}
 
 
 def _label(tower: TextTower, kit: Kit, loaded: Towers) -> Swap:
     own = [use.component for use in kit.recipe.towers]
-    mine = tower.fingerprint()
-    for name, module in zip(own, loaded.modules, strict=True):
-        if fingerprint(module, _dtype(tower.module)) == mine:
-            return Swap(NATIVE, (name,), f"it is the model's own {name}")
+    for use, spec, module in zip(kit.recipe.towers, kit.specs, loaded.modules, strict=True):
+        if _is_native(tower, use, spec, module):
+            return Swap(NATIVE, (use.component,), f"it is the model's own {use.component}")
     if not tower.feeds_cross_attention:
         return Swap(
             INCOMPATIBLE, (), "it was trained for its pooled state alone, and cannot feed "
@@ -189,6 +191,46 @@ def _label(tower: TextTower, kit: Kit, loaded: Towers) -> Swap:
     if fitting:
         return Swap(SAME_WIDTH, fitting, f"it has the kind and widths of {fitting[0]}")
     return Swap(ADAPTER, (*own,), "; ".join(f"{name}: {why}" for name, why in faults.items()))
+
+
+def _is_native(tower: TextTower, use: TowerUse, spec: TowerSpec, module: Any) -> bool:
+    """Whether a tower is the model's own.
+
+    By its weights, since the same ones are published under classes with and without a projection
+    (``emoji-1`` is SDXL's first tower with one); the projection counts where the model takes the
+    pooled state.
+    """
+    # Cheap, and all that there is to compare by where parameters are offloaded.
+    if fingerprint(module, _dtype(tower.module)) == tower.fingerprint():
+        return True
+    kind = (tower.spec.layers, tower.spec.activation)
+    return kind == (spec.layers, spec.activation) and _same_weights(
+        _weights(tower.module, use.pooled), _weights(module, use.pooled)
+    )
+
+
+def _weights(module: Any, projection: bool) -> dict[str, torch.Tensor]:
+    return {
+        name.removeprefix("text_model."): parameter.detach()
+        for name, parameter in module.named_parameters()
+        if projection or not name.startswith("text_projection")
+    }
+
+
+def _same_weights(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> bool:
+    """Equal in the narrower of the two precisions. Offloaded weights are equal to none."""
+    return a.keys() == b.keys() and all(
+        a[name].shape == b[name].shape
+        and not a[name].is_meta
+        and not b[name].is_meta
+        and _equal(a[name], b[name])
+        for name in a
+    )
+
+
+def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
+    narrow = min(a.dtype, b.dtype, key=lambda dtype: dtype.itemsize)
+    return torch.equal(a.to(narrow), b.to(narrow).to(a.device))
 
 
 def _misfit(tower: TowerSpec, use: TowerUse, native: TowerSpec) -> str | None:
@@ -215,6 +257,11 @@ def _refused(tower: TextTower, kit: Kit, why: str) -> OptionError | UnsupportedM
             'without a trained adapter. Train one: bridge.fit_adapter(..., kind="resampler").'
         )
     return OptionError(f"{where}: {why}. It needs an adapter. {_HOW}")
+
+
+def _place_of(loaded: Towers) -> tuple[torch.device, torch.dtype]:
+    """Where and how precisely a tower that stands beside the model's own is opened."""
+    return loaded.device, loaded.modules[0].dtype
 
 
 def _check_place(tower: TextTower, dtype: torch.dtype, device: torch.device) -> None:

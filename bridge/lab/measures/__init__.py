@@ -6,8 +6,9 @@ from bridge.lab.measures.drift import above_chance, cosine, cosines, matched, to
 from bridge.lab.measures.effective_rank import effective_rank
 from bridge.lab.measures.intervals import mean_interval
 from bridge.lab.measures.leave_one_out import effects, texts_without
-from bridge.lab.measures.rollout import rollout, word_shares
+from bridge.lab.measures.shares import word_shares
 from bridge.lab.measures.splitting import content, pieces_per_word, tokens_of_words
+from bridge.towers.rollout import rollout
 
 __all__ = [
     "UNRELATED",

@@ -1,8 +1,7 @@
 """Attention rollout: how much of each position flows, layer by layer, into each word.
 
-Abnar & Zuidema, "Quantifying Attention Flow in Transformers" (2020): a layer passes on half of
-a position's own state by its residual and half by attention, so its map is (A + I) / 2 with A
-the mean over heads; the maps of all layers are multiplied.
+By ``bridge.towers.rollout``, after Abnar & Zuidema, "Quantifying Attention Flow in Transformers"
+(2020).
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 
 from bridge.errors import UnsupportedModelError
+from bridge.towers.rollout import rollout
 from bridge.vlm.chat import Turn
 from bridge.vlm.inside.places import View, one_picture, views_of
 from bridge.vlm.inside.words import tell
@@ -39,22 +39,6 @@ class AttentionRollout:
     def cells(self, word: int | None = None, view: int = 0) -> np.ndarray:
         """(rows, columns) shares of one word or, without ``word``, of the mean word."""
         return self.views[view].cells(self.soft.mean(0) if word is None else self.soft[word])
-
-
-def rollout(attentions: Sequence[torch.Tensor], rows: Sequence[int] | None = None) -> torch.Tensor:
-    """Rolled-out attention, float64 (len(rows) or T, T); every row sums to 1.
-
-    ``attentions`` are (heads, T, T) of each layer, the first layer first.
-    """
-    size = attentions[0].shape[-1]
-    flow = torch.eye(size, dtype=torch.float64)
-    if rows is not None:
-        flow = flow[list(rows)]
-    for layer in reversed(attentions):
-        mean = layer.double().cpu().mean(0)
-        mean = mean / mean.sum(-1, keepdim=True)  # half precision rounds the sums off 1
-        flow = (flow @ mean + flow) / 2
-    return flow
 
 
 @torch.inference_mode()

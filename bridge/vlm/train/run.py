@@ -15,7 +15,7 @@ import torch
 from bridge.errors import DataError, OptionError, UnsupportedModelError
 from bridge.files import write_whole
 from bridge.runtime import resolve_device
-from bridge.towers.fingerprint import fingerprint
+from bridge.towers.fingerprinting import fingerprint
 from bridge.vlm.load import load_vlm
 from bridge.vlm.model import BridgeVLM
 from bridge.vlm.save import check_can_save, save_vlm

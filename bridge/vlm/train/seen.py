@@ -15,7 +15,7 @@ from safetensors.torch import save
 
 from bridge.errors import WeightsError
 from bridge.files import write_whole
-from bridge.towers.fingerprint import fingerprint
+from bridge.towers.fingerprinting import fingerprint
 from bridge.towers.tensors import read_tensors
 from bridge.vlm.features import image_states
 from bridge.vlm.model import BridgeVLM
