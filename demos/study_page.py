@@ -8,6 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from bridge.lab import overlay
+from bridge.lab.variants import ORIGINAL
 from demos.pictures import data_uri
 from demos.studying import CHOICES, Step, Studied
 
@@ -53,7 +54,7 @@ def tables_html(studied: Studied) -> str:
         f"word is left out (1 − cosine).</p>{_words(studied)}"
         '<h3>How near each phrasing stays</h3><p class="bridge-note">Cosine of pooled states with '
         "the prompt's own. Bars begin at chance, the mean cosine of unrelated texts, and end at "
-        "1. Below them, the mean cosine of the tokens that both texts have.</p>"
+        "1. “By token” is the mean cosine of the tokens that both texts have.</p>"
         f"{_phrasings(studied)}</div>"
     )
 
@@ -135,7 +136,7 @@ def _nearness(row: dict[str, Any]) -> str:
         tokens += f"<small>{cut:.0f} cut off</small>"
     return (
         f'<td><b>{_figure(row.get("pooled_cosine"))}</b><span class="bar"><span style="width:'
-        f'{bar:.1%}"></span></span><small>tokens {_figure(row.get("token_cosine"))}</small>'
+        f'{bar:.1%}"></span></span><small>by token {_figure(row.get("token_cosine"))}</small>'
         f"{tokens}</td>"
     )
 
@@ -173,10 +174,11 @@ def pictures_html(studied: Studied, word: str | None) -> str:
 def _figures(row: dict[str, Any], drawn: Drawn, word: str | None) -> str:
     choice = _CHOICE_NAMES.get(drawn.choice, drawn.choice)
     drift = [_figure(row[name]) for name in ("pixel_distance", "tower_distance") if name in row]
+    moved = row["operation"] != ORIGINAL
     shown = _figure_html(
         f'<img src="{_small(drawn.image)}" alt="{escape(row["text"], quote=True)}, by {choice}">',
         choice,
-        f"drift {' · '.join(drift)}",
+        f"drift {' · '.join(drift)}" if moved else "",
     )
     if word is None or not (drawn.heat or drawn.choice == "whole"):
         return shown

@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from bridge.lab.variants import OPERATIONS, USUAL
+from bridge.lab.variants import USUAL
 from demos.drawing import Stops
 from demos.messages import explain, note
 from demos.models import TOWERS, Models
@@ -36,7 +36,7 @@ def study_tab(models: Models) -> None:
                 elem_id="study-own",
             )  # fmt: skip
             operations = gr.CheckboxGroup(
-                [(f"{name}: {OPERATIONS[name].about}", name) for name in USUAL],
+                list(USUAL),
                 label="Variants",
                 info="Made from the prompt.",
                 elem_id="study-variants",

@@ -28,7 +28,7 @@ CHOICES = {
     "whole model": "whole",
     "tower 1 alone": "text_encoder",
     "tower 2 alone": "text_encoder_2",
-    "pooled state alone": "pooled",
+    "pooled alone": "pooled",
 }
 """What draws, in words, and as `bridge.study` names it."""
 
