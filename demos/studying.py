@@ -180,7 +180,6 @@ def _work(
         reports.put(Step(line, done, steps))
 
     try:
-        towers = [models.text_towers()[name] for name in asked.towers]
         drawing: dict[str, Any] = {}
         if asked.draws:
             drawing = {
@@ -191,6 +190,7 @@ def _work(
                 "seeds": asked.first_seed,
                 "heat": asked.heat,
             }
+        towers = [models.text_towers()[name] for name in asked.towers]
         # One at a time: heat maps watch the one pipeline that studies have.
         with models.studying:
             began = time.monotonic()
