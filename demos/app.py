@@ -1,4 +1,4 @@
-"""The app: draw a picture from words, then ask about it. `python demos/app.py --help`."""
+"""The app: draw a picture from words, ask about it, study its phrasing. `demos/app.py --help`."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from demos.ask_tab import ask_tab
 from demos.draw_tab import draw_tab
 from demos.messages import explain
 from demos.models import Models
+from demos.study_tab import study_tab
 from demos.theme import CSS, theme
 
 TITLE = "bridge: words into pictures, pictures into words"
@@ -57,6 +58,8 @@ def build(models: Models) -> gr.Blocks:
                 drawn = draw_tab(models)
             with gr.Tab("Ask", id="ask"):
                 asked = ask_tab(models)
+            with gr.Tab("Study", id="study"):
+                study_tab(models)
 
         def hand_over(pictures: list[Any] | None, index: int) -> dict[Any, Any]:
             if not pictures:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
+
+TOWERS = ("emoji-1", "emoji-2")
+"""The text towers that a study can choose from."""
+
+_PARTS = ("tokenizers", "pipeline", "vlm", "text_towers", "image_tower", "watched")
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,9 +26,8 @@ class Models:
     device: str | None = None
     _loaded: dict[str, Any] = field(default_factory=dict)
     # Apart, so that typing (tokenizers) does not wait while a pipeline loads.
-    _locks: dict[str, Lock] = field(
-        default_factory=lambda: {name: Lock() for name in ("tokenizers", "pipeline", "vlm")}
-    )
+    _locks: dict[str, Lock] = field(default_factory=lambda: {name: Lock() for name in _PARTS})
+    studying: Lock = field(default_factory=Lock)
 
     def tokenizers(self) -> list[tuple[str, Any]]:
         """The (tower name, tokenizer) pairs of the drawing model; loads no weights."""
@@ -43,6 +48,45 @@ class Models:
             return load_pipeline(self.draws, device=self.device)
 
         return self._once("pipeline", load)
+
+    def watched_pipeline(self) -> Any:
+        """The pipeline for studies: a UNet of its own, over the very same weights.
+
+        Heat maps hook into the UNet's modules, and what is drawn meanwhile in another browser
+        tab must not pass through those hooks.
+        """
+
+        def load() -> Any:
+            pipe = self.pipeline()
+            if getattr(pipe, "unet", None) is None:
+                return pipe
+            own = copy.copy(pipe)
+            weights = [*pipe.unet.parameters(), *pipe.unet.buffers()]
+            own.unet = copy.deepcopy(pipe.unet, {id(tensor): tensor for tensor in weights})
+            return own
+
+        return self._once("watched", load)
+
+    def text_towers(self) -> dict[str, Any]:
+        """The `bridge.towers.TextTower`s of ``TOWERS``, by name."""
+
+        def load() -> dict[str, Any]:
+            from bridge.towers import open_text_tower
+
+            return {name: open_text_tower(name, device=self.device) for name in TOWERS}
+
+        return self._once("text_towers", load)
+
+    def image_tower(self) -> Any:
+        """What measures how far pictures drift; None where the model is not an embedded one."""
+
+        def load() -> Any:
+            from bridge.towers import open_image_tower
+
+            embedded = self.draws.startswith("emoji-")
+            return open_image_tower(TOWERS[0], device=self.device) if embedded else None
+
+        return self._once("image_tower", load)
 
     def vlm(self) -> Any:
         """The BridgeVLM that answers."""

@@ -51,8 +51,10 @@ CSS = """
 
 /* What says nothing takes no room. */
 #bridge-title .html-container, #tokens .html-container,
-#draw-status .html-container, #ask-status .html-container { padding: 0; }
-#tokens:not(:has(.bridge-tokens, p)), #draw-status:not(:has(p)), #ask-status:not(:has(p)) {
+#draw-status .html-container, #ask-status .html-container,
+#study-status .html-container { padding: 0; }
+#tokens:not(:has(.bridge-tokens, p)), #draw-status:not(:has(p)), #ask-status:not(:has(p)),
+#study-status:not(:has(p, div.bridge-problem)) {
   display: none;
 }
 .bridge-note, .bridge-problem { margin: 0; padding: .1rem .25rem; }
@@ -113,4 +115,61 @@ CSS = """
 }
 #look-word .wrap, #look-kind .wrap { gap: .35rem; }
 #look-word label { padding: .2rem .55rem; }
+
+.bridge-halves { display: grid !important; gap: 1rem; grid-template-columns: minmax(0, 1fr); }
+.bridge-halves > * { min-width: 0 !important; width: 100%; }
+@media (min-width: 860px) { .bridge-halves { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
+#study-tables .html-container, #study-pictures .html-container { padding: 0 .25rem; }
+.bridge-study h3 { font-size: 1.05rem; margin: 1rem 0 .15rem; }
+.bridge-study .bridge-note { padding: 0; }
+.bridge-study h4 { font-size: .9rem; margin: .6rem 0 .25rem; overflow-wrap: anywhere; }
+.bridge-study small { display: block; font-size: .75rem; opacity: .8; font-weight: 400; }
+.bridge-study i { opacity: .45; font-style: normal; padding: 0 .1em; }
+.bridge-study .chips {
+  list-style: none !important; display: flex; flex-wrap: wrap; gap: .35rem; padding: 0 !important;
+  margin: 0 !important;
+}
+.bridge-study .chips li {
+  margin: 0 !important;
+  border: 1px solid rgb(148 163 184 / .45); border-radius: .4rem; padding: .15rem .5rem;
+  text-align: center; background: rgb(99 102 241 / calc(var(--heat) * .45));
+}
+.bridge-study .rows {
+  overflow: auto; max-height: 36rem; margin-top: .5rem; border-radius: 10px;
+  border: 1px solid rgb(148 163 184 / .45);
+}
+.bridge-study table {
+  border-collapse: collapse; width: 100%; font-size: .875rem; margin: 0 !important;
+}
+/* Gradio draws a dark line around every cell, and says so with more weight. */
+.bridge-study :is(table, tr, th, td) { border: 0 !important; }
+.bridge-study tbody tr { border-top: 1px solid rgb(148 163 184 / .3) !important; }
+.bridge-study th, .bridge-study td {
+  text-align: start; vertical-align: top; padding: .4rem .6rem; font-weight: 400;
+  font-variant-numeric: tabular-nums;
+}
+.bridge-study thead th {
+  position: sticky; top: 0; font-weight: 600;
+  background: var(--background-fill-secondary);
+}
+.bridge-study th[scope=row] { overflow-wrap: anywhere; }
+.bridge-study .split { display: block; font: .75rem ui-monospace, Menlo, monospace; opacity: .8; }
+.bridge-study .bar {
+  display: block; height: .35rem; min-width: 4rem; border-radius: 1rem; margin: .1rem 0;
+  background: rgb(148 163 184 / .3); overflow: hidden;
+}
+.bridge-study .bar span { display: block; height: 100%; background: #6366f1; }
+.bridge-study .cards {
+  display: grid; gap: .25rem 1.25rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr));
+}
+.bridge-study .figures {
+  display: grid; gap: .5rem; grid-template-columns: repeat(auto-fill, minmax(6.5rem, 1fr));
+}
+.bridge-study figure { margin: 0; }
+.bridge-study figure img, .bridge-study .none {
+  display: block; width: 100%; aspect-ratio: 1; object-fit: contain; border-radius: 8px; margin: 0;
+}
+.bridge-study .none { border: 1px dashed rgb(148 163 184 / .6); }
+.bridge-study figcaption { font-size: .8rem; padding-top: .2rem; line-height: 1.3; }
 """

@@ -16,6 +16,9 @@ import comparisons
 import pytest
 import torch
 
+# Fixtures that assert; their files import a constant of it before pytest takes it as a plugin.
+pytest.register_assert_rewrite("app_pages")
+
 COMPARISONS = pytest.StashKey[list[comparisons.Comparison]]()
 
 

@@ -1,0 +1,157 @@
+"""The tab Study: phrasings of a prompt side by side, as towers read and as the model draws them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from bridge.lab.variants import USUAL
+from demos.drawing import Stops
+from demos.messages import explain, note
+from demos.models import TOWERS, Models
+from demos.study_page import pictures_html, step_html, summary, tables_html
+from demos.studying import CHOICES, MOST_DRAWN, Inquiry, Step, Stopped, Studied, heat_words, study
+
+PROMPT = "a red cat left of a blue dog"
+OWN = "a blue dog right of a red cat\na blue cat left of a red dog"
+
+# The results come below the fold.
+_SHOW = """() => document.querySelector('#study-status')
+  ?.scrollIntoView({block: 'start', behavior: 'smooth'})"""
+
+
+def study_tab(models: Models) -> None:
+    """Lay out the tab and wire its events, inside an open `gr.Blocks`."""
+    with gr.Row(elem_classes="bridge-halves"):
+        with gr.Column():
+            prompt = gr.Textbox(
+                label="Prompt", value=PROMPT, lines=1, max_lines=4, elem_id="study-prompt"
+            )
+            own = gr.Textbox(
+                label="Phrasings of your own", value=OWN, info="One a line.", lines=3, max_lines=12,
+                elem_id="study-own",
+            )  # fmt: skip
+            operations = gr.CheckboxGroup(
+                list(USUAL),
+                label="Variants",
+                info="Made from the prompt.",
+                elem_id="study-variants",
+            )
+        with gr.Column():
+            towers = gr.CheckboxGroup(
+                list(TOWERS), value=list(TOWERS), label="Towers that read", elem_id="study-towers"
+            )
+            with gr.Group():
+                draws = gr.Checkbox(
+                    label="Draw", info=f"At most {MOST_DRAWN} phrasings.", elem_id="study-draw"
+                )
+                with gr.Column(visible=False) as brush:
+                    heat = gr.Checkbox(
+                        label="Heat maps", value=True, info="Where each word was looked at.",
+                        elem_id="study-heat",
+                    )  # fmt: skip
+                    choices = gr.CheckboxGroup(
+                        list(CHOICES.items()), value=["whole"], label="Drawn by",
+                        elem_id="study-choices",
+                    )  # fmt: skip
+                    steps = gr.Slider(1, 30, value=8, step=1, label="Steps")
+            seed = gr.Number(
+                label="Seed", info="Of pictures and of shuffled words.", value=0, precision=0,
+                minimum=0, elem_id="study-seed",
+            )  # fmt: skip
+    start = gr.Button("Study", variant="primary", elem_id="study")
+    stop = gr.Button("Stop", variant="stop", visible=False, elem_id="study-stop")
+    status = gr.HTML(elem_id="study-status")
+    with gr.Column(visible=False, elem_id="study-results") as results:
+        tables = gr.HTML(elem_id="study-tables")
+        word = gr.Radio([], label="Heat maps of the word", visible=False, elem_id="study-word")
+        pictures = gr.HTML(elem_id="study-pictures")
+        with gr.Row():
+            page = gr.DownloadButton("Report (HTML)", min_width=140, elem_id="study-html")
+            sheet = gr.DownloadButton("Table (CSV)", min_width=140, elem_id="study-csv")
+
+    studied = gr.State(None)
+    stops = Stops()
+
+    def run(
+        prompt: str,
+        own: str,
+        operations: list[str],
+        towers: list[str],
+        draws: bool,
+        heat: bool,
+        choices: list[str],
+        steps: float,
+        seed: float | None,
+        request: gr.Request,
+    ) -> Iterator[dict[Any, Any]]:
+        session = str(request.session_hash)
+        idle = {start: gr.Button(visible=True), stop: gr.Button(visible=False)}
+        asked = Inquiry(prompt, own, operations, towers, draws, heat, choices, steps, seed)
+        try:
+            for report in study(models, asked, stops.begin(session)):
+                if isinstance(report, Step):
+                    yield {
+                        status: step_html(report),
+                        results: gr.Column(visible=False),
+                        start: gr.Button(visible=False),
+                        stop: gr.Button(visible=True),
+                    }
+                else:
+                    # Gradio keeps a copy of its own, and deletes that when the app's time is up.
+                    with tempfile.TemporaryDirectory() as folder:
+                        yield {**idle, **finished(report, Path(folder))}
+        except Stopped:
+            yield {**idle, status: note("Stopped.")}
+        except Exception as error:
+            yield {**idle, status: explain(error)}
+        finally:
+            stops.end(session)
+
+    def finished(found: Studied, folder: Path) -> dict[Any, Any]:
+        words = heat_words(found.study)
+        return {
+            status: note(summary(found)),
+            results: gr.Column(visible=True),
+            tables: tables_html(found),
+            word: gr.Radio(choices=words, value=words[0] if words else None, visible=bool(words)),
+            pictures: pictures_html(found, words[0] if words else None),
+            page: str(found.study.save(folder / "study.html")),
+            sheet: str(found.study.save(folder / "study.csv")),
+            studied: found,
+        }
+
+    def halt(request: gr.Request) -> None:
+        stops.stop(str(request.session_hash))
+
+    draws.change(
+        lambda ticked: gr.Column(visible=ticked),
+        draws,
+        brush,
+        queue=False,
+        show_progress="hidden",
+        api_visibility="private",
+    )
+    gr.on(
+        [prompt.submit, start.click],
+        run,
+        [prompt, own, operations, towers, draws, heat, choices, steps, seed],
+        [status, results, tables, word, pictures, page, sheet, studied, start, stop],
+        show_progress="hidden",
+        concurrency_limit=4,
+        concurrency_id="study",
+        api_name="study",
+    ).then(None, None, None, js=_SHOW)
+    stop.click(halt, None, None, queue=False, api_visibility="private")
+    word.input(
+        lambda found, picked: pictures_html(found, picked) if found else "",
+        [studied, word],
+        pictures,
+        queue=False,
+        show_progress="hidden",
+        api_visibility="private",
+    )

@@ -1,0 +1,221 @@
+"""Studying as a stream: what is read and drawn, while a worker thread compares phrasings."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import bridge
+from bridge.diffusion.options import checked_options
+from bridge.errors import OptionError, PromptError
+from bridge.lab.variants import ORIGINAL, Settings, Variant, own, read_variants
+from bridge.prompt import check_prompts
+from demos.models import TOWERS, Models
+
+if TYPE_CHECKING:
+    from bridge.lab import Study
+
+# What one press may ask for: a minute or so of two cores.
+MOST_CHARACTERS = 400
+MOST_PHRASINGS = 300
+MOST_DRAWN = 12
+
+CHOICES = {
+    "whole model": "whole",
+    "tower 1 alone": "text_encoder",
+    "tower 2 alone": "text_encoder_2",
+    "pooled alone": "pooled",
+}
+"""What draws, in words, and as `bridge.study` names it."""
+
+Pieces = Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Inquiry:
+    """What was asked, as the form gives it: own phrasings one a line, numbers maybe as floats."""
+
+    prompt: str
+    own: str = ""
+    operations: Sequence[str] = ()
+    towers: Sequence[str] = TOWERS
+    draws: bool = False
+    heat: bool = True
+    choices: Sequence[str] = ("whole",)
+    steps: float = 8
+    seed: float | None = 0
+
+    @property
+    def first_seed(self) -> int:
+        """The seed of pictures and shuffles; an emptied box means 0."""
+        return int(self.seed or 0)
+
+    def variants(self) -> list[Variant]:
+        """The phrasings beside the prompt.
+
+        Raises PromptError and OptionError for what cannot be read or is too much.
+        """
+        (prompt,) = check_prompts(self.prompt)
+        if not prompt.strip():
+            raise PromptError("The prompt is empty; write one to compare phrasings of.")
+        lines = [line.strip() for line in self.own.splitlines() if line.strip()]
+        for line in (prompt, *lines):
+            if len(line) > MOST_CHARACTERS:
+                raise OptionError(
+                    f"“{line[:40]}…” has {len(line)} characters; this page takes phrasings of at "
+                    f"most {MOST_CHARACTERS}."
+                )
+        ready = own(lines) if lines else []
+        if not self.operations and not ready:
+            raise OptionError(
+                "There is nothing to compare with; tick a kind of variant, or write phrasings of "
+                "your own."
+            )
+        made = read_variants([*self.operations, *ready], prompt, Settings(seed=self.first_seed))
+        if not made:
+            raise OptionError(
+                "The ticked variants find nothing to change in this prompt; tick others, or write "
+                "phrasings of your own."
+            )
+        return made
+
+
+@dataclass(frozen=True)
+class Step:
+    """Part ``step`` of ``steps`` goes on (0 of 0: models load)."""
+
+    line: str = "Getting ready…"
+    step: int = 0
+    steps: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Studied:
+    """The study, and how each tower's tokenizer splits each plain text: ``pieces[tower][text]``."""
+
+    study: Study
+    pieces: Mapping[str, Pieces]
+    seconds: float
+
+
+class Stopped(Exception):
+    """Somebody pressed Stop."""
+
+
+def study(models: Models, asked: Inquiry, stop: threading.Event) -> Iterator[Step | Studied]:
+    """Study in a worker thread and yield what happens; the last is a `Studied`.
+
+    Closing the iterator stops the worker at its next picture. Raises what `bridge.study` raises,
+    and Stopped.
+    """
+    variants = checked(asked)
+    reports: queue.SimpleQueue[Step | Studied | Exception] = queue.SimpleQueue()
+    worker = threading.Thread(
+        target=_work,
+        args=(models, asked, variants, stop, reports),
+        name="bridge-study",
+        daemon=True,
+    )
+    yield Step()
+    worker.start()
+    try:
+        while True:
+            report = reports.get()
+            if isinstance(report, Exception):
+                raise report
+            yield report
+            if isinstance(report, Studied):
+                return
+    finally:
+        stop.set()
+
+
+def checked(asked: Inquiry) -> list[Variant]:
+    """The variants of a study that this page takes on; loads nothing.
+
+    Raises PromptError and OptionError.
+    """
+    variants = asked.variants()
+    if not asked.towers:
+        raise OptionError("No tower is ticked, so nobody reads; tick at least one.")
+    if asked.draws and not asked.choices:
+        raise OptionError(
+            "Nothing is ticked that draws; tick “whole model”, or leave pictures out."
+        )
+    checked_options(
+        asked.prompt, None, seed=asked.first_seed, steps=int(asked.steps), guidance_scale=5.0,
+        num_images=1, height=None, width=None,
+    )  # fmt: skip
+    count, most = 1 + len(variants), MOST_DRAWN if asked.draws else MOST_PHRASINGS
+    if count > most:
+        raise OptionError(
+            f"These are {count} phrasings with the prompt, and this page takes at most {most}"
+            f"{' with pictures' if asked.draws else ''}; tick fewer variants"
+            f"{', or leave pictures out' if asked.draws else ''}. (bridge.study has no such bound.)"
+        )
+    return variants
+
+
+def _work(
+    models: Models,
+    asked: Inquiry,
+    variants: list[Variant],
+    stop: threading.Event,
+    reports: queue.SimpleQueue[Any],
+) -> None:
+    steps = len(asked.towers)
+    if asked.draws:
+        steps += (1 + len(variants)) * len(asked.choices)
+    done = 0
+
+    def on_progress(line: str) -> None:
+        nonlocal done
+        if stop.is_set():
+            raise Stopped
+        done += 1
+        reports.put(Step(line, done, steps))
+
+    try:
+        drawing: dict[str, Any] = {}
+        if asked.draws:
+            drawing = {
+                "model": models.watched_pipeline(),
+                "image_tower": models.image_tower(),
+                "choices": list(asked.choices),
+                "steps": int(asked.steps),
+                "seeds": asked.first_seed,
+                "heat": asked.heat,
+            }
+        towers = [models.text_towers()[name] for name in asked.towers]
+        # One at a time: heat maps watch the one pipeline that studies have.
+        with models.studying:
+            began = time.monotonic()
+            found = bridge.study(
+                asked.prompt, towers=towers, variants=variants, seed=asked.first_seed,
+                on_progress=on_progress, **drawing,
+            )  # fmt: skip
+        texts = [asked.prompt, *(each.text for each in variants if each.dialect == "plain")]
+        pieces = {tower.name: _split(tower, list(dict.fromkeys(texts))) for tower in towers}
+        reports.put(Studied(found, pieces, time.monotonic() - began))
+    except Exception as error:
+        reports.put(error)
+
+
+def _split(tower: Any, texts: list[str]) -> Pieces:
+    batch = tower.tokenize(texts)
+    return {
+        text: tuple(text[span[0] : span[1]] for span in batch.offsets[row] if span)
+        for row, text in enumerate(texts)
+    }
+
+
+def heat_words(found: Study) -> list[str]:
+    """The words that there are heat maps of, the prompt's first."""
+    words: dict[str, None] = {}
+    for drawn in sorted(found.drawn, key=lambda each: each.variant.operation != ORIGINAL):
+        words |= dict.fromkeys(drawn.heat)
+    return list(words)
