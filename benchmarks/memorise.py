@@ -31,6 +31,7 @@ from benchmarks.tasks import KINDS, Task, interleaved, judge_task
 from benchmarks.templates import pool
 from bridge.emoji.art import Sprites
 from bridge.emoji.concepts import CONCEPTS
+from bridge.emoji.layout import settled
 from bridge.emoji.render import render_scene
 from bridge.emoji.scenes import TINTS, Group, Placed, Scene, is_held_out, sample_scene
 from bridge.errors import OptionError
@@ -66,7 +67,7 @@ class Gallery:
 
 def make_gallery(n: int, sprites: Sprites, seed: int = 77) -> Gallery:
     rng = random.Random(seed)
-    scenes = [sample_scene(rng) for _ in range(n)]
+    scenes = [settled(sample_scene(rng), rng) for _ in range(n)]  # as the painter learnt them
     small = np.stack([_small(render_scene(scene, sprites)) for scene in scenes])
     return Gallery(scenes, small, np.einsum("nk,nk->n", small, small))
 
