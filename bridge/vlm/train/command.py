@@ -46,7 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--lora", type=int, metavar="RANK", help="in stage 2, low-rank updates of the LLM")
     add("--epochs", type=float, help="times through the data (default: 1)")
     add("--steps", type=int, metavar="N", help="or: how many steps")
-    add("--batch-size", type=int, metavar="N", help="rows a step (default: 256, stage 2: 128)")
+    add(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="rows a step (default: 256, stage 2: 128; fewer for fewer rows)",
+    )
     add("--micro-batch", type=int, metavar="N", help="rows at once in a process (default: to 16)")
     add("--learning-rate", type=float, metavar="X", help="1e-3; stage 2: 2e-5; LoRA: 2e-4")
     add("--projector-learning-rate", type=float, metavar="X", help="the same; with LoRA 2e-5")
