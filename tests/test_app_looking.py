@@ -151,6 +151,6 @@ def test_a_look_is_worked_out_once_for_one_answer(panel: LookPanel, file: dict[s
 
 def test_an_answer_without_words_is_not_explained(panel: LookPanel) -> None:
     def on(turns: list[tuple[str, str]]) -> bool:
-        return panel._close(turns, Sight())[panel.button].interactive  # type: ignore[no-any-return]
+        return panel._close(turns, Sight())[panel.button].interactive
 
     assert on(TURNS) and not on([]) and not on([*TURNS, ("is there a cat?", NO_WORDS)])
