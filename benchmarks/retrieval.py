@@ -68,7 +68,8 @@ def similarities(model: str, pictures: list[np.ndarray], texts: list[str]) -> np
 
     from bridge.runtime import quiet_loading
     from bridge.store import resolve
-    from bridge.vlm.preprocess import load_image_processor, pixels
+    from bridge.towers.image_processor import load_image_processor
+    from bridge.vlm.preprocess import pixels
 
     folder = resolve(model)
     with quiet_loading():

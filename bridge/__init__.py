@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from bridge.diffusion import Generation, generate, inject, load_pipeline
     from bridge.errors import BridgeError
     from bridge.lab import Study, study
-    from bridge.vlm import BridgeVLM, describe, load_vlm, train_vlm
+    from bridge.vlm import BridgeVLM, Training, TrainOptions, describe, load_vlm, train_vlm
 
 # Public name -> the module that defines it.
 _HOMES = {
@@ -43,6 +43,8 @@ _HOMES = {
     "Region": "bridge.conditioning",
     "RegionalConditioning": "bridge.conditioning",
     "Study": "bridge.lab",
+    "TrainOptions": "bridge.vlm",
+    "Training": "bridge.vlm",
     "compose": "bridge.conditioning",
     "condition": "bridge.conditioning",
     "describe": "bridge.vlm",
@@ -69,6 +71,8 @@ __all__ = [
     "Region",
     "RegionalConditioning",
     "Study",
+    "TrainOptions",
+    "Training",
     "compose",
     "condition",
     "describe",

@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
 import sys
 import time
 import warnings
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from bridge import __version__
 from bridge.errors import BridgeError, OptionError, PromptError
-from bridge.files import write_whole
+from bridge.files import whole, write_whole
 from bridge.lab.arguments import add_arguments as add_study_arguments
 from bridge.vlm.train.command import add_arguments as add_training_arguments
 from bridge.vlm.train.command import run_command as train_command
@@ -452,13 +451,8 @@ def _output_paths(output: Path | None, seeds: Sequence[int]) -> list[Path]:
 
 def write_picture(picture: Image, path: Path) -> None:
     """Save beside the target and rename, so that no reader ever sees half a file."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with part.open("xb") as stream:
-            picture.save(stream, _PICTURE_KINDS[path.suffix.lower()])
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole(path) as part, part.open("xb") as stream:
+        picture.save(stream, _PICTURE_KINDS[path.suffix.lower()])
 
 
 # ---------------------------------------------------------------- standard error

@@ -18,16 +18,15 @@ def draw_curve(
     if not log:
         return
     try:
-        import matplotlib
+        # No pyplot: it would choose how the program's own figures are shown.
+        from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingDependencyError(
             "curves are drawn by matplotlib; install it with: pip install 'bridge[train]'"
         ) from error
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     names = [n for n in log[-1] if n not in ("step", "minutes")]
-    figure, axes = pyplot.subplots(1, len(names), figsize=(4 * len(names), 3), squeeze=False)
+    figure = Figure(figsize=(4 * len(names), 3))
+    axes = figure.subplots(1, len(names), squeeze=False)
     for axis, name in zip(axes[0], names, strict=True):
         rows = [row for row in log if name in row]
         axis.plot([row[along] for row in rows], [row[name] for row in rows])
@@ -35,4 +34,3 @@ def draw_curve(
         axis.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(path, dpi=80)
-    pyplot.close(figure)

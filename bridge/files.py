@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,26 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A new name beside ``path`` to write to, which takes its place when the block is done.
+
+    A reader sees the old file or the new one, never a part; after an error the old one stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Random: two threads may write the same file.
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Write ``data`` so that a reader sees the old file or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_bytes(data)
-    part.replace(path)
+    with whole(path) as part:
+        part.write_bytes(data)
 
 
 def hash_file(path: Path) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from demos.asking import Turn, answer, picture_of, uploaded
+from demos.asking import NO_WORDS, Turn, answer, picture_of, uploaded
 from demos.look_panel import LookPanel, look_panel
 from demos.messages import explain, problem
 from demos.models import Models
@@ -97,7 +97,7 @@ def ask_tab(models: Models) -> AskTab:
             text = ""
             for text in answer(models, path, asked, earlier):
                 yield {chat: messages(earlier, (asked, text))}
-            told = text or "(the model gave no words)"
+            told = text or NO_WORDS
             yield {
                 chat: messages(earlier, (asked, told)),
                 turns: [*earlier, (asked, told)],

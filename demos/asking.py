@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Turn = tuple[str, str]
+NO_WORDS = "(the model gave no words)"  # shown in the place of an empty answer
 Made = TypeVar("Made")
 
 # How many earlier turns go along. The embedded model learnt chats of four turns.

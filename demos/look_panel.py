@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
 
-from demos.asking import Turn, uploaded
+from demos.asking import NO_WORDS, Turn, uploaded
 from demos.looking import BLANKED, KINDS, NEAREST, WHOLE, Look, look, look_html, word_choices
 from demos.messages import explain, note
 from demos.models import Models
@@ -16,6 +16,15 @@ from demos.models import Models
 # The picture comes below the fold on most screens.
 _SHOW = """() => document.querySelector('#look-figure')
   ?.scrollIntoView({block: 'nearest', behavior: 'smooth'})"""
+
+
+@dataclass(eq=False)
+class Sight:
+    """What one visitor has looked at. Events run side by side and share it, so that a look that
+    takes long can see that the panel was closed meanwhile."""
+
+    looks: dict[str, tuple[list[Turn], Look]] = field(default_factory=dict)  # kind -> of what, it
+    closings: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,15 +38,15 @@ class LookPanel:
     kind: gr.Radio
     word: gr.Radio
     figure: gr.HTML
-    seen: gr.State  # ways of looking at the present answer that are worked out: kind -> Look
+    sight: gr.State  # a Sight, the same object in every event of a visitor
 
     def wire(self, picture: gr.Image, turns: gr.State) -> None:
         """Show the last of ``turns``."""
-        shown = [self.panel, self.word, self.figure, self.seen, self.status]
+        shown = [self.panel, self.word, self.figure, self.status]
         gr.on(
             [self.button.click, self.kind.input],
             self._open,
-            [picture, turns, self.kind, self.word, self.seen],
+            [picture, turns, self.kind, self.word, self.sight],
             shown,
             preprocess=False,
             show_progress="hidden",
@@ -46,7 +55,7 @@ class LookPanel:
         ).then(None, None, None, js=_SHOW)
         self.word.input(
             self._pick,
-            [self.kind, self.word, self.seen],
+            [self.kind, self.word, self.sight],
             self.figure,
             queue=False,
             preprocess=False,
@@ -58,19 +67,20 @@ class LookPanel:
         for change in changes:
             change.then(
                 self._close,
-                turns,
-                [self.button, self.panel, self.kind, self.seen],
+                [turns, self.sight],
+                [self.button, self.panel, self.kind],
                 queue=False,
                 show_progress="hidden",
                 api_visibility="private",
             )
 
-    def _close(self, turns: list[Turn]) -> dict[Any, Any]:
+    def _close(self, turns: list[Turn], sight: Sight) -> dict[Any, Any]:
+        sight.closings += 1
+        sight.looks.clear()
         return {
-            self.button: gr.Button(interactive=bool(turns)),
+            self.button: gr.Button(interactive=bool(turns) and turns[-1][1] != NO_WORDS),
             self.panel: gr.Column(visible=False),
             self.kind: BLANKED,
-            self.seen: {},
         }
 
     def _open(
@@ -79,16 +89,20 @@ class LookPanel:
         turns: list[Turn],
         kind: str,
         word: int | None,
-        seen: dict[str, Look],
+        sight: Sight,
     ) -> Iterator[dict[Any, Any]]:
         path = uploaded(given)
         if path is None or not turns:
             return
+        begun = sight.closings
         try:
-            if kind not in seen:
+            of, found = sight.looks.get(kind, (None, None))
+            if found is None or of != turns:
                 yield {self.panel: gr.Column(visible=True), self.figure: note("Looking…")}
-                seen = {**seen, kind: look(self.models, path, turns, kind)}
-            found = seen[kind]
+                found = look(self.models, path, turns, kind)
+                if sight.closings != begun:
+                    return  # the picture of an answer that is no longer the last
+                sight.looks[kind] = (turns, found)
             picked = WHOLE if word is None or word >= len(found.words) else word
             yield {
                 self.panel: gr.Column(visible=True),
@@ -97,14 +111,15 @@ class LookPanel:
                     choices=word_choices(found), value=picked, visible=kind != NEAREST
                 ),
                 self.figure: look_html(found, picked),
-                self.seen: seen,
                 self.status: "",
             }
         except Exception as error:
+            if sight.closings != begun:
+                return
             yield {self.panel: gr.Column(visible=False), self.status: explain(error)}
 
-    def _pick(self, kind: str, word: int, seen: dict[str, Look]) -> str:
-        return look_html(seen[kind], word) if kind in seen else ""
+    def _pick(self, kind: str, word: int, sight: Sight) -> str:
+        return look_html(sight.looks[kind][1], word) if kind in sight.looks else ""
 
 
 def look_panel(models: Models, status: gr.HTML) -> LookPanel:
@@ -114,4 +129,4 @@ def look_panel(models: Models, status: gr.HTML) -> LookPanel:
         kind = gr.Radio(list(KINDS), value=BLANKED, label="How to look", elem_id="look-kind")
         word = gr.Radio([], label="Word of the answer", elem_id="look-word")
         figure = gr.HTML(elem_id="look-figure")
-    return LookPanel(models, status, button, panel, kind, word, figure, gr.State({}))
+    return LookPanel(models, status, button, panel, kind, word, figure, gr.State(Sight()))

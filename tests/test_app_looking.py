@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import re
+from pathlib import Path
 
+import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,6 +15,8 @@ from tiny_vlm import tiny_llava
 
 import bridge
 from bridge.errors import UnknownModelError
+from demos.asking import NO_WORDS
+from demos.look_panel import LookPanel, Sight, look_panel
 from demos.looking import ATTENTION, BLANKED, KINDS, NEAREST, WHOLE, Look, look, look_html
 from demos.looking import word_choices as choices
 from demos.models import Models
@@ -99,3 +103,54 @@ def test_words_are_escaped() -> None:
 def test_what_fails_is_raised_for_the_page_to_tell(picture: Image.Image, kind: str) -> None:
     with pytest.raises(UnknownModelError):
         look(Models("no-such-model", "no-such-model"), picture, TURNS, kind)
+
+
+@pytest.fixture
+def panel(models: Models) -> LookPanel:
+    with gr.Blocks():
+        return look_panel(models, gr.HTML())
+
+
+@pytest.fixture
+def file(picture: Image.Image, tmp_path: Path) -> dict[str, str]:
+    picture.save(tmp_path / "a.png")
+    return {"path": str(tmp_path / "a.png")}
+
+
+def test_a_look_that_comes_after_the_next_answer_is_not_shown(
+    panel: LookPanel, file: dict[str, str]
+) -> None:
+    sight = Sight()
+    late = panel._open(file, TURNS, ATTENTION, None, sight)
+    assert panel.panel in next(late)  # it says that it looks
+    panel._close([*TURNS, ("is there a cat?", "yes")], sight)
+    assert list(late) == [] and not sight.looks
+    made = list(panel._open(file, TURNS, ATTENTION, None, sight))
+    assert len(made) == 2 and "<img" in made[-1][panel.figure]
+
+
+def test_an_error_of_an_old_look_is_not_told(panel: LookPanel) -> None:
+    sight = Sight()
+    late = panel._open({"path": "no such file"}, TURNS, ATTENTION, None, sight)
+    next(late)
+    panel._close(TURNS, sight)
+    assert list(late) == []
+    told = list(panel._open({"path": "no such file"}, TURNS, ATTENTION, None, sight))
+    assert "no such file" in told[-1][panel.status]
+
+
+def test_a_look_is_worked_out_once_for_one_answer(panel: LookPanel, file: dict[str, str]) -> None:
+    sight = Sight()
+    assert len(list(panel._open(file, TURNS, ATTENTION, 1, sight))) == 2
+    again = list(panel._open(file, TURNS, ATTENTION, 1, sight))
+    assert len(again) == 1 and "“red”" in again[0][panel.figure]
+    assert again[0][panel.figure] == panel._pick(ATTENTION, 1, sight)
+    other = list(panel._open(file, TURNS[:1], ATTENTION, None, sight))
+    assert len(other) == 2  # other turns, though nothing closed the panel
+
+
+def test_an_answer_without_words_is_not_explained(panel: LookPanel) -> None:
+    def on(turns: list[tuple[str, str]]) -> bool:
+        return panel._close(turns, Sight())[panel.button].interactive
+
+    assert on(TURNS) and not on([]) and not on([*TURNS, ("is there a cat?", NO_WORDS)])

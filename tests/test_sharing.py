@@ -55,6 +55,15 @@ def test_the_joined_clip_is_the_clip_and_shares_its_towers(folder: Path) -> None
     assert count_parameters(text, vision, whole) == 2 * apart + heads
 
 
+def test_the_owners_towers_stay_in_their_mode(folder: Path) -> None:
+    text, vision = towers(folder)
+    vision.train()
+    made = join_clip(folder, text, vision)
+    assert all(part.training for part in vision.modules())
+    assert not any(part.training for part in text.modules())
+    assert not made.training and not made.visual_projection.training
+
+
 def test_parameters_are_counted_once_and_in_their_own_number() -> None:
     layer = torch.nn.Linear(3, 4)
     tied = torch.nn.Linear(3, 4)

@@ -24,10 +24,10 @@ from bridge.errors import (
     UnsupportedModelError,
     WeightsError,
 )
+from bridge.towers.image_processor import load_image_processor
 from bridge.vlm import describe, from_llava, load_vlm
 from bridge.vlm.answering import _loaded
 from bridge.vlm.model import BridgeVLM
-from bridge.vlm.preprocess import load_image_processor
 from bridge.vlm.projectors import mlp2x_gelu
 from bridge.vlm.splice import expand_placeholder, pad_rows, splice
 

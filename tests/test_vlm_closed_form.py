@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.errors import OptionError
-from bridge.vlm import fit_linear_projector, load_projector, save_projector
-from bridge.vlm.closed_form import PairSums
+from bridge.vlm import PairSums, fit_linear_projector, load_projector, save_projector
 
 
 def pairs(n: int = 200, d: int = 7, e: int = 5, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -87,3 +86,8 @@ def test_bad_pairs_are_told() -> None:
     for ridge in (0.0, -1.0, float("inf")):
         with pytest.raises(OptionError, match="above 0"):
             fit_linear_projector([(states, targets)], ridge=ridge)
+
+
+def test_sums_of_no_pairs_are_refused() -> None:
+    with pytest.raises(OptionError, match="no pairs were given"):
+        fit_linear_projector(PairSums.of(torch.zeros(0, 3), torch.zeros(0, 2)))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import inspect
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,8 @@ import pytest
 from tiny_training import conversations, tiny_vlm
 
 from bridge.cli import main
-from bridge.vlm import load_vlm, save_vlm
+from bridge.vlm import TrainOptions, load_vlm, pair, save_vlm, train_vlm
+from bridge.vlm.train.command import add_arguments
 
 # No such models: what is refused with them was refused before one was looked for.
 NONE = ["--vision", "no/tower", "--llm", "no/llm"]
@@ -58,8 +62,19 @@ def test_a_pairing_of_folders_is_trained(tmp_path: Path, capsys: Any) -> None:
     assert record["first_loss"] > 0 and record["last_loss"] > 0
     vlm = load_vlm(one, device="cpu")
     assert type(vlm.vision).__name__ == "SiglipVisionModel" and vlm.n_soft_tokens(32, 32) == 4
-    more = ["--stage", "2", "--live-features", *common]
+    more = ["--stage", "2", "--no-store-features", *common]
     assert main(["train-vlm", data, "-o", two, "-m", one, *more]) == 0
     assert json.loads(capsys.readouterr().out)["output"] == two
     assert not (tmp_path / "two" / "features").exists()
     assert load_vlm(two, device="cpu").answer(tmp_path / "data" / "0.png", "what?") is not None
+
+
+def test_options_are_called_as_in_python() -> None:
+    taken = (
+        inspect.signature(train_vlm).parameters.keys() | inspect.signature(pair).parameters.keys()
+    )
+    taken |= {field.name for field in fields(TrainOptions)}
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    own = {action.dest for action in parser._actions} - {"help"}
+    assert own - taken == set()

@@ -31,8 +31,9 @@ import bridge
 from bridge import store
 from bridge.emoji.render import render_scene
 from bridge.towers import clip_image, load_tower
+from bridge.towers.image_processor import load_image_processor
 from bridge.vlm import BridgeVLM, load_vlm
-from bridge.vlm.preprocess import load_image_processor, pixels
+from bridge.vlm.preprocess import pixels
 
 FOLDERS = ("emoji-xl", "emoji-clip", "emoji-clip-2", "emoji-llava")
 MOST_BYTES = 60 * 2**20

@@ -1,7 +1,9 @@
-"""A folder's image processor, in transformers' PIL form, as `bridge.vlm.preprocess` has it.
+"""The image processor of a checkpoint folder, in transformers' PIL form.
 
-The torchvision form, the default where that is installed, resizes a little differently; the
-published weights were trained through PIL.
+transformers 5 gives every image processor two backends. The torchvision one is the
+default where torchvision is installed, and resizes a little differently; the PIL one is
+what the published CLIP and LLaVA weights were trained through, and needs nothing more
+than PIL. bridge always takes the PIL one, so answers do not depend on what is installed.
 """
 
 from __future__ import annotations
@@ -14,37 +16,74 @@ from typing import Any
 from bridge.errors import ImageError, WeightsError
 from bridge.files import read_json
 
-# The name a folder gives, without "Fast", "Pil" or "FeatureExtractor" -> module of transformers.
-_FAMILIES = {
-    "CLIP": "clip",
-    "Siglip": "siglip",
-    "Siglip2": "siglip2",
-    "Blip": "blip",
-    "EfficientNet": "efficientnet",
+# What a folder names, without "ImageProcessor" and in small letters -> transformers' class. Built
+# directly: AutoImageProcessor of transformers 5.17 wants torchvision even for the PIL backend.
+# LLaVA's two are CLIP's with something done to the picture first, `bridge.vlm.aspect`'s part.
+_CLASSES = {
+    "clip": "CLIP",
+    "llava": "CLIP",
+    "llavanext": "CLIP",
+    "siglip": "Siglip",
+    "siglip2": "Siglip2",
+    "bit": "Bit",
+    "blip": "Blip",
+    "efficientnet": "EfficientNet",
 }
+_NAMES = ("image_processor_type", "feature_extractor_type", "processor_class")
+_OF_ASPECT = ("do_pad", "pad_size", "image_grid_pinpoints")
 
 
 def load_image_processor(folder: Path) -> Any:
-    """The processor that ``preprocessor_config.json`` names. Raises WeightsError."""
-    config = read_json(folder / "preprocessor_config.json")
-    named = str(config.get("image_processor_type") or config.get("feature_extractor_type"))
-    for ending in ("Pil", "Fast", "ImageProcessor", "FeatureExtractor"):
-        named = named.removesuffix(ending)
-    if named not in _FAMILIES:
+    """The image processor that a folder's ``pre``/``processor_config.json`` names, on PIL.
+
+    Raises WeightsError when the folder has none or it cannot be read.
+    """
+    settings = processor_settings(folder)
+    kind = processor_kind(settings)
+    family = kind.removesuffix("ImageProcessor").removesuffix("FeatureExtractor").lower()
+    try:
+        if family in _CLASSES:
+            taken = {key: value for key, value in settings.items() if key not in _OF_ASPECT}
+            return pil_processor(family, **taken)
+        from transformers import AutoImageProcessor
+
+        return AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         raise WeightsError(
-            f"{folder / 'preprocessor_config.json'} names the processor {named!r}; towers have one "
-            f"of {', '.join(sorted(_FAMILIES))}"
-        )
-    return pil_processor(_FAMILIES[named], **config)
+            f"{folder}: the image processor {kind!r} cannot load: {error}"
+        ) from error
 
 
 def pil_processor(family: str, **options: Any) -> Any:
     """A processor of one family of transformers' with the given options."""
-    module = import_module(f"transformers.models.{family}.image_processing_pil_{family}")
-    kind = next(name for name, of in _FAMILIES.items() if of == family)
-    told = ("image_processor_type", "feature_extractor_type", "processor_class")
-    return getattr(module, f"{kind}ImageProcessorPil").from_dict(
-        {key: value for key, value in options.items() if key not in told}
+    name = _CLASSES[family]
+    place = name.lower()
+    module = import_module(f"transformers.models.{place}.image_processing_pil_{place}")
+    return getattr(module, f"{name}ImageProcessorPil").from_dict(
+        {key: value for key, value in options.items() if key not in _NAMES}
+    )
+
+
+def processor_kind(settings: dict[str, Any]) -> str:
+    """The processor's class by its plain name, without its backend."""
+    kind = settings.get("image_processor_type") or settings.get("feature_extractor_type")
+    return str(kind).removesuffix("Fast").removesuffix("Pil")
+
+
+def processor_settings(folder: Path) -> dict[str, Any]:
+    """The saved settings: nested in processor_config.json (transformers 5) or a file of their own
+    (before). Raises WeightsError for a folder that has neither."""
+    for name, nested in (("processor_config.json", True), ("preprocessor_config.json", False)):
+        path = folder / name
+        if not path.is_file():
+            continue
+        data = read_json(path)
+        found = data.get("image_processor") if nested else data
+        if isinstance(found, dict):
+            return found
+    raise WeightsError(
+        f"{folder}: no image processor; the folder needs processor_config.json (with an "
+        "image_processor entry) or preprocessor_config.json"
     )
 
 

@@ -25,7 +25,8 @@ def join_clip(folder: str | os.PathLike[str], text: nn.Module, vision: nn.Module
     """A transformers CLIPModel of ``folder`` around two live towers, sharing their parameters.
 
     ``text`` is or holds CLIP's text tower (a pipeline's ``text_encoder``), ``vision`` its image
-    tower (a `BridgeVLM.vision`). For inference; training one of the owners trains this too.
+    tower (a `BridgeVLM.vision`); both stay in their mode, training or not. For inference;
+    training one of the owners trains this too.
 
     Raises OptionError when a tower is not that of ``folder`` (every tensor is compared, in the
     tower's dtype) or the two are of different dtypes or devices, and WeightsError for a folder
@@ -58,7 +59,11 @@ def join_clip(folder: str | os.PathLike[str], text: nn.Module, vision: nn.Module
     missing = [name for name, p in clip.named_parameters() if p.is_meta]
     if missing:
         raise WeightsError(f"{place} lacks {missing[0]}; get the complete checkpoint")
-    return clip.eval()
+    # Not clip.eval(), which would reach into the owners' towers.
+    clip.training = False
+    clip.text_projection.eval()
+    clip.visual_projection.eval()
+    return clip
 
 
 def count_parameters(*models: Any) -> int:

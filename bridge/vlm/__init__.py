@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from bridge.vlm.blip2 import from_blip2
     from bridge.vlm.checkpoints.convert import convert
     from bridge.vlm.choice import Choice
-    from bridge.vlm.closed_form import fit_linear_projector
+    from bridge.vlm.closed_form import PairSums, fit_linear_projector
     from bridge.vlm.image import load_image
     from bridge.vlm.inside.occluding import Blanked, Occlusion, answer_without, occlusion
     from bridge.vlm.inside.overlays import heat_overlay, lens_overlay
@@ -38,6 +38,7 @@ _HOMES = {
     "Choice": "bridge.vlm.choice",
     "Lens": "bridge.vlm.inside.projector_lens",
     "Occlusion": "bridge.vlm.inside.occluding",
+    "PairSums": "bridge.vlm.closed_form",
     "SideBySide": "bridge.vlm.inside.sides",
     "TrainOptions": "bridge.vlm.train.options",
     "Training": "bridge.vlm.train.run",
@@ -72,6 +73,7 @@ __all__ = [
     "Choice",
     "Lens",
     "Occlusion",
+    "PairSums",
     "SideBySide",
     "TrainOptions",
     "Training",

@@ -71,6 +71,8 @@ def fit_linear_projector(
     if not math.isfinite(ridge) or ridge <= 0:
         raise OptionError(f"ridge is {ridge!r}; give a number above 0, such as 1e-3")
     sums = pairs if isinstance(pairs, PairSums) else _summed(pairs)
+    if not sums.count:
+        raise OptionError("no pairs were given; a fit needs at least one")
     x, y = sums.states / sums.count, sums.targets / sums.count
     covariance = sums.squares / sums.count - torch.outer(x, x)
     together = sums.products / sums.count - torch.outer(x, y)
@@ -96,6 +98,6 @@ def _summed(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> PairSums:
                 f"{tuple(total.products.shape)}; all must be of one tower and one model"
             )
         total = part if total is None else total + part
-    if total is None or not total.count:
+    if total is None:
         raise OptionError("no pairs were given; a fit needs at least one")
     return total

@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any
 from bridge.errors import OptionError, UnsupportedModelError, WeightsError
 from bridge.files import read_json
 from bridge.runtime import check_dtype, quiet_loading, resolve_device, resolve_dtype
+from bridge.towers.image_processor import (
+    load_image_processor,
+    processor_kind,
+    processor_settings,
+)
 from bridge.vlm.aspect import SQUARE, ImageAspect, OneView, mean_colour
 from bridge.vlm.checkpoints.settings import is_original, read_settings
 from bridge.vlm.llava import from_llava
 from bridge.vlm.model import BridgeVLM
 from bridge.vlm.own_layout import MODEL_TYPE, read_own
-from bridge.vlm.preprocess import load_image_processor, processor_kind, processor_settings
 
 if TYPE_CHECKING:
     import torch
@@ -92,14 +96,17 @@ def load_folder(
     if config["model_type"] == MODEL_TYPE:
         return read_own(folder, device, dtype, name)
     image_processor = load_image_processor(folder)
-    from transformers import AutoTokenizer
+    import transformers
+
+    from bridge.vlm.part_loading import load_part
 
     with quiet_loading():
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
             raise WeightsError(f"{folder}: the tokenizer cannot load: {error}") from error
-        stock = _load_weights(folder, _CLASSES[config["model_type"]], dtype).to(device).eval()
+        architecture = getattr(transformers, _CLASSES[config["model_type"]])
+        stock = load_part(architecture, folder, dtype).to(device).eval()
     if config["model_type"] == "blip-2":
         from bridge.vlm.blip2 import from_blip2
 
@@ -146,31 +153,6 @@ def _aspect(folder: Path) -> ImageAspect:
     if processor_kind(settings) == "LlavaImageProcessor" and settings.get("do_pad"):
         return OneView(mean_colour(settings["image_mean"]))
     return SQUARE
-
-
-def _load_weights(folder: Path, architecture: str, dtype: torch.dtype) -> Any:
-    import transformers
-    from safetensors import SafetensorError
-
-    try:
-        loaded: Any = getattr(transformers, architecture).from_pretrained(
-            folder,
-            dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise WeightsError(f"{folder}: the weights cannot load: {error}") from error
-    model, info = loaded
-    # transformers fills a missing tensor with random numbers and goes on; answers would be noise.
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise WeightsError(
-            f"{folder}: {len(missing)} tensors are missing, such as {missing[0]!r}; "
-            "get the complete checkpoint"
-        )
-    return model
 
 
 def _chat_template(folder: Path, tokenizer: Any) -> str | None:

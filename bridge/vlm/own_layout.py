@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from bridge.errors import UnsupportedModelError, WeightsError
 from bridge.files import read_json
 from bridge.runtime import quiet_loading
+from bridge.towers.image_processor import load_image_processor
 from bridge.vlm.aspect import SQUARE, OneView
 from bridge.vlm.chat import IMAGE_TOKEN
 from bridge.vlm.model import BridgeVLM
-from bridge.vlm.preprocess import load_image_processor
 from bridge.vlm.projectors import load_projector, save_projector
 
 if TYPE_CHECKING:

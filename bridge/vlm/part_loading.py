@@ -1,4 +1,4 @@
-"""A tower or a language model for `pair`, by embedded name, folder or hub id."""
+"""A tower or a language model for `pair`, by embedded or towers' name, folder or hub id."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import torch
 from bridge.errors import UnsupportedModelError, WeightsError
 from bridge.files import read_json
 from bridge.runtime import check_dtype, quiet_loading, resolve_device, resolve_dtype
+from bridge.towers.image_processor import load_image_processor
+from bridge.towers.registry import find_row
 from bridge.vlm.pairing import image_tower
-from bridge.vlm.preprocess import load_image_processor
 
 # Whole VLMs, whose parts may be taken out.
 _VLMS = ("llava", "llava_next", "bridge_vlm")
@@ -27,7 +28,8 @@ def load_vision(
 ) -> tuple[Any, Any]:
     """The image tower of a checkpoint, and its image processor, or None where it has none.
 
-    ``source`` is a tower (`CLIPVisionModel`, `SiglipVisionModel`, `Dinov2Model` ...), a model
+    ``source`` is a name of `bridge.towers.towers` whose weights are in transformers' layout, or a
+    folder or hub id of a tower (`CLIPVisionModel`, `SiglipVisionModel`, `Dinov2Model` ...), a model
     with two (`CLIPModel`), or a VLM. Raises UnknownModelError, HubError, WeightsError,
     UnsupportedModelError, OptionError.
     """
@@ -108,7 +110,14 @@ def _folder(source: str | os.PathLike[str], revision: str | None) -> tuple[Path,
     """Folder and model_type."""
     from bridge.store import resolve
 
-    folder = resolve(source, revision=revision).absolute()
+    row = find_row(source) if isinstance(source, str) else None
+    if row is not None and (row.files or row.pickle):
+        raise UnsupportedModelError(
+            f"the weights of {row.name!r} ({row.source}) are not in transformers' layout, which a "
+            "VLM's parts need; give another, such as 'clip-l' or 'siglip-l', a folder or a hub id"
+        )
+    named = source if row is None else row.source
+    folder = resolve(named, revision=revision).absolute()
     if not (folder / "config.json").is_file():
         raise UnsupportedModelError(f"{folder} has no config.json; give a folder of transformers")
     return folder, str(read_json(folder / "config.json").get("model_type"))

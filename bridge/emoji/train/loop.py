@@ -23,7 +23,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from bridge.curves import draw_curve
-from bridge.files import write_whole
+from bridge.files import whole, write_whole
 
 Trained = TypeVar("Trained", bound=nn.Module)
 
@@ -193,9 +193,9 @@ class Run:
                     tensors[f"optimizer.{key}.{name}"] = value.detach()
         meta = {"step": str(self.step), "seconds": str(self.seconds)}
         write_whole(self.folder / "log.json", json.dumps(self.log).encode())
-        part = self.folder / "state.part"
-        save_file({k: v.contiguous().clone() for k, v in tensors.items()}, part, metadata=meta)
-        part.replace(self.folder / "state.safetensors")
+        copied = {k: v.contiguous().clone() for k, v in tensors.items()}
+        with whole(self.folder / "state.safetensors") as part:
+            save_file(copied, part, metadata=meta)
 
     def _module_state(self) -> dict[str, torch.Tensor]:
         return {k: v.detach() for k, v in self.recipe.module.state_dict().items()}

@@ -132,7 +132,7 @@ def _to_llava(
 ) -> None:
     from transformers import AutoConfig
 
-    from bridge.vlm.preprocess import processor_kind, processor_settings
+    from bridge.towers.image_processor import processor_kind, processor_settings
 
     raw = read_json(folder / "config.json")
     settings = processor_settings(folder)

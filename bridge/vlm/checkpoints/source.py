@@ -50,7 +50,7 @@ class Original:
 
     def preprocessor(self) -> dict[str, Any]:
         """The settings of the tower's image processor, CLIP's."""
-        from bridge.vlm.preprocess import processor_settings
+        from bridge.towers.image_processor import processor_settings
 
         own = self.folder / TOWER_FOLDER
         if (own / "preprocessor_config.json").is_file():

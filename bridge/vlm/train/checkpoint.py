@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from bridge.errors import OptionError, WeightsError
+from bridge.files import whole
 from bridge.towers.tensors import read_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -43,11 +44,9 @@ def save_checkpoint(
         tensors[f"weight.{name}"] = parameter.detach()
         for moment, value in optimizer.state.get(parameter, {}).items():
             tensors[f"{moment}.{name}"] = value
-    part = path.with_name(f".{path.name}.part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    whole = {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}
-    save_file(whole, part, metadata={"step": str(step), "told": json.dumps(told)})
-    part.replace(path)
+    copied = {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}
+    with whole(path) as part:
+        save_file(copied, part, metadata={"step": str(step), "told": json.dumps(told)})
 
 
 @torch.no_grad()

@@ -39,14 +39,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--projector", metavar="NAME", help="... and a fresh projector (default: mlp2x_gelu)")
     add("--select-layer", type=int, metavar="N", help="of the tower, with --vision (default: -2)")
     add("--image-folder", metavar="DIR", help="where the data's pictures lie (default: beside it)")
-    add("--question", metavar="TEXT", help="what captions answer (default: describe the picture.)")
-    add("--features", metavar="DIR", help="where the tower's states are kept (OUTPUT/features)")
-    add("--live-features", action="store_true", help="run the tower in every step, keep nothing")
+    add("--caption-question", metavar="TEXT", help="default: describe the picture.")
+    add("--feature-folder", metavar="DIR", help="the tower's states (default: OUTPUT/features)")
+    add(
+        "--no-store-features",
+        dest="store_features",
+        action="store_false",
+        help="run the tower in every step, keep nothing",
+    )
     add("--stage", type=int, choices=(1, 2), help="1: the projector (default); 2: the LLM as well")
     add("--lora", type=int, metavar="RANK", help="in stage 2, low-rank updates of the LLM")
     add("--epochs", type=float, help="times through the data (default: 1)")
     add("--steps", type=int, metavar="N", help="or: how many steps")
-    add("--batch-size", type=int, metavar="N", help="rows a step (default: 256, stage 2: 128)")
+    add(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="rows a step (default: 256, stage 2: 128; fewer for fewer rows)",
+    )
     add("--micro-batch", type=int, metavar="N", help="rows at once in a process (default: to 16)")
     add("--learning-rate", type=float, metavar="X", help="1e-3; stage 2: 2e-5; LoRA: 2e-4")
     add("--projector-learning-rate", type=float, metavar="X", help="the same; with LoRA 2e-5")
@@ -74,9 +84,9 @@ def run_command(options: argparse.Namespace) -> dict[str, Any]:
         options.data,
         options.output,
         image_folder=options.image_folder,
-        caption_question=options.question or CAPTION_QUESTION,
-        feature_folder=options.features,
-        store_features=not options.live_features,
+        caption_question=options.caption_question or CAPTION_QUESTION,
+        feature_folder=options.feature_folder,
+        store_features=options.store_features,
         device=options.device,
         **settings,
     )

@@ -7,6 +7,7 @@ here, so that bad data is said before any model loads; pixels are read when they
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -80,7 +81,8 @@ def _file(path: Path) -> Records:
         )
     text = _text(path)
     if path.suffix.lower() == ".jsonl":
-        for number, line in enumerate(text.splitlines(), start=1):
+        # Not splitlines(), which cuts at U+2028 and others that JSON allows inside of a string.
+        for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
                 yield f"{path}, line {number}", _json(line, f"{path}, line {number}")
         return
@@ -97,7 +99,7 @@ def _folder(folder: Path) -> Records:
         if table.is_file() and table.suffix == ".jsonl":
             return _file(table)
         if table.is_file():
-            lines = csv.DictReader(_text(table).splitlines())
+            lines = csv.DictReader(io.StringIO(_text(table), newline=""))
             return [(f"{table}, row {n}", line) for n, line in enumerate(lines, start=1)]
     found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _PICTURES)
     alone = [p for p in found if not p.with_suffix(".txt").is_file()]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from bridge.errors import DataError, PromptError
 from bridge.vlm.chat import IMAGE_TOKEN
+from bridge.vlm.choice import n_common
 from bridge.vlm.layout import IGNORE_LABEL
 from bridge.vlm.prompting import ChatWriter
 from bridge.vlm.train.rows import Picture, Row
@@ -62,7 +63,7 @@ def encode(writer: ChatWriter, row: Row, n_soft: Sequence[int], limit: int | Non
                 )
             # Where a tokenizer joins the last letter asked with the first one told, the joined
             # token is learnt.
-            start = max(len(ids), _in_common(asked, told))
+            start = max(len(ids), n_common(asked, told))
             labels += [IGNORE_LABEL] * (start - len(labels)) + told[start:]
             ids, used = told, count
     except PromptError as error:
@@ -71,9 +72,3 @@ def encode(writer: ChatWriter, row: Row, n_soft: Sequence[int], limit: int | Non
     if not n_learnt:
         raise DataError(f"{row.where}: no token of an answer is left to learn")
     return Encoded(array("i", ids), array("i", labels), row.pictures[:used], n_learnt)
-
-
-def _in_common(asked: Sequence[int], told: Sequence[int]) -> int:
-    """How many ids the two begin with alike."""
-    pairs = enumerate(zip(asked, told, strict=False))
-    return next((at for at, (a, b) in pairs if a != b), min(len(asked), len(told)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -70,7 +70,7 @@ class Steps:
     def _passes(self, batch: Sequence[int]) -> list[Sequence[int]]:
         """This process' part of a batch, cut into passes of rows that are alike in length."""
         processes = self.accelerator.num_processes
-        size = self.options.rows_at_once(processes)
+        size = self.options.rows_at_once(len(self.rows), processes)
         cuts = [batch[at : at + size] for at in range(0, len(batch), size)]
         return cuts[self.accelerator.process_index :: processes]
 
@@ -78,7 +78,3 @@ class Steps:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         most = self.options.max_grad_norm or float("inf")
         return float(self.accelerator.clip_grad_norm_(parameters, most))
-
-
-Watch = Callable[[int, dict[str, float]], None]
-"""Called after each step, with how many are done and what is logged of it."""

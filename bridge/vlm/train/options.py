@@ -20,7 +20,8 @@ class TrainOptions:
 
     A step sees ``batch_size`` rows, whatever the machine: ``micro_batch`` rows at once in each
     process, and gradients are summed until the batch is whole. Not given: 256 in stage 1, 128 in
-    stage 2; up to 16 at once. ``steps``, if given, stands before ``epochs``.
+    stage 2, halved until there are as many rows; up to 16 at once. ``steps``, if given, stands
+    before ``epochs``.
 
     ``learning_rate`` is 1e-3 in stage 1, 2e-5 in stage 2, 2e-4 with LoRA; the projector's own,
     ``projector_learning_rate``, is the same, and 2e-5 with LoRA. It rises for ``warmup_ratio`` of
@@ -76,9 +77,14 @@ class TrainOptions:
         if self.warmup_ratio > 1:
             raise OptionError(f"warmup_ratio is {self.warmup_ratio}; it is a part of 1, as 0.03 is")
 
-    @property
-    def rows_a_step(self) -> int:
-        return self.batch_size or (256 if self.stage == 1 else 128)
+    def rows_a_step(self, n_rows: int) -> int:
+        """The batch that data of ``n_rows`` is trained in."""
+        if self.batch_size is not None:
+            return self.batch_size
+        size = 256 if self.stage == 1 else 128
+        while size > max(1, n_rows):  # a power of two divides among processes and passes
+            size //= 2
+        return size
 
     @property
     def rates(self) -> tuple[float, float]:
@@ -88,21 +94,22 @@ class TrainOptions:
         return self.projector_learning_rate or (2e-5 if self.lora is not None else llm), llm
 
     def n_steps(self, n_rows: int) -> int:
-        return self.steps or max(1, math.ceil(self.epochs * n_rows / self.rows_a_step))
+        return self.steps or max(1, math.ceil(self.epochs * n_rows / self.rows_a_step(n_rows)))
 
-    def rows_at_once(self, processes: int) -> int:
+    def rows_at_once(self, n_rows: int, processes: int) -> int:
         """How many rows go through each process in one pass. Raises OptionError when a batch does
         not come out whole."""
-        share, left = divmod(self.rows_a_step, processes)
+        batch = self.rows_a_step(n_rows)
+        share, left = divmod(batch, processes)
         if left:
             raise OptionError(
-                f"batch_size {self.rows_a_step} does not divide among {processes} processes"
+                f"batch_size {batch} does not divide among {processes} processes; give another"
             )
         if self.micro_batch is None:
             return max(size for size in range(1, 17) if share % size == 0)
         if share % self.micro_batch:
             raise OptionError(
-                f"batch_size {self.rows_a_step} is no multiple of micro_batch {self.micro_batch} "
+                f"batch_size {batch} is no multiple of micro_batch {self.micro_batch} "
                 f"times {processes} process(es)"
             )
         return self.micro_batch
@@ -110,9 +117,10 @@ class TrainOptions:
     def rate_at(self, step: int, steps: int) -> float:
         """Part of the highest learning rate in a step: linear warm-up, then half a cosine.
 
-        As transformers' `get_cosine_schedule_with_warmup`.
+        As transformers' `get_cosine_schedule_with_warmup`. The first step of a warm-up has the
+        rate 0, so a step that is left after it there always is.
         """
-        warm = math.ceil(self.warmup_ratio * steps)
+        warm = min(math.ceil(self.warmup_ratio * steps), steps - 1)
         if step < warm:
             return step / warm
         return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -14,6 +14,9 @@ from bridge.errors import OptionError
 @contextmanager
 def accelerator_of(device: torch.device, mixed_precision: str | None) -> Iterator[Any]:
     """An `Accelerator` for the processes that this program was launched as.
+
+    accelerate's device is plain "cuda", whichever GPU is current; a single process has ``device``
+    as its current one inside the block. Of several, each has the GPU of its rank.
 
     accelerate keeps its state for the whole process; if it was ours alone it is put away after
     the block, so that the next run may choose another precision. Raises OptionError when what is
@@ -30,8 +33,11 @@ def accelerator_of(device: torch.device, mixed_precision: str | None) -> Iterato
         accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed_precision)
     except ValueError as error:
         raise OptionError(f"accelerate cannot run so here: {error}") from error
+    alone = accelerator.num_processes == 1
+    named = alone and device.type == "cuda" and device.index is not None
     try:
-        yield accelerator
+        with torch.cuda.device(device) if named else nullcontext():
+            yield accelerator
     finally:
-        if ours and accelerator.num_processes == 1:
+        if ours and alone:
             AcceleratorState._reset_state(reset_partial_state=True)

@@ -37,7 +37,7 @@ class Picture:
         """16 hex digits of a sha256 over the file, or over size and pixels where it is none."""
         source = self.read()
         if isinstance(source, str | os.PathLike):
-            return hash_file(Path(source))
+            return hash_file(Path(source).expanduser())
         image = load_image(source)
         return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()[:16]
 

@@ -96,7 +96,7 @@ def train_vlm(
     live = isinstance(model, BridgeVLM) and device is None
     place = model.device if live else resolve_device(device)  # type: ignore[union-attr]
     with accelerator_of(place, settings.mixed_precision) as accelerator:
-        settings.rows_at_once(accelerator.num_processes)
+        settings.rows_at_once(len(rows), accelerator.num_processes)
         vlm = _made(model, accelerator.device)
         if vlm.vision is None:
             raise UnsupportedModelError(f"{vlm.name} has no tower; pair it with one to train")
@@ -150,7 +150,8 @@ def _train(
             start = load_checkpoint(path, plain, adam, told)
             journal.resume(start)
         module, optimizer = accelerator.prepare(plain, adam)
-        order = Order([len(row.ids) for row in encoded], options.rows_a_step, steps, options.seed)
+        batch = options.rows_a_step(len(rows))
+        order = Order([len(row.ids) for row in encoded], batch, steps, options.seed)
         each = Steps(accelerator, module, optimizer, options, order, encoded, seen, vlm.pad_id)
         asked = askable(rows, options.samples)
         set_mode(vlm, options, training=True)
@@ -206,7 +207,7 @@ def _told(
     settings = {k: v for k, v in asdict(options).items() if k not in _FREE}
     return {
         **settings,
-        "batch_size": options.rows_a_step,
+        "batch_size": options.rows_a_step(len(rows)),
         "steps": steps,
         "data": digest.hexdigest()[:16],
         "tower": fingerprint(vlm.vision),
