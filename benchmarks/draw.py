@@ -17,7 +17,7 @@ from benchmarks.tasks import KINDS, Task, Verdict, interleaved, judge_task
 from bridge.emoji.art import default_cache
 from bridge.emoji.concepts import CONCEPTS
 
-_SHOWN = 48  # pictures in a grid: the first ones, not the best ones
+_SHOWN = 24
 _Scored = list[tuple[Task, np.ndarray, Seen, Verdict]]
 
 

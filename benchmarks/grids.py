@@ -53,8 +53,8 @@ def save_grid(path: Path, cells: Sequence[Cell], title: str) -> None:
 
 
 def save_small(path: Path, picture: Image.Image) -> None:
-    """Write a picture as PNG, atomically; 64 colours keep it small."""
+    """Write a picture as PNG, atomically; 128 colours keep it small."""
     buffer = io.BytesIO()
-    few = picture.convert("RGB").quantize(64, dither=Image.Dither.NONE)
+    few = picture.convert("RGB").quantize(128, dither=Image.Dither.NONE)
     few.save(buffer, "PNG", optimize=True)
     write_whole(path, buffer.getvalue())
