@@ -29,7 +29,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         "-n", "--images", type=int, default=1, help="pictures a variant (default: 1)"
     )
     parser.add_argument("--steps", type=int, default=20, help="sampler steps (default: 20)")
-    parser.add_argument("--guidance", type=float, default=5.0, help="guidance scale (default: 5)")
+    parser.add_argument(
+        "--guidance", type=float, help="guidance scale (default: 3 for the embedded model, else 5)"
+    )
     parser.add_argument("--image-tower", metavar="NAME", help="measures how far pictures drift")
     parser.add_argument("--cache", metavar="FOLDER", help="keeps what is done, to go on later")
     parser.add_argument(

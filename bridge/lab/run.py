@@ -9,7 +9,7 @@ from typing import Any
 from bridge.conditioning import label_swap
 from bridge.conditioning.adapters.opened import open_tower
 from bridge.conditioning.kit import Kit, open_kit
-from bridge.diffusion.options import check_size, checked_options
+from bridge.diffusion.options import check_size, checked_options, default_guidance
 from bridge.errors import OptionError
 from bridge.lab.ablation import WHOLE, choices_of
 from bridge.lab.cache import Cache
@@ -41,7 +41,7 @@ def study(
     unrelated: Sequence[str] = UNRELATED,
     seeds: int | Sequence[int] = 0,
     steps: int = 20,
-    guidance_scale: float = 5.0,
+    guidance_scale: float | None = None,
     height: int | None = None,
     width: int | None = None,
     choices: str | Sequence[str] | None = None,
@@ -98,7 +98,8 @@ def study(
     """
     subjects = read_subjects(prompt, variants, seed=seed, names=names, weights=weights)
     chance_texts = _unrelated(unrelated)
-    brush = _brush(seeds, steps, guidance_scale, height, width)
+    scale = default_guidance(model) if guidance_scale is None else guidance_scale
+    brush = _brush(seeds, steps, scale, height, width)
     kept = Cache(cache)
     if model is None and (choices is not None or adapters is not None):
         raise OptionError("choices and adapters say what of a model draws; pass model too.")
