@@ -23,8 +23,6 @@ _RELATIONS = {
         "{b} to the right of {a}",
         "{a} on the left and {b} on the right",
         "{b} on the right and {a} on the left",
-        "on the left is {a} and on the right is {b}",
-        "left: {a}, right: {b}",
         "{b} with {a} on the left",
     ),
     "above": (
@@ -34,8 +32,6 @@ _RELATIONS = {
         "{b} under {a}",
         "{a} at the top and {b} at the bottom",
         "{b} at the bottom and {a} at the top",
-        "at the top is {a} and at the bottom is {b}",
-        "top: {a}, bottom: {b}",
         "{b} with {a} above",
         "{a} on top of {b}",
     ),
