@@ -9,16 +9,14 @@ do. Run as ``python -m benchmarks.contexts``; writes contexts.json and contexts.
 from __future__ import annotations
 
 import argparse
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
-from benchmarks.grids import save_small
+from benchmarks.grids import save_figure
 from benchmarks.results import RESULTS, Row, median_row, report, save, show
 from bridge.conditioning import Conditioning, condition
 from bridge.conditioning.uneven import UNEVEN
@@ -114,9 +112,7 @@ def draw_grid(pictures: dict[str, list[Any]], path: Path) -> None:
             axis.set(xticks=[], yticks=[])
         line[0].set_ylabel(name, fontsize=7)
     figure.tight_layout()
-    drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=80)
-    save_small(path, Image.open(drawn))
+    save_figure(path, figure, 80)
     pyplot.close(figure)
 
 

@@ -8,16 +8,13 @@ formula, so that only the weight differs.
 from __future__ import annotations
 
 import argparse
-import io
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from benchmarks.grids import save_small
+from benchmarks.grids import save_figure
 from benchmarks.judge import Judge
 from benchmarks.painting import as_array, paint
 from benchmarks.results import Row, report, save, share_row, show
@@ -120,7 +117,5 @@ def draw_chart(rows: Sequence[Row], path: Path) -> None:
     figure.supylabel("found, %", fontsize=10)
     axes[0][0].legend(fontsize=7)
     figure.tight_layout()
-    drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=90)
+    save_figure(path, figure, 90)
     pyplot.close(figure)
-    save_small(path, Image.open(drawn))

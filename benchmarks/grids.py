@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -58,3 +59,10 @@ def save_small(path: Path, picture: Image.Image) -> None:
     few = picture.convert("RGB").quantize(128, dither=Image.Dither.NONE)
     few.save(buffer, "PNG", optimize=True)
     write_whole(path, buffer.getvalue())
+
+
+def save_figure(path: Path, figure: Any, dpi: int) -> None:
+    """Write a matplotlib figure as `save_small` writes a picture."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=dpi)
+    save_small(path, Image.open(drawn))

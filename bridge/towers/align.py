@@ -19,6 +19,7 @@ from bridge.files import read_json
 from bridge.towers.batch import TokenRule
 from bridge.towers.checkpoint import load_tower
 from bridge.towers.family import ImageFamily, Parts, TextFamily
+from bridge.towers.headed import Headed
 from bridge.towers.image_processor import load_image_processor
 from bridge.towers.scoring import Scoring
 from bridge.towers.spec import TowerSpec
@@ -29,16 +30,6 @@ from bridge.towers.tensors import read_named, read_prefixed
 _LENGTH = 64
 # Pixels a side of one place of EfficientNet's last map.
 _STRIDE = 32
-
-
-class AlignText(nn.Module):
-    """``AlignTextModel`` and the projection that ``AlignModel`` has beside it."""
-
-    def __init__(self, encoder: Any, projection: nn.Linear) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.projection = projection
-        self.config = encoder.config
 
 
 def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False) -> Parts:
@@ -61,7 +52,7 @@ def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False)
         raise WeightsError(f"{folder} lacks text_projection; it is no whole AlignModel")
     projection = nn.Linear(side.hidden_size, config.projection_dim)
     projection.load_state_dict(found)
-    module = AlignText(encoder, projection.to(device, dtype).eval().requires_grad_(False))
+    module = Headed(encoder, projection.to(device, dtype).eval().requires_grad_(False))
     spec = TowerSpec(
         architecture="AlignTextModel",
         source=str(folder),
@@ -107,7 +98,7 @@ def _scoring(folder: Path) -> Scoring | None:
 
 
 def encode_text(
-    module: AlignText,
+    module: Headed,
     ids: Tensor,
     mask: Tensor,
     layers: Sequence[Layer] = (Layer(),),
@@ -120,7 +111,7 @@ def encode_text(
     )
     return TextStates(
         hidden=tuple(out.hidden_states[layer.index] for layer in layers),
-        pooled=module.projection(out.last_hidden_state[:, 0]),
+        pooled=module.head(out.last_hidden_state[:, 0]),
         mask=mask,
         attentions=out.attentions if attentions else (),
     )

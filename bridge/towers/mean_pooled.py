@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bridge.errors import UnsupportedModelError, WeightsError
 from bridge.towers.checkpoint import load_tower
+from bridge.towers.headed import Headed
 from bridge.towers.spec import TowerSpec
 from bridge.towers.states import Layer, TextStates
 
@@ -24,16 +25,6 @@ _KINDS = {
     "bert": ("BertModel", 0, 1e-12),
 }
 _HEAD_WIDTH = 64
-
-
-class MeanPooled(nn.Module):
-    """An encoder of transformers, and the head that its mean state goes through."""
-
-    def __init__(self, encoder: Any, head: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.head = head
-        self.config = encoder.config
 
 
 def kind_of(base: str) -> str:
@@ -100,7 +91,7 @@ def load_head(head: nn.Module, state: Mapping[str, Tensor], dtype: Any, device: 
     return head.to(device, dtype).eval().requires_grad_(False)
 
 
-def spec_of(module: MeanPooled, source: str, pooled: int, context: int | None = None) -> TowerSpec:
+def spec_of(module: Headed, source: str, pooled: int, context: int | None = None) -> TowerSpec:
     """The spec; RoBERTa's first two positions stand for padding, and no token has them."""
     config = module.config
     spare = config.pad_token_id + 1 if "roberta" in config.model_type else 0
@@ -118,7 +109,7 @@ def spec_of(module: MeanPooled, source: str, pooled: int, context: int | None = 
 
 
 def encode(
-    module: MeanPooled,
+    module: Headed,
     ids: Tensor,
     mask: Tensor,
     layers: Sequence[Layer] = (Layer(),),

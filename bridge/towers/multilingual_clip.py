@@ -17,7 +17,8 @@ from bridge.errors import WeightsError
 from bridge.files import read_json
 from bridge.towers.batch import TokenRule
 from bridge.towers.family import Parts, TextFamily
-from bridge.towers.mean_pooled import MeanPooled, encode, kind_of, load_encoder, load_head, spec_of
+from bridge.towers.headed import Headed
+from bridge.towers.mean_pooled import encode, kind_of, load_encoder, load_head, spec_of
 from bridge.towers.tensors import read_state
 
 _ENCODER = "transformer."
@@ -36,7 +37,7 @@ def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False)
     changes = {k: config[k] for k in ("num_attention_heads",) if k in config}
     encoder = load_encoder(kind_of(base), inner, folder, dtype, device, **changes)
     pooled, width = head["weight"].shape
-    module = MeanPooled(encoder, load_head(nn.Linear(width, pooled), head, dtype, device))
+    module = Headed(encoder, load_head(nn.Linear(width, pooled), head, dtype, device))
     return Parts(module, spec_of(module, str(folder), pooled))
 
 

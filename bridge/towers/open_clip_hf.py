@@ -17,7 +17,8 @@ from bridge.errors import UnsupportedModelError
 from bridge.towers.batch import TokenRule
 from bridge.towers.clip import encode_image
 from bridge.towers.family import ImageFamily, Parts, TextFamily
-from bridge.towers.mean_pooled import MeanPooled, encode, kind_of, load_encoder, load_head, spec_of
+from bridge.towers.headed import Headed
+from bridge.towers.mean_pooled import encode, kind_of, load_encoder, load_head, spec_of
 from bridge.towers.open_clip import load_image
 from bridge.towers.open_clip_files import read_files
 
@@ -41,7 +42,7 @@ def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False)
     kind = kind_of(str(told.get("hf_model_name", _USUAL)))
     changes = told.get("hf_model_config") or {}
     encoder = load_encoder(kind, inner, folder, dtype, device, **changes)
-    module = MeanPooled(encoder, load_head(_head(head), head, dtype, device))
+    module = Headed(encoder, load_head(_head(head), head, dtype, device))
     width = encoder.config.hidden_size
     pooled = list(head.values())[-1].shape[0] if head else width
     context = int(told.get("context_length", _CONTEXT))
