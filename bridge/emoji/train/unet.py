@@ -14,7 +14,8 @@ pulls a diffusion model's features towards an image encoder's for the same reaso
 truth itself is at hand. The heads are dropped afterwards.
 
 Latents and text states of a view cost as much as half a training step, so each is computed
-once and kept in a pool; every step draws some new views and replays others.
+once and kept in a pool; every step draws some new views and replays others, those more often
+that went worse than others of their noise the last time (prioritised replay, Schaul et al. 2016).
 """
 
 from __future__ import annotations
@@ -44,6 +45,11 @@ POOL = 80_000  # 77 x 416 half-precision numbers each: 5 GB when full
 DROP_ZERO, DROP_EMPTY = 0.09, 0.03  # unconditional rows: zeros (SDXL's rule), or "" encoded
 # Without a text nearly all is unknown, so an eighth of the rows would be half of the loss.
 UNCONDITIONAL_WEIGHT = 0.15
+# v's error is the picture's over the noise's share of variance. At nearly clean times that is a
+# large number about details nobody sees, so part of the loss is the picture's own error.
+PICTURE_SHARE = 0.75
+HARDEST = 4.0  # how much oftener than an average view the hardest is replayed, at most
+TIME_BINS = 20  # errors are compared within one
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ class Stage:
 
 
 SPRITES = Stage("sprites", side=64, batch=128, new=12, lr=1e-3)
-SCENES = Stage("unet", side=CANVAS, batch=32, new=10, lr=1e-3)
+SCENES = Stage("unet", side=CANVAS, batch=32, new=6, lr=7e-4)
 
 
 def build() -> UNet2DConditionModel:
@@ -175,13 +181,14 @@ class Painter:
 @dataclass(frozen=True)
 class Batch:
     """Latents (B, 32, h, w), text states (B, 77, 416), pooled text (B, 256), which rows are told
-    their text (B,), and the views themselves."""
+    their text (B,), the views themselves and their places in the pool."""
 
     latents: torch.Tensor
     states: torch.Tensor
     pooled: torch.Tensor
     told: torch.Tensor
     views: list[View]
+    places: torch.Tensor
 
 
 class Pool:
@@ -194,6 +201,8 @@ class Pool:
         self.states = torch.empty(POOL, 77, 416, dtype=torch.bfloat16)
         self.pooled = torch.empty(POOL, 256, dtype=torch.bfloat16)
         self.views: list[View] = []
+        self.hardness = torch.ones(POOL)  # a view's last error over the usual one of its time
+        self.usual = torch.full((TIME_BINS,), torch.nan)
         self.filled = 0
         self.next = 0
         states, pooled = painter.texts([""])
@@ -212,6 +221,7 @@ class Pool:
         )
         self.states[start : start + count], self.pooled[start : start + count] = states, pooled
         self.views[start : start + count] = views
+        self.hardness[start : start + count] = 1
         self.next = start + count
         self.filled = max(self.filled, self.next)
         return places
@@ -222,7 +232,8 @@ class Pool:
         if self.filled < 2048:
             self.grow(rng, 256)
         new = list(self.grow(rng, self.stage.new))
-        rows = new + [rng.randrange(self.filled) for _ in range(self.stage.batch - len(new))]
+        replayed = torch.multinomial(self.hardness[: self.filled], self.stage.batch - len(new))
+        rows = new + replayed.tolist()
         latents = self.latents[rows].float()
         states, pooled = self.states[rows].float(), self.pooled[rows].float()
         told = torch.ones(len(rows), dtype=torch.bool)
@@ -233,7 +244,17 @@ class Pool:
             elif draw < DROP_ZERO + DROP_EMPTY:
                 states[i], pooled[i] = self.empty
             told[i] = draw >= DROP_ZERO + DROP_EMPTY
-        return Batch(latents, states, pooled, told, [self.views[row] for row in rows])
+        views = [self.views[row] for row in rows]
+        return Batch(latents, states, pooled, told, views, torch.tensor(rows))
+
+    def learn(self, batch: Batch, t: torch.Tensor, error: torch.Tensor) -> None:
+        """Note how hard the batch's views were: ``error`` (B,) at times ``t`` (B,) of 1000."""
+        bins = t * TIME_BINS // 1000
+        for row in batch.told.nonzero().flatten().tolist():
+            usual = self.usual[bins[row]].nan_to_num(nan=error[row].item())
+            self.usual[bins[row]] = usual.lerp(error[row], 0.02)
+            hardness = (error[row] / usual).clamp(1 / HARDEST, HARDEST)
+            self.hardness[batch.places[row]] = hardness
 
 
 def recipe(
@@ -274,12 +295,15 @@ def recipe(
             patches = middle.pop().flatten(2).transpose(1, 2)
             dense, seen_right = heads(patches, view_truth(batch.views))
         error = (guess.float() - target).square().mean((1, 2, 3))
+        pool.learn(batch, t, error.detach())
         told = batch.told
         figures = {
             "v_mse": error[told].mean().item(),
             "v_mse_t700": error[told & (t >= 700)].mean().item(),
         }
+        noisiness = 1 - noise.alphas_cumprod[t]
         weight = torch.where(told, 1.0, UNCONDITIONAL_WEIGHT)
+        weight = weight * (1 - PICTURE_SHARE + PICTURE_SHARE * noisiness)
         return (weight * error).mean() + DENSE_WEIGHT * dense, figures | seen_right
 
     matrices = frozenset(
