@@ -32,7 +32,7 @@ def run_adapters(args: argparse.Namespace) -> None:
 
     pipe = load_pipeline(args.model, device=args.device)
     judge = Judge()
-    tasks = interleaved(args.n, args.seed)
+    tasks = interleaved(args.adapter_prompts, args.seed)
     captions = make_captions(args.captions, args.seed)
     native = _right(pipe, judge, tasks, args)
     rows = _rows("adapters/native", tasks, native)
@@ -57,9 +57,10 @@ def run_adapters(args: argparse.Namespace) -> None:
             show(new)
             rows += new
     command = (
-        f"python benchmarks/compositional.py adapters --model {args.model} --n {args.n} "
-        f"--captions {args.captions} --train-steps {args.train_steps} --steps {args.steps} "
-        f"--guidance {args.guidance:g} --seed {args.seed}"
+        f"python benchmarks/compositional.py adapters --model {args.model} "
+        f"--adapter-prompts {args.adapter_prompts} --captions {args.captions} "
+        f"--train-steps {args.train_steps} --steps {args.steps} --guidance {args.guidance:g} "
+        f"--seed {args.seed}"
     )
     notes = {"rules": "benchmarks/tasks.py", "explained": explained}
     save(args.out / "adapters.json", report(command, rows, **notes))

@@ -1,6 +1,6 @@
 """A projector in closed form, beside LLaVA's first stage from random weights.
 
-    python -m benchmarks.closed_form --n 50 --scenes 2000 --budgets 30 60 120
+    python -m benchmarks.closed_form --n 30 --scenes 2000 --budgets 20 40 80
 
 Tower and language model are those of `emoji-llava`, frozen; only a `linear` projector is made
 anew. Targets for the ridge regression, by what is asked to be known beforehand:
@@ -243,13 +243,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--vlm", default="emoji-llava")
-    parser.add_argument("--n", type=int, default=50, help="questions a kind")
+    parser.add_argument("--n", type=int, default=30, help="questions a kind")
     parser.add_argument("--scenes", type=int, default=2000, help="training scenes for the fit")
     parser.add_argument(
         "--targets", nargs="*", choices=TARGETS, default=list(TARGETS), help="which fits"
     )
     parser.add_argument(
-        "--budgets", nargs="*", type=float, default=[30, 60, 120], help="seconds of stage 1"
+        "--budgets", nargs="*", type=float, default=[20, 40, 80], help="seconds of stage 1"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -258,7 +258,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = run(args)
     command = (
         f"python -m benchmarks.closed_form --n {args.n} --scenes {args.scenes} --targets "
-        f"{' '.join(args.targets)} --budgets {' '.join(f'{b:g}' for b in args.budgets)}"
+        f"{' '.join(args.targets)} --budgets {' '.join(f'{b:g}' for b in args.budgets)} "
+        f"--seed {args.seed}"
     )
     save(args.out / "closed_form.json", report(command, rows, ridge=RIDGE, layers=TARGETS))
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.grids import save_figure
 from benchmarks.results import RESULTS, Row, median_row, report, save, show
 from bridge.conditioning import Conditioning, condition
 from bridge.conditioning.uneven import UNEVEN
+from bridge.pictures import save_figure
 from bridge.prompt import LongPrompt
 from bridge.towers import stretch_positions
 

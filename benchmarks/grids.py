@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from bridge.files import write_whole
+from bridge.pictures import save_small
 
 RIGHT, WRONG = (30, 140, 60), (205, 40, 40)
 _PICTURE, _FRAME, _GAP, _COLUMNS, _FONT = 160, 5, 8, 6, 13
@@ -49,20 +47,5 @@ def grid(cells: Sequence[Cell], title: str) -> Image.Image:
 
 
 def save_grid(path: Path, cells: Sequence[Cell], title: str) -> None:
-    """Write a grid as PNG, atomically."""
+    """Write a grid as a small PNG, whole."""
     save_small(path, grid(cells, title))
-
-
-def save_small(path: Path, picture: Image.Image) -> None:
-    """Write a picture as PNG, atomically; 128 colours keep it small."""
-    buffer = io.BytesIO()
-    few = picture.convert("RGB").quantize(128, dither=Image.Dither.NONE)
-    few.save(buffer, "PNG", optimize=True)
-    write_whole(path, buffer.getvalue())
-
-
-def save_figure(path: Path, figure: Any, dpi: int) -> None:
-    """Write a matplotlib figure as `save_small` writes a picture."""
-    drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=dpi)
-    save_small(path, Image.open(drawn))

@@ -42,6 +42,7 @@ from bridge.emoji.scenes import (
 
 CALIBRATION_SEED = 1_001
 SCORING_SEED = 2_002
+_SHOWN = 24
 Spoil = Callable[[np.ndarray], np.ndarray]
 
 
@@ -160,7 +161,7 @@ def run_judge(args: argparse.Namespace) -> None:
     note = "share told right per attribute; nothing_seen/*: share with no object found"
     save(args.out / "judge.json", report(command, rows, what=note))
     title = f"Pictures the judge got wrong in any attribute, other than clean ({len(wrong)})"
-    save_grid(args.out / "judge-errors.png", wrong[:48], title)
+    save_grid(args.out / "judge-errors.png", wrong[:_SHOWN], title)
 
 
 def rejection_rows(judge: Judge, n: int, seed: int) -> list[Row]:

@@ -1,6 +1,6 @@
 """Round trip: picture, caption, picture, caption ..., and what gets lost on the way.
 
-    python -m benchmarks.round_trip --n 20 --rounds 5
+    python -m benchmarks.round_trip --n 40 --rounds 5
 
 The first picture is a rendered held-out scene, whose truth is known. The answerer describes it,
 the painter draws the description, the answerer describes the drawing, and so on. After each round
@@ -128,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="emoji-xl", help="draws")
     parser.add_argument("--vlm", default="emoji-llava", help="answers")
     parser.add_argument("--clip", default="emoji-clip", help="the CLIP whose towers both hold")
-    parser.add_argument("--n", type=int, default=20, help="scenes")
+    parser.add_argument("--n", type=int, default=40, help="scenes")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance", type=float, default=3.0)

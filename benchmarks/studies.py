@@ -21,7 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import bridge
-from benchmarks.results import RESULTS, Row, report, save, share_row, show
+from benchmarks.results import RESULTS, Row, commit, report, save, share_row, show
 from bridge.lab import Study, Variant, vary
 from bridge.lab.variants import Settings
 
@@ -36,7 +36,8 @@ def run_order(args: argparse.Namespace) -> None:
     from benchmarks.tasks import interleaved, judge_task
 
     kinds = ("two_objects", "colour", "position", "binding")
-    tasks = {task.prompt: task for task in interleaved(args.n // len(kinds), args.seed, kinds)}
+    each = max(1, args.n // len(kinds))
+    tasks = {task.prompt: task for task in interleaved(each, args.seed, kinds)}
     judge = Judge()
 
     def look(image: Any, prompt: str) -> dict[str, float]:
@@ -71,12 +72,32 @@ def run_negation(args: argparse.Namespace) -> None:
     """Things alone and in pairs, said and denied; how often the thing X is then found."""
     from benchmarks.judge import Judge
     from benchmarks.painting import as_array
+
+    judge = Judge()
+    subjects, wanted = negation_subjects(args.n, args.seed)
+
+    def look(image: Any, prompt: str) -> dict[str, float]:
+        return {"X": float(judge.look(as_array(image)).count(wanted[prompt]) > 0)}
+
+    studies = _studies(subjects, look, args)
+    names = ["original", *dict.fromkeys(v.operation for some in subjects.values() for v in some)]
+    rows = [share_row(f"negation/{name}/X is drawn", _judged(studies, name, "X")) for name in names]
+    for tower in _TOWERS:
+        for name in names[1:]:
+            where = f"negation/{name}/pooled_above_chance/{tower}"
+            rows.append(_mean_row(where, studies, name, "pooled_above_chance", tower))
+    _finish("negation", rows, args)
+
+
+def negation_subjects(n: int, seed: int) -> tuple[dict[str, list[Variant]], dict[str, int]]:
+    """``n`` prompts "an X" with what is said of X beside them, and which concept each X is."""
     from bridge.emoji.captions import article
     from bridge.emoji.concepts import CONCEPTS
 
-    chance = random.Random(args.seed)
-    pairs = [chance.sample(range(len(CONCEPTS)), 2) for _ in range(args.n)]
-    judge = Judge()
+    chance = random.Random(seed)
+    # A thing is X once, so that each prompt has one study.
+    things = chance.sample(range(len(CONCEPTS)), n)
+    pairs = [(x, chance.choice([y for y in range(len(CONCEPTS)) if y != x])) for x in things]
     subjects: dict[str, list[Variant]] = {}
     wanted: dict[str, int] = {}
     for x, y in pairs:
@@ -93,18 +114,7 @@ def run_negation(args: argparse.Namespace) -> None:
             "Y without X": f"{other} without {article(one)}",
         }
         subjects[prompt] = [Variant(name, text) for name, text in phrases.items()]
-
-    def look(image: Any, prompt: str) -> dict[str, float]:
-        return {"X": float(judge.look(as_array(image)).count(wanted[prompt]) > 0)}
-
-    studies = _studies(subjects, look, args)
-    names = ["original", *dict.fromkeys(v.operation for some in subjects.values() for v in some)]
-    rows = [share_row(f"negation/{name}/X is drawn", _judged(studies, name, "X")) for name in names]
-    for tower in _TOWERS:
-        for name in names[1:]:
-            where = f"negation/{name}/pooled_above_chance/{tower}"
-            rows.append(_mean_row(where, studies, name, "pooled_above_chance", tower))
-    _finish("negation", rows, args)
+    return subjects, wanted
 
 
 # ---------------------------------------------------------------- shared
@@ -151,9 +161,14 @@ def _mean_row(
         for row in table[table.operation == operation].to_dict("records"):
             if row[figure] == row[figure]:  # no NaN
                 by_prompt[row["prompt"]].append(row[figure])
-    values = [fmean(own) for own in by_prompt.values()]
+    return mean_row(name, [fmean(own) for own in by_prompt.values()])
+
+
+def mean_row(name: str, values: Sequence[float]) -> Row:
+    """The mean with its normal 95 % interval; of one value, that value."""
     mean = fmean(values)
-    half = NormalDist().inv_cdf(0.975) * stdev(values) / len(values) ** 0.5
+    spread = stdev(values) if len(values) > 1 else 0.0
+    half = NormalDist().inv_cdf(0.975) * spread / len(values) ** 0.5
     low, high = round(mean - half, 4), round(mean + half, 4)
     return Row(name, round(mean, 4), low, high, len(values), "")
 
@@ -181,6 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cache", default=None)
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args(argv)
+    commit()  # before the hours in which it may move on
     {"order": run_order, "negation": run_negation}[args.name](args)
     return 0
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from bridge import __version__
+from bridge.console import ends_with_its_reader
 from bridge.errors import BridgeError, OptionError, PromptError
 from bridge.files import whole, write_whole
 from bridge.lab.arguments import add_arguments as add_study_arguments
@@ -40,6 +41,7 @@ class _Parser(argparse.ArgumentParser):
         raise OptionError(f"{message} (see `{self.prog} --help`)")
 
 
+@ends_with_its_reader
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; ``argv`` is without the program name. Returns the exit status.
 
@@ -54,16 +56,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = _parser().parse_args(arguments)
         with _short_notes(debug):
             options.run(options)
-        sys.stdout.flush()
     except SystemExit as done:  # --help and --version
         return int(done.code or 0)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader (head, say) has gone. Python would complain again when it closes stdout.
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        raise  # an OSError, but no fault
     except (BridgeError, OSError) as error:
         if debug:
             raise
@@ -94,9 +92,10 @@ def _parser() -> _Parser:
     placed = _Parser(add_help=False)
     placed.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
     placed.add_argument("--dtype", help="float32, bfloat16, float16 (default: by size and device)")
+    worded = _wording_options()
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    draw = commands.add_parser("draw", parents=[shared, placed], help="draw a prompt")
+    draw = commands.add_parser("draw", parents=[shared, placed, worded], help="draw a prompt")
     draw.add_argument("prompt", help="what to draw")
     draw.add_argument("-o", "--output", type=Path, help="file (default: bridge-SEED.png)")
     draw.add_argument("-m", "--model", default="emoji-xl", help="name, folder or hub id")
@@ -125,24 +124,12 @@ def _parser() -> _Parser:
     tokens.set_defaults(run=_tokens)
 
     encode = commands.add_parser(
-        "encode", parents=[shared, placed], help="encode prompts to safetensors files"
+        "encode", parents=[shared, placed, worded], help="encode prompts to safetensors files"
     )
     encode.add_argument("prompts", help="text file, a prompt a line, or - for standard input")
     encode.add_argument("-o", "--output", type=Path, required=True, help="folder for the files")
     encode.add_argument("-m", "--model", default="emoji-xl", help="name, folder or hub id")
     encode.add_argument("--negative", metavar="PROMPT", help="what to keep out, of every prompt")
-    encode.add_argument("--dialect", default="a1111", help="a1111, comfy, compel or plain")
-    encode.add_argument("--emphasis", help="the formula of weights (default: the dialect's)")
-    encode.add_argument("--long-prompt", help="the way with long ones (default: the dialect's)")
-    encode.add_argument(
-        "--lora",
-        action="append",
-        metavar="PATH[=STRENGTH]",
-        help="LoRA file, or a folder of those that prompts name as <lora:name:0.8>; repeatable",
-    )
-    encode.add_argument(
-        "--embedding", action="append", metavar="PATH", help="textual-inversion file; repeatable"
-    )
     encode.set_defaults(run=_encode)
 
     convert = commands.add_parser(
@@ -177,6 +164,31 @@ def _parser() -> _Parser:
     return parser
 
 
+def _wording_options() -> _Parser:
+    """How prompts are read and by which towers, the same for drawing and encoding."""
+    worded = _Parser(add_help=False)
+    worded.add_argument("--dialect", default="a1111", help="a1111, comfy, compel or plain")
+    worded.add_argument("--emphasis", help="the formula of weights (default: the dialect's)")
+    worded.add_argument("--long-prompt", help="the way with long ones (default: the dialect's)")
+    worded.add_argument(
+        "--lora",
+        action="append",
+        metavar="PATH[=STRENGTH]",
+        help="LoRA file, or a folder of those that prompts name as <lora:name:0.8>; repeatable",
+    )
+    worded.add_argument(
+        "--embedding", action="append", metavar="PATH", help="textual-inversion file; repeatable"
+    )
+    worded.add_argument(
+        "--tower",
+        action="append",
+        metavar="NAME",
+        help="another text tower (name, folder, hub id); repeated, one for each of the model's",
+    )
+    worded.add_argument("--adapter", metavar="FILE", help="what maps a foreign tower's states")
+    return worded
+
+
 # ---------------------------------------------------------------- commands
 
 
@@ -200,6 +212,11 @@ def _draw(options: argparse.Namespace) -> None:
         device=options.device,
         dtype=options.dtype,
         on_step=_step_counter(sys.stderr),
+        dialect=options.dialect,
+        emphasis=options.emphasis,
+        long_prompt=options.long_prompt,
+        **_brought(options),
+        **_swapped(options),
     )
     seconds = time.perf_counter() - started
     paths = _output_paths(options.output, made.seeds)
@@ -266,10 +283,7 @@ def _encode(options: argparse.Namespace) -> None:
     from bridge.prompt import parse
     from bridge.prompt.loras import take_tags
 
-    brought: dict[str, Any] = {
-        "loras": [_lora(text) for text in options.lora or ()],
-        "textual_inversions": options.embedding or [],
-    }
+    brought = _brought(options)
     # Refused before any model loads.
     tagged = [take_tags(line, options.dialect) for line in lines]
     for each in tagged:
@@ -286,6 +300,7 @@ def _encode(options: argparse.Namespace) -> None:
     }
     if options.lora or options.embedding:  # else files keep the names that they had
         settings |= brought
+    settings |= _swapped(options)
     files, made = [], 0
     for number, line in enumerate(lines, 1):
         key = hashlib.sha256(json.dumps([line, settings]).encode()).hexdigest()[:8]
@@ -304,6 +319,20 @@ def _encode(options: argparse.Namespace) -> None:
         _print_json({"output": str(options.output), "made": made, "files": files})
     else:
         print(f"{options.output}: {made} encoded, {len(lines) - made} were there")
+
+
+def _brought(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "loras": [_lora(text) for text in options.lora or ()],
+        "textual_inversions": options.embedding or [],
+    }
+
+
+def _swapped(options: argparse.Namespace) -> dict[str, Any]:
+    """``towers`` and ``adapter``, as far as they were given."""
+    named = options.tower or []
+    towers = {"towers": named[0] if len(named) == 1 else named} if named else {}
+    return towers | ({"adapter": options.adapter} if options.adapter else {})
 
 
 def _lora(text: str) -> tuple[str, float]:

@@ -19,6 +19,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from bridge.console import ends_with_its_reader
 from bridge.errors import BridgeError, HubError, OptionError, UnknownModelError, WeightsError
 from bridge.files import write_whole
 
@@ -366,6 +367,7 @@ def _is_listed(relative: Path) -> bool:
     return not hidden and relative.suffix not in (".md", ".tmp", ".lock")
 
 
+@ends_with_its_reader
 def main(argv: Sequence[str] | None = None) -> int:
     """``python -m bridge.store manifest|check [--weights FOLDER]``."""
     parser = argparse.ArgumentParser(prog="python -m bridge.store", description=__doc__)

@@ -25,7 +25,7 @@ def sample_sprites() -> Sprites:
     """The sample in the shape of the full artwork, with ten columns instead of 320."""
     with np.load(_SAMPLE) as stored:
         count = len(stored["names"])
-        atlas = np.asarray(Image.open(io.BytesIO(stored["png"].tobytes())))
+        atlas = np.asarray(Image.open(io.BytesIO(stored["webp"].tobytes())))
     images = {
         size: np.empty((len(STYLES), count, side, side, 4), dtype=np.uint8)
         for size, side in SIZES.items()

@@ -81,8 +81,9 @@ class Text(nn.Module):
         mask = torch.full((length, length), -torch.inf).triu(1)
         if self.cls_emb is not None:
             seen = torch.cat([torch.ones(len(ids), 1, dtype=torch.bool), ids != 0], 1)
-            keys = torch.zeros(len(ids), 1, length).masked_fill(~seen[:, None], -torch.inf)
-            mask = (mask + keys).repeat_interleave(self.heads, 0)
+            mask = mask.repeat(len(ids), 1, 1)
+            mask[:, -1].masked_fill_(~seen, -torch.inf)  # only the class token's view has holes
+            mask = mask.repeat_interleave(self.heads, 0)
         states = self.transformer(x + table[:length], mask)
         if self.cls_emb is not None:
             pooled = self.ln_final(states[-1][:, -1])
@@ -125,26 +126,71 @@ class Visual(nn.Module):
         self.proj = nn.Parameter(torch.randn(last, pooled) * last**-0.5)
 
     def forward(self, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
+        states = self.states(pixels)
+        return states, self.read(states[-1])[:, 0] @ self.proj
+
+    def states(self, pixels: Tensor) -> list[Tensor]:
         x = self.conv1(pixels).flatten(2).transpose(1, 2)
         x = torch.cat([self.class_embedding.expand(len(x), 1, -1), x], 1)
-        states = self.transformer(self.ln_pre(x + self.positional_embedding))
-        x = states[-1] if self.attn_pool is None else self.attn_pool(states[-1])
-        return states, self.ln_post(x)[:, 0] @ self.proj
+        return self.transformer(self.ln_pre(x + self.positional_embedding))
+
+    def read(self, last: Tensor) -> Tensor:
+        return self.ln_post(last if self.attn_pool is None else self.attn_pool(last))
+
+
+class CrossBlock(Block):
+    """A block that attends to a picture's tokens, with a norm of its own for them."""
+
+    def __init__(self, width: int, *rest: Any) -> None:
+        super().__init__(width, *rest)
+        self.ln_1_kv = nn.LayerNorm(width)
+
+    def look(self, x: Tensor, picture: Tensor) -> Tensor:
+        seen = self.ln_1_kv(picture)
+        x = x + self.attn(self.ln_1(x), seen, seen, need_weights=False)[0]
+        return x + self.mlp(self.ln_2(x))
+
+
+class CaptionDecoder(nn.Module):
+    """CoCa's second half: text states and a picture's tokens to logits of the next token."""
+
+    def __init__(self, layers: int, vocab: int, width: int, *block: Any) -> None:
+        super().__init__()
+        self.resblocks = nn.ModuleList(Block(width, *block) for _ in range(layers))
+        self.cross_attn = nn.ModuleList(CrossBlock(width, *block) for _ in range(layers))
+        self.ln_final = nn.LayerNorm(width)
+        self.text_projection = nn.Parameter(torch.randn(width, vocab) * width**-0.5)
+
+    def forward(self, picture: Tensor, x: Tensor) -> Tensor:
+        mask = torch.full((x.shape[1], x.shape[1]), -torch.inf).triu(1)
+        for own, cross in zip(self.resblocks, self.cross_attn, strict=True):
+            x = cross.look(own(x, mask), picture)
+        return self.ln_final(x) @ self.text_projection
 
 
 class OpenClip(nn.Module):
     """Both towers and the scale; ``state`` gives the layout with or without ``text.``."""
 
-    def __init__(self, text: nn.Module, visual: Visual) -> None:
+    def __init__(
+        self, text: nn.Module, visual: Visual, text_decoder: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.text = text
         self.visual = visual
+        if text_decoder is not None:
+            self.text_decoder = text_decoder
         self.logit_scale = nn.Parameter(torch.tensor(2.7))
 
     def logits_per_text(self, ids: Tensor, pixels: Tensor) -> Tensor:
         text = nn.functional.normalize(self.text(ids)[1], dim=-1)
         image = nn.functional.normalize(self.visual(pixels)[1], dim=-1)
         return self.logit_scale.exp() * text @ image.T
+
+    def next_tokens(self, ids: Tensor, pixels: Tensor) -> Tensor:
+        """CoCa's logits ``(B, T, V)``: the picture's tokens are what the queries after the first
+        read, the text's states are those before the last norm."""
+        picture = self.visual.read(self.visual.states(pixels)[-1])[:, 1:]
+        return self.text_decoder(picture, self.text(ids)[0][-1])
 
     def state(self, custom: bool) -> dict[str, Tensor]:
         state = {name: tensor.detach().clone() for name, tensor in self.state_dict().items()}

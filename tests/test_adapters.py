@@ -78,6 +78,25 @@ def own_tower(pipe: Any, number: str = "") -> TextTower:
     return TextTower.from_modules(parts[f"text_encoder{number}"], parts[f"tokenizer{number}"])
 
 
+# ---------------------------------------------------------------- where it goes
+
+
+def test_schedules_and_pictures_take_towers_and_adapters(
+    pipe: Any, foreign: TextTower, adapter: Adapter
+) -> None:
+    swap: dict[str, Any] = {"model": pipe, "towers": foreign, "adapter": adapter}
+    plan = bridge.schedule("a [cat:dog:1]", "apple", steps=2, **swap)
+    for step, text in ((1, "a cat"), (2, "a dog")):
+        want = bridge.condition(text, "apple", **swap)
+        # 1e-4: a batch of another size rounds otherwise, which the map makes larger.
+        assert relative(plan.at(step).prompt_embeds, want.prompt_embeds) < 1e-4
+        assert plan.at(step).addons == want.addons
+    drawn = bridge.generate("a cat", negative_prompt="apple", seed=1, steps=2, **swap)
+    assert relative(drawn.conditioning.prompt_embeds, plan.at(1).prompt_embeds) < 1e-4
+    own = bridge.generate("a cat", negative_prompt="apple", seed=1, steps=2, model=pipe)
+    assert drawn.images[0].tobytes() != own.images[0].tobytes()
+
+
 # ---------------------------------------------------------------- exactness
 
 

@@ -79,6 +79,23 @@ def test_draw_writes_the_picture_of_the_library(sd: str, tmp_path: Path, capsys:
     assert os.listdir(tmp_path) == ["out.png"]
 
 
+def test_draw_takes_towers_and_a_dialect(sd: str, tmp_path: Path, capsys: Any) -> None:
+    other = tiny_sd_pipeline(seed=3)
+    other.text_encoder.save_pretrained(tmp_path / "tower")
+    other.tokenizer.save_pretrained(tmp_path / "tower")
+    options = ["--seed", "3", "--steps", "1", "--device", "cpu", "--dialect", "plain"]
+    command = ["draw", "(a cat)", "-m", sd, *options]
+    assert main([*command, "-o", "p.png", "--tower", str(tmp_path / "tower")]) == 0
+    want = generate(
+        "(a cat)", model=sd, seed=3, steps=1, dialect="plain", towers=tmp_path / "tower"
+    )
+    assert Image.open("p.png").tobytes() == want.images[0].tobytes()
+    capsys.readouterr()
+    adapter = ["--adapter", "no.safetensors"]
+    assert "no.safetensors" in failure(capsys, [*command, "-o", "q.png", *adapter])
+    assert not Path("q.png").exists()
+
+
 def test_draw_several_and_json(sd: str, tmp_path: Path, capsys: Any) -> None:
     arguments = ["draw", PROMPT, "-m", sd, "-n", "2", "--steps", "1", "--seed", "8", "--json"]
     assert main([*arguments, "-o", "pair.webp"]) == 0

@@ -8,9 +8,11 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 from tiny_models import tiny_sd_pipeline, tiny_sdxl_pipeline
+from tiny_t5 import tiny_t5_pipeline
 
 import bridge
 from bridge.errors import OptionError, PromptError
+from bridge.prompt import TruncationWarning
 
 SCHEDULERS = [DDIMScheduler, EulerDiscreteScheduler, DPMSolverMultistepScheduler]
 
@@ -102,6 +104,18 @@ def test_intervals_of_unequal_length_have_one_length(pipe: Any) -> None:
     plan = bridge.schedule("a [cat:" + "dog " * 90 + ":1]", "", steps=2, model=pipe)
     lengths = {cond.prompt_embeds.shape[1] for cond in plan.conditionings}
     assert lengths == {154}
+
+
+def test_t5_is_given_as_many_tokens_as_are_asked_for() -> None:
+    made: dict[str, Any] = {"model": tiny_t5_pipeline("pixart-alpha"), "max_sequence_length": 5}
+    with pytest.warns(TruncationWarning):
+        plan = bridge.schedule("two red apples and a cat", steps=2, **made)
+    with pytest.warns(TruncationWarning):
+        want = bridge.condition("two red apples and a cat", **made)
+    found = plan.at(2).prompt_embeds
+    assert found.shape[1] == 5 and torch.equal(found, want.prompt_embeds)
+    with pytest.raises(OptionError, match="max_sequence_length"):
+        bridge.schedule("a cat", steps=2, model=made["model"], max_sequence_length=0)
 
 
 def test_generate_reads_schedules(pipe: Any) -> None:

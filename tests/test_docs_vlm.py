@@ -30,7 +30,7 @@ def make_pictures(folder: Path) -> list[str]:
     """One style of the ten sprites, each on white in the middle of 128x128 and with a caption."""
     folder.mkdir()
     with np.load(ROOT / "tests" / "data" / "sprites_sample.npz") as stored:
-        atlas = Image.open(io.BytesIO(stored["png"].tobytes()))
+        atlas = Image.open(io.BytesIO(stored["webp"].tobytes()))
         names = [str(name) for name in stored["names"]]
     bottom = atlas.height // 3  # the band of the first style ends with its largest sprites
     for number, name in enumerate(names):

@@ -49,12 +49,11 @@ HELD_OUT_RELATIONS = {
 
 
 def a_or_an(phrase: str) -> str:
-    """The article by the first sound: u is a vowel in umbrella, not in unicorn or ufo.
-
-    "hourglass" is said with "a", as the weights have learnt it.
-    """
+    """The article by the first sound: u is a vowel in umbrella, not in unicorn or ufo, and the h
+    of an hourglass is silent."""
     first = phrase.split()[0]
     vowel = first[0] in "aeiou" and first not in ("unicorn", "unicorns", "ufo", "ufos")
+    vowel = vowel or first == "hourglass"
     return ("an " if vowel else "a ") + phrase
 
 
@@ -155,6 +154,7 @@ def test_articles() -> None:
     assert article("unicorn") == "a unicorn"
     assert article("umbrella") == "an umbrella"
     assert article("ufo") == "a ufo"
+    assert article("hourglass") == "an hourglass" and article("house") == "a house"
 
 
 def test_noun_phrases() -> None:
@@ -162,6 +162,7 @@ def test_noun_phrases() -> None:
     cat, mouse = names.index("cat"), names.index("mouse")
     assert noun_phrase(Group(cat, 2, "red", "small")) == "two small red cats"
     assert noun_phrase(Group(mouse, 3)) == "three mice"
+    assert noun_phrase(Group(names.index("snowman"), 2)) == "two snowmen"
     assert noun_phrase(Group(cat, 4), count_word="4") == "4 cats"
     assert noun_phrase(Group(cat, 1, "orange")) == "an orange cat"
     assert noun_phrase(Group(cat, 1, "red", "big"), definite=True) == "the big red cat"

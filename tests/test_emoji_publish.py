@@ -15,8 +15,10 @@ import pytest
 import torch
 from diffusers import AutoencoderTiny, StableDiffusionXLPipeline
 from emoji_world import synthetic_sprites
+from PIL import Image
 from safetensors.torch import load_file
 from tiny_models import tiny_clip_tokenizer
+from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from bridge.emoji.train import __main__ as stages
@@ -54,16 +56,24 @@ def test_the_published_folder_draws_with_the_stock_pipeline(tmp_path: Path) -> N
     weights, runs = tmp_path / "weights", tmp_path / "runs"
     write_parts(weights, runs)
     (runs / "clip").mkdir()
-    (runs / "clip" / "log.json").write_text("[]")
-    (runs / "clip" / "loss.png").write_bytes(b"curve")
+    rows = [
+        {"step": 20_001, "minutes": 0.123456, "nce": 12.34567},
+        {"step": 20_002, "minutes": 1.0, "nce": 1.5},
+    ]
+    (runs / "clip" / "log.json").write_text(json.dumps(rows))
     (runs / "unfinished").mkdir()
-    before = (weights / "emoji-xl" / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8")
+    words = weights / "emoji-xl" / "tokenizer" / "tokenizer.json"
+    size, before = words.stat().st_size, Tokenizer.from_file(str(words)).to_str()
     publish.publish(weights, runs)
-    after = (weights / "emoji-xl" / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8")
-    assert len(after) < len(before) and json.loads(after) == json.loads(before)
+    assert words.stat().st_size < size and Tokenizer.from_file(str(words)).to_str() == before
 
-    curves = {p.name: p.read_bytes() for p in (weights / "curves").iterdir()}
-    assert curves == {"clip.json": b"[]", "clip.png": b"curve"}
+    assert {p.name for p in (weights / "curves").iterdir()} == {"clip.json", "clip.png"}
+    assert json.loads((weights / "curves" / "clip.json").read_text()) == [
+        {"step": 20_001, "minutes": 0.1235, "nce": 12.35},
+        {"step": 20_002, "minutes": 1.0, "nce": 1.5},
+    ]
+    with Image.open(weights / "curves" / "clip.png") as curve:
+        assert curve.mode == "P" and curve.width == 320
     manifest = json.loads((weights / "manifest.json").read_text())["files"]
     for name in (
         "emoji-xl/model_index.json",
@@ -89,6 +99,22 @@ def test_the_published_folder_draws_with_the_stock_pipeline(tmp_path: Path) -> N
     pipe.set_progress_bar_config(disable=True)
     drawn = pipe("a cat", num_inference_steps=1, height=128, width=128, output_type="np").images
     assert drawn.shape == (1, 128, 128, 3)
+
+
+@pytest.mark.parametrize("spaced", [False, True])
+def test_a_packed_vocabulary_is_read_as_before(tmp_path: Path, spaced: bool) -> None:
+    merges = [("c", "a"), ("ca", "t"), *([("a", " "), ("a ", "t")] if spaced else [])]
+    symbols = ["c", "a", "t", " ", *(a + b for a, b in merges)]
+    model = models.BPE(vocab={symbol: i for i, symbol in enumerate(symbols)}, merges=merges)
+    path = tmp_path / "tokenizer.json"
+    before = Tokenizer(model)
+    before.save(str(path))
+    for _ in range(2):  # what is packed already stays as it is
+        publish._pack(path)
+        after = Tokenizer.from_file(str(path))
+        assert after.to_str() == before.to_str()
+        assert after.encode("cat a t").ids == before.encode("cat a t").ids
+    assert b"\n " not in path.read_bytes()
 
 
 # ---------------------------------------------------------------- the autoencoder

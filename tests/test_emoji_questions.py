@@ -30,7 +30,7 @@ PLACE = f"(?:{'|'.join((*SEEN_PLACES, KEPT_PLACE))})?"
 
 def a_or_an(phrase: str) -> str:
     first = phrase.split()[0]
-    vowel = first[0] in "aeiou" and first not in ("unicorn", "ufo")
+    vowel = first == "hourglass" or (first[0] in "aeiou" and first not in ("unicorn", "ufo"))
     return ("an " if vowel else "a ") + phrase
 
 

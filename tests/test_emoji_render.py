@@ -122,7 +122,7 @@ def test_tints_differ_from_each_other_and_from_every_ground() -> None:
 def sample() -> dict[tuple[str, str], np.ndarray]:
     """tests/data/sprites_sample.npz: (style, size) -> uint8 (concepts, s, s, 4)."""
     with np.load(Path(__file__).parent / "data" / "sprites_sample.npz") as stored:
-        atlas = np.asarray(Image.open(io.BytesIO(stored["png"].tobytes())))
+        atlas = np.asarray(Image.open(io.BytesIO(stored["webp"].tobytes())))
         count = len(stored["names"])
     out, top = {}, 0
     for style in STYLES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import threading
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from PIL import Image
 from tiny_models import LATENT_SIZE, PICTURE_SIZE, tiny_sd_pipeline, tiny_sdxl_pipeline, tiny_vae
 
 import bridge
+from bridge.conditioning.request import WordingOptions
 from bridge.diffusion import (
     Generation,
     StepPreview,
@@ -33,6 +36,7 @@ from bridge.errors import (
     UnsupportedModelError,
     WeightsError,
 )
+from bridge.towers import TextTower
 
 PROMPT = "two red apples left of a cat"
 MAKERS = {
@@ -432,6 +436,28 @@ BAD = {
     "height": [0, -8, 5000, 64.0],
     "width": [0, "64", True],
 }
+
+
+def test_another_tower_draws_as_a_pipeline_that_has_it(sd: Any) -> None:
+    other = tiny_sd_pipeline(seed=3)
+    swapped = StableDiffusionPipeline(**{**sd.components, "text_encoder": other.text_encoder})
+    tower = TextTower.from_modules(other.text_encoder, other.tokenizer)
+    call: dict[str, Any] = {"seed": 5, "steps": 2}
+    found = generate(PROMPT, model=sd, towers=tower, **call)
+    assert (arrays(found) == arrays(generate(PROMPT, model=swapped, **call))).all()
+    assert (arrays(found) != arrays(generate(PROMPT, model=sd, **call))).any()
+
+
+def test_options_of_the_wording_are_those_of_schedule(sd: Any) -> None:
+    """What generate passes on, and what it has itself, is all that schedule takes."""
+    own = {"prompt", "negative_prompt", "steps", "model", "height", "width", "device", "dtype"}
+    options = dict(inspect.signature(bridge.schedule).parameters)
+    assert set(WordingOptions.__annotations__) == options.keys() - own - {"revision"}
+    found = generate("a (cat:1.3)", model=sd, seed=1, steps=1, dialect="plain", clip_skip=1)
+    want = bridge.condition("a (cat:1.3)", model=sd, dialect="plain", clip_skip=1)
+    assert torch.equal(found.conditioning.prompt_embeds, want.prompt_embeds)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'guidance'"):
+        generate("a cat", model="/no/such/model", guidance=3)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(

@@ -285,6 +285,27 @@ def test_a_lora_for_the_unet_alone_is_named_and_does_nothing(sd: Any, tmp_path: 
     assert cond.addons[0].towers == () and "no text tower" in cond.report().text()
 
 
+def test_generate_has_loras_and_no_half_of_one(sd: Any, tmp_path: Path) -> None:
+    """The part for the UNet cannot act where the model is given by name."""
+    sd.save_pretrained(tmp_path / "sd")
+    deltas = {"text_encoder": random_deltas(sd.text_encoder, 2, 5)}
+    path = write_lora(tmp_path / "style.safetensors", "kohya", deltas)
+    whole = write_lora(tmp_path / "whole.safetensors", "kohya", deltas, others=UNET)
+
+    def draw(prompt: str, model: Any, loras: Any = None) -> bytes:
+        made = bridge.generate(prompt, model=model, loras=loras, seed=1, steps=2, device="cpu")
+        return made.images[0].tobytes()
+
+    plain = draw("a cat ", sd)
+    styled = draw("a cat <lora:style:40>", sd, path)
+    assert styled != plain
+    assert draw("a cat <lora:style:40>", tmp_path / "sd", path) == styled
+    assert draw("a cat <lora:whole:40>", sd, whole) == styled  # a pipeline has the rest itself
+    with pytest.raises(OptionError, match="'whole' has a part for the UNet"):
+        draw("a cat", tmp_path / "sd", whole)
+    assert draw("a cat <lora:whole:40:0>", tmp_path / "sd", whole) == styled
+
+
 # ---------------------------------------------------------------- bad input
 
 

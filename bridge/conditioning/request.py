@@ -4,18 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, TypedDict
 
 import torch
 
+from bridge.conditioning.brought import Loras, TextualInversions
 from bridge.conditioning.sizes import check_length, check_pair
 from bridge.errors import OptionError
-from bridge.prompt import Prompt
+from bridge.prompt import LongPrompt, Prompt
 from bridge.prompt.loras import Tagged
+from bridge.prompt.schedule import Rule
 from bridge.runtime import check_dtype, resolve_device
 
 Texts = str | Sequence[str]
 # What T5 was trained on, and what diffusers' SD 3 and FLUX.1 pipelines allow.
 _LONGEST = 512
+
+
+class WordingOptions(TypedDict, total=False):
+    """How texts become states: options of ``bridge.schedule``, for callers that pass them on."""
+
+    towers: Any
+    adapter: Any
+    rule: Rule
+    dialect: str
+    emphasis: str | None
+    token_normalization: str
+    long_prompt: str | LongPrompt | None
+    textual_inversions: TextualInversions | None
+    loras: Loras | None
+    clip_skip: int | None
+    max_sequence_length: int | None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bridge.conditioning.adapters.swap import with_towers
 from bridge.conditioning.addons import fitted
 from bridge.conditioning.brought import Loras, TextualInversions, bring
 from bridge.conditioning.composition import (
@@ -105,6 +106,8 @@ def schedule(
     *,
     steps: int,
     model: Any = "emoji-xl",
+    towers: Any = None,
+    adapter: Any = None,
     rule: Rule = "new",
     dialect: str = "a1111",
     emphasis: str | None = None,
@@ -113,6 +116,7 @@ def schedule(
     textual_inversions: TextualInversions | None = None,
     loras: Loras | None = None,
     clip_skip: int | None = None,
+    max_sequence_length: int | None = None,
     height: int | None = None,
     width: int | None = None,
     device: torch.device | str | None = None,
@@ -135,7 +139,9 @@ def schedule(
     texts = check_prompts(prompt)
     negative_texts = check_paired(negative_prompt, len(texts))
     wording = read_wording(dialect, emphasis, token_normalization, long_prompt)
-    place = read_place(clip_skip, height, width, device, dtype)
+    place = read_place(
+        clip_skip, height, width, device, dtype, max_sequence_length=max_sequence_length
+    )
     tagged = tuple(wording.tagged(text) for text in texts)
     brought = bring(textual_inversions, loras, tagged)
     prompts = [wording.read(each.text) for each in tagged]
@@ -162,7 +168,7 @@ def schedule(
         return part_prompts(each, at_step(each, end, steps, rule))
 
     whole = encode_texts(
-        fitted(kit, brought),
+        fitted(with_towers(kit, towers, adapter, place.device), brought),
         wording,
         place,
         ParsedTexts(

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 
@@ -27,7 +27,8 @@ from bridge.runtime import check_dtype, resolve_device, resolve_dtype
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from bridge.conditioning import Conditioning
+    from bridge.conditioning import Composition, Conditioning, PromptSchedule
+    from bridge.conditioning.request import WordingOptions
 
 
 class StopGeneration(Exception):
@@ -85,6 +86,7 @@ def generate(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     progress: bool = False,
+    **wording: Unpack[WordingOptions],
 ) -> Generation:
     """Draw ``num_images`` pictures of every prompt.
 
@@ -99,13 +101,19 @@ def generate(
     drawn into one picture. ``guidance_rescale`` (0 to 1) pulls back the contrast that strong
     guidance adds, for models trained to zero terminal SNR (Lin et al. 2023, section 3.4).
 
+    ``towers``, ``adapter``, ``dialect``, ``emphasis``, ``token_normalization``, ``long_prompt``,
+    ``textual_inversions``, ``loras``, ``clip_skip``, ``max_sequence_length`` and ``rule`` go to
+    `bridge.schedule` as they are. A LoRA's part for the UNet is the pipeline's own business: load
+    it there (``load_lora_weights``) and pass the pipeline.
+
     ``on_step(StepPreview)`` is called after every step. When it returns False (not None) or
     raises StopGeneration, drawing stops and the estimate of the clean picture so far is
     returned with ``stopped=True``; any other exception passes through.
 
     Input is checked before any model loads. Raises PromptError (empty, NUL ...), OptionError,
-    UnsupportedModelError, and what `load_pipeline` raises.
+    UnsupportedModelError, and what `load_pipeline` and `bridge.schedule` raise.
     """
+    _check_names(wording)
     chosen = model if pipeline is None else pipeline
     options = checked_options(
         prompt,
@@ -122,9 +130,20 @@ def generate(
         raise OptionError(f"on_step is {on_step!r}; give a function that takes a StepPreview")
     if pipeline is None and isinstance(model, (str, os.PathLike)):
         pipe = _named(model, options, device, dtype)
+        plan = _planned(pipe, options, wording)
+        _check_unet_parts(plan)
     else:
         pipe = _live(chosen, options)
-    return _draw(pipe, options, on_step, progress)
+        plan = _planned(pipe, options, wording)
+    return _draw(pipe, options, plan, on_step, progress)
+
+
+def _check_names(wording: Mapping[str, object]) -> None:
+    """As Python does where arguments are spelt out."""
+    from bridge.conditioning.request import WordingOptions
+
+    for name in wording.keys() - WordingOptions.__annotations__.keys():
+        raise TypeError(f"generate() got an unexpected keyword argument {name!r}")
 
 
 def _live(pipeline: Any, options: Options) -> Any:
@@ -156,19 +175,45 @@ def _loaded(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
     return load_folder(folder, device, dtype)
 
 
-def _draw(pipe: Any, options: Options, on_step: OnStep | None, progress: bool) -> Generation:
-    from bridge.conditioning import Composition, schedule
-    from bridge.diffusion.injection import inject
+def _planned(pipe: Any, options: Options, wording: WordingOptions) -> PromptSchedule:
+    from bridge.conditioning import schedule
 
     negatives = None if options.negatives is None else list(options.negatives)
-    plan = schedule(
+    return schedule(
         list(options.prompts),
         negatives,
         steps=options.steps,
         model=pipe,
         height=options.height,
         width=options.width,
+        **wording,
     )
+
+
+def _check_unet_parts(plan: PromptSchedule) -> None:
+    """Raise OptionError for a LoRA that would act by half: a model by name has no UNet to load
+    its other part into."""
+    for addon in _parts(plan.at(1)).addons:
+        if addon.unused and any(addon.unet_strengths):
+            raise OptionError(
+                f"The LoRA {addon.name!r} has a part for the UNet ({addon.unused[0]} …), and only "
+                "its text part would act. Load it into a pipeline (bridge.load_pipeline, then "
+                "load_lora_weights) and pass that as model; or set the UNet's strength to 0: "
+                f"<lora:{addon.name}:1:0>."
+            )
+
+
+def _parts(used: Conditioning | Composition) -> Conditioning:
+    from bridge.conditioning import Composition
+
+    return used.parts if isinstance(used, Composition) else used
+
+
+def _draw(
+    pipe: Any, options: Options, plan: PromptSchedule, on_step: OnStep | None, progress: bool
+) -> Generation:
+    from bridge.diffusion.injection import inject
+
     own = own_copy(pipe, progress)
     clean_estimate = watch_clean_estimate(own.scheduler) if on_step else None
     done: list[int] = [0]
@@ -205,8 +250,7 @@ def _draw(pipe: Any, options: Options, on_step: OnStep | None, progress: bool) -
             f"no memory left for {len(options.seeds)} pictures at once; "
             "ask for fewer, or for smaller ones"
         ) from error
-    first = plan.at(1)
-    used = first.parts if isinstance(first, Composition) else first
+    used = _parts(plan.at(1))
     return Generation(list(result.images), options.seeds, used, done[0], stopped[0])
 
 

@@ -65,7 +65,7 @@ _STYLE = (" in {} style", ", {} style", ", {}")
 
 def article(phrase: str) -> str:
     """``phrase`` with its indefinite article."""
-    vowel = phrase[0] in "aeio" or phrase.startswith("umb")
+    vowel = phrase[0] in "aeio" or phrase.startswith(("hour", "umb"))
     return f"{'an' if vowel else 'a'} {phrase}"
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bridge.towers.architectures import IMAGE_TOWERS, TEXT_TOWERS, TOKENIZERS
     from bridge.towers.batch import TextBatch
+    from bridge.towers.captioner import Captioner, open_captioner
     from bridge.towers.checkpoint import load_tower
     from bridge.towers.families import IMAGE_FAMILIES, TEXT_FAMILIES
     from bridge.towers.fingerprinting import fingerprint
@@ -35,6 +36,7 @@ _HOMES = {
     "TEXT_FAMILIES": "bridge.towers.families",
     "TEXT_TOWERS": "bridge.towers.architectures",
     "TOKENIZERS": "bridge.towers.architectures",
+    "Captioner": "bridge.towers.captioner",
     "ImageStates": "bridge.towers.states",
     "ImageTower": "bridge.towers.image_tower",
     "Layer": "bridge.towers.states",
@@ -50,6 +52,7 @@ _HOMES = {
     "fingerprint": "bridge.towers.fingerprinting",
     "join_clip": "bridge.towers.sharing",
     "load_tower": "bridge.towers.checkpoint",
+    "open_captioner": "bridge.towers.captioner",
     "open_image_tower": "bridge.towers.image_tower",
     "open_text_tower": "bridge.towers.text_tower",
     "read_lora": "bridge.towers.lora",
@@ -66,6 +69,7 @@ __all__ = [
     "TEXT_FAMILIES",
     "TEXT_TOWERS",
     "TOKENIZERS",
+    "Captioner",
     "ImageStates",
     "ImageTower",
     "Layer",
@@ -81,6 +85,7 @@ __all__ = [
     "fingerprint",
     "join_clip",
     "load_tower",
+    "open_captioner",
     "open_image_tower",
     "open_text_tower",
     "read_lora",

@@ -3,12 +3,13 @@
 Yu et al. 2022, "CoCa: Contrastive Captioners are Image-Text Foundation Models"; layout and
 calculation of open_clip (``coca_model.py``, ``transformer.py``). Two of its ways are its own:
 
-- the class token comes after the text, so it sees all of it; and where the mask hides padding it
-  is one place late, as it was in training: place k is hidden where token k - 1 is padding (id 0);
+- the class token comes after the text, so it sees all of it, but padding; there its mask is one
+  place late, as it was in training: place k is hidden from it where token k - 1 is padding (id 0).
+  The other places see what is before them, padding or not;
 - the picture's states are read by learnt queries through cross-attention; the first of them is
   the pooled state.
 
-The caption decoder is not read.
+The caption decoder is in ``coca_decoder.py``.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from bridge.towers.open_clip_keys import image_state, text_state
 from bridge.towers.spec import spec_of_config
 from bridge.towers.states import ImageStates, Layer, TextStates
 
+FAMILY = "coca"
 ARCHITECTURE = "CoCaText"
 _PAD = 0
 _TOKENS = "text_model.embeddings.token_embedding.weight"
@@ -80,7 +82,7 @@ def encode_text(
     shut = torch.zeros(hidden.shape, device=ids.device).masked_fill(hidden, -torch.inf)
     out = module(
         places,
-        attention_mask=clip_text.causal(module, shut),
+        attention_mask=_mask(module, shut),
         output_hidden_states=True,
         output_attentions=attentions,
     )
@@ -90,6 +92,14 @@ def encode_text(
         mask=mask,
         attentions=tuple(each[..., :-1, :-1] for each in out.attentions) if attentions else (),
     )
+
+
+def _mask(module: Any, shut: Tensor) -> Tensor:
+    """Causal for all places ``(B, 1, T, T)``; the last, the class token's, has ``shut (B, T)``."""
+    found = clip_text.causal(module, torch.zeros_like(shut))
+    assert found is not None
+    found[:, 0, -1] = shut
+    return found
 
 
 class CoCaImage(nn.Module):
@@ -161,7 +171,12 @@ def encode_image(module: Any, pixels: Tensor, layers: Sequence[int] = (-1,)) -> 
     )
 
 
+def picture_tokens(module: CoCaImage, pixels: Tensor) -> Tensor:
+    """What the caption decoder is shown: ``(B, Q - 1, D)``, the queries after the pooling one."""
+    return module.pool(module.vision(pixels, output_hidden_states=True).hidden_states[-1])[:, 1:]
+
+
 TEXT = TextFamily(
-    "coca", load_text, encode_text, TokenRule(fill=True, pad=_PAD), clip_text.TOKENIZER
+    FAMILY, load_text, encode_text, TokenRule(fill=True, pad=_PAD), clip_text.TOKENIZER
 )
-IMAGE = ImageFamily("coca", load_image, encode_image)
+IMAGE = ImageFamily(FAMILY, load_image, encode_image)

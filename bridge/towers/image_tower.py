@@ -72,10 +72,17 @@ class ImageTower:
                     f"layer {layer}: {self.name} has {self.spec.layers}; count from the end, -1 "
                     f"to {-self.spec.layers}, or {-self.spec.layers - 1} for the embeddings"
                 )
+        return IMAGE_FAMILIES[self.family].encode(self.module, self.pixels(images), layers)
+
+    def pixels(self, images: Any) -> Any:
+        """What the module takes of a PIL picture, of several, or of what the processor made of
+        them: ``(B, 3, H, W)``, or a mapping of tensors, in its dtype and on its device.
+
+        Raises ImageError for no pictures.
+        """
         ready = isinstance(images, Tensor | dict)
         some = images if ready or isinstance(images, Sequence) else [images]
-        pixels = self._placed(some if ready else to_pixels(self.processor, some))
-        return IMAGE_FAMILIES[self.family].encode(self.module, pixels, layers)
+        return self._placed(some if ready else to_pixels(self.processor, some))
 
     def scores(self, text_pooled: Tensor, image_pooled: Tensor) -> Tensor:
         """Scores ``(T, I)`` as its model was trained to give them (`Scoring.scores`).

@@ -115,7 +115,7 @@ ROWS: tuple[TowerRow, ...] = (
     TowerRow("align-b", "align", "kakaobrain/align-base",
              768, 640, 64, 12, 640, 32, 289, "see its page"),
     TowerRow("coca-l", "coca", "laion/mscoco_finetuned_CoCa-ViT-L-14-laion2B-s13B-b90k",
-             768, 768, 76, 12, 1024, 14, 224, "MIT", "attention-pooled pictures; no captions",
+             768, 768, 76, 12, 1024, 14, 224, "MIT", "attention-pooled pictures; writes captions",
              files=("open_clip_pytorch_model.safetensors",), tokenizer=_L),
     TowerRow("blip2-itm", "blip2", "Salesforce/blip2-itm-vit-g",
              768, 256, 512, 12, 768, 14, 224, "MIT", "pictures are 32 query tokens"),

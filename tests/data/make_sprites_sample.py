@@ -1,6 +1,6 @@
 """Make sprites_sample.npz from the rendered artwork: `python tests/data/make_sprites_sample.py`.
 
-Sprites are stored as one atlas, PNG-compressed inside the npz: it keeps the file small.
+Sprites are stored as one atlas, as lossless WebP inside the npz: it keeps the file small.
 """
 
 from __future__ import annotations
@@ -49,9 +49,11 @@ def main() -> None:
     by_name = {concept.name: i for i, concept in enumerate(CONCEPTS)}
     concepts = [by_name[name] for name in NAMES]
     buffer = io.BytesIO()
-    Image.fromarray(atlas(load_sprites(), concepts)).save(buffer, "PNG", optimize=True)
-    png = np.frombuffer(buffer.getvalue(), dtype=np.uint8)
-    np.savez(HERE / "sprites_sample.npz", png=png, names=np.array(NAMES), concepts=concepts)
+    # exact: the colours under transparent pixels count where sprites are resized.
+    picture = Image.fromarray(atlas(load_sprites(), concepts))
+    picture.save(buffer, "WEBP", lossless=True, exact=True, quality=100, method=6)
+    webp = np.frombuffer(buffer.getvalue(), dtype=np.uint8)
+    np.savez(HERE / "sprites_sample.npz", webp=webp, names=np.array(NAMES), concepts=concepts)
 
 
 if __name__ == "__main__":

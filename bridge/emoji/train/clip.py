@@ -246,7 +246,7 @@ def export(model: CLIPModel, tokenizer: CLIPTokenizer, weights: Path, *, second:
         "metadata": {"total_size": sum(v.numel() * 2 for v in state.values())},
         "weight_map": {key: name for name, tensors in files.items() for key in sorted(tensors)},
     }
-    text_of_index = json.dumps(index, indent=1) + "\n"
+    text_of_index = json.dumps(index, separators=(",", ":")) + "\n"
     write_whole(folder / "model.safetensors.index.json", text_of_index.encode())
 
     config = model.config

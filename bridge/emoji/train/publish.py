@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
+from typing import Any
 
+from bridge.curves import draw_curve
 from bridge.files import write_whole
 from bridge.store import write_manifest
 
@@ -26,24 +27,43 @@ _MODEL_INDEX = {
 
 
 def publish(weights: Path, runs: Path) -> None:
-    """Write emoji-xl/model_index.json, copy each run's loss curve, pack the vocabularies, and renew
-    the manifest."""
+    """Write emoji-xl/model_index.json, keep each run's loss curve, pack the vocabularies, and
+    renew the manifest."""
     index = weights / "emoji-xl" / "model_index.json"
     write_whole(index, (json.dumps(_MODEL_INDEX, indent=2) + "\n").encode())
     curves = weights / "curves"
     curves.mkdir(exist_ok=True)
-    for run in sorted(path for path in runs.glob("*") if (path / "log.json").exists()):
-        for kind in ("json", "png"):
-            source = run / ("log.json" if kind == "json" else "loss.png")
-            if source.exists():
-                shutil.copyfile(source, curves / f"{run.name}.{kind}")
+    for log in sorted(runs.glob("*/log.json")):
+        rows = [_rounded(row) for row in json.loads(log.read_text(encoding="utf-8"))]
+        name = log.parent.name
+        write_whole(curves / f"{name}.json", _packed(rows))
+        draw_curve(rows, curves / f"{name}.png", name)
     for words in sorted(weights.rglob("tokenizer.json")):
         _pack(words)
     write_manifest(weights)
 
 
 def _pack(path: Path) -> None:
-    """The same JSON without its indentation, which is half of a vocabulary's bytes."""
+    """The same tokenizer in half of the bytes: no indentation, and each merge as one text.
+
+    tokenizers and transformers read a merge as "a b" and as ["a", "b"]; the former is how
+    tokenizers wrote them before version 0.20, and says the same while no symbol holds a space.
+    """
     content = json.loads(path.read_text(encoding="utf-8"))
-    packed = json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n"
-    write_whole(path, packed.encode())
+    merges = content.get("model", {}).get("merges")
+    if merges and all(_joins(merge) for merge in merges):
+        content["model"]["merges"] = [" ".join(merge) for merge in merges]
+    write_whole(path, _packed(content))
+
+
+def _joins(merge: Any) -> bool:
+    return isinstance(merge, list) and not any(" " in symbol for symbol in merge)
+
+
+def _rounded(row: dict[str, float]) -> dict[str, float]:
+    """Four significant digits, as much as a curve shows; counts stay whole."""
+    return {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in row.items()}
+
+
+def _packed(content: Any) -> bytes:
+    return (json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n").encode()

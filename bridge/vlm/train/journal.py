@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,12 +38,8 @@ class Journal:
         write_whole(self.folder / "log.json", json.dumps(self.log).encode())
         shown = json.dumps(self.samples, ensure_ascii=False, indent=1)
         write_whole(self.folder / "samples.json", shown.encode())
-        try:
-            part = self.folder / ".loss.part.png"
-            draw_curve(self.log, part, self.folder.name, along="step")
-            part.replace(self.folder / "loss.png")
-        except (MissingDependencyError, FileNotFoundError):
-            pass  # no matplotlib, or nothing logged yet
+        with suppress(MissingDependencyError):  # the rows say the same
+            draw_curve(self.log, self.folder / "loss.png", self.folder.name, along="step")
 
 
 @torch.inference_mode()

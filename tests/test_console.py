@@ -1,0 +1,31 @@
+"""A reader that leaves early, as head does, ends a command and is no fault."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.parametrize(
+    "command", [["bridge.store", "check"], ["bridge", "towers"], ["bridge", "models", "--json"]]
+)
+@pytest.mark.parametrize("buffered", ["", "1"])
+def test_a_reader_that_has_gone(command: list[str], buffered: str) -> None:
+    running = subprocess.Popen(
+        [sys.executable, "-m", *command],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": buffered},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert running.stdout is not None and running.stderr is not None
+    running.stdout.close()  # long before Python has started
+    said = running.stderr.read()
+    assert (running.wait(300), said) == (0, "")
+    running.stderr.close()

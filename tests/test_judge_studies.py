@@ -1,0 +1,54 @@
+"""What the worked studies ask, and how they count it, without drawing."""
+
+from __future__ import annotations
+
+from dataclasses import astuple
+
+import pytest
+
+from benchmarks import studies
+from benchmarks.adapters import kept_row
+from benchmarks.compositional import parser
+from bridge.emoji.concepts import CONCEPTS
+
+
+def test_each_denied_thing_has_one_study() -> None:
+    """Two pairs of one X would be one prompt, and one of them lost."""
+    subjects, wanted = studies.negation_subjects(200, 0)
+    assert len(subjects) == len(set(wanted.values())) == 200
+    for prompt, variants in subjects.items():
+        one = CONCEPTS[wanted[prompt]].one
+        texts = {each.operation: each.text for each in variants}
+        assert prompt in (f"a {one}", f"an {one}") and texts["no X"] == f"no {one}"
+        assert texts["Y and X"] == f"{texts['Y']} and {prompt}" and texts["Y"] != prompt
+        assert not any(each.dialect != variants[0].dialect for each in variants)
+    assert studies.negation_subjects(5, 1)[0] != studies.negation_subjects(5, 2)[0]
+
+
+def test_orders_and_emphases_are_eight_each() -> None:
+    found = studies._order_variants("two red apples left of a cat")
+    kinds = [each.operation for each in found]
+    assert kinds.count("word-order") == kinds.count("emphasis") == 8
+    assert {each.dialect for each in found if each.operation == "emphasis"} == {"a1111"}
+    assert len({(each.text, each.dialect) for each in found}) == 16
+
+
+def test_means_have_normal_intervals() -> None:
+    assert astuple(studies.mean_row("m", [0.5])) == ("m", 0.5, 0.5, 0.5, 1, "")
+    row = studies.mean_row("m", [0.0, 1.0])
+    assert row.value == 0.5 and row.n == 2
+    assert row.high - row.value == pytest.approx(1.96 * 0.5, abs=1e-3)
+
+
+def test_what_an_adapter_keeps() -> None:
+    native = [True] * 10 + [False] * 10
+    assert kept_row("k", native, native).value == 100.0
+    half = kept_row("k", native, [True] * 5 + [False] * 15)
+    assert half.value == 50.0 and half.low < 50 < half.high and half.n == 20
+    assert kept_row("k", [False] * 4, [False] * 4).value == 0.0
+
+
+def test_adapters_draw_few_prompts_by_default() -> None:
+    """Ten rounds of drawing: with the 200 a kind of the other commands they took hours."""
+    defaults = parser().parse_args(["adapters"])
+    assert defaults.adapter_prompts * 6 * 10 <= 400 and defaults.n == 200
