@@ -22,7 +22,14 @@ from typing import Any
 from bridge.errors import BridgeError, HubError, OptionError, UnknownModelError, WeightsError
 from bridge.files import write_whole
 
-EMBEDDED = ("emoji-xl", "emoji-sd", "emoji-clip", "emoji-clip-2", "emoji-llava")
+EMBEDDED = (
+    "emoji-xl",
+    "emoji-sd",
+    "emoji-clip",
+    "emoji-clip-2",
+    "emoji-multilingual",
+    "emoji-llava",
+)
 """The models that ship with bridge, by folder name."""
 
 HUB_IDS = {
