@@ -7,6 +7,7 @@
     python benchmarks/compositional.py adapters    the score that a foreign text tower keeps
     python benchmarks/compositional.py ask         answers to questions about held-out scenes
     python benchmarks/compositional.py clip        retrieval among 256 held-out scenes
+    python benchmarks/compositional.py languages   the same by captions in 27 languages
     python benchmarks/compositional.py speed       seconds a picture, beside stock diffusers
     python benchmarks/compositional.py app         seconds until the app serves
     python benchmarks/compositional.py table       the figures to reach beside the measured ones
@@ -72,6 +73,12 @@ def _clip(args: argparse.Namespace) -> None:
     run_clip(args)
 
 
+def _languages(args: argparse.Namespace) -> None:
+    from benchmarks.languages import run_languages
+
+    run_languages(args)
+
+
 def _speed(args: argparse.Namespace) -> None:
     from benchmarks.speed import run_speed
 
@@ -105,6 +112,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "adapters": _adapters,
     "ask": _ask,
     "clip": _clip,
+    "languages": _languages,
     "speed": _speed,
     "app": _app,
     "table": _table,

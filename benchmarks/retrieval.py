@@ -19,21 +19,27 @@ from benchmarks.results import Row, report, save, share_row, show
 from bridge.emoji.art import load_sprites
 from bridge.emoji.captions import caption
 from bridge.emoji.render import render_scene
-from bridge.emoji.scenes import sample_scene
+from bridge.emoji.scenes import Scene, sample_scene
 
 SCENES = 256
 
 
-def make_pairs(seed: int = 0, n: int = SCENES) -> tuple[list[np.ndarray], list[str]]:
-    """Pictures of ``n`` held-out scenes and a caption of each; no caption twice."""
+def make_scenes(seed: int = 0, n: int = SCENES) -> dict[str, Scene]:
+    """``n`` held-out scenes by a caption of each; no caption twice."""
     rng = random.Random(f"clip/{seed}")
-    sprites = load_sprites()
-    found: dict[str, np.ndarray] = {}
+    found: dict[str, Scene] = {}
     while len(found) < n:
         scene = sample_scene(rng, held_out=True)
         text = caption(scene, rng, held_out=True, relation=True, style=True)
-        found.setdefault(text, render_scene(scene, sprites))
-    return list(found.values()), list(found)
+        found.setdefault(text, scene)
+    return found
+
+
+def make_pairs(seed: int = 0, n: int = SCENES) -> tuple[list[np.ndarray], list[str]]:
+    """Pictures of ``n`` held-out scenes and a caption of each; no caption twice."""
+    sprites = load_sprites()
+    found = make_scenes(seed, n)
+    return [render_scene(scene, sprites) for scene in found.values()], list(found)
 
 
 def first_ranks(similarity: np.ndarray) -> tuple[list[bool], list[bool]]:

@@ -23,7 +23,14 @@ from bridge.console import ends_with_its_reader
 from bridge.errors import BridgeError, HubError, OptionError, UnknownModelError, WeightsError
 from bridge.files import write_whole
 
-EMBEDDED = ("emoji-xl", "emoji-sd", "emoji-clip", "emoji-clip-2", "emoji-llava")
+EMBEDDED = (
+    "emoji-xl",
+    "emoji-sd",
+    "emoji-clip",
+    "emoji-clip-2",
+    "emoji-multilingual",
+    "emoji-llava",
+)
 """The models that ship with bridge, by folder name."""
 
 HUB_IDS = {

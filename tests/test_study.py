@@ -234,7 +234,7 @@ class NotLoaded:
         ({"variants": []}, OptionError, "variants is empty"),
         ({"variants": ["negaton"]}, OptionError, "did you mean 'negation'"),
         ({"variants": ["language"], "names": {"it": {}}}, OptionError, "'it' has no names"),
-        ({"variants": "language"}, OptionError, "needs names"),
+        ({"variants": "language", "names": ["tlh"]}, OptionError, "'tlh'"),
         ({"variants": {"mine": ["a\0"]}}, PromptError, "NUL"),
         ({"variants": [Variant("x", "(a", dialect="nonsense")]}, OptionError, "dialect"),
         ({"variants": [Variant("x", "[a:b:0.5]", dialect="a1111")]}, PromptError, "schedule"),

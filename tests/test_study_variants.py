@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -70,15 +71,40 @@ def test_emphasis_is_read_as_it_was_meant() -> None:
         assert all(weight == 1 for text, weight in weights.items() if text != word)
 
 
-def test_languages_need_names() -> None:
+def test_languages_by_given_names() -> None:
     names = {"de": {"cat": "Katze", "red cat": "rote Katze"}, "fr": {"a dog": "un chien"}}
     assert texts("language", "a red cat", names=names) == ["a rote Katze"]
     assert texts("language", "A dog ", names=names) == ["un chien"]
     assert texts("language", "bobcats", names=names) == []
-    with pytest.raises(OptionError, match="needs names"):
-        vary("a cat", ["language"])
     with pytest.raises(OptionError, match="'it' has no names"):
         vary("a cat", ["language"], Settings(names={"it": {}}))
+
+
+def test_languages_by_bridges_own_names() -> None:
+    found = vary("Two red cats left of a dog.", ["language"])
+    assert len(found) == 26  # of 27: Mexican Spanish says it as Spanish does
+    by_language = {each.detail.split(",")[0]: each for each in found}
+    assert by_language["de"].text == "zwei rot Katze links von Hund"
+    assert by_language["ja"].detail == "ja, whole prompt"
+    # What is no caption keeps its words, but for those that are known.
+    (french,) = vary("a photo of two cats and a hamburger", ["language"], Settings(names=["fr"]))
+    assert french.text == "a photo of deux chat et a hamburger"
+    assert french.detail == "fr, 2 names"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "names", "message"),
+    [
+        ("a cat", ["tlh"], "no names in the language 'tlh'.*zh-hant"),
+        ("a cat", "de", "give languages, such as"),
+        ("a quiet red morning", (), "'a quiet red morning' has no name that bridge knows"),
+    ],
+)
+def test_languages_and_prompts_without_names_are_refused(
+    prompt: str, names: Any, message: str
+) -> None:
+    with pytest.raises(OptionError, match=message):
+        vary(prompt, ["language"], Settings(names=names))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("nltk") is not None, reason="nltk is here")

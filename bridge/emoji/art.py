@@ -12,9 +12,6 @@ import argparse
 import io
 import json
 import os
-import subprocess
-import tarfile
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +20,9 @@ import numpy as np
 from PIL import Image
 
 from bridge.emoji.concepts import CONCEPTS, Concept
+from bridge.emoji.npm import read_package
 from bridge.emoji.scenes import SIZES, STYLES
-from bridge.errors import MissingDependencyError, WeightsError
+from bridge.errors import MissingDependencyError
 from bridge.files import write_whole
 
 PACKAGES = {
@@ -56,27 +54,12 @@ class Sprites:
 
 
 def fetch(folder: Path) -> None:
-    """Download the icon packages with ``npm pack`` and keep each one's icons.json."""
+    """Fetch the icon packages and keep each one's icons.json. Raises as `read_package`."""
     folder.mkdir(parents=True, exist_ok=True)
     for style, package in PACKAGES.items():
-        if (folder / f"{style}.json").exists():
-            continue
-        with tempfile.TemporaryDirectory() as scratch:
-            command = ["npm", "pack", "--silent", package]
-            try:
-                done = subprocess.run(command, cwd=scratch, capture_output=True, text=True)
-            except FileNotFoundError as error:
-                raise MissingDependencyError(
-                    "The emoji artwork is fetched with npm, which is not installed: "
-                    "install Node.js, or put the rendered sprites.npz into the cache."
-                ) from error
-            if done.returncode:
-                raise WeightsError(f"`{' '.join(command)}` failed: {done.stderr.strip()}")
-            archive = next(Path(scratch).glob("*.tgz"))
-            with tarfile.open(archive) as tar:
-                member = tar.extractfile("package/icons.json")
-                assert member is not None
-                write_whole(folder / f"{style}.json", member.read())
+        if not (folder / f"{style}.json").exists():
+            (icons,) = read_package(package, ["icons.json"])
+            write_whole(folder / f"{style}.json", icons)
 
 
 def _svg(icons: dict[str, Any], name: str) -> str:

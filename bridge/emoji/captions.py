@@ -15,7 +15,7 @@ from bridge.emoji.scenes import Group, Scene
 COUNT_WORDS = {1: "one", 2: "two", 3: "three", 4: "four"}
 
 # {a} and {b} are the groups' phrases; a stands left of (above) b. The second forms name b first.
-_RELATIONS = {
+RELATIONS = {
     "left": (
         "{a} left of {b}",
         "{a} to the left of {b}",
@@ -36,12 +36,12 @@ _RELATIONS = {
         "{a} on top of {b}",
     ),
 }
-_RELATIONS_HELD_OUT = {
+RELATIONS_HELD_OUT = {
     "left": ("{b} on the right of {a}", "on the left {a}, on the right {b}"),
     "above": ("{b} at the bottom, {a} at the top", "at the top {a} and under it {b}"),
 }
 # {what} is the objects' phrase, {bg} and {style} the optional clauses.
-_FRAMES = (
+FRAMES = (
     "{what}{bg}{style}",
     "{what}{bg}{style}",
     "a picture of {what}{bg}{style}",
@@ -54,7 +54,7 @@ _FRAMES = (
     "picture: {what}{bg}{style}",
     "{what}{bg}{style}, sticker",
 )
-_FRAMES_HELD_OUT = (
+FRAMES_HELD_OUT = (
     "{what} in a picture{bg}{style}",
     "emoji, {what}{bg}{style}",
     "{Bg}{what}{style}",
@@ -113,7 +113,7 @@ def _objects(scene: Scene, rng: random.Random, held_out: bool, relate: bool, in_
     digits = rng.random() < 0.25
     phrases = [noun_phrase(g, count_word=str(g.count) if digits else None) for g in scene.groups]
     if scene.relation and relate:
-        forms = (_RELATIONS_HELD_OUT if held_out else _RELATIONS)[scene.relation]
+        forms = (RELATIONS_HELD_OUT if held_out else RELATIONS)[scene.relation]
         return rng.choice(forms).format(a=phrases[0], b=phrases[1])
     if not in_order:
         rng.shuffle(phrases)
@@ -154,7 +154,7 @@ def caption(
         if say_background
         else ""
     )
-    frame = rng.choice(_FRAMES_HELD_OUT if held_out else _FRAMES)
+    frame = rng.choice(FRAMES_HELD_OUT if held_out else FRAMES)
     # Left without its background, that frame would be one that training shows.
     say_background = say_background or "{Bg}" in frame
     what = _objects(scene, rng, held_out, relate, in_order)

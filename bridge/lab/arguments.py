@@ -17,7 +17,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--own", metavar="FILE", help="phrasings of your own, one a line; - for stdin"
     )
-    parser.add_argument("--names", metavar="FILE", help="JSON for the operation language")
+    parser.add_argument(
+        "--names", metavar="NAMES", help="languages by comma, or a .json file, for language"
+    )
     parser.add_argument("-m", "--model", help="draw with it: name, folder or hub id")
     parser.add_argument(
         "--choices", metavar="NAMES", help="whole, a tower, pooled; by comma, or all"

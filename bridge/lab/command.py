@@ -69,11 +69,14 @@ def _check_output(path: Path) -> None:
         raise OptionError(f"output {str(path)!r}: give a file in a folder that exists")
 
 
-def _read_names(path: str) -> dict[str, dict[str, str]]:
+def _read_names(given: str) -> dict[str, dict[str, str]] | list[str]:
+    """Languages that commas part, or names from a JSON file."""
+    if not given.lower().endswith(".json") and not Path(given).exists():
+        return _listed(given) or []
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = json.loads(Path(given).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise OptionError(f"names {path!r} cannot be read as JSON: {error}") from error
+        raise OptionError(f"names {given!r} cannot be read as JSON: {error}") from error
     if not isinstance(found, dict):
-        raise OptionError(f"names {path!r} must be an object: {{'de': {{'cat': 'Katze'}}}}")
+        raise OptionError(f"names {given!r} must be an object: {{'de': {{'cat': 'Katze'}}}}")
     return found

@@ -36,7 +36,7 @@ def study(
     variants: Any = None,
     model: Any = None,
     seed: int = 0,
-    names: Mapping[str, Mapping[str, str]] | None = None,
+    names: Mapping[str, Mapping[str, str]] | Sequence[str] | None = None,
     weights: Sequence[float] | None = None,
     unrelated: Sequence[str] = UNRELATED,
     seeds: int | Sequence[int] = 0,
@@ -70,8 +70,9 @@ def study(
             ``{label: texts}`` of your own. Default: all operations that need nothing else.
         model: draw with it: a name, folder, hub id or live diffusers pipeline.
         seed: of operations that choose at random.
-        names: ``{"de": {"cat": "Katze"}}``, words or whole prompts, for the operation ``language``;
-            bridge ships none.
+        names: for the operation ``language``: languages, such as ``["de", "ja"]``, or names of
+            your own, ``{"de": {"cat": "Katze"}}``, words or whole prompts. Default: the 27
+            languages that bridge has names of the embedded world's things in.
         weights: for the operation ``emphasis``.
         unrelated: texts that chance is measured on, two at least.
         seeds: of the pictures, the same for each variant.

@@ -37,7 +37,7 @@ def read_subjects(
     variants: object,
     *,
     seed: int,
-    names: Mapping[str, Mapping[str, str]] | None,
+    names: Mapping[str, Mapping[str, str]] | Sequence[str] | None,
     weights: Sequence[float] | None,
 ) -> tuple[Subject, ...]:
     """The subjects of a study.
@@ -53,7 +53,7 @@ def read_subjects(
     usual = Settings()
     settings = Settings(
         seed=seed,
-        names=names or {},
+        names=names or (),
         weights=usual.weights if weights is None else _weights(weights),
     )
     found = []

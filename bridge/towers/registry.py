@@ -69,6 +69,9 @@ ROWS: tuple[TowerRow, ...] = (
              "embedded: tower 1 of emoji-xl"),
     TowerRow("emoji-2", "clip", "emoji-clip-2", 224, 256, 77, 4, 192, 16, 128, "Apache-2.0",
              "embedded: tower 2 of emoji-xl"),
+    TowerRow("emoji-multilingual", "multilingual_clip", "emoji-multilingual",
+             96, 192, 64, 3, 0, 0, 0, "Apache-2.0",
+             "embedded: 27 languages and English; pooled only, scored with emoji-1"),
     # OpenAI CLIP; where OpenAI's own repository has pickles alone, timm's copy of it
     TowerRow("clip-b32", "open_clip", "timm/vit_base_patch32_clip_224.openai",
              512, 512, 77, 12, 768, 32, 224, "MIT", _COPY, files=(_OPEN,)),

@@ -1,12 +1,13 @@
 """``python -m bridge.emoji.train STAGE``: train what weights/ ships, stage by stage.
 
 Stages in their order, each needing those before it: ``tokenizer``, ``vae``, ``clip``,
-``clip-2``, ``vision``, ``decoder``, ``sprites``, ``unet``, ``llava``, ``publish``; ``all`` runs
-them all. A stage trains until it has used its minutes of wall clock, checkpoints every two
-minutes under --runs, and goes on from there when it is started again, with a larger
---minutes if it should train longer. ``sprites`` and ``unet`` train the painter, and need
-neither ``vision`` nor ``decoder``. Without a checkpoint, ``decoder``, ``vision``, ``sprites``,
-``unet`` and ``llava`` go on from the weights.
+``multilingual``, ``clip-2``, ``vision``, ``decoder``, ``sprites``, ``unet``, ``llava``,
+``publish``; ``all`` runs them all. A stage trains until it has used its minutes of wall clock,
+checkpoints every two minutes under --runs, and goes on from there when it is started again, with
+a larger --minutes if it should train longer. ``sprites`` and ``unet`` train the painter, and need
+neither ``vision`` nor ``decoder``; nothing needs ``multilingual``. Without a checkpoint,
+``multilingual``, ``decoder``, ``vision``, ``sprites``, ``unet`` and ``llava`` go on from the
+weights.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from transformers import CLIPModel, CLIPTokenizer, LlavaForConditionalGeneration
 
 from bridge.emoji.art import Sprites, default_cache, load_sprites
 from bridge.emoji.captions import caption
-from bridge.emoji.train import clip, llava, publish, tokenizer, unet, vae
+from bridge.emoji.train import clip, llava, multilingual, publish, tokenizer, unet, vae
 from bridge.emoji.train.data import pictures, scene_batch, scene_rng
 from bridge.emoji.train.loop import Run, load_averaged
 
@@ -32,6 +33,7 @@ from bridge.emoji.train.loop import Run, load_averaged
 MINUTES = {
     "vae": 19.0,
     "clip": 22.0,
+    "multilingual": 40.0,
     "clip-2": 4.0,
     "vision": 18.0,
     "decoder": 22.0,
@@ -87,6 +89,21 @@ def train_clip(place: Place, minutes: float) -> None:
     run.train(minutes)
     model = load_averaged(run, model, "clip.")
     clip.export(model, words, place.weights, second=False)
+
+
+def train_multilingual(place: Place, minutes: float) -> None:
+    teacher = CLIPModel.from_pretrained(place.weights / "emoji-clip", dtype=torch.float32)
+    pooled = teacher.config.projection_dim
+    words = multilingual.tokenizer(place.weights / multilingual.NAME)
+    shipped = place.shipped(multilingual.NAME)
+    if shipped:
+        model = multilingual.load(shipped, words, pooled)
+    else:
+        model = multilingual.build(words, pooled)
+    english = place.tokenizer("tokenizer")
+    run = Run(multilingual.recipe(model, words, teacher, english), place.runs)
+    run.train(minutes)
+    multilingual.export(load_averaged(run, model), words, place.weights / multilingual.NAME)
 
 
 def train_clip_2(place: Place, minutes: float) -> None:
@@ -145,6 +162,7 @@ STAGES: dict[str, Callable[[Place, float], None]] = {
     "tokenizer": lambda place, _: tokenizer.export(place.xl),
     "vae": train_vae,
     "clip": train_clip,
+    "multilingual": train_multilingual,
     "clip-2": train_clip_2,
     "vision": train_vision,
     "decoder": train_decoder,

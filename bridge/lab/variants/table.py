@@ -34,7 +34,7 @@ OPERATIONS: dict[str, Operation] = {
     "repetition": Operation("the whole or a word twice", repetition),
     "typo": Operation("one slip of the finger", typos),
     "synonym": Operation("WordNet's; needs nltk", synonyms, check_wordnet, usual=False),
-    "language": Operation("other languages; needs names", languages, check_names, usual=False),
+    "language": Operation("other languages, 27 of them known", languages, check_names, usual=False),
 }
 """The operations by name. What needs nothing beyond bridge is ``usual``."""
 
@@ -48,8 +48,8 @@ def check_operations(names: Sequence[str], settings: Settings) -> None:
     """Refuse what ``vary`` could not run.
 
     Raises:
-        OptionError: no names at all, an unknown one (the nearest are named), a language without
-            names.
+        OptionError: no operations at all, an unknown one (the nearest are named), a language
+            without names.
         MissingDependencyError: "synonym" without nltk's WordNet.
     """
     if not names:
@@ -75,7 +75,8 @@ def vary(
 
     Raises:
         PromptError: a prompt that no tokenizer can read.
-        OptionError, MissingDependencyError: as ``check_operations``.
+        OptionError: as ``check_operations``; for "language", a prompt without a name known.
+        MissingDependencyError: as ``check_operations``.
     """
     check_text(prompt)
     check_operations(operations, settings)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 ORIGINAL = "original"
@@ -35,13 +35,14 @@ class Settings:
     Attributes:
         seed: of those that choose at random; the same seed gives the same variants.
         count: how many variants such an operation gives at most.
-        names: language -> English words -> the words of that language; for ``language``.
+        names: for ``language``: language -> English words -> the words of that language, or
+            languages that bridge has names in; empty for all of these.
         weights: for ``emphasis``.
     """
 
     seed: int = 0
     count: int = 6
-    names: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    names: Mapping[str, Mapping[str, str]] | Sequence[str] = ()
     weights: tuple[float, ...] = (0.5, 0.8, 1.2, 1.5, 2.0)
 
     def random(self, operation: str, prompt: str) -> random.Random:

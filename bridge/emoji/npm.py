@@ -1,0 +1,44 @@
+"""Files out of npm packages: the artwork and the names are published there, not on PyPI."""
+
+from __future__ import annotations
+
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from bridge.errors import MissingDependencyError, WeightsError
+
+
+def read_package(package: str, members: Sequence[str]) -> list[bytes]:
+    """The contents of some files of ``name@version``, fetched with ``npm pack``.
+
+    Raises:
+        MissingDependencyError: ``npm`` is missing.
+        WeightsError: the package cannot be fetched, or lacks a file.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        command = ["npm", "pack", "--silent", package]
+        try:
+            done = subprocess.run(command, cwd=scratch, capture_output=True, text=True)
+        except FileNotFoundError as error:
+            raise MissingDependencyError(
+                f"{package} is fetched with npm, which is not installed: install Node.js (or, for "
+                "the artwork, put the rendered sprites.npz into the cache)."
+            ) from error
+        if done.returncode:
+            raise WeightsError(f"`{' '.join(command)}` failed: {done.stderr.strip()}")
+        archive = next(Path(scratch).glob("*.tgz"))
+        with tarfile.open(archive) as tar:
+            return [_member(tar, f"package/{name}", package) for name in members]
+
+
+def _member(tar: tarfile.TarFile, name: str, package: str) -> bytes:
+    try:
+        found = tar.extractfile(name)
+    except KeyError as error:
+        raise WeightsError(f"{package} has no file {name}; another version may have it.") from error
+    if found is None:
+        raise WeightsError(f"{name} of {package} is a folder, not a file.")
+    return found.read()
