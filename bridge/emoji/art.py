@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
 import subprocess
 import tarfile
 import tempfile
@@ -25,7 +24,7 @@ from PIL import Image
 from bridge.emoji.concepts import CONCEPTS, Concept
 from bridge.emoji.scenes import SIZES, STYLES
 from bridge.errors import MissingDependencyError, WeightsError
-from bridge.files import write_whole
+from bridge.files import default_cache, write_whole
 
 PACKAGES = {
     "noto": "@iconify-json/noto@1.2.9",
@@ -33,11 +32,6 @@ PACKAGES = {
     "twemoji": "@iconify-json/twemoji@1.2.5",
 }
 _DRAWN = 192  # pixels a side an SVG is drawn at before it is trimmed and reduced
-
-
-def default_cache() -> Path:
-    """Where rendered sprites are kept: ``$BRIDGE_CACHE`` or ``~/.cache/bridge``."""
-    return Path(os.environ.get("BRIDGE_CACHE", Path.home() / ".cache" / "bridge"))
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,12 @@ import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
 from transformers import CLIPModel, CLIPTokenizer, LlavaForConditionalGeneration
 
-from bridge.emoji.art import Sprites, default_cache, load_sprites
+from bridge.emoji.art import Sprites, load_sprites
 from bridge.emoji.captions import caption
 from bridge.emoji.train import clip, llava, publish, tokenizer, unet, vae
 from bridge.emoji.train.data import pictures, scene_batch, scene_rng
 from bridge.emoji.train.loop import Run, load_averaged
+from bridge.files import default_cache
 
 # Minutes each stage trains by default: what the shipped weights had, on one CPU core; the
 # painter's (vae, decoder, sprites, unet) on two.
