@@ -22,8 +22,9 @@ from typing import Any
 from bridge.errors import BridgeError, HubError, OptionError, UnknownModelError, WeightsError
 from bridge.files import write_whole
 
-EMBEDDED = ("emoji-xl", "emoji-sd", "emoji-clip", "emoji-clip-2", "emoji-llava")
-"""The models that ship with bridge, by folder name."""
+EMBEDDED = ("emoji-xl", "emoji-sd", "emoji-clip", "emoji-clip-2", "emoji-llava", "emoji-gemma")
+"""The models that ship with bridge, by folder name. `emoji-gemma` is a projector and a LoRA; its
+language model comes with the extra `gemma`."""
 
 HUB_IDS = {
     "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",

@@ -9,6 +9,7 @@ by transformers and the `gguf` package; rounding to bf16 costs far less than the
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import secrets
 import shutil
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge.errors import MissingDependencyError, WeightsError
-from bridge.files import default_cache
+from bridge.files import default_cache, read_json
 from bridge.runtime import quiet_loading
 
 _TERMS = ("GEMMA_TERMS.html", "NOTICE.md")
@@ -66,6 +67,12 @@ PACKAGED = {
 """Short name to package."""
 
 
+def is_at_hand(name: str) -> bool:
+    """Whether a model of ``PACKAGED`` is unpacked, or its package is installed."""
+    row = PACKAGED[name]
+    return (row.folder / "config.json").is_file() or not _missing(row)
+
+
 def packaged_folder(name: str) -> Path:
     """The folder of a model of ``PACKAGED``, in transformers' layout; unpacked at the first call.
 
@@ -79,8 +86,13 @@ def packaged_folder(name: str) -> Path:
     return row.folder
 
 
+def _missing(row: Packaged) -> list[str]:
+    """The modules that unpacking needs and that are not installed."""
+    return [module for module in (row.module, "gguf") if find_spec(module) is None]
+
+
 def _unpack(row: Packaged) -> None:
-    missing = [module for module in (row.module, "gguf") if find_spec(module) is None]
+    missing = _missing(row)
     if missing:
         raise MissingDependencyError(
             f"{row.name!r} needs the package{'s' * (len(missing) > 1)} {' and '.join(missing)}, "
@@ -136,6 +148,10 @@ def _convert(gguf: Path, folder: Path) -> None:
     with quiet_loading():
         tokenizer = GemmaTokenizer.from_pretrained(os.fspath(folder), **place)
         tokenizer.save_pretrained(folder)
+        # It is not saved of itself that texts begin with a token of their own.
+        settings = folder / "tokenizer_config.json"
+        told = read_json(settings) | {"add_bos_token": True}
+        settings.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
         model, info = Gemma3ForCausalLM.from_pretrained(
             os.fspath(folder), **place, dtype=torch.bfloat16, output_loading_info=True
         )

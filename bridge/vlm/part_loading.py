@@ -1,4 +1,4 @@
-"""A tower or a language model for `pair`, by embedded, packaged or towers' name, folder or hub id."""
+"""A tower or a language model for `pair`, by short name (embedded, packaged), folder or hub id."""
 
 from __future__ import annotations
 

@@ -35,8 +35,9 @@ class _HeadLoss(torch.autograd.Function):
             slope.scatter_add_(1, told, slope.new_full(told.shape, -1.0))
             gradient[part] = slope.to(head.dtype) @ head
         ctx.save_for_backward(gradient)
+        right /= len(states)
         ctx.mark_non_differentiable(right)
-        return total / len(states), right / len(states)
+        return total / len(states), right
 
     @staticmethod
     def backward(ctx: Any, slope: torch.Tensor, _: torch.Tensor) -> tuple[Any, ...]:

@@ -39,6 +39,11 @@ class LoraLinear(nn.Module):
         low = F.linear(F.linear(states.to(self.lora_A.dtype), self.lora_A), self.lora_B)
         return out + (self.scale * low).to(out.dtype)
 
+    def half_(self) -> None:
+        """Round both matrices to fp16, in which they are to be saved."""
+        for matrix in (self.lora_A, self.lora_B):
+            matrix.data = matrix.data.half()
+
     @torch.no_grad()
     def merged(self) -> nn.Linear:
         """The base layer itself, the update added to its weight in fp32."""
