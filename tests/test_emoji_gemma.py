@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,11 +83,10 @@ def test_the_closed_form_begins_with_words(parts: Parts) -> None:
         wanted = gemma.word_targets(vlm.tokenizer, table, scenes)
         found = module.projector(states)
     error = (found - wanted).square().mean()
-    assert error < 0.8 * (wanted - wanted.mean((0, 1))).square().mean()
+    assert error < 0.9 * (wanted - wanted.mean((0, 1))).square().mean()
     # Gemma scales its embeddings, and soft tokens stand among scaled ones.
     ids = word_ids(vlm.tokenizer, f"{scenes[0].background} background {scenes[0].style}")
     scaled = table.weight[ids].mean(0) * 32**0.5
-    assert torch.allclose(wanted[0], scaled, rtol=1e-4, atol=1e-5).__class__ is bool
     assert any(torch.allclose(row, scaled, rtol=1e-4, atol=1e-4) for row in wanted[0])
 
 
@@ -171,59 +169,60 @@ def test_the_loss_is_that_of_each_conversation_alone(parts: Parts) -> None:
 
 
 class Clock:
-    """Stands in for time.monotonic; every look moves it on."""
+    """Stands in for time.monotonic; every loss takes a second."""
 
-    now = 0.0
+    now = 1000.0
 
     def __call__(self) -> float:
-        self.now += 1
         return self.now
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     hands = Clock()
     monkeypatch.setattr(time, "monotonic", hands)
-    yield hands
+    return hands
 
 
-def begun(root: Path, shipped: Path | None = None) -> tuple[Run, BridgeVLM, gemma.Trained]:
+def begun(
+    root: Path, clock: Clock, shipped: Path | None = None
+) -> tuple[Run, BridgeVLM, gemma.Trained]:
     sprites = synthetic_sprites()
     vlm, module = gemma.start(Path(), shipped, sprites, torch.device("cpu"))
-    return Run(gemma.recipe(vlm, module, sprites), root), vlm, module
+    recipe = replace(gemma.recipe(vlm, module, sprites), decay_lr=False)
+    loss = recipe.loss
+
+    def timed(step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        clock.now += 1
+        return loss(step)
+
+    recipe.loss = timed
+    return Run(recipe, root), vlm, module
 
 
-def test_a_resumed_run_is_a_straight_one(
-    parts: Parts, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    straight, _, module = begun(tmp_path / "straight")
+def test_a_resumed_run_is_a_straight_one(parts: Parts, tmp_path: Path, clock: Clock) -> None:
+    straight, _, module = begun(tmp_path / "straight", clock)
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
-    straight.recipe.decay_lr = False
-    straight.train(0.1)
-    assert straight.step >= 4
+    straight.train(4 / 60)
     assert all(not torch.equal(p, before[name]) for name, p in module.named_parameters())
-    first, *_ = begun(tmp_path / "stopped")
-    first.recipe.decay_lr = False
-    first.train(0.04)
-    assert 0 < first.step < straight.step
-    second, vlm, again = begun(tmp_path / "stopped")
-    second.recipe.decay_lr = False
-    assert second.step == first.step
-    while second.step < straight.step:
-        second.train(second.seconds / 60 + 1 / 120)
-    assert second.step == straight.step
+    first, *_ = begun(tmp_path / "stopped", clock)
+    first.train(2 / 60)
+    second, vlm, again = begun(tmp_path / "stopped", clock)
+    assert second.step == 2
+    second.train(4 / 60)
+    assert second.step == straight.step == 4
     for name, parameter in module.named_parameters():
         assert torch.equal(parameter, dict(again.named_parameters())[name]), name
     assert all(not p.requires_grad for n, p in vlm.llm.named_parameters() if "lora_" not in n)
     with safe_open(tmp_path / "stopped" / "gemma" / "state.safetensors", "pt") as state:
-        kept = {name.removeprefix("module.") for name in state.keys() if "module." in name}
+        kept = {name.removeprefix("module.") for name in state if "module." in name}
     assert kept == set(again.state_dict())  # nothing of the language model itself
     assert all(name.startswith(("projector.", "lora.")) for name in kept)
 
 
 def test_what_is_exported_answers_and_goes_on(parts: Parts, tmp_path: Path, clock: Clock) -> None:
-    run, vlm, module = begun(tmp_path / "run")
-    run.train(0.02)
+    run, vlm, module = begun(tmp_path / "run", clock)
+    run.train(2 / 60)
     folder = tmp_path / "emoji-gemma"
     gemma.export(run, vlm, module, folder)
     loaded = load_vlm(folder, device="cpu")
@@ -244,7 +243,7 @@ def test_what_is_exported_answers_and_goes_on(parts: Parts, tmp_path: Path, cloc
     assert torch.equal(loaded.logits([shown], chat), joined.logits([shown], chat))
     assert isinstance(loaded.answer(shown, "what is this?", max_new_tokens=3), str)
     # Without a checkpoint a run goes on from the folder.
-    _, _, again = begun(tmp_path / "another", folder)
+    _, _, again = begun(tmp_path / "another", clock, folder)
     found = again.projector.plain()
     torch.testing.assert_close(found.weight, joined.projector.weight, atol=1e-4, rtol=1e-3)
     for name, weight in module.lora.items():
