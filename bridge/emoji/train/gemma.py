@@ -94,6 +94,9 @@ class Whitened(nn.Module):
     ``mean`` (D,) and ``rows`` (D, D) are `whitening`'s.
     """
 
+    mean: torch.Tensor
+    rows: torch.Tensor
+
     def __init__(self, projector: LinearProjector, mean: torch.Tensor, rows: torch.Tensor) -> None:
         super().__init__()
         weight, bias = projector.weight.detach().double(), projector.bias.detach().double()

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-_AT_ONCE = 64
+_AT_ONCE = 128
 
 
 class _HeadLoss(torch.autograd.Function):
