@@ -37,11 +37,11 @@ from torch.nn import functional as F
 from benchmarks.ask import Asked, answer_all, ask_rows, make_questions, normal
 from benchmarks.results import RESULTS, Row, commit, report, save, show
 from bridge.emoji.art import Sprites, load_sprites
-from bridge.emoji.concepts import CONCEPTS
 from bridge.emoji.render import render_scene
-from bridge.emoji.scenes import TINTS, Scene, sample_scene
-from bridge.emoji.train.data import patch_truth
-from bridge.emoji.train.llava import collate, packed_example
+from bridge.emoji.scenes import Scene, sample_scene
+from bridge.emoji.train.chats import collate
+from bridge.emoji.train.llava import packed_example
+from bridge.emoji.train.soft_words import word_targets
 from bridge.vlm import BridgeVLM, fit_linear_projector, load_vlm
 from bridge.vlm.features import SelectLayer, image_states
 from bridge.vlm.layout import IGNORE_LABEL
@@ -77,30 +77,6 @@ def states_of(
     return image_states(vlm.vision, seen, layers, vlm.select_feature).float()
 
 
-def word_targets(vlm: BridgeVLM, scenes: Sequence[Scene]) -> torch.Tensor:
-    """(B, N, E): the mean input embedding of the words for what stands in each patch."""
-    truth = patch_truth(list(scenes))
-    table = vlm.llm.get_input_embeddings().weight.detach().float()
-
-    def embedded(words: str) -> torch.Tensor:
-        ids = vlm.tokenizer(" " + words, add_special_tokens=False)["input_ids"]
-        return table[ids].mean(0)
-
-    known: dict[str, torch.Tensor] = {}
-    rows = []
-    for scene, concepts, tints in zip(scenes, truth.concept, truth.tint, strict=True):
-        for concept, tint in zip(concepts.tolist(), tints.tolist(), strict=True):
-            if concept == len(CONCEPTS):
-                words = f"{scene.background} background {scene.style}"
-            else:
-                dye = f"{TINTS[tint - 1]} " if tint > 0 else ""
-                words = f"{dye}{CONCEPTS[concept].one} {scene.style}"
-            if words not in known:
-                known[words] = embedded(words)
-            rows.append(known[words])
-    return torch.stack(rows).view(len(scenes), -1, table.shape[1])
-
-
 def fitted(
     vlm: BridgeVLM, scenes: Sequence[Scene], sprites: Sprites, target: str
 ) -> tuple[LinearProjector, tuple[int, ...], float]:
@@ -116,7 +92,7 @@ def fitted(
             joined = states_of(vlm, part, sprites, (*layers, -2))
             states = joined[..., : -teacher.vision_width]
             if target == "words":
-                wanted = word_targets(vlm, part)
+                wanted = word_targets(vlm.tokenizer, vlm.llm.get_input_embeddings(), part)
             else:
                 with torch.inference_mode():
                     wanted = teacher(joined[..., -teacher.vision_width :])

@@ -14,8 +14,8 @@ from benchmarks.judge import Judge, Seen
 from benchmarks.painting import as_array, paint, with_progress
 from benchmarks.results import Row, report, save, share_row, show
 from benchmarks.tasks import KINDS, Task, Verdict, interleaved, judge_task
-from bridge.emoji.art import default_cache
 from bridge.emoji.concepts import CONCEPTS
+from bridge.files import default_cache
 
 _SHOWN = 24
 _Scored = list[tuple[Task, np.ndarray, Seen, Verdict]]

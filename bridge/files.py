@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,11 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise WeightsError(f"{path} holds no JSON object; fetch it again.")
     return value
+
+
+def default_cache() -> Path:
+    """Where what is made once is kept: ``$BRIDGE_CACHE`` or ``~/.cache/bridge``."""
+    return Path(os.environ.get("BRIDGE_CACHE", Path.home() / ".cache" / "bridge"))
 
 
 @contextmanager

@@ -30,8 +30,10 @@ EMBEDDED = (
     "emoji-clip-2",
     "emoji-multilingual",
     "emoji-llava",
+    "emoji-gemma",
 )
-"""The models that ship with bridge, by folder name."""
+"""The models that ship with bridge, by folder name. `emoji-gemma` is a projector and a LoRA; its
+language model comes with the extra `gemma`."""
 
 HUB_IDS = {
     "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",

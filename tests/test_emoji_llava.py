@@ -31,8 +31,10 @@ from bridge.emoji.questions import questions
 from bridge.emoji.render import render_scene
 from bridge.emoji.scenes import TINTS, Scene
 from bridge.emoji.train import llava
+from bridge.emoji.train.chats import MAX_TURNS, as_typed, collate
 from bridge.emoji.train.data import patch_truth, pictures, scene_batch, scene_rng
 from bridge.emoji.train.loop import Run
+from bridge.emoji.train.soft_words import SoftWords
 from bridge.vlm.layout import IGNORE_LABEL, build_tokenizer, chat_text, training_example
 
 Example = tuple[list[int], list[int], list[int], list[int]]
@@ -89,7 +91,7 @@ def learnt(scene: Scene, rng: random.Random) -> list[tuple[str, str]]:
     asked = questions(scene, rng)
     again = questions(scene, rng)
     asked += [q for q in again if q.kind in ("exists", "binding", "position")]
-    return [(llava.as_typed(q.text, rng), q.answer) for q in asked]
+    return [(as_typed(q.text, rng), q.answer) for q in asked]
 
 
 def some_examples(words: PreTrainedTokenizerFast) -> list[tuple[Scene, list[list], Example]]:
@@ -100,7 +102,7 @@ def some_examples(words: PreTrainedTokenizerFast) -> list[tuple[Scene, list[list
         again = random.Random(seed)
         turns = learnt(scene, again)
         if again.random() < 0.5:
-            chats = [turns[: again.randint(1, llava.MAX_TURNS)]]
+            chats = [turns[: again.randint(1, MAX_TURNS)]]
         else:
             chats = [[turn] for turn in turns]
         made.append((scene, chats, example))
@@ -151,7 +153,7 @@ def test_packed_questions_read_as_if_asked_alone(
 ) -> None:
     made = some_examples(words)
     images = pictures([scene for scene, _, _ in made], synthetic_sprites())
-    batch = llava.collate([example for _, _, example in made], words.pad_token_id)
+    batch = collate([example for _, _, example in made], words.pad_token_id)
     assert len({len(example[0]) for _, _, example in made}) > 1  # some rows are padded
     logits = packed(model, batch, soft_tokens(model, images))
     compared = 0
@@ -192,7 +194,7 @@ def test_the_recipes_loss_is_that_of_the_stock_model_on_each_conversation(
     for scene, picture in zip(scenes, pictures(scenes, sprites), strict=True):
         turns = learnt(scene, rng)
         several = rng.random() < 0.5
-        chats = [turns[: rng.randint(1, llava.MAX_TURNS)]] if several else [[t] for t in turns]
+        chats = [turns[: rng.randint(1, MAX_TURNS)]] if several else [[t] for t in turns]
         for chat in chats:
             ids, labels = training_example(words, chat, llava.SOFT)
             logits = alone(model, ids, picture[None])[:-1]
@@ -228,7 +230,7 @@ def test_packing_holds_the_picture_once(words: PreTrainedTokenizerFast) -> None:
 def test_collate_pads_what_nobody_looks_at() -> None:
     short: Example = ([7, 8], [-100, 8], [0, 1], [0, 1])
     long: Example = ([7, 8, 9, 6], [-100, 8, -100, 6], [0, 1, 1, 2], [0, 1, 2, 2])
-    batch = llava.collate([short, long], 3)
+    batch = collate([short, long], 3)
     assert batch["ids"].tolist() == [[7, 8, 3, 3], [7, 8, 9, 6]]
     assert batch["labels"].tolist() == [[-100, 8, -100, -100], [-100, 8, -100, 6]]
     assert batch["positions"].tolist() == [[0, 1, 0, 0], [0, 1, 1, 2]]
@@ -252,13 +254,13 @@ def test_collate_pads_what_nobody_looks_at() -> None:
 def test_questions_are_typed_with_and_without_a_capital_and_a_mark() -> None:
     rng = random.Random(1)
     question = "how many cats are there here?"
-    typed = [llava.as_typed(question, rng) for _ in range(4000)]
+    typed = [as_typed(question, rng) for _ in range(4000)]
     forms = {question, question[:-1], "H" + question[1:], "H" + question[1:-1]}
     assert set(typed) == forms  # nothing else of the text changes
     capital = sum(text.startswith("H") for text in typed) / len(typed)
     bare = sum(not text.endswith("?") for text in typed) / len(typed)
     assert capital == pytest.approx(0.4, abs=0.03) and bare == pytest.approx(0.15, abs=0.03)
-    assert llava.as_typed("a?", random.Random(3)) == llava.as_typed("a?", random.Random(3))
+    assert as_typed("a?", random.Random(3)) == as_typed("a?", random.Random(3))
 
 
 def test_a_folders_tokenizer_is_made_once_and_then_kept(
@@ -293,7 +295,7 @@ def test_the_shipped_tokenizer_reads_what_people_type(embedded: Callable[[str], 
         for held_out in (False, True):
             for question in questions(scene, rng, held_out=held_out):
                 ids, labels = training_example(
-                    words, [(llava.as_typed(question.text, rng), question.answer)], llava.SOFT
+                    words, [(as_typed(question.text, rng), question.answer)], llava.SOFT
                 )
                 assert words.unk_token_id not in ids and len(ids) < words.model_max_length
                 taught = [label for label in labels if label != IGNORE_LABEL]
@@ -410,7 +412,7 @@ def test_muon_trains_the_matrices_of_the_layers_alone(
 
 def test_soft_words_are_those_of_thing_and_tint(words: PreTrainedTokenizerFast) -> None:
     """By the loss of every patch worked out alone, and least where soft tokens are the words."""
-    wanted = llava.SoftWords(words)
+    wanted = SoftWords(words)
     truth = patch_truth(scenes_at(12, 5))
     torch.manual_seed(4)
     embeddings = torch.randn(len(words), 48)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from bridge.emoji.concepts import CONCEPTS, Concept
 from bridge.emoji.npm import read_package
 from bridge.emoji.scenes import SIZES, STYLES
 from bridge.errors import MissingDependencyError
-from bridge.files import write_whole
+from bridge.files import default_cache, write_whole
 
 PACKAGES = {
     "noto": "@iconify-json/noto@1.2.9",
@@ -31,11 +30,6 @@ PACKAGES = {
     "twemoji": "@iconify-json/twemoji@1.2.5",
 }
 _DRAWN = 192  # pixels a side an SVG is drawn at before it is trimmed and reduced
-
-
-def default_cache() -> Path:
-    """Where rendered sprites are kept: ``$BRIDGE_CACHE`` or ``~/.cache/bridge``."""
-    return Path(os.environ.get("BRIDGE_CACHE", Path.home() / ".cache" / "bridge"))
 
 
 @dataclass(frozen=True)

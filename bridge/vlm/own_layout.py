@@ -4,6 +4,12 @@ config.json                  {"model_type": "bridge_vlm", ...}: how the parts ar
 vision/, llm/                each as its own save_pretrained writes it
 projector/                   as `save_projector` writes it
 tokenizer*, preprocessor_config.json
+
+A part may be referred to instead: "vision" and "llm" of config.json are then names that
+`load_vision` and `load_llm` open. With the language model goes its tokenizer, and the folder has
+
+lora/                        as `save_lora` writes it, where the language model has a LoRA
+config.json                  "chat_template", "image_token_id" beside the rest
 """
 
 from __future__ import annotations
@@ -27,16 +33,34 @@ if TYPE_CHECKING:
 MODEL_TYPE = "bridge_vlm"
 
 
-def write_own(vlm: BridgeVLM, folder: Path) -> None:
-    """Every part into ``folder``, which is new."""
+def write_own(
+    vlm: BridgeVLM, folder: Path, *, vision: str | None = None, llm: str | None = None
+) -> None:
+    """Every part into ``folder``, which is new; but those that ``vision`` and ``llm`` name."""
+    from bridge.vlm.lora_files import save_lora
     from bridge.vlm.stock import with_template
+    from bridge.vlm.train.lora import lora_layers
 
-    vision: Any = vlm.vision
+    tower: Any = vlm.vision
     assert vlm.projector is not None
-    vision.save_pretrained(folder / "vision")
-    vlm.llm.save_pretrained(folder / "llm")
+    tokenizer = with_template(vlm)
+    referred: dict[str, Any] = {}
+    if vision is None:
+        tower.save_pretrained(folder / "vision")
+    else:
+        referred["vision"] = vision
+    if llm is None:
+        vlm.llm.save_pretrained(folder / "llm")
+        tokenizer.save_pretrained(folder)
+    else:
+        if lora_layers(vlm.llm):
+            save_lora(vlm.llm, folder / "lora", llm)
+        referred |= {
+            "llm": llm,
+            "image_token_id": vlm.image_token_id,
+            "chat_template": tokenizer.chat_template,
+        }
     save_projector(vlm.projector, folder / "projector")
-    with_template(vlm).save_pretrained(folder)
     vlm.image_processor.save_pretrained(folder)
     layer = vlm.select_layer
     config = {
@@ -45,36 +69,28 @@ def write_own(vlm: BridgeVLM, folder: Path) -> None:
         "select_feature": vlm.select_feature,
         "image_token": vlm.image_token,
         "pad_colour": vlm.aspect.pad_colour if isinstance(vlm.aspect, OneView) else None,
+        **referred,
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def read_own(folder: Path, device: torch.device, dtype: torch.dtype, name: str) -> BridgeVLM:
-    """What `write_own` wrote. Raises WeightsError, UnsupportedModelError."""
-    from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
-
-    from bridge.vlm.part_loading import load_part
-
+    """What `write_own` wrote. Raises WeightsError, UnsupportedModelError, and for parts that are
+    referred to what `load_vision` and `load_llm` raise."""
     config = read_json(folder / "config.json")
     layer, pad = config.get("select_layer", -2), config.get("pad_colour")
     image_token = str(config.get("image_token", IMAGE_TOKEN))
     image_processor = load_image_processor(folder)
     projector: Any = load_projector(folder / "projector")
-    with quiet_loading():
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError, KeyError) as error:
-            raise WeightsError(f"{folder}: the tokenizer cannot load: {error}") from error
-        vision = load_part(AutoModel, folder / "vision", dtype)
-        llm = load_part(AutoModelForCausalLM, folder / "llm", dtype)
+    llm, tokenizer = _language_model(folder, config, device, dtype)
     image_id = tokenizer.convert_tokens_to_ids(image_token)
     if not isinstance(image_id, int):
         raise UnsupportedModelError(f"{folder}: the tokenizer lacks {image_token!r}")
-    template = tokenizer.chat_template
+    template = config.get("chat_template", tokenizer.chat_template)
     return BridgeVLM(
-        vision=vision.to(device).eval(),
+        vision=_tower(folder, config, device, dtype),
         projector=projector.to(device, dtype).eval(),
-        llm=llm.to(device).eval(),
+        llm=llm,
         tokenizer=tokenizer,
         image_processor=image_processor,
         image_token_id=image_id,
@@ -85,3 +101,48 @@ def read_own(folder: Path, device: torch.device, dtype: torch.dtype, name: str) 
         name=name,
         aspect=SQUARE if pad is None else OneView((pad[0], pad[1], pad[2])),
     )
+
+
+def _tower(folder: Path, config: dict[str, Any], device: torch.device, dtype: torch.dtype) -> Any:
+    from transformers import AutoModel
+
+    from bridge.vlm.part_loading import load_part, load_vision
+
+    named = config.get("vision")
+    if named is not None:
+        return load_vision(str(named), device=device, dtype=dtype)[0]
+    with quiet_loading():
+        return load_part(AutoModel, folder / "vision", dtype).to(device).eval()
+
+
+def _language_model(
+    folder: Path, config: dict[str, Any], device: torch.device, dtype: torch.dtype
+) -> tuple[Any, Any]:
+    """The language model, its LoRA in place, and its tokenizer, the image token in it."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from bridge.vlm.lora_files import load_lora
+    from bridge.vlm.pairing import with_image_token
+    from bridge.vlm.part_loading import load_llm, load_part
+
+    named = config.get("llm")
+    if named is None:
+        with quiet_loading():
+            try:
+                tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            except (OSError, ValueError, KeyError) as error:
+                raise WeightsError(f"{folder}: the tokenizer cannot load: {error}") from error
+            llm = load_part(AutoModelForCausalLM, folder / "llm", dtype)
+        return llm.to(device).eval(), tokenizer
+    llm, tokenizer = load_llm(str(named), device=device, dtype=dtype)
+    image_token = str(config.get("image_token", IMAGE_TOKEN))
+    tokenizer = with_image_token(tokenizer, image_token)
+    found, wanted = tokenizer.convert_tokens_to_ids(image_token), config.get("image_token_id")
+    if found != wanted:
+        raise WeightsError(
+            f"{folder} was made for a tokenizer of {named!r} that has {image_token!r} as {wanted}, "
+            f"and here it is {found}; get the {named!r} that it was made for"
+        )
+    if (folder / "lora").is_dir():
+        load_lora(llm, folder / "lora")
+    return llm.eval(), tokenizer

@@ -1,4 +1,4 @@
-"""A tower or a language model for `pair`, by embedded or towers' name, folder or hub id."""
+"""A tower or a language model for `pair`, by short name (embedded, packaged), folder or hub id."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ def load_llm(
 ) -> tuple[Any, Any]:
     """The causal language model of a checkpoint, or of a VLM, and its tokenizer.
 
-    Raises as `load_vision`.
+    ``source`` may be a short name of `bridge.vlm.packaged`, such as "gemma-270m", too. Raises as
+    `load_vision`, and MissingDependencyError when such a model's package is not installed.
     """
     folder, kind = _folder(source, revision)
     if kind in _VLMS:
@@ -109,7 +110,11 @@ def load_part(auto_class: Any, folder: Path, dtype: torch.dtype) -> Any:
 def _folder(source: str | os.PathLike[str], revision: str | None) -> tuple[Path, str]:
     """Folder and model_type."""
     from bridge.store import resolve
+    from bridge.vlm.packaged import PACKAGED, packaged_folder
 
+    if isinstance(source, str) and source in PACKAGED:
+        folder = packaged_folder(source)
+        return folder, str(read_json(folder / "config.json").get("model_type"))
     row = find_row(source) if isinstance(source, str) else None
     if row is not None and (row.files or row.pickle):
         raise UnsupportedModelError(

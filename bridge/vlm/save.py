@@ -13,24 +13,44 @@ from bridge.vlm.aspect import OneView
 from bridge.vlm.model import BridgeVLM
 
 
-def save_vlm(vlm: BridgeVLM, folder: str | os.PathLike[str]) -> Path:
+def save_vlm(
+    vlm: BridgeVLM,
+    folder: str | os.PathLike[str],
+    *,
+    vision: str | None = None,
+    llm: str | None = None,
+) -> Path:
     """Write the whole model, in its dtypes, and give the folder.
+
+    ``vision`` and ``llm`` name parts that are not to be copied but referred to, by what
+    `load_vision` and `load_llm` open ("emoji-clip", "gemma-270m"), and must be those; of a
+    language model with a LoRA, the LoRA is written. Such a folder is in bridge's own layout.
 
     A pairing like LLaVA's (CLIP or SigLIP, `mlp2x_gelu`, a decoder of LLaMA's kind) loads with
     stock `LlavaForConditionalGeneration.from_pretrained`; `bridge.vlm.stock.why_not` says of any
     other why it does not. Files appear under their names when all are whole, config.json last.
-    Raises UnsupportedModelError for a model of text alone, and for anyres.
+    Raises UnsupportedModelError for a model of text alone, for anyres, and for a LoRA without
+    the name of the model that it stands on.
     """
     from bridge.vlm.own_layout import write_own
     from bridge.vlm.stock import why_not, write_stock
+    from bridge.vlm.train.lora import lora_layers
 
     check_can_save(vlm)
+    if llm is None and lora_layers(vlm.llm):
+        raise UnsupportedModelError(
+            f"{vlm.name}: its language model has a LoRA; name the model that it stands on "
+            "(llm=...), or merge it with bridge.vlm.train.lora.take_lora(vlm.llm, merge=True)"
+        )
     place = Path(folder)
     part = place / f".saving.{os.getpid()}.part"
     part.mkdir(parents=True)
     try:
         with quiet_loading():
-            (write_stock if why_not(vlm) is None else write_own)(vlm, part)
+            if vision is None and llm is None and why_not(vlm) is None:
+                write_stock(vlm, part)
+            else:
+                write_own(vlm, part, vision=vision, llm=llm)
         for file in sorted(part.rglob("*"), key=lambda file: file.name == "config.json"):
             if file.is_file():
                 target = place / file.relative_to(part)

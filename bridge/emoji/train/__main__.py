@@ -2,12 +2,13 @@
 
 Stages in their order, each needing those before it: ``tokenizer``, ``vae``, ``clip``,
 ``multilingual``, ``clip-2``, ``vision``, ``decoder``, ``sprites``, ``unet``, ``llava``,
-``publish``; ``all`` runs them all. A stage trains until it has used its minutes of wall clock,
-checkpoints every two minutes under --runs, and goes on from there when it is started again, with
-a larger --minutes if it should train longer. ``sprites`` and ``unet`` train the painter, and need
-neither ``vision`` nor ``decoder``; nothing needs ``multilingual``. Without a checkpoint,
-``multilingual``, ``decoder``, ``vision``, ``sprites``, ``unet`` and ``llava`` go on from the
-weights.
+``gemma``, ``publish``; ``all`` runs them all, ``gemma`` only where the extra of that name is
+installed. A stage trains until it has used its minutes of wall clock, checkpoints every two
+minutes under --runs, and goes on from there when it is started again, with a larger --minutes if
+it should train longer. ``sprites`` and ``unet`` train the painter, and need neither ``vision`` nor
+``decoder``; nothing needs ``multilingual``; ``gemma`` needs ``clip`` alone. Without a checkpoint,
+``multilingual``, ``decoder``, ``vision``, ``sprites``, ``unet``, ``llava`` and ``gemma`` go on
+from the weights.
 """
 
 from __future__ import annotations
@@ -22,11 +23,14 @@ import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
 from transformers import CLIPModel, CLIPTokenizer, LlavaForConditionalGeneration
 
-from bridge.emoji.art import Sprites, default_cache, load_sprites
+from bridge.emoji.art import Sprites, load_sprites
 from bridge.emoji.captions import caption
-from bridge.emoji.train import clip, llava, multilingual, publish, tokenizer, unet, vae
+from bridge.emoji.train import clip, gemma, llava, multilingual, publish, tokenizer, unet, vae
 from bridge.emoji.train.data import pictures, scene_batch, scene_rng
 from bridge.emoji.train.loop import Run, load_averaged
+from bridge.files import default_cache
+from bridge.runtime import resolve_device
+from bridge.vlm import packaged
 
 # Minutes each stage trains by default: what the shipped weights had, on one CPU core; the
 # painter's (vae, decoder, sprites, unet) on two.
@@ -40,6 +44,7 @@ MINUTES = {
     "sprites": 59.0,
     "unet": 221.0,
     "llava": 37.0,
+    "gemma": 60.0,
 }
 
 
@@ -158,6 +163,17 @@ def train_llava(place: Place, minutes: float) -> None:
     llava.export(run, tower, words, place.weights / "emoji-llava")
 
 
+def train_gemma(place: Place, minutes: float) -> None:
+    shipped = place.shipped("emoji-gemma/projector")
+    folder = place.weights / "emoji-gemma"
+    vlm, module = gemma.start(
+        place.weights, folder if shipped else None, place.sprites, resolve_device()
+    )
+    run = Run(gemma.recipe(vlm, module, place.sprites), place.runs)
+    run.train(minutes)
+    gemma.export(run, vlm, module, folder)
+
+
 STAGES: dict[str, Callable[[Place, float], None]] = {
     "tokenizer": lambda place, _: tokenizer.export(place.xl),
     "vae": train_vae,
@@ -169,6 +185,7 @@ STAGES: dict[str, Callable[[Place, float], None]] = {
     "sprites": lambda place, minutes: train_painter(place, minutes, unet.SPRITES),
     "unet": lambda place, minutes: train_painter(place, minutes, unet.SCENES),
     "llava": train_llava,
+    "gemma": train_gemma,
     "publish": lambda place, _: publish.publish(place.weights, place.runs),
 }
 
@@ -190,7 +207,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     place = Place(load_sprites(args.cache), args.weights, args.runs, args.fresh)
-    for stage in STAGES if args.stage == "all" else [args.stage]:
+    every = [s for s in STAGES if s != "gemma" or packaged.is_at_hand(gemma.LLM)]
+    for stage in every if args.stage == "all" else [args.stage]:
         torch.manual_seed(args.seed)
         STAGES[stage](place, args.minutes or MINUTES.get(stage, 0.0))
 

@@ -4,20 +4,15 @@ The tower stays frozen; its penultimate patch states, class token dropped, are t
 tokens (Liu et al. 2023). The language model is ours and starts from nothing, so projector
 and language model train together; LLaVA's first stage only exists to spare a trained LLM.
 
-A second, dense loss asks each soft token on a thing for the words of that thing and its tint,
-through the language model's own embeddings. To match a word of a question with what is seen
-then takes one look, which the model had else to find by itself, late if ever ("is there a
-cat?" stood at chance after all else was learnt).
-
-A scene allows about ten questions. Half of the scenes are learnt as separate one-turn chats
-that share their image tokens: one sequence, a mask that hides the other questions, and
-positions that restart after the image. The other half are chats of several turns.
+A second, dense loss makes soft tokens words (`soft_words`; "is there a cat?" stood at chance
+after all else was learnt), and questions about a scene are packed (`chats`).
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -31,19 +26,19 @@ from transformers import (
 )
 
 from bridge.emoji.art import Sprites
-from bridge.emoji.concepts import CONCEPTS
 from bridge.emoji.questions import questions
-from bridge.emoji.scenes import TINTS, Scene, draw_scene
+from bridge.emoji.scenes import Scene, draw_scene
+from bridge.emoji.train.chats import Packed, as_typed, collate, packed
 from bridge.emoji.train.data import (
     GRID,
     PATCH,
-    PatchTruth,
     patch_truth,
     pictures,
     scene_batch,
     scene_rng,
 )
 from bridge.emoji.train.loop import Recipe, Run, load_averaged, plain_attention
+from bridge.emoji.train.soft_words import SoftWords
 from bridge.emoji.train.whitening import whitening
 from bridge.vlm.layout import (
     IGNORE_LABEL,
@@ -57,7 +52,6 @@ from bridge.vlm.layout import (
 BATCH = 24
 SOFT = GRID * GRID
 VOCAB_SIZE = 1536
-MAX_TURNS = 4
 DENSE_WEIGHT = 0.1
 
 
@@ -136,89 +130,10 @@ def whiten(model: LlavaForConditionalGeneration, images: torch.Tensor) -> None:
     first.bias.copy_(-first.weight @ mean)
 
 
-def as_typed(text: str, rng: random.Random) -> str:
-    """A question as people type it: often with a capital, sometimes without its mark."""
-    if rng.random() < 0.4:
-        text = text[0].upper() + text[1:]
-    return text[:-1] if rng.random() < 0.15 else text
-
-
-def packed_example(
-    words: PreTrainedTokenizerFast, scene: Scene, rng: random.Random
-) -> tuple[list[int], list[int], list[int], list[int]]:
-    """Ids, labels, positions and segment numbers of one scene's questions.
-
-    Segment 0 is what every question may look at (the beginning and the image); a token sees
-    segment 0 and its own segment. A chat of several turns is one segment.
-    """
-    # A second draw of the kinds that are learnt last: to match a word with what is seen.
-    asked = questions(scene, rng)
-    asked += [q for q in questions(scene, rng) if q.kind in ("exists", "binding", "position")]
-    turns = [(as_typed(q.text, rng), q.answer) for q in asked]
-    if rng.random() < 0.5:
-        chat, taught = training_example(words, turns[: rng.randint(1, MAX_TURNS)], SOFT)
-        return chat, taught, list(range(len(chat))), [0] * len(chat)
-    ids: list[int] = []
-    labels: list[int] = []
-    positions: list[int] = []
-    segments: list[int] = []
-    for number, turn in enumerate(turns, start=1):
-        own_ids, own_labels = training_example(words, [turn], SOFT)
-        image = words.convert_tokens_to_ids(IMAGE_TOKEN)
-        after = len(own_ids) - own_ids[::-1].index(image)
-        start = 0 if number == 1 else after
-        ids += own_ids[start:]
-        labels += own_labels[start:]
-        positions += range(start, len(own_ids))
-        segments += [0 if place < after else number for place in range(start, len(own_ids))]
-    return ids, labels, positions, segments
-
-
-def collate(
-    examples: list[tuple[list[int], list[int], list[int], list[int]]], pad: int
-) -> dict[str, torch.Tensor]:
-    """Right-padded ids, labels, positions (B, T) and the mask (B, 1, T, T), True = may look."""
-    length = max(len(e[0]) for e in examples)
-
-    def stack(part: int, fill: int) -> torch.Tensor:
-        return torch.tensor([e[part] + [fill] * (length - len(e[part])) for e in examples])
-
-    segments = stack(3, -1)
-    causal = torch.ones(length, length, dtype=torch.bool).tril()
-    same = (segments[:, None, :] == 0) | (segments[:, None, :] == segments[:, :, None])
-    return {
-        "ids": stack(0, pad),
-        "labels": stack(1, IGNORE_LABEL),
-        "positions": stack(2, 0),
-        "mask": (causal & same)[:, None],
-    }
-
-
-def shares(words: PreTrainedTokenizerFast, nouns: list[str]) -> torch.Tensor:
-    """(len(nouns), vocabulary): one row a noun, equal shares for the tokens it is written in."""
-    table = torch.zeros(len(nouns), len(words))
-    for row, noun in enumerate(nouns):
-        ids = words(f" {noun}", add_special_tokens=False).input_ids
-        table[row].index_add_(0, torch.tensor(ids), torch.full((len(ids),), 1 / len(ids)))
-    return table
-
-
-class SoftWords:
-    """The dense loss: what words each soft token should stand for."""
-
-    def __init__(self, words: PreTrainedTokenizerFast) -> None:
-        self.things = shares(words, [concept.one for concept in CONCEPTS])
-        self.tints = shares(words, list(TINTS))
-
-    def loss(self, soft: torch.Tensor, embeddings: torch.Tensor, truth: PatchTruth) -> torch.Tensor:
-        """Cross-entropy of the words that soft tokens (B, 64, D) on things are nearest to."""
-        on_thing = truth.concept < len(CONCEPTS)
-        wanted = self.things[truth.concept[on_thing]]
-        tint = truth.tint[on_thing]  # 0 for natural colours, which have no word
-        wanted[tint > 0] = (wanted[tint > 0] + self.tints[tint[tint > 0] - 1]) / 2
-        # At one length, as the language model's first norm takes them.
-        logits = F.rms_norm(soft[on_thing].float(), soft.shape[-1:]) @ embeddings.T
-        return F.cross_entropy(logits, wanted)
+def packed_example(words: PreTrainedTokenizerFast, scene: Scene, rng: random.Random) -> Packed:
+    """One scene's questions in this model's chat layout; see `chats.packed`."""
+    encode = partial(training_example, words, n_soft_tokens=SOFT)
+    return packed(encode, words.convert_tokens_to_ids(IMAGE_TOKEN), scene, rng)
 
 
 def recipe(

@@ -209,14 +209,16 @@ class Run:
         self.recipe.module.load_state_dict(
             {k[len(part) :]: v for k, v in tensors.items() if k.startswith(part)}
         )
-        for name in self.average:
-            self.average[name] = tensors[f"average.{name}"]
+        for name, kept in self.average.items():
+            self.average[name] = tensors[f"average.{name}"].to(kept.device)
         for name, parameter in (self.params | self.matrices).items():
             optimizer = self.optimizers[-1 if name in self.recipe.muon else 0]
             keys = _MUON_STATE if name in self.recipe.muon else _ADAMW_STATE
             stored = {key: f"optimizer.{key}.{name}" for key in keys}
             if all(place in tensors for place in stored.values()):
-                optimizer.state[parameter] = {k: tensors[place] for k, place in stored.items()}
+                optimizer.state[parameter] = {
+                    key: tensors[place].to(parameter.device) for key, place in stored.items()
+                }
         self.step, self.seconds = int(meta["step"]), float(meta["seconds"])
         # A run killed between the two writes has a log that is ahead of its state.
         rows = json.loads((self.folder / "log.json").read_text())

@@ -36,7 +36,8 @@ def encode(writer: ChatWriter, row: Row, n_soft: Sequence[int], limit: int | Non
     is one. Turns that do not fit into ``limit`` positions are left out, with their pictures.
     Raises DataError when not even the first turn fits, or has nothing in it to learn.
     """
-    writer = replace(writer, context=None)  # the limit is judged here
+    if writer.context is not None:
+        writer = replace(writer, context=None)  # the limit is judged here
     marked = any(IMAGE_TOKEN in question for question, _ in row.turns)
     ids: list[int] = []
     labels: list[int] = []

@@ -1,14 +1,17 @@
 """LoRA (Hu et al. 2021): low-rank updates of a language model's linear layers.
 
-Small enough to have here, so that it needs no further package: two matrices beside each layer,
-added to its weight at the end, so that what is saved is a plain checkpoint. As in LLaVA, every
-linear layer gets one but the output head; A is random, B zero, so training starts from the model
-as it is.
+Small enough to have here, so that it needs no further package: two matrices beside each layer.
+They are added to its weight at the end, so that what is saved is a plain checkpoint, or saved by
+themselves (`bridge.vlm.lora_files`), so that the model they stand on need not be. As in LLaVA,
+every linear layer gets one but the output head, unless some are named; A is random, B zero, so
+training starts from the model as it is.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -36,6 +39,11 @@ class LoraLinear(nn.Module):
         low = F.linear(F.linear(states.to(self.lora_A.dtype), self.lora_A), self.lora_B)
         return out + (self.scale * low).to(out.dtype)
 
+    def half_(self) -> None:
+        """Round both matrices to fp16, in which they are to be saved."""
+        for matrix in (self.lora_A, self.lora_B):
+            matrix.data = matrix.data.half()
+
     @torch.no_grad()
     def merged(self) -> nn.Linear:
         """The base layer itself, the update added to its weight in fp32."""
@@ -45,11 +53,13 @@ class LoraLinear(nn.Module):
         return self.base
 
 
-def add_lora(llm: Any, rank: int, alpha: float, seed: int) -> list[str]:
+def add_lora(
+    llm: Any, rank: int, alpha: float, seed: int, only: Collection[str] | None = None
+) -> list[str]:
     """Put a `LoraLinear` in the place of every linear layer but the head, and freeze the rest.
 
-    Gives the names of those layers. Raises UnsupportedModelError when there is none (GPT-2's
-    layers are of another class).
+    ``only`` keeps to layers of these names ("q_proj", "v_proj" ...). Gives the full names of the
+    layers. Raises UnsupportedModelError when there is none (GPT-2's are of another class).
     """
     llm.requires_grad_(False)
     head = llm.get_output_embeddings()
@@ -57,10 +67,13 @@ def add_lora(llm: Any, rank: int, alpha: float, seed: int) -> list[str]:
         name
         for name, module in llm.named_modules()
         if isinstance(module, nn.Linear) and module is not head
+        if only is None or name.rpartition(".")[2] in only
     ]
     if not found:
+        named = f" named {', '.join(sorted(only))}" if only else ""
         raise UnsupportedModelError(
-            f"{type(llm).__name__} has no linear layer that LoRA could be put on; train it whole"
+            f"{type(llm).__name__} has no linear layer{named} that LoRA could be put on; "
+            "train it whole"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -71,6 +84,22 @@ def add_lora(llm: Any, rank: int, alpha: float, seed: int) -> list[str]:
 
 def take_lora(llm: Any, *, merge: bool) -> None:
     """The plain layers back in their places, with the updates added if ``merge``."""
-    layers = [(name, m) for name, m in llm.named_modules() if isinstance(m, LoraLinear)]
-    for name, layer in layers:
+    for name, layer in lora_layers(llm).items():
         llm.set_submodule(name, layer.merged() if merge else layer.base)
+
+
+def lora_layers(llm: Any) -> dict[str, LoraLinear]:
+    """The layers of a model that have a LoRA, by name."""
+    return {name: m for name, m in llm.named_modules() if isinstance(m, LoraLinear)}
+
+
+@contextmanager
+def without_lora(llm: Any) -> Iterator[None]:
+    """Within the block the model is the one that the LoRA was put on, bit for bit."""
+    layers = lora_layers(llm)
+    take_lora(llm, merge=False)
+    try:
+        yield
+    finally:
+        for name, layer in layers.items():
+            llm.set_submodule(name, layer)

@@ -1,0 +1,82 @@
+"""Questions about a scene, packed into one sequence that holds its picture once.
+
+A scene allows about ten questions. Half of the scenes are learnt as separate one-turn chats
+that share their image tokens: one sequence, a mask that hides the other questions, and
+positions that restart after the image. The other half are chats of several turns.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+import torch
+
+from bridge.emoji.questions import questions
+from bridge.emoji.scenes import Scene
+from bridge.vlm.chat import Turn
+from bridge.vlm.layout import IGNORE_LABEL
+
+MAX_TURNS = 4
+
+Packed = tuple[list[int], list[int], list[int], list[int]]
+"""Ids, labels, positions and segment numbers of one sequence."""
+
+
+def as_typed(text: str, rng: random.Random) -> str:
+    """A question as people type it: often with a capital, sometimes without its mark."""
+    if rng.random() < 0.4:
+        text = text[0].upper() + text[1:]
+    return text[:-1] if rng.random() < 0.15 else text
+
+
+def packed(
+    encode: Callable[[Sequence[Turn]], tuple[list[int], list[int]]],
+    image_id: int,
+    scene: Scene,
+    rng: random.Random,
+) -> Packed:
+    """One scene's questions. ``encode`` turns a chat about it into ids and labels, in which the
+    image stands as a run of ``image_id``.
+
+    Segment 0 is what every question may look at (the beginning and the image); a token sees
+    segment 0 and its own segment. A chat of several turns is one segment.
+    """
+    # A second draw of the kinds that are learnt last: to match a word with what is seen.
+    asked = questions(scene, rng)
+    asked += [q for q in questions(scene, rng) if q.kind in ("exists", "binding", "position")]
+    turns = [(as_typed(q.text, rng), q.answer) for q in asked]
+    if rng.random() < 0.5:
+        chat, taught = encode(turns[: rng.randint(1, MAX_TURNS)])
+        return chat, taught, list(range(len(chat))), [0] * len(chat)
+    ids: list[int] = []
+    labels: list[int] = []
+    positions: list[int] = []
+    segments: list[int] = []
+    for number, turn in enumerate(turns, start=1):
+        own_ids, own_labels = encode([turn])
+        after = len(own_ids) - own_ids[::-1].index(image_id)
+        start = 0 if number == 1 else after
+        ids += own_ids[start:]
+        labels += own_labels[start:]
+        positions += range(start, len(own_ids))
+        segments += [0 if place < after else number for place in range(start, len(own_ids))]
+    return ids, labels, positions, segments
+
+
+def collate(examples: Sequence[Packed], pad: int) -> dict[str, torch.Tensor]:
+    """Right-padded ids, labels, positions (B, T) and the mask (B, 1, T, T), True = may look."""
+    length = max(len(e[0]) for e in examples)
+
+    def stack(part: int, fill: int) -> torch.Tensor:
+        return torch.tensor([e[part] + [fill] * (length - len(e[part])) for e in examples])
+
+    segments = stack(3, -1)
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    same = (segments[:, None, :] == 0) | (segments[:, None, :] == segments[:, :, None])
+    return {
+        "ids": stack(0, pad),
+        "labels": stack(1, IGNORE_LABEL),
+        "positions": stack(2, 0),
+        "mask": (causal & same)[:, None],
+    }

@@ -1,0 +1,94 @@
+"""A LoRA as a folder of its own, in the layout of Hugging Face's `peft`, which reads it too.
+
+adapter_config.json         rank, alpha, names of the layers, the model it stands on
+adapter_model.safetensors   "base_model.model.<layer>.lora_A.weight" and "...lora_B.weight"
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bridge.errors import UnsupportedModelError, WeightsError
+from bridge.files import read_json, write_whole
+from bridge.towers.tensors import read_tensors
+from bridge.vlm.train.lora import add_lora, lora_layers
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+
+
+def save_lora(llm: Any, folder: str | os.PathLike[str], base: str) -> None:
+    """Write the LoRA of ``llm``, in its dtype; ``base`` names the model that it stands on.
+
+    Each file appears whole or not at all. Raises UnsupportedModelError when there is no LoRA, or
+    one whose layers differ in rank or scale, which the layout cannot say.
+    """
+    from safetensors.torch import save
+
+    layers = lora_layers(llm)
+    settings = {(len(layer.lora_A), layer.scale) for layer in layers.values()}
+    if len(settings) != 1:
+        kinds = "no LoRA" if not layers else "LoRAs of several ranks or scales"
+        raise UnsupportedModelError(f"{type(llm).__name__} has {kinds}; nothing can be saved")
+    ((rank, scale),) = settings
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": rank,
+        "lora_alpha": scale * rank,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": sorted({name.rpartition(".")[2] for name in layers}),
+        "inference_mode": True,
+    }
+    tensors = {}
+    for name, layer in layers.items():
+        for side in ("lora_A", "lora_B"):
+            weight = getattr(layer, side).detach().cpu().contiguous()
+            tensors[f"{_PREFIX}{name}.{side}.weight"] = weight
+    place = Path(folder)
+    write_whole(place / WEIGHTS, save(tensors, metadata={"format": "pt"}))
+    write_whole(place / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+
+
+@torch.no_grad()
+def load_lora(llm: Any, folder: str | os.PathLike[str]) -> None:
+    """Put what `save_lora` wrote on ``llm``, in fp32, in place; all else of it is frozen.
+
+    Raises WeightsError when a file is missing or damaged, or made for another model.
+    """
+    place = Path(folder)
+    config = read_json(place / CONFIG)
+    rank, alpha, names = (config.get(key) for key in ("r", "lora_alpha", "target_modules"))
+    if not (
+        isinstance(rank, int) and isinstance(alpha, int | float) and isinstance(names, list)
+    ) or (config.get("peft_type") != "LORA"):
+        raise WeightsError(
+            f"{place / CONFIG} needs peft_type LORA, r, lora_alpha and target_modules (a list)"
+        )
+    tensors = {name.removeprefix(_PREFIX): tensor for name, tensor in read_tensors(place / WEIGHTS)}
+    try:
+        layers = add_lora(llm, rank, float(alpha), seed=0, only=names)
+    except UnsupportedModelError as error:
+        raise WeightsError(f"{place / CONFIG} is for another model: {error}") from error
+    wanted = {
+        f"{name}.{side}.weight": getattr(llm.get_submodule(name), side)
+        for name in layers
+        for side in ("lora_A", "lora_B")
+    }
+    shapes = {name: tuple(weight.shape) for name, weight in wanted.items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if shapes != found:
+        different = sorted(set(shapes.items()) ^ set(found.items()))
+        raise WeightsError(
+            f"{place / WEIGHTS} is for another model than {type(llm).__name__}: "
+            f"{len(different)} tensors differ, such as {different[0][0]!r}"
+        )
+    for name, weight in wanted.items():
+        weight.copy_(tensors[name])

