@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,11 +40,8 @@ def run_languages(args: argparse.Namespace) -> None:
     pictures = [Image.fromarray(render_scene(scene, sprites)) for scene in scenes.values()]
     with torch.inference_mode():
         eye = open_image_tower(ENGLISH, device=args.device)
-        seen = np.concatenate(
-            [
-                eye.encode(pictures[at : at + 32]).pooled.float().cpu().numpy()
-                for at in range(0, len(pictures), 32)
-            ]
+        seen = _stacked(
+            eye.encode(pictures[at : at + 32]).pooled for at in range(0, len(pictures), 32)
         )
     texts = {"en": list(scenes)} | {
         language: captions_in(language, list(scenes.values()), args.seed) for language in LANGUAGES
@@ -67,11 +64,14 @@ def captions_in(language: str, scenes: Sequence[Scene], seed: int) -> list[str]:
 
 def finds(tower: TextTower, texts: Sequence[str], pictures: np.ndarray) -> list[bool]:
     """Does each text find its own picture first, by cosine? Pictures are pooled (N, P)."""
-    batches = [tower.encode(texts[at : at + 64]).pooled for at in range(0, len(texts), 64)]
-    said = np.concatenate([each.float().cpu().numpy() for each in batches if each is not None])
+    said = _stacked(tower.encode(texts[at : at + 64]).pooled for at in range(0, len(texts), 64))
     said, seen = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (said, pictures))
     to_image, _ = first_ranks(seen @ said.T)
     return to_image
+
+
+def _stacked(pooled: Iterable[torch.Tensor | None]) -> np.ndarray:
+    return np.concatenate([each.float().cpu().numpy() for each in pooled if each is not None])
 
 
 def rows_of(english: Found, multilingual: Found) -> list[Row]:

@@ -217,7 +217,7 @@ def export(student: Headed, words: PreTrainedTokenizerFast, folder: Path) -> Non
         "dtype": "float16",
         "modelBase": "xlm-roberta",
         "model_type": "M-CLIP",
-        "numDims": student.head.weight.shape[0],
+        "numDims": len(state["LinearTransformation.weight"]),
         "num_attention_heads": config.num_attention_heads,
         "transformerDimensions": config.hidden_size,
     }
