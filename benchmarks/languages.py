@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.grids import save_figure
 from benchmarks.results import Row, report, save, share_row, show
 from benchmarks.retrieval import first_ranks, make_scenes
 from bridge.emoji.art import load_sprites
@@ -25,6 +24,7 @@ from bridge.emoji.languages import LANGUAGES, words_in
 from bridge.emoji.render import render_scene
 from bridge.emoji.said import held_out_caption
 from bridge.emoji.scenes import Scene
+from bridge.pictures import save_figure
 from bridge.towers import TextTower, open_image_tower, open_text_tower
 
 ENGLISH, MULTILINGUAL = "emoji-1", "emoji-multilingual"

@@ -53,6 +53,8 @@ FRAMES = (
     "drawing, {what}{bg}{style}",
     "picture: {what}{bg}{style}",
     "{what}{bg}{style}, sticker",
+    "{On}{what}{style}",
+    "{On}{what}{style}",
 )
 FRAMES_HELD_OUT = (
     "{what} in a picture{bg}{style}",
@@ -60,6 +62,7 @@ FRAMES_HELD_OUT = (
     "{Bg}{what}{style}",
 )
 _BACKGROUND = (" on {a} background", ", {c} background", " on {c}")
+_ON = ("on {a} background", "on {c}")
 _STYLE = (" in {} style", ", {} style", ", {}")
 
 
@@ -161,7 +164,10 @@ def caption(
     return frame.format(
         what=what,
         there="there is" if what.startswith(("a ", "an ")) else "there are",
-        bg="" if "{Bg}" in frame else background,
+        bg="" if "{Bg}" in frame or "{On}" in frame else background,
+        On=f"{rng.choice(_ON)}, ".format(c=scene.background, a=article(scene.background))
+        if say_background
+        else "",
         Bg=f"{scene.background} background, " if say_background else "",
         style=rng.choice(_STYLE).format(scene.style) if say_style else "",
         Style=f"{scene.style} style, " if say_style else "",

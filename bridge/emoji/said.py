@@ -167,6 +167,7 @@ def _frames() -> tuple[re.Pattern[str], ...]:
         "bg": f"(?: on an? (?P<bg0>{grounds}) background|, (?P<bg1>{grounds}) background"
         f"| on (?P<bg2>{grounds}))?",
         "Bg": f"(?:(?P<bg3>{grounds}) background, )?",
+        "On": f"(?:on an? (?P<bg4>{grounds}) background, |on (?P<bg5>{grounds}), )?",
         "style": f"(?: in (?P<st0>{styles}) style|, (?P<st1>{styles})(?: style)?)?",
         "Style": f"(?:(?P<st2>{styles}) style, )?",
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ class Captioner:
         captions = []
         for picture in self.picture_tokens(images).split(1):
             ids = beam_search(
-                lambda ids, picture=picture: self._next(picture, ids),
+                partial(self._next, picture),
                 words.bos_token_id,
                 words.eos_token_id,
                 beams=num_beams,

@@ -9,13 +9,13 @@ from them several times faster than from scenes.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from bridge.emoji.art import Sprites
 from bridge.emoji.layout import settled
-from bridge.emoji.scenes import CANVAS, LATTICE, Scene
+from bridge.emoji.scenes import BACKGROUNDS, CANVAS, LATTICE, Scene
 from bridge.emoji.train.data import GRID, PATCH, PatchTruth, patch_truth, pictures, scene_batch
 
 
@@ -36,10 +36,16 @@ class View:
 
 def draw_views(rng: random.Random, count: int, side: int) -> list[View]:
     """Whole scenes of every kind, in the painter's layout, when ``side`` is the canvas'; else
-    close views of one object."""
+    close views of one object.
+
+    Every ground is as frequent: a latent holds a thing with the ground behind it, so each ground
+    is learnt for itself, and half of the world's scenes are on white.
+    """
+    scenes = scene_batch(rng, count, None if side == CANVAS else "single")
+    scenes = [replace(scene, background=rng.choice(tuple(BACKGROUNDS))) for scene in scenes]
     if side == CANVAS:
-        return [View(settled(scene, rng)) for scene in scene_batch(rng, count)]
-    return [_close_view(scene, side) for scene in scene_batch(rng, count, "single")]
+        return [View(settled(scene, rng)) for scene in scenes]
+    return [_close_view(scene, side) for scene in scenes]
 
 
 def _close_view(scene: Scene, side: int) -> View:
