@@ -99,6 +99,21 @@ def test_without_a_lora_there_is_none_in_the_folder(
     assert torch.equal(logits(load_vlm(tmp_path, device="cpu")), logits(plain))
 
 
+def test_an_earlier_models_lora_is_not_put_on_a_model_without(
+    vlm: BridgeVLM, saved: Path, parts: Parts
+) -> None:
+    plain = replace(vlm, llm=load_llm(parts.llm, device="cpu")[0])
+    save_vlm(plain, saved, vision=str(parts.tower), llm=str(parts.llm))
+    loaded = load_vlm(saved, device="cpu")
+    assert not lora_layers(loaded.llm) and torch.equal(logits(loaded), logits(plain))
+
+
+def test_a_lora_that_is_lost_is_missed(saved: Path) -> None:
+    (saved / "lora").rename(saved / "elsewhere")
+    with pytest.raises(WeightsError, match=r"adapter_config\.json is missing"):
+        load_vlm(saved, device="cpu")
+
+
 def test_a_chat_is_questions_and_answers(vlm: BridgeVLM) -> None:
     turns = [("what is it?", "a cat"), ("is there a dog?", "")]
     assert vlm.prompt_text(turns) == (
@@ -156,6 +171,11 @@ def test_a_lora_for_another_model(tmp_path: Path) -> None:
     other.model.layers = other.model.layers[:1]
     with pytest.raises(WeightsError, match="6 tensors differ"):
         load_lora(other, tmp_path)
+    assert not lora_layers(other)
+    for wrong, said in ({"r": 0}, "r .above 0"), ({"use_rslora": True}, "has use_rslora"):
+        (tmp_path / "adapter_config.json").write_text(json.dumps(config | wrong))
+        with pytest.raises(WeightsError, match=said):
+            load_lora(tiny_gemma3(), tmp_path)
     (tmp_path / "adapter_config.json").write_text(json.dumps(config | {"target_modules": ["x"]}))
     with pytest.raises(WeightsError, match="no linear layer named x"):
         load_lora(tiny_gemma3(), tmp_path)
