@@ -17,7 +17,16 @@ from tiny_gemma import Parts, tiny_gemma3, tiny_parts
 from benchmarks import forgetting
 from bridge.emoji.train.gemma import LAYERS, TEMPLATE
 from bridge.errors import MissingDependencyError, UnsupportedModelError, WeightsError
-from bridge.vlm import BridgeVLM, load_llm, load_vision, load_vlm, packaged, pair, save_vlm
+from bridge.vlm import (
+    BridgeVLM,
+    load_llm,
+    load_vision,
+    load_vlm,
+    packaged,
+    pair,
+    save_vlm,
+    train_vlm,
+)
 from bridge.vlm.lora_files import load_lora, save_lora
 from bridge.vlm.train.lora import add_lora, lora_layers, without_lora
 
@@ -128,6 +137,21 @@ def test_a_lora_needs_the_name_of_its_model(vlm: BridgeVLM, tmp_path: Path) -> N
     with pytest.raises(UnsupportedModelError, match=r"has a LoRA.*llm="):
         save_vlm(vlm, tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_model_with_a_lora_is_not_trained_on(vlm: BridgeVLM, tmp_path: Path) -> None:
+    """Stage 2 would put a second one on the first, and merge neither in the end."""
+    data = tmp_path / "data"
+    data.mkdir()
+    picture(1).save(data / "one.png")
+    (data / "one.txt").write_text("a cat")
+    before = logits(vlm)
+    for options in ({"stage": 1}, {"stage": 2, "lora": 2}):
+        with pytest.raises(UnsupportedModelError, match="has a LoRA; merge it"):
+            train_vlm(vlm, data, tmp_path / "out", **options, steps=1, progress=False)
+    assert torch.equal(logits(vlm), before)
+    with pytest.raises(UnsupportedModelError, match="has a LoRA already"):
+        add_lora(vlm.llm, 2, 8.0, seed=0)
 
 
 def test_another_tokenizer_than_it_was_made_for(saved: Path) -> None:

@@ -85,7 +85,7 @@ def load_lora(llm: Any, folder: str | os.PathLike[str]) -> None:
     try:
         layers = add_lora(llm, rank, float(alpha), seed=0, only=names)
     except UnsupportedModelError as error:
-        raise WeightsError(f"{place / CONFIG} is for another model: {error}") from error
+        raise WeightsError(f"{place / CONFIG} does not go on this model: {error}") from error
     wanted = {
         f"{name}.{side}.weight": getattr(llm.get_submodule(name), side)
         for name in layers
