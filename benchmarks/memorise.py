@@ -31,9 +31,9 @@ from benchmarks.tasks import KINDS, Task, interleaved, judge_task
 from benchmarks.templates import pool
 from bridge.emoji.art import Sprites
 from bridge.emoji.concepts import CONCEPTS
-from bridge.emoji.layout import settled
 from bridge.emoji.render import render_scene
-from bridge.emoji.scenes import TINTS, Group, Placed, Scene, is_held_out, sample_scene
+from bridge.emoji.scenes import CANVAS, TINTS, Group, Placed, Scene, is_held_out
+from bridge.emoji.train.views import draw_views
 from bridge.errors import OptionError
 
 COMBINED = tuple(kind for kind in KINDS if kind != "single_object")
@@ -66,8 +66,8 @@ class Gallery:
 
 
 def make_gallery(n: int, sprites: Sprites, seed: int = 77) -> Gallery:
-    rng = random.Random(seed)
-    scenes = [settled(sample_scene(rng), rng) for _ in range(n)]  # as the painter learnt them
+    """Scenes as the painter learns them, in its layout and on its grounds."""
+    scenes = [view.scene for view in draw_views(random.Random(seed), n, CANVAS)]
     small = np.stack([_small(render_scene(scene, sprites)) for scene in scenes])
     return Gallery(scenes, small, np.einsum("nk,nk->n", small, small))
 

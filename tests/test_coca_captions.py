@@ -191,6 +191,12 @@ def test_a_text_ends_when_it_may() -> None:
     assert beam_search(ends, 0, 1, beams=1, least=4, most=9, device=CPU) == [0] * 4
 
 
+def test_the_models_own_table_stays_as_it_is() -> None:
+    table = torch.tensor([[-3.0, -0.01, -4.0, -5.0]])
+    assert beam_search(lambda ids: table, 0, 1, beams=1, least=2, most=9, device=CPU) == [0, 0]
+    assert table[0, 1] == torch.tensor(-0.01)
+
+
 # ---------------------------------------------------------------- what it refuses
 
 

@@ -29,3 +29,21 @@ def test_a_reader_that_has_gone(command: list[str], buffered: str) -> None:
     said = running.stderr.read()
     assert (running.wait(300), said) == (0, "")
     running.stderr.close()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device here")
+@pytest.mark.parametrize(
+    ("command", "buffered"),
+    [(["bridge", "towers"], ""), (["bridge", "towers"], "1"), (["bridge.store", "check"], "")],
+)
+def test_a_full_disk_is_said_in_a_line(command: list[str], buffered: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", *command],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": buffered},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2 and "No space left" in line

@@ -18,7 +18,7 @@ from hypothesis import given
 
 from bridge.emoji.captions import article, caption, noun_phrase, plain_caption
 from bridge.emoji.concepts import CONCEPTS
-from bridge.emoji.scenes import BACKGROUNDS, STYLES, TINTS, Group, Scene
+from bridge.emoji.scenes import BACKGROUNDS, STYLES, TINTS, Group, Scene, sample_scene
 
 NUMBERS = {2: ("two", "2"), 3: ("three", "3"), 4: ("four", "4")}
 RELATIONS = {
@@ -46,6 +46,14 @@ HELD_OUT_RELATIONS = {
     "left": ("{b} on the right of {a}", "on the left {a}, on the right {b}"),
     "above": ("{b} at the bottom, {a} at the top", "at the top {a} and under it {b}"),
 }
+
+# The first three captions of `benchmarks/compositional.py clip`.
+SCORED = [
+    "gray background, on the left a satellite, on the right a small telescope in fluent style",
+    "4 big red pizzas in a picture on a purple background in fluent style",
+    "emoji, a croissant, a dragon, a small potted plant and a plate of fries on a white background "
+    "in noto style",
+]
 
 
 def a_or_an(phrase: str) -> str:
@@ -95,9 +103,11 @@ def trained_sentence(scene: Scene) -> re.Pattern[str]:
     frames = (
         "(?:a picture of |an emoji of |there is |there are |an icon of |draw |drawing, |picture: )?"
     )
+    c = scene.background
+    first = rf"(?:on {a_or_an(c)} background, |on {c}, ){'?' if c == 'white' else ''}"
     return re.compile(
         rf"{frames}{what}{background}{style}|(?:{scene.style} style, )?{what}{background}"
-        rf"|{what}{background}{style}, sticker"
+        rf"|{what}{background}{style}, sticker|{first}{what}{style}"
     )
 
 
@@ -195,6 +205,26 @@ def test_held_out_phrasings_are_true_and_apart_from_the_trained_ones(seed: int) 
             assert not seen.fullmatch(skeleton(text, scene)), text
             assert text != typed_in_emoji(scene) and text not in keyword_lists(scene)
         assert not any(held.fullmatch(skeleton(text, scene)) for text in trained)
+
+
+def test_a_ground_may_come_first() -> None:
+    rng = random.Random(3)
+    scenes = [scene for scene in scenes_at(5, 80) if scene.background != "white"]
+    texts = [(caption(scene, rng), scene.background) for scene in scenes for _ in range(10)]
+    starts = [text for text, c in texts if text.startswith((f"on {c}, ", f"on {a_or_an(c)} "))]
+    assert {text.startswith(("on a ", "on an ")) for text in starts} == {True, False}
+    assert 0.08 < len(starts) / len(texts) < 0.25  # two frames of thirteen
+
+
+def test_held_out_captions_are_those_that_were_scored() -> None:
+    """A held-out caption draws as many numbers as when benchmarks/results were measured, so
+    that the scenes that follow it are the same."""
+    rng = random.Random("clip/0")
+    texts = [
+        caption(scene, rng, held_out=True, relation=True, style=True)
+        for scene in (sample_scene(rng, held_out=True) for _ in range(3))
+    ]
+    assert texts == SCORED
 
 
 def test_every_form_is_used() -> None:

@@ -136,7 +136,7 @@ def test_a_full_pool_reuses_places_and_keeps_rows_together(
 ) -> None:
     pool = pool_of(monkeypatch, size=2200)
     places: list[int] = []
-    for step in range(20):
+    for step in range(40):
         for picture, text in rows_of(pool.batch(step)):
             assert text in (picture, 0, -129)
         places.append(pool.next)
@@ -160,10 +160,67 @@ def test_every_row_has_its_own_view(monkeypatch: pytest.MonkeyPatch) -> None:
         return inner(views, sprites)
 
     monkeypatch.setattr(unet, "view_pictures", kept)
-    for step in range(16):
+    for step in range(32):
         batch = pool.batch(step)
         for (picture, _), view in zip(rows_of(batch), batch.views, strict=True):
             assert view is drawn[picture - 1]
+
+
+def learnt(pool: Pool, places: list[int], t: list[int], error: list[float]) -> list[float]:
+    """The hardness of some places after one batch of them, all of which are told their text."""
+    batch = Batch(
+        *(torch.empty(0),) * 3,
+        told=torch.ones(len(places), dtype=torch.bool),
+        views=[],
+        places=torch.tensor(places),
+    )
+    pool.learn(batch, torch.tensor(t), torch.tensor(error))
+    return pool.hardness[places].tolist()
+
+
+def test_a_views_error_is_compared_with_those_of_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = pool_of(monkeypatch)
+    assert learnt(pool, [0, 1], [0, 999], [5.0, 0.1]) == [1, 1]  # the first of either time
+    # 0 to 49 is one bin; of few errors the usual one is the plain mean.
+    assert learnt(pool, [2, 3], [49, 50], [10.0, 3.0]) == pytest.approx([10 / 7.5, 1])
+    for _ in range(200):
+        learnt(pool, [4], [0], [2.0])
+    hard, easy = learnt(pool, [5, 6], [0, 0], [1000.0, 0.001])
+    assert (hard, easy) == (unet.HARDEST, 1 / unet.HARDEST)
+    assert pool.hardness[0] == 1  # what is not in the batch stays
+
+
+def test_rows_without_their_text_teach_nothing_of_hardness(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(unet, "DROP_ZERO", 0.5)
+    pool = pool_of(monkeypatch)
+    batch = pool.batch(0)
+    pool.hardness[batch.places] = 2.0
+    pool.learn(batch, torch.zeros(len(batch.views), dtype=torch.long), torch.rand(len(batch.views)))
+    told, untold = batch.places[batch.told], batch.places[~batch.told]
+    untold = [place for place in untold.tolist() if place not in told.tolist()]
+    assert untold and (pool.hardness[untold] == 2).all() and (pool.hardness[told] != 2).all()
+
+
+def test_hard_views_are_replayed_more_often_and_new_ones_begin_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool = pool_of(monkeypatch, size=2200)
+    for step in range(9):
+        pool.batch(step)
+    pool.hardness[:1000], pool.hardness[1000:2000] = unet.HARDEST, 1 / unet.HARDEST
+    replayed: list[int] = []
+    for step in range(9, 29):
+        replayed += pool.batch(step).places[SCENES.new :].tolist()
+    hard = sum(place < 1000 for place in replayed)
+    easy = sum(1000 <= place < 2000 for place in replayed)
+    assert easy < hard / 6
+    start = 0 if pool.next + SCENES.new > 2200 else pool.next
+    pool.hardness[start : start + SCENES.new] = 3.0
+    fresh = pool.batch(29).places[: SCENES.new]
+    assert fresh.tolist() == list(range(start, start + SCENES.new))
+    assert (pool.hardness[fresh] == 1).all()
 
 
 def test_dropping_a_row_does_not_reach_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,7 +323,7 @@ def recipe_of(model: UNet2DConditionModel, stage: Stage = SMALL) -> Recipe:
 
 # Phrasings that came after the shipped painter's projection was set.
 LATER = re.compile(
-    "draw|icon of|picture:|sticker|on the right and|at the bottom and| with | on top of "
+    "^on |draw|icon of|picture:|sticker|on the right and|at the bottom and| with | on top of "
 )
 
 
@@ -344,6 +401,7 @@ def test_rows_without_text_weigh_less_and_the_dense_loss_counts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(unet, "DROP_ZERO", 0.45)
+    monkeypatch.setattr(unet, "PICTURE_SHARE", 0.0)  # every time weighs the same
     told: list[torch.Tensor] = []
     batch_of = Pool.batch
 
@@ -366,6 +424,9 @@ def test_rows_without_text_weigh_less_and_the_dense_loss_counts(
     share = told[0].float().mean().item()
     assert 0 < share < 1
     assert of_told == pytest.approx(share * v_mse, rel=1e-4)
+    monkeypatch.setattr(unet, "PICTURE_SHARE", 0.75)
+    assert 0.25 * of_told < loss_with(0, 0)[0] < 0.99 * of_told  # nearly clean times weigh less
+    monkeypatch.setattr(unet, "PICTURE_SHARE", 0.0)
     alike, half = loss_with(1, 0)[0], loss_with(0.5, 0)[0]
     assert of_told < half < alike and half == pytest.approx((of_told + alike) / 2, rel=1e-4)
     assert loss_with(0, 0.04)[0] > of_told + 0.1

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 
 import torch
 from emoji_world import SEEDS, STEADY, synthetic_sprites
 from hypothesis import given
 
-from bridge.emoji.scenes import CANVAS, LATTICE
+from bridge.emoji.scenes import BACKGROUNDS, CANVAS, LATTICE
 from bridge.emoji.train.data import GRID, PATCH, patch_truth, pictures
 from bridge.emoji.train.views import View, draw_views, view_pictures, view_truth
 
@@ -45,6 +46,13 @@ def test_views_of_the_canvas_are_whole_scenes_of_several_kinds() -> None:
     scenes = [view.scene for view in views]
     sprites = synthetic_sprites()
     assert torch.equal(view_pictures(views, sprites), pictures(scenes, sprites))
+
+
+def test_every_ground_is_as_frequent() -> None:
+    for side in (64, CANVAS):
+        drawn = Counter(v.scene.background for v in draw_views(random.Random(4), 1600, side))
+        assert set(drawn) == set(BACKGROUNDS)
+        assert all(140 < count < 260 for count in drawn.values())  # 200 each, by 4.5 sigma
 
 
 @given(SEEDS)

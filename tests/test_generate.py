@@ -486,6 +486,27 @@ def test_bad_negative_prompts_before_any_model_loads() -> None:
         generate(PROMPT, negative_prompt=["a", "b"], model="/no/such/model")
 
 
+@pytest.mark.parametrize(
+    ("option", "error"),
+    [
+        ({"dialect": "a1112"}, OptionError),
+        ({"emphasis": "loud"}, OptionError),
+        ({"long_prompt": "fold"}, OptionError),
+        ({"clip_skip": -1}, OptionError),
+        ({"max_sequence_length": 0}, OptionError),
+        ({"loras": "missing.safetensors"}, BridgeError),
+        ({"textual_inversions": "missing.safetensors"}, BridgeError),
+        ({"adapter": "missing.safetensors"}, BridgeError),
+    ],
+)
+def test_bad_wording_before_any_model_loads(
+    option: dict[str, Any], error: type[BridgeError]
+) -> None:
+    with pytest.raises(error) as caught:
+        generate(PROMPT, model="/no/such/model", **option)
+    assert "/no/such/model" not in str(caught.value)
+
+
 @pytest.mark.parametrize("option", [{"device": "gpu9"}, {"device": "cuda:99"}, {"dtype": "int8"}])
 def test_bad_device_and_dtype(sd_folder: Path, option: dict[str, Any]) -> None:
     with pytest.raises(OptionError):

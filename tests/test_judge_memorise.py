@@ -27,6 +27,8 @@ def test_a_training_scene_is_found_in_the_gallery() -> None:
     sprites = synthetic_sprites()
     gallery = make_gallery(50, sprites)
     assert not any(is_held_out(scene) for scene in gallery.scenes)
+    # As the painter learns them: half of all scenes, but few of its own, are on white.
+    assert sum(scene.background == "white" for scene in gallery.scenes) < 16
     copy = render_scene(gallery.scenes[17], sprites)
     assert nearest_of(copy, gallery, sprites) == 0
     assert nearest_of(255 - copy, gallery, sprites) > 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import html.parser
 import io
 import re
@@ -310,7 +311,7 @@ def test_the_command_writes_what_the_library_finds(
     [
         ["--variants", ""],
         ["--variants", "negaton"],
-        ["--variants", "language"],
+        ["--variants", "language", "--names", "de,tlh"],
         ["--towers", "emojy-1"],
         ["-o", "report.pdf"],
         ["-o", "nowhere/report.html"],
@@ -324,6 +325,19 @@ def test_a_bad_command_is_one_line(arguments: list[str], capsys: Any, tmp_path: 
     assert main(["study", PROMPT, *arguments]) == 2
     captured = capsys.readouterr()
     assert len(captured.err.splitlines()) == 1 and captured.err.startswith("bridge: error: ")
+
+
+def test_languages_by_comma_whatever_folders_there_are(
+    capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("de").mkdir()
+    for names, texts in (("de", ["rot Katze"]), ("de, fr", ["rot Katze", "chat rouge"])):
+        command = ["study", PROMPT, "--towers", "emoji-1", "--variants", "language"]
+        assert main([*command, "--names", names, "-o", "t.csv"]) == 0, capsys.readouterr().err
+        with Path("t.csv").open(encoding="utf-8", newline="") as table:
+            found = [row["text"] for row in csv.DictReader(table) if row["operation"] == "language"]
+        assert found == texts
 
 
 def test_no_line_of_progress_is_left(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:

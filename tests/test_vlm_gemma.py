@@ -17,7 +17,16 @@ from tiny_gemma import Parts, tiny_gemma3, tiny_parts
 from benchmarks import forgetting
 from bridge.emoji.train.gemma import LAYERS, TEMPLATE
 from bridge.errors import MissingDependencyError, UnsupportedModelError, WeightsError
-from bridge.vlm import BridgeVLM, load_llm, load_vision, load_vlm, packaged, pair, save_vlm
+from bridge.vlm import (
+    BridgeVLM,
+    load_llm,
+    load_vision,
+    load_vlm,
+    packaged,
+    pair,
+    save_vlm,
+    train_vlm,
+)
 from bridge.vlm.lora_files import load_lora, save_lora
 from bridge.vlm.train.lora import add_lora, lora_layers, without_lora
 
@@ -99,6 +108,21 @@ def test_without_a_lora_there_is_none_in_the_folder(
     assert torch.equal(logits(load_vlm(tmp_path, device="cpu")), logits(plain))
 
 
+def test_an_earlier_models_lora_is_not_put_on_a_model_without(
+    vlm: BridgeVLM, saved: Path, parts: Parts
+) -> None:
+    plain = replace(vlm, llm=load_llm(parts.llm, device="cpu")[0])
+    save_vlm(plain, saved, vision=str(parts.tower), llm=str(parts.llm))
+    loaded = load_vlm(saved, device="cpu")
+    assert not lora_layers(loaded.llm) and torch.equal(logits(loaded), logits(plain))
+
+
+def test_a_lora_that_is_lost_is_missed(saved: Path) -> None:
+    (saved / "lora").rename(saved / "elsewhere")
+    with pytest.raises(WeightsError, match=r"adapter_config\.json is missing"):
+        load_vlm(saved, device="cpu")
+
+
 def test_a_chat_is_questions_and_answers(vlm: BridgeVLM) -> None:
     turns = [("what is it?", "a cat"), ("is there a dog?", "")]
     assert vlm.prompt_text(turns) == (
@@ -113,6 +137,21 @@ def test_a_lora_needs_the_name_of_its_model(vlm: BridgeVLM, tmp_path: Path) -> N
     with pytest.raises(UnsupportedModelError, match=r"has a LoRA.*llm="):
         save_vlm(vlm, tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_model_with_a_lora_is_not_trained_on(vlm: BridgeVLM, tmp_path: Path) -> None:
+    """Stage 2 would put a second one on the first, and merge neither in the end."""
+    data = tmp_path / "data"
+    data.mkdir()
+    picture(1).save(data / "one.png")
+    (data / "one.txt").write_text("a cat")
+    before = logits(vlm)
+    for options in ({"stage": 1}, {"stage": 2, "lora": 2}):
+        with pytest.raises(UnsupportedModelError, match="has a LoRA; merge it"):
+            train_vlm(vlm, data, tmp_path / "out", **options, steps=1, progress=False)
+    assert torch.equal(logits(vlm), before)
+    with pytest.raises(UnsupportedModelError, match="has a LoRA already"):
+        add_lora(vlm.llm, 2, 8.0, seed=0)
 
 
 def test_another_tokenizer_than_it_was_made_for(saved: Path) -> None:
@@ -156,6 +195,11 @@ def test_a_lora_for_another_model(tmp_path: Path) -> None:
     other.model.layers = other.model.layers[:1]
     with pytest.raises(WeightsError, match="6 tensors differ"):
         load_lora(other, tmp_path)
+    assert not lora_layers(other)
+    for wrong, said in ({"r": 0}, "r .above 0"), ({"use_rslora": True}, "has use_rslora"):
+        (tmp_path / "adapter_config.json").write_text(json.dumps(config | wrong))
+        with pytest.raises(WeightsError, match=said):
+            load_lora(tiny_gemma3(), tmp_path)
     (tmp_path / "adapter_config.json").write_text(json.dumps(config | {"target_modules": ["x"]}))
     with pytest.raises(WeightsError, match="no linear layer named x"):
         load_lora(tiny_gemma3(), tmp_path)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bridge.conditioning.adapters.swap import with_towers
 from bridge.conditioning.addons import fitted
-from bridge.conditioning.brought import Loras, TextualInversions, bring
+from bridge.conditioning.brought import Brought, Loras, TextualInversions, bring
 from bridge.conditioning.composition import (
     Composition,
     is_apart,
@@ -29,12 +29,13 @@ from bridge.conditioning.composition import (
 )
 from bridge.conditioning.encode import encode_texts
 from bridge.conditioning.kit import open_kit
-from bridge.conditioning.request import ParsedTexts, Texts, read_place
+from bridge.conditioning.request import ParsedTexts, Place, Texts, read_place
 from bridge.conditioning.result import HOW_TO_INJECT, Conditioning
 from bridge.conditioning.unet_only import check_unet
-from bridge.conditioning.wording import read_wording
+from bridge.conditioning.wording import Wording, read_wording
 from bridge.errors import OptionError
 from bridge.prompt import LongPrompt, Prompt, check_paired, check_prompts
+from bridge.prompt.loras import Tagged
 from bridge.prompt.schedule import Rule, at_step, last_steps
 
 OnStepEnd = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
@@ -100,6 +101,60 @@ class PromptSchedule:
         return at_step_end
 
 
+@dataclass(frozen=True)
+class ReadSchedule:
+    """What ``schedule`` is asked for, checked as far as no model is needed for it."""
+
+    wording: Wording
+    place: Place
+    tagged: tuple[Tagged, ...]
+    brought: Brought
+    prompts: tuple[Prompt, ...]
+    negatives: tuple[Prompt, ...] | None
+    ends: tuple[int, ...]
+
+
+def read_schedule(
+    prompt: Texts,
+    negative_prompt: Texts | None = None,
+    *,
+    steps: int,
+    rule: Rule = "new",
+    dialect: str = "a1111",
+    emphasis: str | None = None,
+    token_normalization: str = "none",
+    long_prompt: str | LongPrompt | None = None,
+    textual_inversions: TextualInversions | None = None,
+    loras: Loras | None = None,
+    clip_skip: int | None = None,
+    max_sequence_length: int | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | str | None = None,
+) -> ReadSchedule:
+    """Check and parse; arguments and errors as ``schedule``, but those that need a model."""
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise OptionError(f"steps must be a whole number above 0, not {steps!r}.")
+    texts = check_prompts(prompt)
+    negative_texts = check_paired(negative_prompt, len(texts))
+    wording = read_wording(dialect, emphasis, token_normalization, long_prompt)
+    place = read_place(
+        clip_skip, height, width, device, dtype, max_sequence_length=max_sequence_length
+    )
+    tagged = tuple(wording.tagged(text) for text in texts)
+    brought = bring(textual_inversions, loras, tagged)
+    prompts = tuple(wording.read(each.text) for each in tagged)
+    negatives = (
+        None
+        if negative_texts is None
+        else tuple(wording.read(text, negative=True) for text in negative_texts)
+    )
+    changing = (*prompts, *(negatives or ()))
+    ends = sorted({end for each in changing for end in last_steps(each, steps, rule)})
+    return ReadSchedule(wording, place, tagged, brought, prompts, negatives, tuple(ends))
+
+
 def schedule(
     prompt: Texts,
     negative_prompt: Texts | None = None,
@@ -134,24 +189,25 @@ def schedule(
     Raises:
         OptionError, PromptError and the others of ``bridge.condition``.
     """
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise OptionError(f"steps must be a whole number above 0, not {steps!r}.")
-    texts = check_prompts(prompt)
-    negative_texts = check_paired(negative_prompt, len(texts))
-    wording = read_wording(dialect, emphasis, token_normalization, long_prompt)
-    place = read_place(
-        clip_skip, height, width, device, dtype, max_sequence_length=max_sequence_length
+    asked = read_schedule(
+        prompt,
+        negative_prompt,
+        steps=steps,
+        rule=rule,
+        dialect=dialect,
+        emphasis=emphasis,
+        token_normalization=token_normalization,
+        long_prompt=long_prompt,
+        textual_inversions=textual_inversions,
+        loras=loras,
+        clip_skip=clip_skip,
+        max_sequence_length=max_sequence_length,
+        height=height,
+        width=width,
+        device=device,
+        dtype=dtype,
     )
-    tagged = tuple(wording.tagged(text) for text in texts)
-    brought = bring(textual_inversions, loras, tagged)
-    prompts = [wording.read(each.text) for each in tagged]
-    negatives = (
-        None
-        if negative_texts is None
-        else [wording.read(text, negative=True) for text in negative_texts]
-    )
-    changing = (*prompts, *(negatives or ()))
-    ends = sorted({end for each in changing for end in last_steps(each, steps, rule)})
+    place, prompts, negatives, ends = asked.place, asked.prompts, asked.negatives, asked.ends
     kit = open_kit(model, device=place.device, dtype=place.dtype, revision=revision)
     if len(ends) > 1 and not kit.recipe.swapped:
         raise OptionError(
@@ -168,8 +224,8 @@ def schedule(
         return part_prompts(each, at_step(each, end, steps, rule))
 
     whole = encode_texts(
-        fitted(with_towers(kit, towers, adapter, place.device), brought),
-        wording,
+        fitted(with_towers(kit, towers, adapter, place.device), asked.brought),
+        asked.wording,
         place,
         ParsedTexts(
             tuple(part for end in ends for each in prompts for part in at(each, end)),
@@ -180,14 +236,14 @@ def schedule(
                 for end in ends
                 for negative in repeated([at(each, end)[0] for each in negatives], counts)
             ),
-            tagged=repeated(tagged, counts) * len(ends),
+            tagged=repeated(asked.tagged, counts) * len(ends),
         ),
     )
     rows = range(0, len(whole), sum(counts))
     found = tuple(whole.rows(start, start + sum(counts)) for start in rows)
     plain = all(some == (1.0,) for some in weights)
     return PromptSchedule(
-        steps, tuple(ends), found if plain else tuple(Composition(each, weights) for each in found)
+        steps, ends, found if plain else tuple(Composition(each, weights) for each in found)
     )
 
 

@@ -129,6 +129,7 @@ def generate(
     if on_step is not None and not callable(on_step):
         raise OptionError(f"on_step is {on_step!r}; give a function that takes a StepPreview")
     if pipeline is None and isinstance(model, (str, os.PathLike)):
+        _check_wording(options, wording)
         pipe = _named(model, options, device, dtype)
         plan = _planned(pipe, options, wording)
         _check_unet_parts(plan)
@@ -144,6 +145,18 @@ def _check_names(wording: Mapping[str, object]) -> None:
 
     for name in wording.keys() - WordingOptions.__annotations__.keys():
         raise TypeError(f"generate() got an unexpected keyword argument {name!r}")
+
+
+def _check_wording(options: Options, wording: WordingOptions) -> None:
+    """Raise what `bridge.schedule` would of the texts and their options, before a model loads."""
+    from bridge.conditioning.adapters.swap import read_adapter
+    from bridge.conditioning.timeline import read_schedule
+
+    told = {name: value for name, value in wording.items() if name not in ("towers", "adapter")}
+    negatives = None if options.negatives is None else list(options.negatives)
+    read_schedule(list(options.prompts), negatives, steps=options.steps, **told)  # type: ignore[arg-type]
+    if wording.get("adapter") is not None:
+        read_adapter(wording["adapter"])
 
 
 def _live(pipeline: Any, options: Options) -> Any:

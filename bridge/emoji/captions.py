@@ -165,8 +165,9 @@ def caption(
         what=what,
         there="there is" if what.startswith(("a ", "an ")) else "there are",
         bg="" if "{Bg}" in frame or "{On}" in frame else background,
+        # Drawn for such a frame alone: the held-out captions, and so what is scored, stay as ever.
         On=f"{rng.choice(_ON)}, ".format(c=scene.background, a=article(scene.background))
-        if say_background
+        if say_background and "{On}" in frame
         else "",
         Bg=f"{scene.background} background, " if say_background else "",
         style=rng.choice(_STYLE).format(scene.style) if say_style else "",

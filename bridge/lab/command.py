@@ -70,8 +70,8 @@ def _check_output(path: Path) -> None:
 
 
 def _read_names(given: str) -> dict[str, dict[str, str]] | list[str]:
-    """Languages that commas part, or names from a JSON file."""
-    if not given.lower().endswith(".json") and not Path(given).exists():
+    """Languages that commas part, or names from a JSON file. (A folder "de" is no such file.)"""
+    if not given.lower().endswith(".json") and not Path(given).is_file():
         return _listed(given) or []
     try:
         found = json.loads(Path(given).read_text(encoding="utf-8"))

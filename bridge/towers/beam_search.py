@@ -26,8 +26,8 @@ def beam_search(
     ended: list[tuple[float, list[int]]] = []
     for length in range(1, most + 1):
         likely = next_tokens(ids).float()
-        if length <= least:
-            likely[:, end] = -torch.inf
+        if length <= least:  # on a copy: the table may be the model's own
+            likely = likely.index_fill(1, torch.tensor([end], device=device), -torch.inf)
         total = (scores[:, None] + likely).flatten()
         best = total.topk(min(2 * beams, len(total)))
         going: list[tuple[float, int, int]] = []

@@ -16,10 +16,11 @@ import torch
 from bridge.errors import UnsupportedModelError, WeightsError
 from bridge.files import read_json, write_whole
 from bridge.towers.tensors import read_tensors
-from bridge.vlm.train.lora import add_lora, lora_layers
+from bridge.vlm.train.lora import add_lora, lora_layers, take_lora
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
+_OTHER_SCALES = ("use_rslora", "alpha_pattern")  # of peft: not alpha / rank for every layer
 
 
 def save_lora(llm: Any, folder: str | os.PathLike[str], base: str) -> None:
@@ -61,22 +62,30 @@ def save_lora(llm: Any, folder: str | os.PathLike[str], base: str) -> None:
 def load_lora(llm: Any, folder: str | os.PathLike[str]) -> None:
     """Put what `save_lora` wrote on ``llm``, in fp32, in place; all else of it is frozen.
 
-    Raises WeightsError when a file is missing or damaged, or made for another model.
+    Raises WeightsError when a file is missing or damaged, or made for another model, which then
+    stays without a LoRA.
     """
     place = Path(folder)
     config = read_json(place / CONFIG)
     rank, alpha, names = (config.get(key) for key in ("r", "lora_alpha", "target_modules"))
-    if not (
-        isinstance(rank, int) and isinstance(alpha, int | float) and isinstance(names, list)
-    ) or (config.get("peft_type") != "LORA"):
+    if (
+        config.get("peft_type") != "LORA"
+        or not (isinstance(rank, int) and rank > 0)
+        or not isinstance(alpha, int | float)
+        or not isinstance(names, list)
+    ):
         raise WeightsError(
-            f"{place / CONFIG} needs peft_type LORA, r, lora_alpha and target_modules (a list)"
+            f"{place / CONFIG} needs peft_type LORA, r (above 0), lora_alpha and target_modules "
+            "(a list)"
         )
+    other = [key for key in _OTHER_SCALES if config.get(key)]
+    if other:
+        raise WeightsError(f"{place / CONFIG} has {other[0]}, a scaling that bridge does not read")
     tensors = {name.removeprefix(_PREFIX): tensor for name, tensor in read_tensors(place / WEIGHTS)}
     try:
         layers = add_lora(llm, rank, float(alpha), seed=0, only=names)
     except UnsupportedModelError as error:
-        raise WeightsError(f"{place / CONFIG} is for another model: {error}") from error
+        raise WeightsError(f"{place / CONFIG} does not go on this model: {error}") from error
     wanted = {
         f"{name}.{side}.weight": getattr(llm.get_submodule(name), side)
         for name in layers
@@ -85,6 +94,7 @@ def load_lora(llm: Any, folder: str | os.PathLike[str]) -> None:
     shapes = {name: tuple(weight.shape) for name, weight in wanted.items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if shapes != found:
+        take_lora(llm, merge=False)
         different = sorted(set(shapes.items()) ^ set(found.items()))
         raise WeightsError(
             f"{place / WEIGHTS} is for another model than {type(llm).__name__}: "

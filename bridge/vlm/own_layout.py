@@ -9,7 +9,7 @@ A part may be referred to instead: "vision" and "llm" of config.json are then na
 `load_vision` and `load_llm` open. With the language model goes its tokenizer, and the folder has
 
 lora/                        as `save_lora` writes it, where the language model has a LoRA
-config.json                  "chat_template", "image_token_id" beside the rest
+config.json                  "lora" (whether it has), "chat_template", "image_token_id"
 """
 
 from __future__ import annotations
@@ -53,10 +53,12 @@ def write_own(
         vlm.llm.save_pretrained(folder / "llm")
         tokenizer.save_pretrained(folder)
     else:
-        if lora_layers(vlm.llm):
+        has_lora = bool(lora_layers(vlm.llm))
+        if has_lora:
             save_lora(vlm.llm, folder / "lora", llm)
         referred |= {
             "llm": llm,
+            "lora": has_lora,
             "image_token_id": vlm.image_token_id,
             "chat_template": tokenizer.chat_template,
         }
@@ -143,6 +145,8 @@ def _language_model(
             f"{folder} was made for a tokenizer of {named!r} that has {image_token!r} as {wanted}, "
             f"and here it is {found}; get the {named!r} that it was made for"
         )
-    if (folder / "lora").is_dir():
+    # A folder alone says little: it may be left of an earlier model, or be lost. (Configs of
+    # before the key had one where there was a LoRA.)
+    if config.get("lora", (folder / "lora").is_dir()):
         load_lora(llm, folder / "lora")
     return llm.eval(), tokenizer

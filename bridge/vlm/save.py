@@ -34,14 +34,8 @@ def save_vlm(
     """
     from bridge.vlm.own_layout import write_own
     from bridge.vlm.stock import why_not, write_stock
-    from bridge.vlm.train.lora import lora_layers
 
-    check_can_save(vlm)
-    if llm is None and lora_layers(vlm.llm):
-        raise UnsupportedModelError(
-            f"{vlm.name}: its language model has a LoRA; name the model that it stands on "
-            "(llm=...), or merge it with bridge.vlm.train.lora.take_lora(vlm.llm, merge=True)"
-        )
+    check_can_save(vlm, llm)
     place = Path(folder)
     part = place / f".saving.{os.getpid()}.part"
     part.mkdir(parents=True)
@@ -61,8 +55,10 @@ def save_vlm(
     return place
 
 
-def check_can_save(vlm: BridgeVLM) -> None:
+def check_can_save(vlm: BridgeVLM, llm: str | None = None) -> None:
     """Raises UnsupportedModelError for what `save_vlm` cannot write."""
+    from bridge.vlm.train.lora import lora_layers
+
     if vlm.vision is None:
         raise UnsupportedModelError(
             f"{vlm.name} is a language model alone; save it with its own save_pretrained"
@@ -71,4 +67,10 @@ def check_can_save(vlm: BridgeVLM) -> None:
         raise UnsupportedModelError(
             f"{vlm.name} takes pictures in tiles (anyres), which bridge does not save; pair its "
             "tower and language model anew with bridge.vlm.pair"
+        )
+    if llm is None and lora_layers(vlm.llm):
+        raise UnsupportedModelError(
+            f"{vlm.name}: its language model has a LoRA; merge it with "
+            "bridge.vlm.train.lora.take_lora(vlm.llm, merge=True), or save it with the name of the "
+            "model that it stands on (save_vlm(..., llm=...))"
         )

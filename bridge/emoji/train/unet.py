@@ -50,6 +50,7 @@ UNCONDITIONAL_WEIGHT = 0.15
 PICTURE_SHARE = 0.75
 HARDEST = 4.0  # how much oftener than an average view the hardest is replayed, at most
 TIME_BINS = 20  # errors are compared within one
+USUAL_SHARE = 0.02  # of a new error in the usual one of its bin
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,8 @@ class Pool:
         self.pooled = torch.empty(POOL, 256, dtype=torch.bfloat16)
         self.views: list[View] = []
         self.hardness = torch.ones(POOL)  # a view's last error over the usual one of its time
-        self.usual = torch.full((TIME_BINS,), torch.nan)
+        self.usual = torch.zeros(TIME_BINS)  # the mean error of the last rows, of all at first
+        self.counted = [0] * TIME_BINS
         self.filled = 0
         self.next = 0
         states, pooled = painter.texts([""])
@@ -232,8 +234,7 @@ class Pool:
         if self.filled < 2048:
             self.grow(rng, 256)
         new = list(self.grow(rng, self.stage.new))
-        replayed = torch.multinomial(self.hardness[: self.filled], self.stage.batch - len(new))
-        rows = new + replayed.tolist()
+        rows = new + self._replayed(rng, self.stage.batch - len(new))
         latents = self.latents[rows].float()
         states, pooled = self.states[rows].float(), self.pooled[rows].float()
         told = torch.ones(len(rows), dtype=torch.bool)
@@ -247,13 +248,25 @@ class Pool:
         views = [self.views[row] for row in rows]
         return Batch(latents, states, pooled, told, views, torch.tensor(rows))
 
+    def _replayed(self, rng: random.Random, count: int) -> list[int]:
+        """Places of the pool, hard views likelier, none twice."""
+        if count == 0:  # which multinomial refuses
+            return []
+        own = torch.Generator().manual_seed(rng.getrandbits(63))
+        places: list[int] = torch.multinomial(
+            self.hardness[: self.filled], count, generator=own
+        ).tolist()
+        return places
+
     def learn(self, batch: Batch, t: torch.Tensor, error: torch.Tensor) -> None:
         """Note how hard the batch's views were: ``error`` (B,) at times ``t`` (B,) of 1000."""
-        bins = t * TIME_BINS // 1000
+        bins = (t * TIME_BINS // 1000).tolist()
         for row in batch.told.nonzero().flatten().tolist():
-            usual = self.usual[bins[row]].nan_to_num(nan=error[row].item())
-            self.usual[bins[row]] = usual.lerp(error[row], 0.02)
-            hardness = (error[row] / usual).clamp(1 / HARDEST, HARDEST)
+            bin_ = bins[row]
+            self.counted[bin_] += 1
+            share = max(USUAL_SHARE, 1 / self.counted[bin_])
+            self.usual[bin_] = self.usual[bin_].lerp(error[row], share)
+            hardness = (error[row] / self.usual[bin_]).clamp(1 / HARDEST, HARDEST)
             self.hardness[batch.places[row]] = hardness
 
 

@@ -59,8 +59,14 @@ def add_lora(
     """Put a `LoraLinear` in the place of every linear layer but the head, and freeze the rest.
 
     ``only`` keeps to layers of these names ("q_proj", "v_proj" ...). Gives the full names of the
-    layers. Raises UnsupportedModelError when there is none (GPT-2's are of another class).
+    layers. Raises UnsupportedModelError when there is none (GPT-2's are of another class), and
+    for a model that has a LoRA already.
     """
+    if lora_layers(llm):
+        raise UnsupportedModelError(
+            f"{type(llm).__name__} has a LoRA already; take it off first: "
+            "take_lora(llm, merge=True) keeps what it learnt"
+        )
     llm.requires_grad_(False)
     head = llm.get_output_embeddings()
     found = [
