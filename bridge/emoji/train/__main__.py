@@ -42,7 +42,7 @@ MINUTES = {
     "vision": 18.0,
     "decoder": 22.0,
     "sprites": 59.0,
-    "unet": 221.0,
+    "unet": 333.0,
     "llava": 37.0,
     "gemma": 60.0,
 }
