@@ -30,6 +30,10 @@ RELATIONS = {
         "{a} on the left and {b} on the right",
         "{b} on the right and {a} on the left",
         "{b} with {a} on the left",
+        "{a} on the left, {b} on the right",
+        "{b} to the right, {a} to the left",
+        "{a} left, {b} right",
+        "on the right {b} and on the left {a}",
     ),
     "above": (
         "{a} above {b}",
@@ -40,6 +44,10 @@ RELATIONS = {
         "{b} at the bottom and {a} at the top",
         "{b} with {a} above",
         "{a} on top of {b}",
+        "{a} at the top, {b} at the bottom",
+        "{b} below, {a} above",
+        "{a} above, {b} below",
+        "at the bottom {b} and above it {a}",
     ),
 }
 HELD_OUT_RELATIONS = {
@@ -240,7 +248,7 @@ def test_every_form_is_used() -> None:
                 if form in found:
                     relations[scene.relation or ""].add(form)
     assert forms == {"emoji", "keywords", "sentence"}
-    assert {k: len(v) for k, v in relations.items()} == {"left": 7, "above": 8}
+    assert {k: len(v) for k, v in relations.items()} == {"left": 11, "above": 12}
 
 
 @given(SEEDS)

@@ -318,12 +318,14 @@ def small_pool(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def recipe_of(model: UNet2DConditionModel, stage: Stage = SMALL) -> Recipe:
-    return unet.recipe(model, Numbering(), synthetic_sprites(), stage)  # type: ignore[arg-type]
+    return unet.recipe(model, Numbering(), synthetic_sprites(), (stage,))  # type: ignore[arg-type]
 
 
 # Phrasings that came after the shipped painter's projection was set.
 LATER = re.compile(
     "^on |draw|icon of|picture:|sticker|on the right and|at the bottom and| with | on top of "
+    "|on the left, |to the right, | left, |at the top, | below, | above, |on the right .* and on "
+    "|at the bottom .* and above "
 )
 
 
@@ -430,6 +432,21 @@ def test_rows_without_text_weigh_less_and_the_dense_loss_counts(
     alike, half = loss_with(1, 0)[0], loss_with(0.5, 0)[0]
     assert of_told < half < alike and half == pytest.approx((of_told + alike) / 2, rel=1e-4)
     assert loss_with(0, 0.04)[0] > of_told + 0.1
+
+
+@pytest.mark.usefixtures("small_pool")
+def test_stages_take_turns_each_from_its_own_pool() -> None:
+    torch.manual_seed(0)
+    model = unet.build()
+    grids: list[int] = []
+    model.register_forward_pre_hook(lambda _, args: grids.append(args[0].shape[-1]))
+    stages = (SMALL, CLOSE)
+    recipe = unet.recipe(model, Numbering(), synthetic_sprites(), stages)  # type: ignore[arg-type]
+    assert recipe.name == "unet"
+    with torch.no_grad():
+        for step in range(4):
+            recipe.loss(step)
+    assert grids == [8, 4, 8, 4]
 
 
 @pytest.mark.usefixtures("small_pool")

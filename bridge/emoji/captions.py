@@ -24,6 +24,10 @@ RELATIONS = {
         "{a} on the left and {b} on the right",
         "{b} on the right and {a} on the left",
         "{b} with {a} on the left",
+        "{a} on the left, {b} on the right",
+        "{b} to the right, {a} to the left",
+        "{a} left, {b} right",
+        "on the right {b} and on the left {a}",
     ),
     "above": (
         "{a} above {b}",
@@ -34,6 +38,10 @@ RELATIONS = {
         "{b} at the bottom and {a} at the top",
         "{b} with {a} above",
         "{a} on top of {b}",
+        "{a} at the top, {b} at the bottom",
+        "{b} below, {a} above",
+        "{a} above, {b} below",
+        "at the bottom {b} and above it {a}",
     ),
 }
 RELATIONS_HELD_OUT = {
