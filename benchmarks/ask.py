@@ -97,7 +97,7 @@ def run_ask(args: argparse.Namespace) -> None:
         if one.question.kind != "caption"
     ]
     title = f"Answers about held-out scenes; the first {2 * _SHOWN}, misses included"
-    save_grid(args.out / f"ask{suffix}.png", cells[: 2 * _SHOWN], title)
+    save_grid(args.out / f"ask{suffix}.webp", cells[: 2 * _SHOWN], title)
 
 
 def answer_all(vlm: Any, asked: list[Asked], pictures: list[np.ndarray], batch: int) -> list[str]:

@@ -3,7 +3,7 @@
 Tower 1 is stretched to 248 positions as Long-CLIP does, and not trained after; tower 2 keeps its
 77, or is stretched too, as Long-CLIP's authors have it in their SDXL. Each rule of
 ``bridge/conditioning/uneven.py`` draws the same prompts from the same noise as the ordinary towers
-do. Run as ``python -m benchmarks.contexts``; writes contexts.json and contexts.png.
+do. Run as ``python -m benchmarks.contexts``; writes contexts.json and contexts.webp.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"--guidance {args.guidance:g}"
     )
     save(args.out / "contexts.json", report(command, rows))
-    draw_grid(pictures, args.out / "contexts.png")
+    draw_grid(pictures, args.out / "contexts.webp")
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def run_draw(args: argparse.Namespace) -> None:
         ]
         right = sum(verdict.right for *_, verdict in here)
         title = f"{kind}: {right} of {len(here)} right; the first {len(cells)}, misses included"
-        save_grid(args.out / f"draw{suffix}-{kind}.png", cells, title)
+        save_grid(args.out / f"draw{suffix}-{kind}.webp", cells, title)
 
 
 def draw_rows(scored: _Scored) -> list[Row]:

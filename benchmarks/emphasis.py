@@ -49,7 +49,7 @@ def make_pairs(n: int, seed: int) -> list[Pair]:
 
 
 def run_emphasis(args: argparse.Namespace) -> None:
-    """Draw, judge, and write emphasis.json and emphasis.png."""
+    """Draw, judge, and write emphasis.json and emphasis.webp."""
     from bridge.conditioning import EMPHASES
     from bridge.diffusion import load_pipeline
 
@@ -71,7 +71,7 @@ def run_emphasis(args: argparse.Namespace) -> None:
         f"--steps {args.steps} --guidance {args.guidance:g} --seed {args.seed}"
     )
     save(args.out / "emphasis.json", report(command, rows))
-    draw_chart(rows, args.out / "emphasis.png")
+    draw_chart(rows, args.out / "emphasis.webp")
 
 
 def _found(

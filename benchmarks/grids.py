@@ -47,5 +47,5 @@ def grid(cells: Sequence[Cell], title: str) -> Image.Image:
 
 
 def save_grid(path: Path, cells: Sequence[Cell], title: str) -> None:
-    """Write a grid as a small PNG, whole."""
+    """Write a grid as a small picture, whole."""
     save_small(path, grid(cells, title))

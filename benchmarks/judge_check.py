@@ -129,7 +129,7 @@ def blend(judge: Judge, rng: random.Random) -> np.ndarray:
 
 
 def run_judge(args: argparse.Namespace) -> None:
-    """Score the judge; writes judge.json and judge-errors.png (pictures with any error)."""
+    """Score the judge; writes judge.json and judge-errors.webp (pictures with any error)."""
     judge = Judge()
     if args.calibrate:
         calibrate(judge, args.n, args.model)
@@ -161,7 +161,7 @@ def run_judge(args: argparse.Namespace) -> None:
     note = "share told right per attribute; nothing_seen/*: share with no object found"
     save(args.out / "judge.json", report(command, rows, what=note))
     title = f"Pictures the judge got wrong in any attribute, other than clean ({len(wrong)})"
-    save_grid(args.out / "judge-errors.png", wrong[:_SHOWN], title)
+    save_grid(args.out / "judge-errors.webp", wrong[:_SHOWN], title)
 
 
 def rejection_rows(judge: Judge, n: int, seed: int) -> list[Row]:

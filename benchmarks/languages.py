@@ -33,7 +33,7 @@ Found = Mapping[str, Sequence[bool]]  # language -> was each caption's own pictu
 
 
 def run_languages(args: argparse.Namespace) -> None:
-    """Measure both towers; writes languages.json and languages.png."""
+    """Measure both towers; writes languages.json and languages.webp."""
     towers = [open_text_tower(name, device=args.device) for name in (MULTILINGUAL, ENGLISH)]
     scenes = make_scenes(args.seed)
     sprites = load_sprites()
@@ -53,7 +53,7 @@ def run_languages(args: argparse.Namespace) -> None:
     show(rows)
     command = f"python benchmarks/compositional.py languages --seed {args.seed}"
     save(args.out / "languages.json", report(command, rows))
-    draw_chart(rows, args.out / "languages.png")
+    draw_chart(rows, args.out / "languages.webp")
 
 
 def captions_in(language: str, scenes: Sequence[Scene], seed: int) -> list[str]:

@@ -66,7 +66,7 @@ def markdown(folder: Path) -> str:
         "",
         "Written by `python benchmarks/compositional.py table` from the JSON files beside it;",
         "each of them names its command, machine, versions and commit. Brackets are 95 %",
-        "intervals. Pictures: the grids `draw-*.png` and `ask.png` show the first ones, misses",
+        "intervals. Pictures: the grids `draw-*.webp` and `ask.webp` show the first ones, misses",
         "included (red frames).",
         "",
         "| what | measured | n | at least (CPU) | aim (GPU) |",

@@ -117,6 +117,35 @@ def test_a_packed_vocabulary_is_read_as_before(tmp_path: Path, spaced: bool) -> 
     assert b"\n " not in path.read_bytes()
 
 
+def _log(minutes: list[float], start: int = 0) -> list[dict[str, float]]:
+    return [{"step": start + n, "minutes": m, "nce": m} for n, m in enumerate(minutes, 1)]
+
+
+def test_a_long_curve_is_kept_as_means_of_equal_spans_of_time() -> None:
+    rows = _log([n / 3 for n in range(1, 1000)])
+    kept = publish.thinned(rows, 250)
+    assert kept[0] == rows[0] and len(kept) == 250
+    assert {**kept[-1], "nce": None} == {**rows[-1], "nce": None}  # the mean of its span
+    for before, row in itertools.pairwise(kept):
+        assert row["step"] > before["step"] and before["minutes"] < row["nce"] <= row["minutes"]
+    assert publish.thinned(kept, 250) == kept
+    assert publish.thinned(rows[:250], 250) == rows[:250]
+
+
+def test_a_thinned_curve_goes_on_with_later_rows() -> None:
+    first = publish.thinned(_log([n / 3 for n in range(1, 1000)]), 250)
+    whole = publish.thinned(first + _log([333 + n / 3 for n in range(1, 301)], 999), 250)
+    assert whole[0] == first[0] and (whole[-1]["step"], whole[-1]["minutes"]) == (1299, 433)
+    gaps = [b["minutes"] - a["minutes"] for a, b in itertools.pairwise(whole)]
+    assert len(whole) <= 250 and max(gaps) < 4  # no part is much coarser than another
+
+
+def test_a_figure_that_begins_within_a_span_is_the_mean_of_where_it_is() -> None:
+    rows = _log([1, 2, 3, 4])
+    rows[3]["r1"] = 0.5
+    assert publish.thinned(rows, 2)[1] == {"step": 4, "minutes": 4, "nce": 3, "r1": 0.5}
+
+
 # ---------------------------------------------------------------- the autoencoder
 
 

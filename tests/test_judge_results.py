@@ -85,8 +85,11 @@ def test_grid_frames_say_right_and_wrong(tmp_path: Path) -> None:
     sheet = grid(cells, "title")
     colours = {colour for _, colour in sheet.getcolors(1 << 20) or []}
     assert {RIGHT, WRONG} <= colours
-    save_grid(tmp_path / "g.png", cells, "title")
-    assert Image.open(tmp_path / "g.png").size == sheet.size
+    for name in ("g.png", "g.webp"):
+        save_grid(tmp_path / name, cells, "title")
+    png, webp = (Image.open(tmp_path / name) for name in ("g.png", "g.webp"))
+    assert (png.format, webp.format) == ("PNG", "WEBP")
+    assert png.size == sheet.size and png.convert("RGB").tobytes() == webp.tobytes()
     assert grid([], "nothing drawn").width == sheet.width
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from bridge.curves import draw_curve
 from bridge.files import write_whole
 from bridge.store import write_manifest
+
+_POINTS = 250  # as many as a curve's panel has columns of pixels
 
 _MODEL_INDEX = {
     "_class_name": "StableDiffusionXLPipeline",
@@ -27,14 +32,15 @@ _MODEL_INDEX = {
 
 
 def publish(weights: Path, runs: Path) -> None:
-    """Write emoji-xl/model_index.json, keep each run's loss curve, pack the vocabularies, and
-    renew the manifest."""
+    """Write emoji-xl/model_index.json, keep each run's loss curve in at most 250 rows, pack
+    the vocabularies, and renew the manifest."""
     index = weights / "emoji-xl" / "model_index.json"
     write_whole(index, (json.dumps(_MODEL_INDEX, indent=2) + "\n").encode())
     curves = weights / "curves"
     curves.mkdir(exist_ok=True)
     for log in sorted(runs.glob("*/log.json")):
-        rows = [_rounded(row) for row in json.loads(log.read_text(encoding="utf-8"))]
+        logged = json.loads(log.read_text(encoding="utf-8"))
+        rows = [_rounded(row) for row in thinned(logged, _POINTS)]
         name = log.parent.name
         write_whole(curves / f"{name}.json", _packed(rows))
         draw_curve(rows, curves / f"{name}.png", name)
@@ -58,6 +64,30 @@ def _pack(path: Path) -> None:
 
 def _joins(merge: Any) -> bool:
     return isinstance(merge, list) and not any(" " in symbol for symbol in merge)
+
+
+def thinned(rows: Sequence[dict[str, float]], most: int) -> list[dict[str, float]]:
+    """At most ``most`` (2 or more) rows: the first one, then the means of equal spans of time.
+
+    A logged figure is a mean since the row before, so a span has the step and the minutes of its
+    last row. Spans of time, not of rows, so that a curve whose beginning was thinned already
+    loses no more of it when later rows are added. ``minutes`` must not fall.
+    """
+    if len(rows) <= most:
+        return list(rows)
+    begin, end = rows[0]["minutes"], rows[-1]["minutes"]
+
+    def span(row: dict[str, float]) -> int:
+        return max(1, math.ceil((row["minutes"] - begin) / (end - begin) * (most - 1)))
+
+    return [rows[0], *(_mean(list(near)) for _, near in groupby(rows[1:], span))]
+
+
+def _mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    last = rows[-1]
+    figures = {name: [row[name] for row in rows if name in row] for name in last}
+    means = {name: sum(values) / len(values) for name, values in figures.items()}
+    return means | {"step": last["step"], "minutes": last["minutes"]}
 
 
 def _rounded(row: dict[str, float]) -> dict[str, float]:

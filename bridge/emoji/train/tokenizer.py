@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import random
-import tempfile
 from pathlib import Path
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -78,14 +77,8 @@ def build(vocab: dict[str, int], merges: list[tuple[str, str]], pad: str) -> CLI
 
 
 def export(folder: Path) -> None:
-    """Write ``tokenizer`` and ``tokenizer_2`` with vocab.json and merges.txt beside the
-    fast file, for readers of the older layout."""
+    """Write ``tokenizer`` and ``tokenizer_2``, each as transformers 5 saves it: tokenizer.json has
+    vocabulary and merges, so there is no vocab.json and no merges.txt."""
     vocab, merges = train_vocabulary()
     for name, pad in (("tokenizer", EOS), ("tokenizer_2", "!")):
-        tokenizer = build(vocab, merges, pad)
-        target = folder / name
-        tokenizer.save_pretrained(target)
-        with tempfile.TemporaryDirectory() as scratch:
-            tokenizer.backend_tokenizer.model.save(scratch)
-            for file in Path(scratch).iterdir():
-                (target / file.name).write_bytes(file.read_bytes())
+        build(vocab, merges, pad).save_pretrained(folder / name)
