@@ -15,7 +15,7 @@ from benchmarks.painting import as_array, paint, with_progress
 from benchmarks.results import Row, report, save, share_row, show
 from benchmarks.tasks import KINDS, Task, Verdict, interleaved, judge_task
 from bridge.emoji.concepts import CONCEPTS
-from bridge.files import default_cache
+from bridge.files import default_cache, whole
 
 _SHOWN = 24
 _Scored = list[tuple[Task, np.ndarray, Seen, Verdict]]
@@ -113,12 +113,10 @@ def pictures_file(model: str, seed: int) -> Path:
 
 def keep_pictures(scored: _Scored, model: str, seed: int) -> None:
     path = pictures_file(model, seed)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part.npz")
-    np.savez(
-        part,
-        pictures=np.stack([pixels for _, pixels, _, _ in scored]),
-        kinds=[task.kind for task, *_ in scored],
-        prompts=[task.prompt for task, *_ in scored],
-    )
-    part.replace(path)
+    with whole(path) as part, part.open("xb") as stream:
+        np.savez(
+            stream,
+            pictures=np.stack([pixels for _, pixels, _, _ in scored]),
+            kinds=[task.kind for task, *_ in scored],
+            prompts=[task.prompt for task, *_ in scored],
+        )

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import bridge
 from benchmarks.results import RESULTS, Row, commit, report, save, share_row, show
+from bridge.errors import BridgeError, OptionError
 from bridge.lab import Study, Variant, vary
 from bridge.lab.variants import Settings
 
@@ -73,8 +74,8 @@ def run_negation(args: argparse.Namespace) -> None:
     from benchmarks.judge import Judge
     from benchmarks.painting import as_array
 
-    judge = Judge()
     subjects, wanted = negation_subjects(args.n, args.seed)
+    judge = Judge()
 
     def look(image: Any, prompt: str) -> dict[str, float]:
         return {"X": float(judge.look(as_array(image)).count(wanted[prompt]) > 0)}
@@ -90,12 +91,17 @@ def run_negation(args: argparse.Namespace) -> None:
 
 
 def negation_subjects(n: int, seed: int) -> tuple[dict[str, list[Variant]], dict[str, int]]:
-    """``n`` prompts "an X" with what is said of X beside them, and which concept each X is."""
+    """``n`` prompts "an X" with what is said of X beside them, and which concept each X is.
+
+    Raises OptionError where there are not as many things.
+    """
     from bridge.emoji.captions import article
     from bridge.emoji.concepts import CONCEPTS
 
-    chance = random.Random(seed)
     # A thing is X once, so that each prompt has one study.
+    if not 1 <= n <= len(CONCEPTS):
+        raise OptionError(f"n is {n}; give 1 to {len(CONCEPTS)}, as there are so many things")
+    chance = random.Random(seed)
     things = chance.sample(range(len(CONCEPTS)), n)
     pairs = [(x, chance.choice([y for y in range(len(CONCEPTS)) if y != x])) for x in things]
     subjects: dict[str, list[Variant]] = {}
@@ -197,7 +203,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args(argv)
     commit()  # before the hours in which it may move on
-    {"order": run_order, "negation": run_negation}[args.name](args)
+    try:
+        {"order": run_order, "negation": run_negation}[args.name](args)
+    except BridgeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

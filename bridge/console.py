@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import sys
@@ -25,6 +26,12 @@ def ends_with_its_reader(command: Callable[_P, int]) -> Callable[_P, int]:
         except BrokenPipeError:
             _forget_stdout()
             return 0
+        except OSError as error:  # where output is not buffered, print itself fails
+            if error.errno != errno.ENOSPC:
+                raise
+            _forget_stdout()
+            print(f"error: {error}", file=sys.stderr)
+            return 2
 
     return run
 

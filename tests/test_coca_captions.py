@@ -19,7 +19,7 @@ from tiny_models import tiny_clip_tokenizer
 from torch import Tensor, nn
 
 from bridge.errors import ImageError, OptionError, UnsupportedModelError, WeightsError
-from bridge.towers import Captioner, Layer, open_captioner, open_text_tower
+from bridge.towers import Captioner, Layer, open_captioner, open_clip_files, open_text_tower
 from bridge.towers.beam_search import beam_search
 
 TOLERANCE = 1e-5
@@ -119,6 +119,21 @@ def test_half_precision(folder: Path, coca: Captioner) -> None:
     assert found.dtype == torch.bfloat16
     want = coca.logits(coca.picture_tokens(pixels()), sequences(5))
     assert relative(found.float(), want) < 0.1
+
+
+def test_the_checkpoint_is_read_once(
+    folder: Path, coca: Captioner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, plain = [], open_clip_files.read_state
+
+    def counted(*asked: Any) -> dict[str, Tensor]:
+        read.append(asked)
+        return plain(*asked)
+
+    monkeypatch.setattr(open_clip_files, "read_state", counted)
+    again = open_captioner(folder, device="cpu")
+    assert len(read) == 1
+    assert torch.equal(again.picture_tokens(pixels()), coca.picture_tokens(pixels()))
 
 
 # ---------------------------------------------------------------- captions

@@ -34,7 +34,13 @@ def test_a_reader_that_has_gone(command: list[str], buffered: str) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device here")
 @pytest.mark.parametrize(
     ("command", "buffered"),
-    [(["bridge", "towers"], ""), (["bridge", "towers"], "1"), (["bridge.store", "check"], "")],
+    [
+        (["bridge", "towers"], ""),
+        (["bridge", "towers"], "1"),
+        (["bridge", "towers", "--debug"], "1"),
+        (["bridge.store", "check"], ""),
+        (["bridge.store", "check"], "1"),
+    ],
 )
 def test_a_full_disk_is_said_in_a_line(command: list[str], buffered: str) -> None:
     with Path("/dev/full").open("w") as full:

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -124,13 +125,42 @@ def test_a_failing_npm_is_reported_in_its_own_words(
     assert not list((tmp_path / "cache").glob("*.json"))
 
 
-def test_fetch_keeps_each_packages_icons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = json.dumps(ICONS).encode()
-    archive = tmp_path / "made.tgz"
-    with tarfile.open(archive, "w:gz") as tar:
+def packed(data: bytes) -> bytes:
+    """What ``npm pack`` leaves of a package whose icons.json is ``data``."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w:gz") as tar:
         entry = tarfile.TarInfo("package/icons.json")
         entry.size = len(data)
         tar.addfile(entry, io.BytesIO(data))
+    return archive.getvalue()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: b"<html>no archive</html>",
+        lambda whole: whole[: len(whole) // 2],
+        lambda whole: whole[:20] + b"\xff" * 8 + whole[28:],
+        lambda whole: whole[:-8] + bytes(8),  # the checksum, read last
+    ],
+    ids=["other", "cut", "overwritten", "checksum"],
+)
+def test_a_damaged_package_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[bytes], bytes]
+) -> None:
+    archive = tmp_path / "made.tgz"
+    archive.write_bytes(damage(packed(bytes(300_000))))
+    fake_npm(tmp_path, f"import shutil; shutil.copy({str(archive)!r}, 'icons.tgz')")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(WeightsError, match=r"icons\.tgz.*@iconify-json/noto.*npm cache clean"):
+        art.fetch(tmp_path / "cache")
+    assert not list((tmp_path / "cache").glob("*.json"))
+
+
+def test_fetch_keeps_each_packages_icons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = json.dumps(ICONS).encode()
+    archive = tmp_path / "made.tgz"
+    archive.write_bytes(packed(data))
     log = tmp_path / "log"
     fake_npm(
         tmp_path,

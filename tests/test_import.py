@@ -41,17 +41,17 @@ def test_the_table_of_towers_is_read_without_torch() -> None:
     assert "torch" not in modules_after(f"{code}assert table_lines(towers())")
 
 
-def test_public_names_are_all_listed() -> None:
-    import bridge
-
-    assert set(bridge.__all__) <= set(dir(bridge))
-    assert all(getattr(bridge, name) is not None for name in bridge.__all__)
+ROOMS = ["bridge.conditioning", "bridge.diffusion", "bridge.lab", "bridge.towers", "bridge.vlm"]
 
 
-@pytest.mark.parametrize(
-    "room",
-    ["bridge.conditioning", "bridge.diffusion", "bridge.lab", "bridge.towers", "bridge.vlm"],
-)
+@pytest.mark.parametrize("name", ["bridge", *ROOMS])
+def test_public_names_are_all_listed(name: str) -> None:
+    package = importlib.import_module(name)
+    assert set(package.__all__) <= set(dir(package))
+    assert all(getattr(package, each) is not None for each in package.__all__)
+
+
+@pytest.mark.parametrize("room", ROOMS)
 def test_no_file_of_a_room_hides_a_public_name(room: str) -> None:
     """An imported file becomes an attribute of its room, and would stand before a function."""
     package = importlib.import_module(room)

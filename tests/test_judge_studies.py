@@ -25,6 +25,13 @@ def test_each_denied_thing_has_one_study() -> None:
     assert studies.negation_subjects(5, 1)[0] != studies.negation_subjects(5, 2)[0]
 
 
+def test_more_things_than_there_are_is_said_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for n in ("321", "0"):
+        assert studies.main(["negation", "--n", n]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error:") and f"n is {n}" in line and "1 to 320" in line
+
+
 def test_orders_and_emphases_are_eight_each() -> None:
     found = studies._order_variants("two red apples left of a cat")
     kinds = [each.operation for each in found]

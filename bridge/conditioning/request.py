@@ -22,7 +22,7 @@ _LONGEST = 512
 
 
 class WordingOptions(TypedDict, total=False):
-    """How texts become states: options of ``bridge.schedule``, for callers that pass them on."""
+    """How texts become states: options of ``bridge.schedule``; what is left out is as there."""
 
     towers: Any
     adapter: Any

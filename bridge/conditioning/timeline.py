@@ -12,12 +12,13 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
-from bridge.conditioning.adapters.swap import with_towers
+from bridge.conditioning.adapters.adapter import Adapter
+from bridge.conditioning.adapters.swap import read_adapter, with_towers
 from bridge.conditioning.addons import fitted
 from bridge.conditioning.brought import Brought, Loras, TextualInversions, bring
 from bridge.conditioning.composition import (
@@ -29,7 +30,7 @@ from bridge.conditioning.composition import (
 )
 from bridge.conditioning.encode import encode_texts
 from bridge.conditioning.kit import open_kit
-from bridge.conditioning.request import ParsedTexts, Place, Texts, read_place
+from bridge.conditioning.request import ParsedTexts, Place, Texts, WordingOptions, read_place
 from bridge.conditioning.result import HOW_TO_INJECT, Conditioning
 from bridge.conditioning.unet_only import check_unet
 from bridge.conditioning.wording import Wording, read_wording
@@ -105,8 +106,12 @@ class PromptSchedule:
 class ReadSchedule:
     """What ``schedule`` is asked for, checked as far as no model is needed for it."""
 
+    steps: int
+    rule: Rule
     wording: Wording
     place: Place
+    towers: Any
+    adapter: Adapter | None
     tagged: tuple[Tagged, ...]
     brought: Brought
     prompts: tuple[Prompt, ...]
@@ -119,31 +124,33 @@ def read_schedule(
     negative_prompt: Texts | None = None,
     *,
     steps: int,
-    rule: Rule = "new",
-    dialect: str = "a1111",
-    emphasis: str | None = None,
-    token_normalization: str = "none",
-    long_prompt: str | LongPrompt | None = None,
-    textual_inversions: TextualInversions | None = None,
-    loras: Loras | None = None,
-    clip_skip: int | None = None,
-    max_sequence_length: int | None = None,
     height: int | None = None,
     width: int | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | str | None = None,
+    **worded: Unpack[WordingOptions],
 ) -> ReadSchedule:
     """Check and parse; arguments and errors as ``schedule``, but those that need a model."""
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise OptionError(f"steps must be a whole number above 0, not {steps!r}.")
     texts = check_prompts(prompt)
     negative_texts = check_paired(negative_prompt, len(texts))
-    wording = read_wording(dialect, emphasis, token_normalization, long_prompt)
+    wording = read_wording(
+        worded.get("dialect", "a1111"),
+        worded.get("emphasis"),
+        worded.get("token_normalization", "none"),
+        worded.get("long_prompt"),
+    )
     place = read_place(
-        clip_skip, height, width, device, dtype, max_sequence_length=max_sequence_length
+        worded.get("clip_skip"),
+        height,
+        width,
+        device,
+        dtype,
+        max_sequence_length=worded.get("max_sequence_length"),
     )
     tagged = tuple(wording.tagged(text) for text in texts)
-    brought = bring(textual_inversions, loras, tagged)
+    brought = bring(worded.get("textual_inversions"), worded.get("loras"), tagged)
     prompts = tuple(wording.read(each.text) for each in tagged)
     negatives = (
         None
@@ -151,8 +158,21 @@ def read_schedule(
         else tuple(wording.read(text, negative=True) for text in negative_texts)
     )
     changing = (*prompts, *(negatives or ()))
+    rule, adapter = worded.get("rule", "new"), worded.get("adapter")
     ends = sorted({end for each in changing for end in last_steps(each, steps, rule)})
-    return ReadSchedule(wording, place, tagged, brought, prompts, negatives, tuple(ends))
+    return ReadSchedule(
+        steps=steps,
+        rule=rule,
+        wording=wording,
+        place=place,
+        towers=worded.get("towers"),
+        adapter=None if adapter is None else read_adapter(adapter),
+        tagged=tagged,
+        brought=brought,
+        prompts=prompts,
+        negatives=negatives,
+        ends=tuple(ends),
+    )
 
 
 def schedule(
@@ -193,6 +213,8 @@ def schedule(
         prompt,
         negative_prompt,
         steps=steps,
+        towers=towers,
+        adapter=adapter,
         rule=rule,
         dialect=dialect,
         emphasis=emphasis,
@@ -207,7 +229,13 @@ def schedule(
         device=device,
         dtype=dtype,
     )
-    place, prompts, negatives, ends = asked.place, asked.prompts, asked.negatives, asked.ends
+    return encode_schedule(asked, model, revision)
+
+
+def encode_schedule(asked: ReadSchedule, model: Any, revision: str | None = None) -> PromptSchedule:
+    """Encode what was read; arguments and errors as ``schedule``."""
+    steps, rule, place = asked.steps, asked.rule, asked.place
+    prompts, negatives, ends = asked.prompts, asked.negatives, asked.ends
     kit = open_kit(model, device=place.device, dtype=place.dtype, revision=revision)
     if len(ends) > 1 and not kit.recipe.swapped:
         raise OptionError(
@@ -224,7 +252,7 @@ def schedule(
         return part_prompts(each, at_step(each, end, steps, rule))
 
     whole = encode_texts(
-        fitted(with_towers(kit, towers, adapter, place.device), asked.brought),
+        fitted(with_towers(kit, asked.towers, asked.adapter, place.device), asked.brought),
         asked.wording,
         place,
         ParsedTexts(

@@ -5,8 +5,9 @@ Names load on first use, so that checking options or reading a result type needs
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bridge.lazy import lazy_names
 
 if TYPE_CHECKING:
     from bridge.diffusion.drawing import Generation, StepPreview, StopGeneration, generate
@@ -37,8 +38,4 @@ __all__ = [
     "load_pipeline",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'bridge.diffusion' has no attribute {name!r}")
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

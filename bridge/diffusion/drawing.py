@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from bridge.conditioning import Composition, Conditioning, PromptSchedule
     from bridge.conditioning.request import WordingOptions
+    from bridge.conditioning.timeline import ReadSchedule
 
 
 class StopGeneration(Exception):
@@ -113,6 +114,8 @@ def generate(
     Input is checked before any model loads. Raises PromptError (empty, NUL ...), OptionError,
     UnsupportedModelError, and what `load_pipeline` and `bridge.schedule` raise.
     """
+    from bridge.conditioning.timeline import encode_schedule
+
     _check_names(wording)
     chosen = model if pipeline is None else pipeline
     options = checked_options(
@@ -128,14 +131,14 @@ def generate(
     )
     if on_step is not None and not callable(on_step):
         raise OptionError(f"on_step is {on_step!r}; give a function that takes a StepPreview")
+    asked = _read(options, wording)
     if pipeline is None and isinstance(model, (str, os.PathLike)):
-        _check_wording(options, wording)
         pipe = _named(model, options, device, dtype)
-        plan = _planned(pipe, options, wording)
+        plan = encode_schedule(asked, pipe)
         _check_unet_parts(plan)
     else:
         pipe = _live(chosen, options)
-        plan = _planned(pipe, options, wording)
+        plan = encode_schedule(asked, pipe)
     return _draw(pipe, options, plan, on_step, progress)
 
 
@@ -147,16 +150,18 @@ def _check_names(wording: Mapping[str, object]) -> None:
         raise TypeError(f"generate() got an unexpected keyword argument {name!r}")
 
 
-def _check_wording(options: Options, wording: WordingOptions) -> None:
-    """Raise what `bridge.schedule` would of the texts and their options, before a model loads."""
-    from bridge.conditioning.adapters.swap import read_adapter
+def _read(options: Options, wording: WordingOptions) -> ReadSchedule:
+    """The texts and their options, checked before a model loads. Raises as `bridge.schedule`."""
     from bridge.conditioning.timeline import read_schedule
 
-    told = {name: value for name, value in wording.items() if name not in ("towers", "adapter")}
-    negatives = None if options.negatives is None else list(options.negatives)
-    read_schedule(list(options.prompts), negatives, steps=options.steps, **told)  # type: ignore[arg-type]
-    if wording.get("adapter") is not None:
-        read_adapter(wording["adapter"])
+    return read_schedule(
+        list(options.prompts),
+        None if options.negatives is None else list(options.negatives),
+        steps=options.steps,
+        height=options.height,
+        width=options.width,
+        **wording,
+    )
 
 
 def _live(pipeline: Any, options: Options) -> Any:
@@ -186,21 +191,6 @@ def _named(
 @lru_cache(maxsize=2)
 def _loaded(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
     return load_folder(folder, device, dtype)
-
-
-def _planned(pipe: Any, options: Options, wording: WordingOptions) -> PromptSchedule:
-    from bridge.conditioning import schedule
-
-    negatives = None if options.negatives is None else list(options.negatives)
-    return schedule(
-        list(options.prompts),
-        negatives,
-        steps=options.steps,
-        model=pipe,
-        height=options.height,
-        width=options.width,
-        **wording,
-    )
 
 
 def _check_unet_parts(plan: PromptSchedule) -> None:

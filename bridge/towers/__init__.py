@@ -8,8 +8,9 @@ without torch.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bridge.lazy import lazy_names
 
 if TYPE_CHECKING:
     from bridge.towers.architectures import IMAGE_TOWERS, TEXT_TOWERS, TOKENIZERS
@@ -96,8 +97,4 @@ __all__ = [
     "towers",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'bridge.towers' has no attribute {name!r}")
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

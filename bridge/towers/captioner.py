@@ -11,14 +11,24 @@ import torch
 from torch import Tensor
 
 from bridge.errors import OptionError, UnsupportedModelError
+from bridge.runtime import resolve_device, resolve_dtype
 from bridge.towers.beam_search import beam_search
-from bridge.towers.coca import FAMILY, encode_text, picture_tokens
+from bridge.towers.coca import (
+    FAMILY,
+    TEXT,
+    encode_text,
+    image_parts,
+    picture_tokens,
+    text_parts,
+)
 from bridge.towers.coca_decoder import CoCaDecoder, load_decoder
 from bridge.towers.families import family_of
-from bridge.towers.image_tower import ImageTower, open_image_tower
-from bridge.towers.source import find_source
+from bridge.towers.image_tower import ImageTower
+from bridge.towers.open_clip_files import read_files
+from bridge.towers.source import find_source, find_tokenizer
 from bridge.towers.states import Layer
-from bridge.towers.text_tower import TextTower, open_text_tower
+from bridge.towers.text_tower import TextTower
+from bridge.towers.tokenizer import load_tokenizer
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,15 +122,23 @@ def open_captioner(
 
     Raises UnsupportedModelError for a model of another family, or without its caption decoder.
     """
-    place = {"device": device, "dtype": dtype, "allow_pickle": allow_pickle}
-    name, folder, known, _ = find_source(source)
+    place = resolve_device(device)
+    name, folder, known, words = find_source(source)
     family = known or family_of(folder)
     if family != FAMILY:
         raise UnsupportedModelError(
             f"{name} ({family}) writes no captions; give a CoCa, such as 'coca-l', or ask a VLM: "
             "bridge.describe"
         )
-    text = open_text_tower(source, tokenizer=tokenizer, family=family, **place)
-    image = open_image_tower(source, family=family, **place)
-    weight = next(text.module.parameters())
-    return Captioner(text, image, load_decoder(folder, weight.dtype, weight.device, allow_pickle))
+    precision = resolve_dtype(dtype, place, folder)
+    files = read_files(folder, allow_pickle)  # once: it has all three parts
+    said = text_parts(files, precision, place)
+    seen = image_parts(files, precision, place)
+    decoder = load_decoder(files, precision, place)
+    words = find_tokenizer(tokenizer) if tokenizer is not None else words
+    reader = load_tokenizer(words or folder, TEXT.tokenizer)
+    return Captioner(
+        TextTower(name, FAMILY, said.spec, said.module, reader, said.scoring),
+        ImageTower(name, FAMILY, seen.spec, seen.module, seen.processor, seen.scoring),
+        decoder,
+    )

@@ -29,7 +29,7 @@ from bridge.towers.checkpoint import load_tower
 from bridge.towers.clip_text import pick
 from bridge.towers.family import ImageFamily, Parts, TextFamily
 from bridge.towers.open_clip import mapped, processor, text_config, vision_config
-from bridge.towers.open_clip_files import read_files
+from bridge.towers.open_clip_files import OpenClipFiles, read_files
 from bridge.towers.open_clip_keys import image_state, text_state
 from bridge.towers.spec import spec_of_config
 from bridge.towers.states import ImageStates, Layer, TextStates
@@ -42,11 +42,13 @@ _POOL = "visual.attn_pool."
 
 
 def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False) -> Parts:
-    """The text tower, a ``CLIPTextModelWithProjection`` whose last id is the class token.
+    """The text tower of a folder. Raises WeightsError, UnsupportedModelError."""
+    return text_parts(read_files(folder, allow_pickle), dtype, device)
 
-    Raises WeightsError, UnsupportedModelError.
-    """
-    files = read_files(folder, allow_pickle)
+
+def text_parts(files: OpenClipFiles, dtype: Any, device: Any) -> Parts:
+    """A ``CLIPTextModelWithProjection`` whose last id is the class token. Raises WeightsError."""
+    folder = files.folder
     state = mapped(text_state, files)
     if "text.cls_emb" not in files.state:
         raise WeightsError(f"{folder} lacks text.cls_emb; it is no CoCa")
@@ -125,8 +127,13 @@ class CoCaImage(nn.Module):
 
 
 def load_image(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False) -> Parts:
-    """The image side. Raises WeightsError, UnsupportedModelError."""
-    files = read_files(folder, allow_pickle)
+    """The image side of a folder. Raises WeightsError, UnsupportedModelError."""
+    return image_parts(read_files(folder, allow_pickle), dtype, device)
+
+
+def image_parts(files: OpenClipFiles, dtype: Any, device: Any) -> Parts:
+    """The vision transformer with its queries. Raises WeightsError."""
+    folder = files.folder
     state = mapped(image_state, files)
     config = vision_config(files, state)
     # The norm is the queries', and of their width; the transformer's own place for one is unused.

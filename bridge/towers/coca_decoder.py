@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, empty, nn
 from torch.nn import functional as F
 
 from bridge.errors import UnsupportedModelError, WeightsError
-from bridge.towers.open_clip_files import OpenClipFiles, read_files
+from bridge.towers.open_clip_files import OpenClipFiles
 
 _START = "text_decoder."
 _HEADS = 8  # open_clip's, for a config that does not say
@@ -105,13 +104,13 @@ class CoCaDecoder(nn.Module):
         return found
 
 
-def load_decoder(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False) -> CoCaDecoder:
-    """The decoder of a folder in open_clip's layout.
+def load_decoder(files: OpenClipFiles, dtype: Any, device: Any) -> CoCaDecoder:
+    """The decoder among a checkpoint's tensors.
 
     Raises UnsupportedModelError for a model without one or with blocks unlike these, WeightsError
     for a damaged one.
     """
-    files = read_files(folder, allow_pickle)
+    folder = files.folder
     own = {k.removeprefix(_START): t for k, t in files.state.items() if k.startswith(_START)}
     if not own:
         raise UnsupportedModelError(

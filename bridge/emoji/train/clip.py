@@ -37,7 +37,7 @@ from bridge.emoji.train.data import (
 )
 from bridge.emoji.train.loop import Recipe, plain_attention
 from bridge.emoji.train.tokenizer import CONTEXT
-from bridge.files import write_whole
+from bridge.files import whole, write_whole
 from bridge.vlm.preprocess import pil_clip_processor
 
 BATCH = 96
@@ -274,7 +274,5 @@ def image_processor() -> Any:
 
 
 def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    path = path.resolve()
-    part = path.with_suffix(".part")
-    save_file(tensors, part, metadata={"format": "pt"})
-    part.replace(path)
+    with whole(path.resolve()) as part:
+        save_file(tensors, part, metadata={"format": "pt"})
