@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from bridge.conditioning.adapters.maps import Sought, TowerMap
+from bridge.conditioning.adapters.maps import Sought, TowerMap, aligned_batch
 from bridge.conditioning.adapters.pairs import Native
 from bridge.conditioning.adapters.reading import KINDS, Places, Reading
 from bridge.conditioning.adapters.resampler import Resampler, memory_of
@@ -17,7 +17,7 @@ from bridge.conditioning.adapters.resampler import Resampler, memory_of
 _BATCH = 16
 _RATE = 1e-3
 _WARMUP = 0.05  # of the steps
-_SAMPLES = 20_000  # states that the whitening is taken from
+_SAMPLED = 1000  # prompts that the whitening is taken from
 _Example = tuple[Sought, Reading, Tensor, Tensor | None]
 
 
@@ -32,7 +32,9 @@ def train_resampler(
     """Train what adds to ``base``.
 
     AdamW at 1e-3 with a cosine to 0. A window has one word for many places of padding, so each
-    kind of place has an equal say in the loss.
+    kind of place has an equal say in the loss. In the end what is added is shrunk by the factor
+    that is best on the prompts left out: a run too short or on too few prompts is no worse there
+    than the closed form.
 
     Args:
         base: the closed form.
@@ -63,6 +65,7 @@ def train_resampler(
         model = _made(base, used, hidden)
         _trained(model, base, used, steps, random.Random(seed))
     model.eval().requires_grad_(False)
+    model.shrink(*_shares(model, base, left_out or used))
     return model, _scores(model, base, left_out or used)
 
 
@@ -71,8 +74,12 @@ def _made(base: TowerMap, examples: Sequence[_Example], hidden: int) -> Resample
     pooled = 0 if base.empty_pooled is None else len(base.empty_pooled)
     memory_width = examples[0][1].states.shape[1]
     model = Resampler(length, width, pooled, memory_width, hidden).to(base.empty.device)
-    states = torch.cat([each[2] for each in examples[: max(1, _SAMPLES // length)]])
-    memory = torch.cat([each[1].states[: each[1].last + 1] for each in examples[:_SAMPLES]])
+    few = examples[:_SAMPLED]
+    places = [Places.of(each[0].window) for each in few]
+    states = torch.cat(
+        [each[2][p.content.start : p.eos.stop] for each, p in zip(few, places, strict=True)]
+    )
+    memory = torch.cat([each[1].states[: each[1].last + 1] for each in few])
     own = [each[3] for each in examples if each[3] is not None]
     model.measure(states, torch.stack(own) if own and pooled else None, memory)
     return model
@@ -90,7 +97,11 @@ def _trained(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     for _ in range(steps):
         batch = rng.sample(examples, min(_BATCH, len(examples)))
-        loss = torch.stack([*_errors(model, base, batch)[0].values()]).mean()
+        pairs = _whitened(model, base, batch)
+        loss = torch.stack(
+            [(found - wanted).square().mean() for wanted, _, found in pairs.values()]
+        )
+        loss = loss.mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -98,30 +109,49 @@ def _trained(
         schedule.step()
 
 
-def _errors(
+def _whitened(
     model: Resampler, base: TowerMap, batch: Sequence[_Example]
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Mean square errors by kind of place, whitened: of the model, and of the closed form."""
+) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    """For each kind of place, in whitened coordinates: what is wanted, what the closed form gives,
+    what the model makes of it."""
     sought, own, states, pooled = zip(*batch, strict=True)
     linear, linear_pooled = base(sought, {s.text.text: r for s, r in zip(sought, own, strict=True)})
-    white, white_pooled = model.whitened(linear, linear_pooled, *memory_of(own))
+    aligned = aligned_batch(sought, own)
+    white, white_pooled = model.whitened(linear, linear_pooled, aligned, *memory_of(own))
     wanted, start = model.whiten(torch.stack(states)), model.whiten(linear)
     places = [Places.of(each.window) for each in sought]
-    found: dict[str, Tensor] = {}
-    before: dict[str, Tensor] = {}
+    found: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
     for kind in KINDS:
         mask = torch.zeros(white.shape[:2], dtype=torch.bool, device=white.device)
         for row, here in zip(mask, places, strict=True):
             row[here[kind].start : here[kind].stop] = True
         if mask.any():
-            found[kind] = (white[mask] - wanted[mask]).square().mean()
-            before[kind] = (start[mask] - wanted[mask]).square().mean()
+            found[kind] = wanted[mask], start[mask], white[mask]
     if white_pooled is not None and linear_pooled is not None:
         scale = model.pooled_scale
         target = torch.stack([p for p in pooled if p is not None]) / scale
-        found["pooled"] = (white_pooled - target).square().mean()
-        before["pooled"] = (linear_pooled / scale - target).square().mean()
-    return found, before
+        found["pooled"] = target, linear_pooled / scale, white_pooled
+    return found
+
+
+@torch.no_grad()
+def _shares(model: Resampler, base: TowerMap, examples: Sequence[_Example]) -> tuple[float, float]:
+    """The shares in [0, 1] of what the model adds to states and to pooled states that bring it
+    nearest to what is wanted: least squares, each kind of place alike."""
+    sums = {kind: [0.0, 0.0] for kind in (*KINDS, "pooled")}
+    for start in range(0, len(examples), _BATCH):
+        pairs = _whitened(model, base, examples[start : start + _BATCH])
+        for kind, (wanted, before, after) in pairs.items():
+            added = after - before
+            # A mean, as in the loss: one kind has many more places than another.
+            sums[kind][0] += float((added * (wanted - before)).mean())
+            sums[kind][1] += float(added.square().mean())
+
+    def share(kinds: Sequence[str]) -> float:
+        along, size = (sum(sums[kind][at] for kind in kinds) for at in (0, 1))
+        return min(1.0, max(0.0, along / size)) if size else 1.0
+
+    return share(KINDS), share(["pooled"])
 
 
 @torch.no_grad()
@@ -129,9 +159,9 @@ def _scores(model: Resampler, base: TowerMap, examples: Sequence[_Example]) -> d
     """The mean whitened square errors on examples, of the model and of the closed form."""
     sums: dict[str, list[float]] = {}
     for start in range(0, len(examples), _BATCH):
-        part = examples[start : start + _BATCH]
-        found, before = _errors(model, base, part)
-        for kind, error in found.items():
-            sums.setdefault(f"error/{kind}", []).append(float(error))
-            sums.setdefault(f"error of ridge/{kind}", []).append(float(before[kind]))
+        pairs = _whitened(model, base, examples[start : start + _BATCH])
+        for kind, (wanted, before, after) in pairs.items():
+            for name, given in (("error", after), ("error of closed form", before)):
+                error = float((given - wanted).square().mean())
+                sums.setdefault(f"{name}/{kind}", []).append(error)
     return {name: round(sum(errors) / len(errors), 4) for name, errors in sums.items()}
