@@ -22,7 +22,7 @@ from bridge.emoji.captions import caption
 from bridge.emoji.scenes import sample_scene
 
 TOWERS = ("emoji-1", "emoji-2", "emoji-llava's language model")
-ADAPTERS = ("ridge", "procrustes", "resampler")
+ADAPTERS = ("ridge", "procrustes", "random-features", "resampler")
 
 
 def run_adapters(args: argparse.Namespace) -> None:

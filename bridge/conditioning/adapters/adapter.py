@@ -60,7 +60,7 @@ class Adapter:
     of the model's and changes none.
 
     Attributes:
-        kind: ``ridge``, ``procrustes`` or ``resampler``.
+        kind: ``ridge``, ``procrustes``, ``random-features`` or ``resampler``.
         recipe: the model's recipe.
         layers: the foreign layers whose states it takes, the main one first.
         foreign: the foreign tower.

@@ -38,6 +38,7 @@ _MOST_LAYERS, _WIDEST = 6, 4096
 _HELD = 8  # every eighth prompt is held out
 _APART = 7  # padding places between two that are fitted on
 FEATURES = 1024
+_SCALED = 16  # batches that the features' scales are taken from
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,9 +115,9 @@ def fit_adapter(
     towers = kit.load()
     chosen = tuple(layers or default_layers(kit, foreign))
     linear = kind in _LINEAR
-    streamed = _batches(kit, towers, foreign, chosen, texts)
-    batches = streamed if linear else list(streamed)  # which are gone through more than once
-    features = {} if linear else _features(_moments(batches, {}), seed)
+    batches: Iterable[_Batch] = _batches(kit, towers, foreign, chosen, texts)
+    batches = batches if linear else list(batches)  # which are gone through more than once
+    features = {} if linear else _features(_moments(list(batches)[:_SCALED], {}), seed)
     one = next(_batches(kit, towers, foreign, chosen, texts[:1]))
     maps, explained = _closed_forms(
         kind,

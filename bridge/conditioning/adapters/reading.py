@@ -174,7 +174,8 @@ def blocks_of(reading: Reading) -> dict[str, tuple[int, ...]]:
     """The widths of the blocks that each kind's inputs are made of; the main layer comes first."""
     width = reading.width
     layers = (width,) * (reading.states.shape[1] // width)
-    summary = (*layers, *layers, len(reading.pooled))
+    pooled = (len(reading.pooled),) if len(reading.pooled) else ()
+    summary = (*layers, *layers, *pooled)
     return {
         "content": (*layers, PLACE_WIDTH),
         "eos": (width, *summary, PLACE_WIDTH, PLACE_WIDTH),
