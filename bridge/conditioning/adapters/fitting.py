@@ -266,7 +266,8 @@ def _solved(
         mean = both.y / max(both.count, 1)
         return LinearMap(torch.zeros_like(both.xy).float(), mean.float()), 0.0
     if kind == "procrustes":
-        found, score = procrustes(fit + held, blocks[0]), procrustes(fit, blocks[0]).explained(held)
+        found = procrustes(fit, blocks[0])
+        score = found.explained(held)
     else:
         found, score, _ = chosen_ridge(fit, held, blocks, prior)
     return LinearMap(found.weight.float(), found.bias.float()), score

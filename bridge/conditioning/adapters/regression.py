@@ -150,7 +150,7 @@ def penalties(pairs: Moments, blocks: Sequence[int], strength: float) -> Tensor:
 def chosen_ridge(
     pairs: Moments, held: Moments, blocks: Sequence[int], prior: LinearMap | None = None
 ) -> tuple[LinearMap, float, float]:
-    """The ridge map of all pairs, by the strength that is best on those held out.
+    """The ridge map of ``pairs``, by the strength that is best on those held out.
 
     Args:
         pairs, held: what to fit on, and what to choose by.
@@ -158,8 +158,8 @@ def chosen_ridge(
         prior: what the map is shrunk towards, instead of none at all.
 
     Returns:
-        The map, fitted on both; R² on the held-out pairs of the map fitted without them; the
-        strength.
+        The map, its R² on the held-out pairs, the strength. It is not fitted again on both: what is
+        trained on top of it must see how wrong it is where it was not fitted.
     """
     spread = max(held.spread, _LEAST)
     rows = whitening_rows(pairs + held)
@@ -171,9 +171,8 @@ def chosen_ridge(
     # Of those as good as the best the strongest: it amplifies a tower's rounding least.
     limit = min(tried.values()) * (1 + _TIE)
     best = max(strength for strength, error in tried.items() if error <= limit)
-    both = pairs + held
-    found = ridge(both, penalties(both, blocks, best))
-    share = 1 - max(maps[best].error(held), 0.0) / spread
+    found = maps[best]
+    share = 1 - max(found.error(held), 0.0) / spread
     return found if prior is None else found + prior, share, best
 
 
