@@ -15,7 +15,7 @@ from bridge.conditioning.adapters.features import RandomFeatures
 from bridge.conditioning.adapters.maps import TowerMap
 from bridge.conditioning.adapters.opened import open_tower
 from bridge.conditioning.adapters.pairs import Native, foreign_readings, native_states
-from bridge.conditioning.adapters.reading import Places, Reading, blocks_of, inputs_of
+from bridge.conditioning.adapters.reading import Places, Reading, groups_of, inputs_of
 from bridge.conditioning.adapters.regression import (
     LinearMap,
     Moments,
@@ -123,7 +123,7 @@ def fit_adapter(
         kind,
         _moments(batches, features),
         native_states(kit, towers, [""]),
-        blocks_of(next(iter(one.readings.values()))),
+        groups_of(next(iter(one.readings.values()))),
         features,
     )
     if kind == "resampler":
@@ -167,7 +167,7 @@ def _closed_forms(
     kind: str,
     sums: _Sums,
     empties: Mapping[str, Native],
-    blocks: Mapping[str, Sequence[int]],
+    groups: Mapping[str, tuple[tuple[int, ...], ...]],
     features: _Features,
 ) -> tuple[dict[str, TowerMap], dict[str, dict[str, float]]]:
     """The linear maps of each native tower, and their R² on the prompts held out."""
@@ -181,8 +181,8 @@ def _closed_forms(
                 fit, held = sums[component, part]
                 # A prompt has one EOS and many states after it, of the same make.
                 prior = linear.get("padding") if part == "eos" else None
-                bent = (FEATURES,) if part in features.get(component, {}) else ()
-                linear[part], score = _solved(kind, fit, held, (*blocks[part], *bent), prior)
+                bent = ((FEATURES,),) if part in features.get(component, {}) else ()
+                linear[part], score = _solved(kind, fit, held, (*groups[part], *bent), prior)
                 explained[component][part] = round(score, 4)
         maps[component] = TowerMap(
             linear,
@@ -257,7 +257,11 @@ def _none(x: Tensor, y: Tensor) -> Moments:
 
 
 def _solved(
-    kind: str, fit: Moments, held: Moments, blocks: Sequence[int], prior: LinearMap | None
+    kind: str,
+    fit: Moments,
+    held: Moments,
+    groups: Sequence[Sequence[int]],
+    prior: LinearMap | None,
 ) -> tuple[LinearMap, float]:
     """The map in float32, and its R² on what was held out."""
     if not fit.count or not held.count:
@@ -266,8 +270,8 @@ def _solved(
         mean = both.y / max(both.count, 1)
         return LinearMap(torch.zeros_like(both.xy).float(), mean.float()), 0.0
     if kind == "procrustes":
-        found = procrustes(fit, blocks[0])
+        found = procrustes(fit, groups[0][0])
         score = found.explained(held)
     else:
-        found, score, _ = chosen_ridge(fit, held, blocks, prior)
+        found, score, _ = chosen_ridge(fit, held, groups, prior)
     return LinearMap(found.weight.float(), found.bias.float()), score

@@ -67,10 +67,16 @@ class Reading:
 
     @property
     def summary(self) -> Tensor:
-        """``S = 2 F + P`` numbers of the whole text: its last token's states, which have seen all
-        of it, the mean of its tokens' states, which has an equal part of each, and the pooled."""
-        mean = self.states[list(self.content)].mean(0)
-        return torch.cat([self.states[self.last], mean, self.pooled])
+        """``(S,)``: of the whole text the main layer's last state, which has seen all of it, and
+        the pooled state; then the last state of other layers and the mean of each layer's, which
+        has an equal part of every token."""
+        last, mean = self.states[self.last], self.states[list(self.content)].mean(0)
+        return torch.cat([last[: self.width], self.pooled, last[self.width :], mean])
+
+    @property
+    def main(self) -> int:
+        """How many entries of the summary are of the main layer's last state and pooled."""
+        return self.width + len(self.pooled)
 
 
 @torch.no_grad()
@@ -149,38 +155,42 @@ def inputs_of(places: Places, text: WindowText, reading: Reading) -> dict[str, T
     """The inputs of each kind's map for one window with content.
 
     Returns:
-        ``content (n, F + 16)``, and ``eos``, ``padding``: ``(m, W + S + 32)`` of the main layer's
-        states and the summary.
+        ``content (n, F + 16)``, and ``eos``, ``padding``: ``(m, W + S + 32)``; what is of the main
+        layer comes first.
     """
-    own = aligned_states(places, text, reading)
+    own, width = aligned_states(places, text, reading), reading.width
     here = own[places.content.start : places.content.stop]
-    found = {"content": torch.cat([here, place_code(places.content).to(own)], dim=1)}
+    code = place_code(places.content).to(own)
+    found = {"content": torch.cat([here[:, :width], code, here[:, width:]], dim=1)}
+    summary, more = reading.summary.split([reading.main, len(reading.summary) - reading.main])
     for kind in ("eos", "padding"):
         at = places[kind]
         after = range(at.start - places.content.stop, at.stop - places.content.stop)
         found[kind] = torch.cat(
             [
-                own[at.start : at.stop, : reading.width],
-                reading.summary.expand(len(at), -1),
+                own[at.start : at.stop, :width],
+                summary.expand(len(at), -1),
                 place_code(at).to(own),
                 place_code(after).to(own),
+                more.expand(len(at), -1),
             ],
             dim=1,
         )
     return found
 
 
-def blocks_of(reading: Reading) -> dict[str, tuple[int, ...]]:
-    """The widths of the blocks that each kind's inputs are made of; the main layer comes first."""
-    width = reading.width
+def groups_of(reading: Reading) -> dict[str, tuple[tuple[int, ...], ...]]:
+    """The widths of the blocks of one unit that each kind's inputs are made of, in two groups:
+    what is of the main layer, which comes first, and what is of the others."""
+    width, pooled = reading.width, len(reading.pooled)
     layers = (width,) * (reading.states.shape[1] // width)
-    pooled = (len(reading.pooled),) if len(reading.pooled) else ()
-    summary = (*layers, *layers, *pooled)
+    summary = (width, pooled) if pooled else (width,)
+    tail = ((width, *summary, PLACE_WIDTH, PLACE_WIDTH), (*layers[1:], *layers))
     return {
-        "content": (*layers, PLACE_WIDTH),
-        "eos": (width, *summary, PLACE_WIDTH, PLACE_WIDTH),
-        "padding": (width, *summary, PLACE_WIDTH, PLACE_WIDTH),
-        "pooled": summary,
+        "content": ((width, PLACE_WIDTH), layers[1:]),
+        "eos": tail,
+        "padding": tail,
+        "pooled": (summary, (*layers[1:], *layers)),
     }
 
 

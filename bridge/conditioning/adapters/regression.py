@@ -65,6 +65,12 @@ class Moments:
             known.residual(self),
         )
 
+    def first(self, width: int) -> Moments:
+        """Those of the first ``width`` entries of x."""
+        return Moments(
+            self.count, self.x[:width], self.y, self.xx[:width, :width], self.xy[:width], self.yy
+        )
+
     @property
     def means(self) -> tuple[Tensor, Tensor]:
         return self.x / self.count, self.y / self.count
@@ -101,6 +107,11 @@ class LinearMap:
 
     def __add__(self, other: LinearMap) -> LinearMap:
         return LinearMap(self.weight + other.weight, self.bias + other.bias)
+
+    def widened(self, width: int) -> LinearMap:
+        """The same for an x of ``width`` entries, of which those beyond its own have no say."""
+        missing = self.weight.new_zeros(width - len(self.weight), self.weight.shape[1])
+        return LinearMap(torch.cat([self.weight, missing]), self.bias)
 
     def residual(self, pairs: Moments) -> Tensor:
         """``E'E (D, D)`` of the errors E on pairs, from their moments."""
@@ -148,13 +159,19 @@ def penalties(pairs: Moments, blocks: Sequence[int], strength: float) -> Tensor:
 
 
 def chosen_ridge(
-    pairs: Moments, held: Moments, blocks: Sequence[int], prior: LinearMap | None = None
+    pairs: Moments,
+    held: Moments,
+    groups: Sequence[Sequence[int]],
+    prior: LinearMap | None = None,
 ) -> tuple[LinearMap, float, float]:
-    """The ridge map of ``pairs``, by the strength that is best on those held out.
+    """The ridge map of ``pairs`` that is best on those held out.
+
+    Tried are the first group of inputs alone, with the second, and so on, each with every
+    strength: where pairs are few, few inputs may say more.
 
     Args:
         pairs, held: what to fit on, and what to choose by.
-        blocks: as ``penalties``.
+        groups: blocks of x as in ``penalties``, in groups, the most telling one first.
         prior: what the map is shrunk towards, instead of none at all.
 
     Returns:
@@ -166,14 +183,27 @@ def chosen_ridge(
     rounding = _LEAST * float(((rows @ held.yy) * rows).sum())
     if prior is not None:
         pairs, held = pairs.beyond(prior), held.beyond(prior)
-    maps = {strength: ridge(pairs, penalties(pairs, blocks, strength)) for strength in STRENGTHS}
-    tried = {strength: max(one.error(held, rows), rounding) for strength, one in maps.items()}
-    # Of those as good as the best the strongest: it amplifies a tower's rounding least.
+    nested = [[each for group in groups[: k + 1] for each in group] for k in range(len(groups))]
+
+    def fitted(k: int, strength: float) -> LinearMap:
+        part = pairs.first(sum(nested[k]))
+        return ridge(part, penalties(part, nested[k], strength))
+
+    tried = {
+        (k, strength): max(fitted(k, strength).error(held.first(sum(nested[k])), rows), rounding)
+        for k in range(len(groups))
+        for strength in STRENGTHS
+    }
+    # Of those as good as the best that of the fewest inputs, and of these the strongest: it
+    # amplifies a tower's rounding least.
     limit = min(tried.values()) * (1 + _TIE)
-    best = max(strength for strength, error in tried.items() if error <= limit)
-    found = maps[best]
+    k, strength = max(
+        (each for each, error in tried.items() if error <= limit),
+        key=lambda each: (-each[0], each[1]),
+    )
+    found = fitted(k, strength).widened(len(pairs.x))
     share = 1 - max(found.error(held), 0.0) / spread
-    return found if prior is None else found + prior, share, best
+    return found if prior is None else found + prior, share, strength
 
 
 def whitening_rows(pairs: Moments) -> Tensor:
