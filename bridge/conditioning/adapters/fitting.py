@@ -85,7 +85,7 @@ def fit_adapter(
             Default: that of the model's recipe for a tower of CLIP's family, else the last with
             its norm; and others from the embeddings up, as far as all are 4096 wide at most.
         steps: of training, for the resampler: some 0.2 s each on two CPU cores.
-        seed: of the training.
+        seed: of the training and of the random features.
         device: where it is done. Default: CUDA if there is one; a live pipeline's own.
 
     Raises:
@@ -117,7 +117,7 @@ def fit_adapter(
     linear = kind in _LINEAR
     batches: Iterable[_Batch] = _batches(kit, towers, foreign, chosen, texts)
     batches = batches if linear else list(batches)  # which are gone through more than once
-    features = {} if linear else _features(_moments(list(batches)[:_SCALED], {}), seed)
+    features = {} if linear else _features(_moments(list(batches)[:_SCALED], {}), len(texts), seed)
     one = next(_batches(kit, towers, foreign, chosen, texts[:1]))
     maps, explained = _closed_forms(
         kind,
@@ -181,8 +181,9 @@ def _closed_forms(
                 fit, held = sums[component, part]
                 # A prompt has one EOS and many states after it, of the same make.
                 prior = linear.get("padding") if part == "eos" else None
-                bent = ((FEATURES,),) if part in features.get(component, {}) else ()
-                linear[part], score = _solved(kind, fit, held, (*groups[part], *bent), prior)
+                bent = features.get(component, {}).get(part)
+                more = () if bent is None else ((len(bent.offset),),)
+                linear[part], score = _solved(kind, fit, held, (*groups[part], *more), prior)
                 explained[component][part] = round(score, 4)
         maps[component] = TowerMap(
             linear,
@@ -240,11 +241,13 @@ def _gather(
         both[held] = both[held] + Moments.of(x, y)
 
 
-def _features(sums: _Sums, seed: int) -> _Features:
-    """Random features for each native tower and kind of place."""
+def _features(sums: _Sums, prompts: int, seed: int) -> _Features:
+    """Random features for each native tower and kind of place, no more than there are prompts."""
     found: _Features = {}
     for (component, part), (fit, held) in sums.items():
-        found.setdefault(component, {})[part] = RandomFeatures.drawn(fit + held, FEATURES, seed)
+        found.setdefault(component, {})[part] = RandomFeatures.drawn(
+            fit + held, min(FEATURES, prompts), seed
+        )
     for own in found.values():
         # EOS is shrunk towards padding, so both have the same inputs.
         if "padding" in own:
