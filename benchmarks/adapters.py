@@ -38,7 +38,8 @@ def run_adapters(args: argparse.Namespace) -> None:
     native = _right(pipe, judge, tasks, args)
     rows = _rows("adapters/native", tasks, native)
     show(rows)
-    explained, missed = {}, {}
+    explained = {}
+    missed = {}
     fresh = [each for each in make_captions(2 * HELD_OUT, args.seed + 1) if each not in captions]
     for name in TOWERS:
         tower = open_tower(name, args.device)
@@ -96,7 +97,8 @@ def missed_shares(pipe: Any, tower: Any, adapter: Any, captions: Sequence[str]) 
     natives = native_states(kit, towers, captions)
     readings = foreign_readings(tower, natives, adapter.layers, towers.device)
     device = pipe.unet.device
-    mapped, pooled = {}, None
+    mapped: dict[str, Any] = {}
+    pooled: float | None = None
     for name, native in natives.items():
         mapped[name], found = adapter.maps[name].to(towers.device)(native.sought, readings)
         if native.pooled is not None and found is not None:
