@@ -48,7 +48,8 @@ def save_adapter(adapter: Adapter, path: str | os.PathLike[str]) -> Path:
         "explained": {name: dict(shares) for name, shares in adapter.explained.items()},
         "prompts": adapter.prompts,
     }
-    tensors = {n: t.detach().cpu().contiguous() for n, t in tensors_of(adapter).items()}
+    # Copies, since EOS and padding share their random features, and safetensors shares nothing.
+    tensors = {n: t.detach().cpu().contiguous().clone() for n, t in tensors_of(adapter).items()}
     target = Path(path)
     write_whole(target, save(tensors, {_HEADER: json.dumps(account, ensure_ascii=False)}))
     return target
