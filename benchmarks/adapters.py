@@ -22,7 +22,8 @@ from bridge.emoji.captions import caption
 from bridge.emoji.scenes import sample_scene
 
 TOWERS = ("emoji-1", "emoji-2", "emoji-llava's language model")
-ADAPTERS = ("ridge", "procrustes", "resampler")
+HELD_OUT = 100  # captions that the states are compared on
+ADAPTERS = ("ridge", "procrustes", "random-features", "resampler")
 
 
 def run_adapters(args: argparse.Namespace) -> None:
@@ -38,6 +39,8 @@ def run_adapters(args: argparse.Namespace) -> None:
     rows = _rows("adapters/native", tasks, native)
     show(rows)
     explained = {}
+    missed = {}
+    fresh = [each for each in make_captions(2 * HELD_OUT, args.seed + 1) if each not in captions]
     for name in TOWERS:
         tower = open_tower(name, args.device)
         for kind in ADAPTERS:
@@ -48,6 +51,7 @@ def run_adapters(args: argparse.Namespace) -> None:
             spent = round(time.monotonic() - begun, 1)
             title = f"adapters/{name}/{kind}"
             explained[title] = adapter.explained
+            missed[title] = missed_shares(pipe, tower, adapter, fresh[:HELD_OUT])
             right = _right(pipe, judge, tasks, args, towers=tower, adapter=adapter)
             new = [
                 Row(f"{title}/fitting", spent, spent, spent, 1, "s"),
@@ -62,7 +66,7 @@ def run_adapters(args: argparse.Namespace) -> None:
         f"--train-steps {args.train_steps} --steps {args.steps} --guidance {args.guidance:g} "
         f"--seed {args.seed}"
     )
-    notes = {"rules": "benchmarks/tasks.py", "explained": explained}
+    notes = {"rules": "benchmarks/tasks.py", "explained": explained, "missed": missed}
     save(args.out / "adapters.json", report(command, rows, **notes))
 
 
@@ -73,6 +77,56 @@ def make_captions(n: int, seed: int) -> list[str]:
     while len(found) < n:
         found[caption(sample_scene(rng), rng)] = None
     return list(found)
+
+
+def missed_shares(pipe: Any, tower: Any, adapter: Any, captions: Sequence[str]) -> dict[str, float]:
+    """How far mapped states are from native ones where the UNet reads them, by kind of place.
+
+    The share of the variance after ``encoder_hid_proj``, which whitens both towers' states side by
+    side; 1 is no better than the mean.
+    """
+    import torch
+
+    from bridge.conditioning import open_kit
+    from bridge.conditioning.adapters.pairs import foreign_readings, native_states
+    from bridge.conditioning.adapters.reading import KINDS as PLACES
+    from bridge.conditioning.adapters.reading import Places
+
+    kit = open_kit(pipe)
+    towers = kit.load()
+    natives = native_states(kit, towers, captions)
+    readings = foreign_readings(tower, natives, adapter.layers, towers.device)
+    device = pipe.unet.device
+    mapped: dict[str, Any] = {}
+    pooled: float | None = None
+    for name, native in natives.items():
+        mapped[name], found = adapter.maps[name].to(towers.device)(native.sought, readings)
+        if native.pooled is not None and found is not None:
+            pooled = _missed(native.pooled, found)
+    both = [
+        torch.cat([each.states for each in natives.values()], -1),
+        torch.cat([*mapped.values()], -1),
+    ]
+    with torch.no_grad():
+        read = [
+            pipe.unet.encoder_hid_proj(each.to(device, pipe.unet.dtype)).float() for each in both
+        ]
+    sought = next(iter(natives.values())).sought
+    shares = {}
+    for kind in PLACES:
+        at = [
+            (row, place)
+            for row, each in enumerate(sought)
+            for place in Places.of(each.window)[kind]
+        ]
+        rows, places = (list(each) for each in zip(*at, strict=True))
+        shares[kind] = _missed(*(each[rows, places] for each in read))
+    return shares if pooled is None else shares | {"pooled": pooled}
+
+
+def _missed(wanted: Any, found: Any) -> float:
+    spread = (wanted - wanted.mean(0)).square().sum()
+    return round(float((found - wanted).square().sum() / spread), 4)
 
 
 def open_tower(name: str, device: str | None) -> Any:

@@ -138,8 +138,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--repeats", type=int, default=7, help="timed pictures a side")
     made.add_argument("--device", help="cpu, cuda ...; without it, CUDA if there is one")
     made.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
-    made.add_argument("--captions", type=int, default=500, help="that adapters are fitted on")
-    made.add_argument("--train-steps", type=int, default=400, help="of the trained adapter")
+    made.add_argument("--captions", type=int, default=3000, help="that adapters are fitted on")
+    made.add_argument("--train-steps", type=int, default=1500, help="of the trained adapter")
     made.add_argument(
         "--adapter-prompts", type=int, default=5, help="prompts a kind that each adapter draws"
     )

@@ -18,13 +18,16 @@ from bridge.conditioning.adapters.alignment import (
     unshared,
     window_text,
 )
+from bridge.conditioning.adapters.features import RandomFeatures
 from bridge.conditioning.adapters.regression import (
+    STRENGTHS,
     LinearMap,
     Moments,
     chosen_ridge,
     penalties,
     procrustes,
     ridge,
+    whitening_rows,
 )
 from bridge.prompt import LONG_PROMPTS, Token, Window, parse
 from bridge.prompt.plan import plan
@@ -64,7 +67,7 @@ def test_errors_and_shares_follow_from_the_moments() -> None:
     assert some.explained(moments) == pytest.approx(1 - error / spread, rel=1e-9)
     left = Moments.of(x, y - some(x))
     beyond = moments.beyond(some)
-    assert beyond.yy == pytest.approx(left.yy, rel=1e-9)
+    torch.testing.assert_close(beyond.yy, left.yy)
     torch.testing.assert_close(beyond.xy, left.xy)
     torch.testing.assert_close(beyond.y, left.y)
 
@@ -75,21 +78,71 @@ def test_the_strength_is_that_which_serves_the_held_out_pairs() -> None:
     x = torch.randn(60, 30, generator=made, dtype=torch.float64)
     y = x[:, :1] + 0.7 * torch.randn(60, 1, generator=made, dtype=torch.float64)
     fit, held = Moments.of(x[:35], y[:35]), Moments.of(x[35:], y[35:])
-    _, explained, strength = chosen_ridge(fit, held, (30,))
+    _, explained, strength = chosen_ridge(fit, held, ((30,),))
     loose = ridge(fit, penalties(fit, (30,), 1e-9)).explained(held)
     assert explained > loose + 0.1 and strength >= 1e-2
     exact_x, exact_y = pairs_of(60, 5, 2)
     exact = (Moments.of(exact_x[:40], exact_y[:40]), Moments.of(exact_x[40:], exact_y[40:]))
-    found, explained, _ = chosen_ridge(*exact, (5,))
+    found, explained, _ = chosen_ridge(*exact, ((5,),))
     assert explained > 1 - 1e-9
     torch.testing.assert_close(found(exact_x), exact_y, atol=1e-4, rtol=0)
+
+
+def test_inputs_that_mislead_are_left_out() -> None:
+    # Fewer pairs than inputs: the first five say all, the others nothing.
+    x, y = pairs_of(60, 5, 2)
+    noise = torch.randn(60, 80, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    both = torch.cat([x, noise], 1)
+    fit, held = Moments.of(both[:40], y[:40]), Moments.of(both[40:], y[40:])
+    found, explained, _ = chosen_ridge(fit, held, ((5,), (80,)))
+    assert explained > 1 - 1e-9 and found.weight.shape == (85, 2) and not found.weight[5:].any()
+    _, without_order, _ = chosen_ridge(fit, held, ((5, 80),))
+    assert without_order < 0.99
+
+
+def test_the_strength_is_chosen_where_each_direction_counts_alike() -> None:
+    # y's loud entry is noise and wants much shrinking; its faint one follows x and wants none. In
+    # y's own units the loud one would decide; in whitened ones both count.
+    made = torch.Generator().manual_seed(4)
+    x = torch.randn(90, 20, generator=made, dtype=torch.float64)
+    loud = 100 * torch.randn(90, 1, generator=made, dtype=torch.float64)
+    y = torch.cat([loud, 20 * x[:, :1]], 1)
+    fit, held = Moments.of(x[:50], y[:50]), Moments.of(x[50:], y[50:])
+    _, _, strength = chosen_ridge(fit, held, ((20,),))
+    in_units = {s: ridge(fit, penalties(fit, (20,), s)).error(held) for s in STRENGTHS}
+    assert strength < min(in_units, key=lambda s: in_units[s])
+
+
+def test_whitening_rows_give_unit_variance() -> None:
+    x, y = pairs_of(500, 6, 3)
+    rows = whitening_rows(Moments.of(x, y))
+    white = (y - y.mean(0)) @ rows.T
+    assert float(white.var(0).min()) > 0.5 and float(white.var(0).max()) < 1.01
+    some = LinearMap(torch.zeros(6, 3, dtype=torch.float64), y.mean(0))
+    assert some.error(Moments.of(x, y), rows) == pytest.approx(float(white.square().sum()))
+
+
+def test_random_features_fit_what_no_line_does() -> None:
+    made = torch.Generator().manual_seed(2)
+    x = 5 + 3 * torch.randn(1500, 3, generator=made, dtype=torch.float64)
+    y = (x[:, :1] - 5) * (x[:, 1:2] - 5)
+    features = RandomFeatures.drawn(Moments.of(x, y), 200, 0)
+    wide = features(x)
+    assert wide.shape == (1500, 203) and torch.equal(wide[:, :3], x.float())
+    again = RandomFeatures.drawn(Moments.of(x, y), 200, 0)
+    assert torch.equal(again.weight, features.weight)
+    straight = chosen_ridge(Moments.of(x[:1000], y[:1000]), Moments.of(x[1000:], y[1000:]), ((3,),))
+    bent = chosen_ridge(
+        Moments.of(wide[:1000], y[:1000]), Moments.of(wide[1000:], y[1000:]), ((3,), (200,))
+    )
+    assert straight[1] < 0.1 and bent[1] > 0.9
 
 
 def test_a_map_without_evidence_keeps_to_its_prior() -> None:
     x, y = pairs_of(400, 6, 2)
     prior = ridge(Moments.of(x, y), torch.full((6,), 1e-9))
     few = (Moments.of(x[:2], y[:2]), Moments.of(x[2:4], y[2:4]))
-    found, *_ = chosen_ridge(*few, (6,), prior)
+    found, *_ = chosen_ridge(*few, ((6,),), prior)
     torch.testing.assert_close(found(x), y, atol=1e-5, rtol=0)
 
 

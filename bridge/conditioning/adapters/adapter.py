@@ -60,9 +60,9 @@ class Adapter:
     of the model's and changes none.
 
     Attributes:
-        kind: ``ridge``, ``procrustes`` or ``resampler``.
+        kind: ``ridge``, ``procrustes``, ``random-features`` or ``resampler``.
         recipe: the model's recipe.
-        layer: the foreign layer whose states it takes.
+        layers: the foreign layers whose states it takes, the main one first.
         foreign: the foreign tower.
         natives: the model's towers by component.
         maps: what stands for each of them.
@@ -73,7 +73,7 @@ class Adapter:
 
     kind: str
     recipe: str
-    layer: Layer
+    layers: tuple[Layer, ...]
     foreign: TowerCard
     natives: Mapping[str, TowerCard]
     maps: Mapping[str, TowerMap]
@@ -98,7 +98,7 @@ class Adapter:
         """16 hex digits of its tensors."""
         from bridge.conditioning.adapters.storage import tensors_of
 
-        digest = hashlib.sha256(f"{self.kind}{self.recipe}{self.layer}".encode())
+        digest = hashlib.sha256(f"{self.kind}{self.recipe}{self.layers}".encode())
         for name, tensor in sorted(tensors_of(self).items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

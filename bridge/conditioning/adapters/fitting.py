@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from bridge.conditioning.adapters.adapter import Adapter, TowerCard
+from bridge.conditioning.adapters.features import RandomFeatures
 from bridge.conditioning.adapters.maps import TowerMap
 from bridge.conditioning.adapters.opened import open_tower
 from bridge.conditioning.adapters.pairs import Native, foreign_readings, native_states
-from bridge.conditioning.adapters.reading import Places, Reading, blocks_of, inputs_of
+from bridge.conditioning.adapters.reading import Places, Reading, groups_of, inputs_of
 from bridge.conditioning.adapters.regression import (
     LinearMap,
     Moments,
@@ -28,12 +29,30 @@ from bridge.prompt import check_prompts
 from bridge.runtime import resolve_device
 from bridge.towers import Layer, TextTower
 
-KINDS_OF_ADAPTER = ("ridge", "procrustes", "resampler")
+KINDS_OF_ADAPTER = ("ridge", "procrustes", "random-features", "resampler")
+_LINEAR = ("ridge", "procrustes")
 FEWEST = 32
 _CLIP = ("CLIPTextModel", "CLIPTextModelWithProjection", "CoCaText")
 _BATCH = 32
+_MOST_LAYERS, _WIDEST = 6, 4096
 _HELD = 8  # every eighth prompt is held out
-# For each component and kind of place: the moments of pairs to fit on, and of those held out.
+_APART = 7  # padding places between two that are fitted on
+FEATURES = 1024
+_SCALED = 16  # batches that the features' scales are taken from
+
+
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """The number of a batch's first prompt, and what both sides give for its prompts."""
+
+    start: int
+    natives: dict[str, Native]
+    readings: dict[str, Reading]
+
+
+# For each component and kind of place: its random features, if any; the moments of pairs to fit
+# on, and of those held out.
+_Features = dict[str, dict[str, RandomFeatures]]
 _Sums = dict[tuple[str, str], list[Moments]]
 
 
@@ -43,7 +62,7 @@ def fit_adapter(
     model: Any = "emoji-xl",
     prompts: Sequence[str],
     kind: str = "ridge",
-    layer: Layer | None = None,
+    layers: Sequence[Layer] | None = None,
     steps: int = 1500,
     seed: int = 0,
     device: torch.device | str | None = None,
@@ -60,11 +79,13 @@ def fit_adapter(
         prompts: texts, read as plain ones, at least 32 different. Each is cut off at the native
             context. One in eight is held out, to choose the penalty by and to score the map.
         kind: ``ridge`` (linear least squares, in closed form), ``procrustes`` (a turn and one
-            scale, in closed form) or ``resampler`` (a transformer trained on top of ridge).
-        layer: the foreign layer whose states are taken. Default: that of the model's recipe for
-            a tower of CLIP's family, else the last with its norm.
+            scale, in closed form), ``random-features`` (ridge on the states and random features of
+            them, in closed form) or ``resampler`` (a transformer trained on top of those).
+        layers: the foreign layers whose states are taken side by side, the main one first.
+            Default: that of the model's recipe for a tower of CLIP's family, else the last with
+            its norm; and others from the embeddings up, as far as all are 4096 wide at most.
         steps: of training, for the resampler: some 0.2 s each on two CPU cores.
-        seed: of the training.
+        seed: of the training and of the random features.
         device: where it is done. Default: CUDA if there is one; a live pipeline's own.
 
     Raises:
@@ -92,27 +113,30 @@ def fit_adapter(
             'feed cross-attention by a closed form; fit_adapter(..., kind="resampler") trains one.'
         )
     towers = kit.load()
-    chosen = layer or default_layer(kit, foreign)
-    sums: _Sums = {}
-    for start, natives, readings in _batches(kit, towers, foreign, chosen, texts):
-        for component, native in natives.items():
-            _gather(sums, component, native, readings, start)
-    width, pooled = foreign.spec.width, len(next(iter(readings.values())).pooled)
+    chosen = tuple(layers or default_layers(kit, foreign))
+    linear = kind in _LINEAR
+    batches: Iterable[_Batch] = _batches(kit, towers, foreign, chosen, texts)
+    batches = batches if linear else list(batches)  # which are gone through more than once
+    features = {} if linear else _features(_moments(list(batches)[:_SCALED], {}), len(texts), seed)
+    one = next(_batches(kit, towers, foreign, chosen, texts[:1]))
     maps, explained = _closed_forms(
-        kind, sums, native_states(kit, towers, [""]), blocks_of(width, pooled)
+        kind,
+        _moments(batches, features),
+        native_states(kit, towers, [""]),
+        groups_of(next(iter(one.readings.values()))),
+        features,
     )
     if kind == "resampler":
-        batches = [batch[1:] for batch in _batches(kit, towers, foreign, chosen, texts)]
         for component in maps:
-            data = [(natives[component], readings) for natives, readings in batches]
+            data = [(batch.natives[component], batch.readings) for batch in batches]
             trained, scores = train_resampler(maps[component], data, _HELD, steps, seed)
             maps[component] = replace(maps[component], resampler=trained)
             explained[component] |= scores
     return Adapter(
         kind=kind,
         recipe=kit.recipe.name,
-        layer=chosen,
-        foreign=TowerCard.of(foreign.name, width, foreign.module),
+        layers=chosen,
+        foreign=TowerCard.of(foreign.name, foreign.spec.width, foreign.module),
         natives={
             use.component: TowerCard.of(use.component, spec.width, module)
             for use, spec, module in zip(kit.recipe.towers, kit.specs, towers.modules, strict=True)
@@ -123,17 +147,28 @@ def fit_adapter(
     ).to(torch.device("cpu"))
 
 
-def default_layer(kit: Kit, foreign: TextTower) -> Layer:
-    """The recipe's layer for a tower of CLIP's family, else the last with its norm."""
+def default_layers(kit: Kit, foreign: TextTower) -> tuple[Layer, ...]:
+    """The main layer first: the recipe's for a tower of CLIP's family, else the last with its norm.
+
+    Then others, evenly from the embeddings to the last. Near its end a tower keeps what its own
+    training asked of it; which word stands where is in its first layers (Tenney et al. 2019).
+    """
     own = next((use.layer for use in kit.recipe.towers if use.layer is not None), Layer())
-    return own if foreign.spec.architecture in _CLIP else Layer()
+    main = own if foreign.spec.architecture in _CLIP else Layer()
+    last = foreign.spec.layers
+    room = min(_MOST_LAYERS, max(1, _WIDEST // foreign.spec.width)) - 1
+    steps = [round(at * last / max(1, room - 1)) for at in range(room)]
+    indices = dict.fromkeys(step - last - 1 for step in steps)
+    others = [Layer(index, index == -1) for index in indices if index != main.index]
+    return (main, *others)
 
 
 def _closed_forms(
     kind: str,
     sums: _Sums,
     empties: Mapping[str, Native],
-    blocks: Mapping[str, Sequence[int]],
+    groups: Mapping[str, tuple[tuple[int, ...], ...]],
+    features: _Features,
 ) -> tuple[dict[str, TowerMap], dict[str, dict[str, float]]]:
     """The linear maps of each native tower, and their R² on the prompts held out."""
     maps: dict[str, TowerMap] = {}
@@ -146,44 +181,78 @@ def _closed_forms(
                 fit, held = sums[component, part]
                 # A prompt has one EOS and many states after it, of the same make.
                 prior = linear.get("padding") if part == "eos" else None
-                linear[part], score = _solved(kind, fit, held, blocks[part], prior)
+                bent = features.get(component, {}).get(part)
+                more = () if bent is None else ((len(bent.offset),),)
+                linear[part], score = _solved(kind, fit, held, (*groups[part], *more), prior)
                 explained[component][part] = round(score, 4)
         maps[component] = TowerMap(
-            linear, empty.states[0], None if empty.pooled is None else empty.pooled[0]
+            linear,
+            empty.states[0],
+            None if empty.pooled is None else empty.pooled[0],
+            features.get(component, {}),
         )
     return maps, explained
 
 
 def _batches(
-    kit: Kit, towers: Towers, foreign: TextTower, layer: Layer, texts: Sequence[str]
-) -> Iterator[tuple[int, dict[str, Native], dict[str, Reading]]]:
-    """The number of each batch's first prompt, and what both sides give for it."""
+    kit: Kit, towers: Towers, foreign: TextTower, layers: Sequence[Layer], texts: Sequence[str]
+) -> Iterator[_Batch]:
     for start in range(0, len(texts), _BATCH):
         natives = native_states(kit, towers, texts[start : start + _BATCH])
-        yield start, natives, foreign_readings(foreign, natives, layer, towers.device)
+        yield _Batch(start, natives, foreign_readings(foreign, natives, layers, towers.device))
+
+
+def _moments(batches: Iterable[_Batch], features: _Features) -> _Sums:
+    """The moments of all pairs, their inputs widened by ``features``."""
+    sums: _Sums = {}
+    for batch in batches:
+        for component, native in batch.natives.items():
+            _gather(sums, component, native, batch, features.get(component, {}))
+    return sums
 
 
 def _gather(
-    sums: _Sums, component: str, native: Native, readings: Mapping[str, Reading], start: int
+    sums: _Sums,
+    component: str,
+    native: Native,
+    batch: _Batch,
+    features: Mapping[str, RandomFeatures],
 ) -> None:
     """Add a batch's pairs to the moments."""
     rows: dict[tuple[str, bool], list[tuple[Tensor, Tensor]]] = {}
     for at, sought in enumerate(native.sought):
         if not sought.text.text:
             continue
-        held = (start + at) % _HELD == _HELD - 1
-        places, reading = Places.of(sought.window), readings[sought.text.text]
+        number = batch.start + at
+        held = number % _HELD == _HELD - 1
+        places, reading = Places.of(sought.window), batch.readings[sought.text.text]
         for kind, inputs in inputs_of(places, sought.text, reading).items():
-            here = places[kind]
-            target = native.states[at, here.start : here.stop]
-            rows.setdefault((kind, held), []).append((inputs, target))
+            target = native.states[at, places[kind].start : places[kind].stop]
+            # Neighbours in padding are much alike, so a few of each prompt are enough.
+            some = slice(number % _APART, None, _APART) if kind == "padding" else slice(None)
+            rows.setdefault((kind, held), []).append((inputs[some], target[some]))
         if native.pooled is not None:
             pair = (reading.summary[None], native.pooled[at : at + 1])
             rows.setdefault(("pooled", held), []).append(pair)
     for (kind, held), pairs in rows.items():
         x, y = (torch.cat(side) for side in zip(*pairs, strict=True))
+        x = features[kind](x) if kind in features else x
         both = sums.setdefault((component, kind), [_none(x, y), _none(x, y)])
         both[held] = both[held] + Moments.of(x, y)
+
+
+def _features(sums: _Sums, prompts: int, seed: int) -> _Features:
+    """Random features for each native tower and kind of place, no more than there are prompts."""
+    found: _Features = {}
+    for (component, part), (fit, held) in sums.items():
+        found.setdefault(component, {})[part] = RandomFeatures.drawn(
+            fit + held, min(FEATURES, prompts), seed
+        )
+    for own in found.values():
+        # EOS is shrunk towards padding, so both have the same inputs.
+        if "padding" in own:
+            own["eos"] = own["padding"]
+    return found
 
 
 def _none(x: Tensor, y: Tensor) -> Moments:
@@ -191,7 +260,11 @@ def _none(x: Tensor, y: Tensor) -> Moments:
 
 
 def _solved(
-    kind: str, fit: Moments, held: Moments, blocks: Sequence[int], prior: LinearMap | None
+    kind: str,
+    fit: Moments,
+    held: Moments,
+    groups: Sequence[Sequence[int]],
+    prior: LinearMap | None,
 ) -> tuple[LinearMap, float]:
     """The map in float32, and its R² on what was held out."""
     if not fit.count or not held.count:
@@ -200,7 +273,8 @@ def _solved(
         mean = both.y / max(both.count, 1)
         return LinearMap(torch.zeros_like(both.xy).float(), mean.float()), 0.0
     if kind == "procrustes":
-        found, score = procrustes(fit + held, blocks[0]), procrustes(fit, blocks[0]).explained(held)
+        found = procrustes(fit, groups[0][0])
+        score = found.explained(held)
     else:
-        found, score, _ = chosen_ridge(fit, held, blocks, prior)
+        found, score, _ = chosen_ridge(fit, held, groups, prior)
     return LinearMap(found.weight.float(), found.bias.float()), score

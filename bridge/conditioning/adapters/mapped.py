@@ -77,7 +77,7 @@ class Mapped:
             for window in plan.windows
             if (text := Sought.of(plan, window).text.text)
         ]
-        found = read_texts(self.tower, texts, self.adapter.layer, device)
+        found = read_texts(self.tower, texts, self.adapter.layers, device)
         for text, reading in found.items():
             if reading.cut:
                 warnings.warn(

@@ -64,8 +64,8 @@ def native_states(kit: Kit, towers: Towers, prompts: Sequence[str]) -> dict[str,
 
 
 def foreign_readings(
-    tower: Any, natives: dict[str, Native], layer: Layer, device: torch.device
+    tower: Any, natives: dict[str, Native], layers: Sequence[Layer], device: torch.device
 ) -> dict[str, Reading]:
     """What the foreign tower gives for the texts of native windows."""
     texts = [each.text.text for native in natives.values() for each in native.sought]
-    return read_texts(tower, [text for text in texts if text], layer, device)
+    return read_texts(tower, [text for text in texts if text], layers, device)

@@ -5,9 +5,10 @@ The places of a native window fall into kinds, each with a map of its own:
 =========  =====================================================================================
 before     BOS: in a causal tower it has seen nothing but itself, so it is the native tower's own
            state of the empty prompt, exact and stored in the adapter
-content    a token: the foreign states of the characters that it covers, and its place
-eos        the first state that has seen the whole prompt, so from the foreign one that has: its
-           last token, and its pooled state (the mean of its tokens where there is none)
+content    a token: the foreign states of the characters that it covers, of several layers, and
+           its place
+eos        the first state that has seen the whole prompt, so from a summary of it: the foreign
+           tower's last token, the mean of its tokens, and its pooled state where it has one
 padding    d places after EOS: the foreign state d places after its last token where the foreign
            tower sees its padding as CLIP does, else the last token's; the prompt's summary as for
            EOS; the place and d, since a padding state drifts with both
@@ -45,16 +46,18 @@ class Reading:
     """A foreign tower's states of one text.
 
     Attributes:
-        states: ``(T, F)`` float32.
+        states: ``(T, F)`` float32: several layers side by side, the main one first.
+        width: W, that of one layer.
         content: places of the tokens that stand for text; the last token's if there are none.
         spans: their spans in the text, no two alike.
         last: the place of the last token, padding left out.
         end: the last place whose state the tower gives alike in any batch.
-        pooled: ``(P,)``, or the mean of the content's states where the tower has none.
+        pooled: ``(P,)``; P is 0 where the tower has none.
         cut: how many tokens did not fit the tower.
     """
 
     states: Tensor
+    width: int
     content: tuple[int, ...]
     spans: tuple[Span, ...]
     last: int
@@ -64,27 +67,35 @@ class Reading:
 
     @property
     def summary(self) -> Tensor:
-        """``(F + P,)``: what has seen the whole text."""
-        return torch.cat([self.states[self.last], self.pooled])
+        """``(S,)``: of the whole text the main layer's last state, which has seen all of it, and
+        the pooled state; then the last state of other layers and the mean of each layer's, which
+        has an equal part of every token."""
+        last, mean = self.states[self.last], self.states[list(self.content)].mean(0)
+        return torch.cat([last[: self.width], self.pooled, last[self.width :], mean])
+
+    @property
+    def main(self) -> int:
+        """How many entries of the summary are of the main layer's last state and pooled."""
+        return self.width + len(self.pooled)
 
 
 @torch.no_grad()
 def read_texts(
-    tower: Any, texts: Sequence[str], layer: Layer, device: torch.device
+    tower: Any, texts: Sequence[str], layers: Sequence[Layer], device: torch.device
 ) -> dict[str, Reading]:
     """What ``tower`` gives for each different text, in batches; the result is on ``device``.
 
     Args:
         tower: a ``TextTower``.
         texts: B texts.
-        layer: the layer whose token states are taken.
+        layers: those whose token states are taken, side by side; the main one first.
     """
     found: dict[str, Reading] = {}
     different = list(dict.fromkeys(texts))
     for start in range(0, len(different), _BATCH):
         part = different[start : start + _BATCH]
-        batch, out = tower.tokenize(part), tower.encode(part, layers=(layer,))
-        hidden = out.hidden[0].to(device, torch.float32)
+        batch, out = tower.tokenize(part), tower.encode(part, layers=tuple(layers))
+        hidden = torch.cat([state.to(device, torch.float32) for state in out.hidden], dim=-1)
         pooled = None if out.pooled is None else out.pooled.to(device, torch.float32)
         # A family that is always filled up has states of its padding, alike in any batch.
         padded = TEXT_FAMILIES[tower.family].rule.fill
@@ -95,11 +106,12 @@ def read_texts(
             content = tuple(places) or (last,)
             found[text] = Reading(
                 states=hidden[row],
+                width=out.hidden[0].shape[-1],
                 content=content,
                 spans=tuple(unshared(spans)) or ((0.0, float(len(text))),),
                 last=last,
                 end=hidden.shape[1] - 1 if padded else last,
-                pooled=hidden[row][list(content)].mean(0) if pooled is None else pooled[row],
+                pooled=hidden.new_zeros(0) if pooled is None else pooled[row],
                 cut=batch.cut[row],
             )
     return found
@@ -125,39 +137,60 @@ class Places:
         return {"content": self.content, "eos": self.eos, "padding": self.padding}[kind]
 
 
+def aligned_states(places: Places, text: WindowText, reading: Reading) -> Tensor:
+    """The foreign states that stand at each place of a window with content.
+
+    Returns:
+        ``(T, F)``: zeros for what is before the content, the states of the same characters for
+        content, and for place d after it the state d places after the foreign last token, if any.
+    """
+    weights = overlap_weights(text.spans, reading.spans).to(reading.states)
+    content = weights @ reading.states[list(reading.content)]
+    after = range(places.padding.stop - places.content.stop)
+    rest = reading.states[[min(reading.last + d, reading.end) for d in after]]
+    return torch.cat([content.new_zeros(places.content.start, content.shape[1]), content, rest])
+
+
 def inputs_of(places: Places, text: WindowText, reading: Reading) -> dict[str, Tensor]:
     """The inputs of each kind's map for one window with content.
 
     Returns:
-        ``content (n, F + 16)``, and ``eos``, ``padding``: ``(m, 2 F + P + 32)``.
+        ``content (n, F + 16)``, and ``eos``, ``padding``: ``(m, W + S + 32)``; what is of the main
+        layer comes first.
     """
-    weights = overlap_weights(text.spans, reading.spans).to(reading.states)
-    states = weights @ reading.states[list(reading.content)]
-    found = {"content": torch.cat([states, place_code(places.content).to(states)], dim=1)}
+    own, width = aligned_states(places, text, reading), reading.width
+    here = own[places.content.start : places.content.stop]
+    code = place_code(places.content).to(own)
+    found = {"content": torch.cat([here[:, :width], code, here[:, width:]], dim=1)}
+    summary, more = reading.summary.split([reading.main, len(reading.summary) - reading.main])
     for kind in ("eos", "padding"):
-        own = places[kind]
-        after = range(own.start - places.content.stop, own.stop - places.content.stop)
-        at = [min(reading.last + d, reading.end) for d in after]
+        at = places[kind]
+        after = range(at.start - places.content.stop, at.stop - places.content.stop)
         found[kind] = torch.cat(
             [
-                reading.states[at],
-                reading.summary.expand(len(own), -1),
-                place_code(own).to(states),
-                place_code(after).to(states),
+                own[at.start : at.stop, :width],
+                summary.expand(len(at), -1),
+                place_code(at).to(own),
+                place_code(after).to(own),
+                more.expand(len(at), -1),
             ],
             dim=1,
         )
     return found
 
 
-def blocks_of(width: int, pooled: int) -> dict[str, tuple[int, ...]]:
-    """The widths of the blocks that each kind's inputs are made of; states come first."""
-    tail = (width, width, pooled, PLACE_WIDTH, PLACE_WIDTH)
+def groups_of(reading: Reading) -> dict[str, tuple[tuple[int, ...], ...]]:
+    """The widths of the blocks of one unit that each kind's inputs are made of, in two groups:
+    what is of the main layer, which comes first, and what is of the others."""
+    width, pooled = reading.width, len(reading.pooled)
+    layers = (width,) * (reading.states.shape[1] // width)
+    summary = (width, pooled) if pooled else (width,)
+    tail = ((width, *summary, PLACE_WIDTH, PLACE_WIDTH), (*layers[1:], *layers))
     return {
-        "content": (width, PLACE_WIDTH),
+        "content": ((width, PLACE_WIDTH), layers[1:]),
         "eos": tail,
         "padding": tail,
-        "pooled": (width, pooled),
+        "pooled": (summary, (*layers[1:], *layers)),
     }
 
 

@@ -4,7 +4,8 @@ Pairs are gathered as sums of products, so that thousands of prompts take the me
 it is float64: normal equations square the condition number.
 
 - Ridge: Hoerl and Kennard 1970. ``W`` minimises ``|Y - XW - b|^2 + sum_j p_j |W_j|^2``; the
-  offset ``b`` is not penalised. The strength is chosen on prompts that were held out.
+  offset ``b`` is not penalised. The strength is chosen on prompts that were held out, by the error
+  in whitened coordinates of y: faint directions tell words apart as well as strong ones do.
 - Procrustes: Schönemann 1966, with one scale (Schönemann and Carroll 1970). ``W = s P R`` where R
   has orthonormal rows or columns and ``s`` is a number; P takes a wider input to its principal
   directions, as many as the output has, and is left out otherwise.
@@ -21,6 +22,7 @@ from torch import Tensor
 STRENGTHS = (1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 1e3)
 """Ridge penalties tried, in shares of the input's variance."""
 _LEAST = 1e-12
+_FLOOR = 0.01
 _TIE = 0.01
 
 
@@ -33,13 +35,13 @@ class Moments:
     y: Tensor
     xx: Tensor
     xy: Tensor
-    yy: float
+    yy: Tensor
 
     @classmethod
     def of(cls, x: Tensor, y: Tensor) -> Moments:
         """Of the rows of x ``(N, F)`` and y ``(N, D)``."""
         a, b = x.double(), y.double()
-        return cls(len(a), a.sum(0), b.sum(0), a.T @ a, a.T @ b, float((b * b).sum()))
+        return cls(len(a), a.sum(0), b.sum(0), a.T @ a, a.T @ b, b.T @ b)
 
     def __add__(self, other: Moments) -> Moments:
         return Moments(
@@ -60,7 +62,13 @@ class Moments:
             self.y - self.x @ w - self.count * b,
             self.xx,
             self.xy - self.xx @ w - torch.outer(self.x, b),
-            known.error(self),
+            known.residual(self),
+        )
+
+    def first(self, width: int) -> Moments:
+        """Those of the first ``width`` entries of x."""
+        return Moments(
+            self.count, self.x[:width], self.y, self.xx[:width, :width], self.xy[:width], self.yy
         )
 
     @property
@@ -75,10 +83,15 @@ class Moments:
         return xx, self.xy - self.count * torch.outer(mean_x, mean_y)
 
     @property
+    def scatter(self) -> Tensor:
+        """``Yc'Yc (D, D)`` of y without its mean."""
+        mean = self.y / self.count
+        return self.yy - self.count * torch.outer(mean, mean)
+
+    @property
     def spread(self) -> float:
         """The sum of squares of y without its mean."""
-        mean = self.y / self.count
-        return max(self.yy - self.count * float(mean @ mean), 0.0)
+        return max(float(self.scatter.trace()), 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,11 +108,23 @@ class LinearMap:
     def __add__(self, other: LinearMap) -> LinearMap:
         return LinearMap(self.weight + other.weight, self.bias + other.bias)
 
-    def error(self, pairs: Moments) -> float:
-        """The sum of squared errors on pairs, from their moments."""
+    def widened(self, width: int) -> LinearMap:
+        """The same for an x of ``width`` entries, of which those beyond its own have no say."""
+        missing = self.weight.new_zeros(width - len(self.weight), self.weight.shape[1])
+        return LinearMap(torch.cat([self.weight, missing]), self.bias)
+
+    def residual(self, pairs: Moments) -> Tensor:
+        """``E'E (D, D)`` of the errors E on pairs, from their moments."""
         w, b = self.weight.double(), self.bias.double()
-        square = (w * (pairs.xx @ w)).sum() + 2 * (pairs.x @ w) @ b + pairs.count * (b @ b)
-        return float(square - 2 * (w * pairs.xy).sum() - 2 * pairs.y @ b) + pairs.yy
+        crossed = w.T @ pairs.xy + torch.outer(b, pairs.y)
+        mixed = torch.outer(w.T @ pairs.x, b)
+        own = w.T @ pairs.xx @ w + mixed + mixed.T + pairs.count * torch.outer(b, b)
+        return own - crossed - crossed.T + pairs.yy
+
+    def error(self, pairs: Moments, rows: Tensor | None = None) -> float:
+        """The sum of squared errors on pairs; with ``rows`` ``(R, D)`` that of ``rows @ error``."""
+        found = self.residual(pairs)
+        return float(found.trace() if rows is None else ((rows @ found) * rows).sum())
 
     def explained(self, pairs: Moments) -> float:
         """R² on pairs: 1 for all of the variance, 0 for as much as their mean does."""
@@ -134,33 +159,61 @@ def penalties(pairs: Moments, blocks: Sequence[int], strength: float) -> Tensor:
 
 
 def chosen_ridge(
-    pairs: Moments, held: Moments, blocks: Sequence[int], prior: LinearMap | None = None
+    pairs: Moments,
+    held: Moments,
+    groups: Sequence[Sequence[int]],
+    prior: LinearMap | None = None,
 ) -> tuple[LinearMap, float, float]:
-    """The ridge map of all pairs, by the strength that is best on those held out.
+    """The ridge map of ``pairs`` that is best on those held out.
+
+    Tried are the first group of inputs alone, with the second, and so on, each with every
+    strength: where pairs are few, few inputs may say more.
 
     Args:
         pairs, held: what to fit on, and what to choose by.
-        blocks: as ``penalties``.
+        groups: blocks of x as in ``penalties``, in groups, the most telling one first.
         prior: what the map is shrunk towards, instead of none at all.
 
     Returns:
-        The map, fitted on both; R² on the held-out pairs of the map fitted without them; the
-        strength.
+        The map, its R² on the held-out pairs, the strength. It is not fitted again on both: what is
+        trained on top of it must see how wrong it is where it was not fitted.
     """
     spread = max(held.spread, _LEAST)
-    rounding = _LEAST * held.yy
+    rows = whitening_rows(pairs + held)
+    rounding = _LEAST * float(((rows @ held.yy) * rows).sum())
     if prior is not None:
         pairs, held = pairs.beyond(prior), held.beyond(prior)
+    nested = [[each for group in groups[: k + 1] for each in group] for k in range(len(groups))]
+
+    def fitted(k: int, strength: float) -> LinearMap:
+        part = pairs.first(sum(nested[k]))
+        return ridge(part, penalties(part, nested[k], strength))
+
     tried = {
-        strength: max(ridge(pairs, penalties(pairs, blocks, strength)).error(held), rounding)
+        (k, strength): max(fitted(k, strength).error(held.first(sum(nested[k])), rows), rounding)
+        for k in range(len(groups))
         for strength in STRENGTHS
     }
-    # Of those as good as the best the strongest: it amplifies a tower's rounding least.
+    # Of those as good as the best that of the fewest inputs, and of these the strongest: it
+    # amplifies a tower's rounding least.
     limit = min(tried.values()) * (1 + _TIE)
-    best = max(strength for strength, error in tried.items() if error <= limit)
-    both = pairs + held
-    found = ridge(both, penalties(both, blocks, best))
-    return found if prior is None else found + prior, 1 - tried[best] / spread, best
+    k, strength = max(
+        (each for each, error in tried.items() if error <= limit),
+        key=lambda each: (-each[0], each[1]),
+    )
+    found = fitted(k, strength).widened(len(pairs.x))
+    share = 1 - max(found.error(held), 0.0) / spread
+    return found if prior is None else found + prior, share, strength
+
+
+def whitening_rows(pairs: Moments) -> Tensor:
+    """``(D, D)`` rows that bring y to about unit variance in every direction (PCA whitening).
+
+    Directions of far less than the mean variance stay faint: they may be rounding alone.
+    """
+    values, directions = torch.linalg.eigh(pairs.scatter / pairs.count)
+    floor = max(_FLOOR * float(values.mean()), _LEAST)
+    return (values.clamp(min=0) + floor).rsqrt()[:, None] * directions.T
 
 
 def procrustes(pairs: Moments, width: int) -> LinearMap:

@@ -4,13 +4,15 @@ After LaVi-Bridge (Zhao et al. 2024, "Bridging Different Language Models and Gen
 Models for Text-to-Image Generation") and ELLA (Hu et al. 2024, "Equip Diffusion Models with LLM
 for Enhanced Semantic Alignment"), whose resampler's learned queries look at a language model's
 states through a few layers of cross-attention. Here there is one query for each of the T places,
-made of a learned vector and of what the closed form gives for the place, and one for the pooled
-state; the layers' output is added to the closed form's. So training starts from the closed form
-(the last layer is zeros), and weights in the prompt still find the place of their word.
+made of a learned vector, of the foreign states that are aligned with the place, and of what the
+closed form gives for it, and one for the pooled state; the layers' output is added to the closed
+form's. So training starts from the closed form (the last layer is zeros), attention need not learn
+which word stands where, and weights in the prompt still find the place of their word.
 
-Everything inside is in whitened coordinates of the native states, where each direction counts
-alike: the loss is the mean square error there. A UNet's keys and values are linear in the states,
-and faint directions tell words apart as well as strong ones do.
+Everything inside is in whitened coordinates of the native tokens up to EOS, where each direction
+counts alike: the loss is the mean square error there. A UNet's keys and values are linear in the
+states, and faint directions tell words apart as well as strong ones do. BOS and padding have no say
+in the coordinates: they are many, much alike, and BOS is often a hundred times as large.
 """
 
 from __future__ import annotations
@@ -64,6 +66,7 @@ class Resampler(nn.Module):
         }  # fmt: skip
         self.queries = nn.Parameter(0.02 * torch.randn(length + bool(pooled), hidden))
         self.read_base = nn.Linear(width, hidden)
+        self.read_own = nn.Linear(memory, hidden)
         self.read_memory = nn.Linear(memory + PLACE_WIDTH, hidden)
         layer = nn.TransformerDecoderLayer(
             hidden, heads, 2 * hidden, dropout=0.0, activation="gelu", batch_first=True,
@@ -77,29 +80,31 @@ class Resampler(nn.Module):
         self.register_buffer("back", torch.eye(width))
         self.register_buffer("pooled_scale", torch.ones(pooled))
         self.register_buffer("memory_mean", torch.zeros(memory))
-        self.register_buffer("memory_scale", torch.ones(()))
+        self.register_buffer("memory_scale", torch.ones(memory))
 
     def forward(
-        self, base: Tensor, pooled: Tensor | None, memory: Tensor, hidden: Tensor
+        self, base: Tensor, pooled: Tensor | None, own: Tensor, memory: Tensor, hidden: Tensor
     ) -> tuple[Tensor, Tensor | None]:
         """The native states, from those of the closed form.
 
         Args:
             base: ``(B, T, D)`` and pooled ``(B, P)``: what the closed form gives.
+            own: ``(B, T, F)``, the foreign states aligned with each place.
             memory: ``(B, M, F)`` foreign states; ``hidden`` ``(B, M)`` is True for no state.
         """
-        white, white_pooled = self.whitened(base, pooled, memory, hidden)
+        white, white_pooled = self.whitened(base, pooled, own, memory, hidden)
         states = white @ self.back.T + self.mean
         return states, None if white_pooled is None else white_pooled * self.pooled_scale
 
     def whitened(
-        self, base: Tensor, pooled: Tensor | None, memory: Tensor, hidden: Tensor
+        self, base: Tensor, pooled: Tensor | None, own: Tensor, memory: Tensor, hidden: Tensor
     ) -> tuple[Tensor, Tensor | None]:
         """As ``forward``, in whitened coordinates."""
         white = self.whiten(base)
         places = place_code(range(memory.shape[1])).to(memory).expand(len(memory), -1, -1)
-        seen = torch.cat([(memory - self.memory_mean) / self.memory_scale, places], dim=-1)
-        asked = self.read_base(white) + self.queries[: white.shape[1]]
+        seen = torch.cat([self._standard(memory), places], dim=-1)
+        asked = self.read_base(white) + self.read_own(self._standard(own))
+        asked = asked + self.queries[: white.shape[1]]
         if self.write_pooled is not None:
             one = self.queries[-1].expand(len(white), 1, -1)
             asked = torch.cat([asked, one], dim=1)
@@ -108,6 +113,9 @@ class Resampler(nn.Module):
         if self.write_pooled is None or pooled is None:
             return states, None
         return states, pooled / self.pooled_scale + self.write_pooled(found[:, -1])
+
+    def _standard(self, foreign: Tensor) -> Tensor:
+        return (foreign - self.memory_mean) / self.memory_scale
 
     def whiten(self, states: Tensor) -> Tensor:
         """States ``(..., D)`` in whitened coordinates."""
@@ -126,7 +134,16 @@ class Resampler(nn.Module):
         if pooled is not None:
             self.pooled_scale.fill_(pooled.std(0).square().mean().sqrt())
         self.memory_mean.copy_(memory.mean(0))
-        self.memory_scale.copy_((memory - memory.mean(0)).square().mean().sqrt())
+        spread = memory.std(0)
+        self.memory_scale.copy_(spread + _FLOOR * spread.mean() + 1e-6)
+
+    @torch.no_grad()
+    def shrink(self, share: float, pooled_share: float) -> None:
+        """Multiply what is added to the closed form."""
+        for layer, by in ((self.write, share), (self.write_pooled, pooled_share)):
+            if layer is not None:
+                layer.weight.mul_(by)
+                layer.bias.mul_(by)
 
     def on(self, device: torch.device) -> Resampler:
         """This one, or a copy of it on another device."""

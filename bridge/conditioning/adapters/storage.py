@@ -18,6 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from bridge.conditioning.adapters.adapter import Adapter, TowerCard
+from bridge.conditioning.adapters.features import RandomFeatures
 from bridge.conditioning.adapters.maps import TowerMap
 from bridge.conditioning.adapters.regression import LinearMap
 from bridge.conditioning.adapters.resampler import Resampler
@@ -25,7 +26,7 @@ from bridge.errors import WeightsError
 from bridge.files import write_whole
 from bridge.towers import Layer
 
-FORMAT = 1
+FORMAT = 2
 _HEADER = "bridge_adapter"
 _RESAMPLER = "resampler."
 
@@ -36,7 +37,7 @@ def save_adapter(adapter: Adapter, path: str | os.PathLike[str]) -> Path:
         "format": FORMAT,
         "kind": adapter.kind,
         "recipe": adapter.recipe,
-        "layer": [adapter.layer.index, adapter.layer.norm],
+        "layers": [[layer.index, layer.norm] for layer in adapter.layers],
         "foreign": asdict(adapter.foreign),
         "natives": {name: asdict(card) for name, card in adapter.natives.items()},
         "resamplers": {
@@ -47,7 +48,8 @@ def save_adapter(adapter: Adapter, path: str | os.PathLike[str]) -> Path:
         "explained": {name: dict(shares) for name, shares in adapter.explained.items()},
         "prompts": adapter.prompts,
     }
-    tensors = {n: t.detach().cpu().contiguous() for n, t in tensors_of(adapter).items()}
+    # Copies, since EOS and padding share their random features, and safetensors shares nothing.
+    tensors = {n: t.detach().cpu().contiguous().clone() for n, t in tensors_of(adapter).items()}
     target = Path(path)
     write_whole(target, save(tensors, {_HEADER: json.dumps(account, ensure_ascii=False)}))
     return target
@@ -80,7 +82,7 @@ def load_adapter(path: str | os.PathLike[str]) -> Adapter:
         return Adapter(
             kind=account["kind"],
             recipe=account["recipe"],
-            layer=Layer(*account["layer"]),
+            layers=tuple(Layer(*layer) for layer in account["layers"]),
             foreign=TowerCard(**account["foreign"]),
             natives={name: TowerCard(**card) for name, card in account["natives"].items()},
             maps={
@@ -105,6 +107,8 @@ def tensors_of(adapter: Adapter) -> dict[str, Tensor]:
             own["empty_pooled"] = each.empty_pooled
         for kind, linear in each.linear.items():
             own |= {f"linear.{kind}.weight": linear.weight, f"linear.{kind}.bias": linear.bias}
+        for kind, features in each.features.items():
+            own |= {f"features.{kind}.{name}": tensor for name, tensor in vars(features).items()}
         if each.resampler is not None:
             own |= {_RESAMPLER + n: t for n, t in each.resampler.state_dict().items()}
         found |= {f"{component}.{name}": tensor for name, tensor in own.items()}
@@ -112,7 +116,7 @@ def tensors_of(adapter: Adapter) -> dict[str, Tensor]:
 
 
 def _map(tensors: Mapping[str, Tensor], shape: Mapping[str, Any] | None) -> TowerMap:
-    linear = _below(tensors, "linear.")
+    linear, features = _below(tensors, "linear."), _below(tensors, "features.")
     resampler = None
     if shape is not None:
         resampler = Resampler(**shape)
@@ -121,12 +125,19 @@ def _map(tensors: Mapping[str, Tensor], shape: Mapping[str, Any] | None) -> Towe
     return TowerMap(
         linear={
             kind: LinearMap(linear[f"{kind}.weight"], linear[f"{kind}.bias"])
-            for kind in dict.fromkeys(name.partition(".")[0] for name in linear)
+            for kind in _kinds(linear)
         },
         empty=tensors["empty"],
         empty_pooled=tensors.get("empty_pooled"),
+        features={
+            kind: RandomFeatures(**_below(features, f"{kind}.")) for kind in _kinds(features)
+        },
         resampler=resampler,
     )
+
+
+def _kinds(tensors: Mapping[str, Tensor]) -> list[str]:
+    return [*dict.fromkeys(name.partition(".")[0] for name in tensors)]
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from bridge.conditioning.adapters.maps import Sought, TowerMap
+from bridge.conditioning.adapters.maps import Sought, TowerMap, aligned_batch
 from bridge.conditioning.adapters.pairs import Native
 from bridge.conditioning.adapters.reading import KINDS, Places, Reading
 from bridge.conditioning.adapters.resampler import Resampler, memory_of
@@ -17,8 +18,20 @@ from bridge.conditioning.adapters.resampler import Resampler, memory_of
 _BATCH = 16
 _RATE = 1e-3
 _WARMUP = 0.05  # of the steps
-_SAMPLES = 20_000  # states that the whitening is taken from
-_Example = tuple[Sought, Reading, Tensor, Tensor | None]
+_SAMPLED = 1000  # prompts that the whitening is taken from
+
+
+@dataclass(frozen=True, eq=False)
+class _Example:
+    """One prompt: its window, the foreign reading, the native states ``(T, D)`` and pooled state
+    ``(P,)`` wanted, and what the closed form gives in their place."""
+
+    sought: Sought
+    reading: Reading
+    states: Tensor
+    pooled: Tensor | None
+    base: Tensor
+    base_pooled: Tensor | None
 
 
 def train_resampler(
@@ -32,7 +45,9 @@ def train_resampler(
     """Train what adds to ``base``.
 
     AdamW at 1e-3 with a cosine to 0. A window has one word for many places of padding, so each
-    kind of place has an equal say in the loss.
+    kind of place has an equal say in the loss. In the end what is added is shrunk by the factor
+    that is best on the prompts left out: a run too short or on too few prompts is no worse there
+    than the closed form.
 
     Args:
         base: the closed form.
@@ -44,42 +59,54 @@ def train_resampler(
         The resampler, and its mean square error in whitened coordinates on the prompts left out,
         for each kind of place (``error/content`` ...), beside that of the closed form.
     """
-    examples = [
-        (sought, readings[sought.text.text], states, pooled)
-        for native, readings in data
-        for sought, states, pooled in zip(
-            native.sought,
-            native.states,
-            native.pooled if native.pooled is not None else [None] * len(native.sought),
-            strict=True,
-        )
-        if sought.text.text
-    ]
+    examples = [each for native, readings in data for each in _examples(base, native, readings)]
     left_out = examples[held - 1 :: held]
     used = [each for at, each in enumerate(examples) if at % held != held - 1]
     # The caller's own random numbers go on as if nothing had been drawn.
     with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(seed)
         model = _made(base, used, hidden)
-        _trained(model, base, used, steps, random.Random(seed))
+        _trained(model, used, steps, random.Random(seed))
     model.eval().requires_grad_(False)
-    return model, _scores(model, base, left_out or used)
+    model.shrink(*_shares(model, left_out or used))
+    return model, _scores(model, left_out or used)
+
+
+def _examples(base: TowerMap, native: Native, readings: Mapping[str, Reading]) -> list[_Example]:
+    """Those prompts of a batch that have content."""
+    states, pooled = base(native.sought, readings)
+    return [
+        _Example(
+            sought,
+            readings[sought.text.text],
+            native.states[at],
+            None if native.pooled is None else native.pooled[at],
+            states[at],
+            None if pooled is None else pooled[at],
+        )
+        for at, sought in enumerate(native.sought)
+        if sought.text.text
+    ]
 
 
 def _made(base: TowerMap, examples: Sequence[_Example], hidden: int) -> Resampler:
     length, width = base.empty.shape
     pooled = 0 if base.empty_pooled is None else len(base.empty_pooled)
-    memory_width = examples[0][1].states.shape[1]
+    memory_width = examples[0].reading.states.shape[1]
     model = Resampler(length, width, pooled, memory_width, hidden).to(base.empty.device)
-    states = torch.cat([each[2] for each in examples[: max(1, _SAMPLES // length)]])
-    memory = torch.cat([each[1].states[: each[1].last + 1] for each in examples[:_SAMPLES]])
-    own = [each[3] for each in examples if each[3] is not None]
+    few = examples[:_SAMPLED]
+    places = [Places.of(each.sought.window) for each in few]
+    states = torch.cat(
+        [each.states[p.content.start : p.eos.stop] for each, p in zip(few, places, strict=True)]
+    )
+    memory = torch.cat([each.reading.states[: each.reading.last + 1] for each in few])
+    own = [each.pooled for each in examples if each.pooled is not None]
     model.measure(states, torch.stack(own) if own and pooled else None, memory)
     return model
 
 
 def _trained(
-    model: Resampler, base: TowerMap, examples: Sequence[_Example], steps: int, rng: random.Random
+    model: Resampler, examples: Sequence[_Example], steps: int, rng: random.Random
 ) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE, weight_decay=0.01)
 
@@ -90,7 +117,11 @@ def _trained(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     for _ in range(steps):
         batch = rng.sample(examples, min(_BATCH, len(examples)))
-        loss = torch.stack([*_errors(model, base, batch)[0].values()]).mean()
+        pairs = _whitened(model, batch)
+        loss = torch.stack(
+            [(found - wanted).square().mean() for wanted, _, found in pairs.values()]
+        )
+        loss = loss.mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -98,40 +129,66 @@ def _trained(
         schedule.step()
 
 
-def _errors(
-    model: Resampler, base: TowerMap, batch: Sequence[_Example]
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Mean square errors by kind of place, whitened: of the model, and of the closed form."""
-    sought, own, states, pooled = zip(*batch, strict=True)
-    linear, linear_pooled = base(sought, {s.text.text: r for s, r in zip(sought, own, strict=True)})
-    white, white_pooled = model.whitened(linear, linear_pooled, *memory_of(own))
-    wanted, start = model.whiten(torch.stack(states)), model.whiten(linear)
+def _whitened(
+    model: Resampler, batch: Sequence[_Example]
+) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    """For each kind of place, in whitened coordinates: what is wanted, what the closed form gives,
+    what the model makes of it."""
+    sought, own = [each.sought for each in batch], [each.reading for each in batch]
+    linear = torch.stack([each.base for each in batch])
+    linear_pooled = _stacked([each.base_pooled for each in batch])
+    aligned = aligned_batch(sought, own)
+    white, white_pooled = model.whitened(linear, linear_pooled, aligned, *memory_of(own))
+    wanted = model.whiten(torch.stack([each.states for each in batch]))
+    start = model.whiten(linear)
     places = [Places.of(each.window) for each in sought]
-    found: dict[str, Tensor] = {}
-    before: dict[str, Tensor] = {}
+    found: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
     for kind in KINDS:
         mask = torch.zeros(white.shape[:2], dtype=torch.bool, device=white.device)
         for row, here in zip(mask, places, strict=True):
             row[here[kind].start : here[kind].stop] = True
         if mask.any():
-            found[kind] = (white[mask] - wanted[mask]).square().mean()
-            before[kind] = (start[mask] - wanted[mask]).square().mean()
-    if white_pooled is not None and linear_pooled is not None:
+            found[kind] = wanted[mask], start[mask], white[mask]
+    target = _stacked([each.pooled for each in batch])
+    if white_pooled is not None and linear_pooled is not None and target is not None:
         scale = model.pooled_scale
-        target = torch.stack([p for p in pooled if p is not None]) / scale
-        found["pooled"] = (white_pooled - target).square().mean()
-        before["pooled"] = (linear_pooled / scale - target).square().mean()
-    return found, before
+        found["pooled"] = target / scale, linear_pooled / scale, white_pooled
+    return found
+
+
+def _stacked(pooled: Sequence[Tensor | None]) -> Tensor | None:
+    given = [each for each in pooled if each is not None]
+    return torch.stack(given) if given else None
 
 
 @torch.no_grad()
-def _scores(model: Resampler, base: TowerMap, examples: Sequence[_Example]) -> dict[str, float]:
+def _shares(model: Resampler, examples: Sequence[_Example]) -> tuple[float, float]:
+    """The shares in [0, 1] of what the model adds to states and to pooled states that bring it
+    nearest to what is wanted: least squares, each kind of place alike."""
+    sums = {kind: [0.0, 0.0] for kind in (*KINDS, "pooled")}
+    for start in range(0, len(examples), _BATCH):
+        pairs = _whitened(model, examples[start : start + _BATCH])
+        for kind, (wanted, before, after) in pairs.items():
+            added = after - before
+            # A mean, as in the loss: one kind has many more places than another.
+            sums[kind][0] += float((added * (wanted - before)).mean())
+            sums[kind][1] += float(added.square().mean())
+
+    def share(kinds: Sequence[str]) -> float:
+        along, size = (sum(sums[kind][at] for kind in kinds) for at in (0, 1))
+        return min(1.0, max(0.0, along / size)) if size else 1.0
+
+    return share(KINDS), share(["pooled"])
+
+
+@torch.no_grad()
+def _scores(model: Resampler, examples: Sequence[_Example]) -> dict[str, float]:
     """The mean whitened square errors on examples, of the model and of the closed form."""
     sums: dict[str, list[float]] = {}
     for start in range(0, len(examples), _BATCH):
-        part = examples[start : start + _BATCH]
-        found, before = _errors(model, base, part)
-        for kind, error in found.items():
-            sums.setdefault(f"error/{kind}", []).append(float(error))
-            sums.setdefault(f"error of ridge/{kind}", []).append(float(before[kind]))
+        pairs = _whitened(model, examples[start : start + _BATCH])
+        for kind, (wanted, before, after) in pairs.items():
+            for name, given in (("error", after), ("error of closed form", before)):
+                error = float((given - wanted).square().mean())
+                sums.setdefault(f"{name}/{kind}", []).append(error)
     return {name: round(sum(errors) / len(errors), 4) for name, errors in sums.items()}
