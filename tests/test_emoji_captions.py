@@ -1,14 +1,16 @@
-"""Captions: each one parses by a grammar written down here, and says what is true.
+"""Captions: each one parses, and says what is true.
 
-The grammar is stated apart from the code under test: a caption is right when its phrases
-are exactly the scene's groups and what is left of it is one of the known frames.
+A caption is right when its phrases are exactly the scene's groups, worded by rules stated here,
+and what is left of it is one of the known frames; that each way to say where says the truth is
+checked by its words.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import permutations
 from pathlib import Path
 
@@ -16,45 +18,12 @@ import pytest
 from emoji_world import SEEDS, STEADY, scenes_at
 from hypothesis import given
 
+from bridge.emoji import phrasings as p
 from bridge.emoji.captions import article, caption, noun_phrase, plain_caption
 from bridge.emoji.concepts import CONCEPTS
 from bridge.emoji.scenes import BACKGROUNDS, STYLES, TINTS, Group, Scene, sample_scene
 
 NUMBERS = {2: ("two", "2"), 3: ("three", "3"), 4: ("four", "4")}
-RELATIONS = {
-    "left": (
-        "{a} left of {b}",
-        "{a} to the left of {b}",
-        "{b} right of {a}",
-        "{b} to the right of {a}",
-        "{a} on the left and {b} on the right",
-        "{b} on the right and {a} on the left",
-        "{b} with {a} on the left",
-        "{a} on the left, {b} on the right",
-        "{b} to the right, {a} to the left",
-        "{a} left, {b} right",
-        "on the right {b} and on the left {a}",
-    ),
-    "above": (
-        "{a} above {b}",
-        "{a} over {b}",
-        "{b} below {a}",
-        "{b} under {a}",
-        "{a} at the top and {b} at the bottom",
-        "{b} at the bottom and {a} at the top",
-        "{b} with {a} above",
-        "{a} on top of {b}",
-        "{a} at the top, {b} at the bottom",
-        "{b} below, {a} above",
-        "{a} above, {b} below",
-        "at the bottom {b} and above it {a}",
-    ),
-}
-HELD_OUT_RELATIONS = {
-    "left": ("{b} on the right of {a}", "on the left {a}, on the right {b}"),
-    "above": ("{b} at the bottom, {a} at the top", "at the top {a} and under it {b}"),
-}
-
 # The first three captions of `benchmarks/compositional.py clip`.
 SCORED = [
     "gray background, on the left a satellite, on the right a small telescope in fluent style",
@@ -96,37 +65,35 @@ def lists(n: int) -> list[str]:
     return [", ".join(t[:-1]) + " and " + t[-1] if n > 1 else t[0] for t in told]
 
 
-def clauses(scene: Scene) -> tuple[str, str]:
-    """Patterns of the background's and the style's clause, each after the objects."""
-    c = scene.background
-    optional = "?" if c == "white" else ""
-    background = rf"(?: on {a_or_an(c)} background|, {c} background| on {c}){optional}"
-    return background, rf"(?: in {scene.style} style|, {scene.style} style|, {scene.style})?"
+def clause(templates: Sequence[str], word: str, *, optional: bool) -> str:
+    """A pattern of any of the templates, said of the word."""
+    said = [form.replace("{}", "{c}").format(c=word, a=a_or_an(word)) for form in templates]
+    return f"(?:{'|'.join(map(re.escape, said))}){'?' if optional else ''}"
 
 
-def trained_sentence(scene: Scene) -> re.Pattern[str]:
-    background, style = clauses(scene)
-    whats = [*lists(len(scene.groups)), *RELATIONS.get(scene.relation or "", ())]
-    what = "(?:" + "|".join(map(re.escape, whats)) + ")"
-    frames = (
-        "(?:a picture of |an emoji of |there is |there are |an icon of |draw |drawing, |picture: )?"
-    )
-    c = scene.background
-    first = rf"(?:on {a_or_an(c)} background, |on {c}, ){'?' if c == 'white' else ''}"
-    return re.compile(
-        rf"{frames}{what}{background}{style}|(?:{scene.style} style, )?{what}{background}"
-        rf"|{what}{background}{style}, sticker|{first}{what}{style}"
-    )
-
-
-def held_out_sentence(scene: Scene) -> re.Pattern[str]:
-    background, style = clauses(scene)
-    whats = [*lists(len(scene.groups)), *HELD_OUT_RELATIONS.get(scene.relation or "", ())]
-    what = "(?:" + "|".join(map(re.escape, whats)) + ")"
-    return re.compile(
-        rf"{what} in a picture{background}{style}|emoji, {what}{background}{style}"
-        rf"|{scene.background} background, {what}{style}"
-    )
+@cache
+def sentence(scene: Scene, *, held_out: bool) -> re.Pattern[str]:
+    """A pattern of the scene's sentences, the groups' phrases as {a}, {b} ..."""
+    tables = p.RELATIONS_HELD_OUT if held_out else p.RELATIONS
+    whats = [*lists(len(scene.groups)), *dict.fromkeys(tables.get(scene.relation or "", ()))]
+    ground, white = scene.background, scene.background == "white"
+    fields = {
+        "what": f"(?:{'|'.join(map(re.escape, whats))})",
+        "there": "there (?:is|are)",
+        "bg": clause(p.BACKGROUND_HELD_OUT if held_out else p.BACKGROUND, ground, optional=white),
+        "style": clause(p.STYLE_HELD_OUT if held_out else p.STYLE, scene.style, optional=True),
+        "Style": clause(("{} style, ",), scene.style, optional=True),
+        "Bg": clause(("{c} background, ",), ground, optional=False),
+        "On": clause(p.ON, ground, optional=white),
+    }
+    frames = [
+        "".join(
+            fields[part] if at % 2 else re.escape(part)
+            for at, part in enumerate(re.split(r"\{(\w+)\}", frame))
+        )
+        for frame in dict.fromkeys(p.FRAMES_HELD_OUT if held_out else p.FRAMES)
+    ]
+    return re.compile("|".join(frames))
 
 
 def keyword_lists(scene: Scene) -> set[str]:
@@ -156,7 +123,7 @@ def form_of(text: str, scene: Scene) -> str:
         return "emoji"
     if scene.relation is None and text in keyword_lists(scene):
         return "keywords"
-    if trained_sentence(scene).fullmatch(skeleton(text, scene)):
+    if sentence(scene, held_out=False).fullmatch(skeleton(text, scene)):
         return "sentence"
     pytest.fail(f"{text!r} is no caption of {scene}")
 
@@ -207,7 +174,7 @@ def test_held_out_phrasings_are_true_and_apart_from_the_trained_ones(seed: int) 
         trained = {caption(scene, rng) for _ in range(40)}
         kept = {caption(scene, rng, held_out=True) for _ in range(15)}
         assert not trained & kept
-        held, seen = held_out_sentence(scene), trained_sentence(scene)
+        held, seen = (sentence(scene, held_out=which) for which in (True, False))
         for text in kept:
             assert held.fullmatch(skeleton(text, scene)), text
             assert not seen.fullmatch(skeleton(text, scene)), text
@@ -215,13 +182,55 @@ def test_held_out_phrasings_are_true_and_apart_from_the_trained_ones(seed: int) 
         assert not any(held.fullmatch(skeleton(text, scene)) for text in trained)
 
 
+# ---------------------------------------------------------------- the tables
+
+UP = {"left": "left", "above": "above|over|top|upper|up"}
+DOWN = {"left": "right", "above": "below|under|beneath|bottom|lower|down"}
+
+
+def named_first(form: str, relation: str) -> str:
+    """Which of {a} and {b} a template puts left of (above) the other, by its words alone."""
+    up, down = rf"\b(?:{UP[relation]})\b", rf"\b(?:{DOWN[relation]})\b"
+    letters = re.findall(r"\{([ab])\}", form)
+    assert sorted(letters) == ["a", "b"], form
+    first, second = letters
+    if re.search(up, form) and re.search(down, form):
+        # Things and places come in the same order, whichever goes first.
+        at_up, at_down = (form.index(re.search(side, form)[0]) for side in (up, down))  # type: ignore[index]
+        return first if at_up < at_down else second
+    says_up = re.search(up, form) is not None
+    assert says_up or re.search(down, form), form
+    # Of which of the two is it said? In "a left of b", "on the left a and next to it b" of the
+    # first; in "b with a on the left" and "b and to its left a" of the second.
+    of_second = re.search(r"\} (?:with|and) ", form) and not re.search(r"^(?:on|at) ", form)
+    return second if bool(of_second) == says_up else first
+
+
+@pytest.mark.parametrize("relation", ["left", "above"])
+def test_every_way_to_say_where_says_it_right(relation: str) -> None:
+    forms = [*dict.fromkeys(p.RELATIONS[relation]), *p.RELATIONS_HELD_OUT[relation]]
+    assert len(forms) > 80
+    for form in forms:
+        assert named_first(form, relation) == "a", form
+
+
+def test_what_is_held_out_is_in_no_table_of_training() -> None:
+    for relation, forms in p.RELATIONS_HELD_OUT.items():
+        assert not set(forms) & set(p.RELATIONS[relation])
+    assert not set(p.FRAMES_HELD_OUT) & set(p.FRAMES)
+
+
 def test_a_ground_may_come_first() -> None:
     rng = random.Random(3)
     scenes = [scene for scene in scenes_at(5, 80) if scene.background != "white"]
-    texts = [(caption(scene, rng), scene.background) for scene in scenes for _ in range(10)]
-    starts = [text for text, c in texts if text.startswith((f"on {c}, ", f"on {a_or_an(c)} "))]
-    assert {text.startswith(("on a ", "on an ")) for text in starts} == {True, False}
-    assert 0.08 < len(starts) / len(texts) < 0.25  # two frames of thirteen
+    starts = [
+        re.match(clause(p.ON, scene.background, optional=False), caption(scene, rng))
+        for scene in scenes
+        for _ in range(10)
+    ]
+    found = {start[0] for start in starts if start}
+    assert len({re.sub("|".join(BACKGROUNDS), "", text) for text in found}) > len(p.ON)  # a and an
+    assert 0.08 < sum(map(bool, starts)) / len(starts) < 0.3
 
 
 def test_held_out_captions_are_those_that_were_scored() -> None:
@@ -240,15 +249,15 @@ def test_every_form_is_used() -> None:
     forms: set[str] = set()
     relations: dict[str, set[str]] = {"left": set(), "above": set()}
     for scene in scenes_at(4, 150):
-        for _ in range(20):
+        for _ in range(60):
             text = caption(scene, rng)
             forms.add(form_of(text, scene))
             found = skeleton(text, scene)
-            for form in RELATIONS.get(scene.relation or "", ()):
+            for form in p.RELATIONS.get(scene.relation or "", ()):
                 if form in found:
                     relations[scene.relation or ""].add(form)
     assert forms == {"emoji", "keywords", "sentence"}
-    assert {k: len(v) for k, v in relations.items()} == {"left": 11, "above": 12}
+    assert relations == {name: set(forms) for name, forms in p.RELATIONS.items()}
 
 
 @given(SEEDS)
@@ -261,7 +270,7 @@ def test_relation_and_style_can_be_forced(seed: int) -> None:
         silent = caption(scene, rng, relation=False, style=False)
         assert not re.search(rf"\b{scene.style}\b", silent)
         if scene.relation:
-            assert any(f in skeleton(named, scene) for f in RELATIONS[scene.relation])
+            assert any(f in skeleton(named, scene) for f in p.RELATIONS[scene.relation])
             assert any(f in skeleton(silent, scene) for f in lists(2))
 
 
@@ -272,8 +281,10 @@ def test_there_is_or_there_are() -> None:
         for _ in range(30):
             text = caption(scene, rng)
             if text.startswith("there "):
-                singular = re.match(r"there is an? ", text) is not None
-                assert singular or re.match(r"there are (two|three|four|[234]) ", text), text
+                places = r"(?:(?:on|at|to|in)? ?(?:the )?[a-z]+ ?[a-z]* )?"  # "on the left side "
+                singular = re.match(rf"there is {places}an? ", text) is not None
+                several = rf"there are {places}(two|three|four|[234]) "
+                assert singular or re.match(several, text), text
                 seen.add(singular)
     assert seen == {True, False}
 

@@ -10,68 +10,20 @@ from __future__ import annotations
 import random
 
 from bridge.emoji.concepts import CONCEPTS
+from bridge.emoji.phrasings import (
+    BACKGROUND,
+    BACKGROUND_HELD_OUT,
+    FRAMES,
+    FRAMES_HELD_OUT,
+    ON,
+    RELATIONS,
+    RELATIONS_HELD_OUT,
+    STYLE,
+    STYLE_HELD_OUT,
+)
 from bridge.emoji.scenes import Group, Scene
 
 COUNT_WORDS = {1: "one", 2: "two", 3: "three", 4: "four"}
-
-# {a} and {b} are the groups' phrases; a stands left of (above) b. The second forms name b first.
-RELATIONS = {
-    "left": (
-        "{a} left of {b}",
-        "{a} to the left of {b}",
-        "{b} right of {a}",
-        "{b} to the right of {a}",
-        "{a} on the left and {b} on the right",
-        "{b} on the right and {a} on the left",
-        "{b} with {a} on the left",
-        "{a} on the left, {b} on the right",
-        "{b} to the right, {a} to the left",
-        "{a} left, {b} right",
-        "on the right {b} and on the left {a}",
-    ),
-    "above": (
-        "{a} above {b}",
-        "{a} over {b}",
-        "{b} below {a}",
-        "{b} under {a}",
-        "{a} at the top and {b} at the bottom",
-        "{b} at the bottom and {a} at the top",
-        "{b} with {a} above",
-        "{a} on top of {b}",
-        "{a} at the top, {b} at the bottom",
-        "{b} below, {a} above",
-        "{a} above, {b} below",
-        "at the bottom {b} and above it {a}",
-    ),
-}
-RELATIONS_HELD_OUT = {
-    "left": ("{b} on the right of {a}", "on the left {a}, on the right {b}"),
-    "above": ("{b} at the bottom, {a} at the top", "at the top {a} and under it {b}"),
-}
-# {what} is the objects' phrase, {bg} and {style} the optional clauses.
-FRAMES = (
-    "{what}{bg}{style}",
-    "{what}{bg}{style}",
-    "a picture of {what}{bg}{style}",
-    "{there} {what}{bg}{style}",
-    "an emoji of {what}{bg}{style}",
-    "{Style}{what}{bg}",
-    "an icon of {what}{bg}{style}",
-    "draw {what}{bg}{style}",
-    "drawing, {what}{bg}{style}",
-    "picture: {what}{bg}{style}",
-    "{what}{bg}{style}, sticker",
-    "{On}{what}{style}",
-    "{On}{what}{style}",
-)
-FRAMES_HELD_OUT = (
-    "{what} in a picture{bg}{style}",
-    "emoji, {what}{bg}{style}",
-    "{Bg}{what}{style}",
-)
-_BACKGROUND = (" on {a} background", ", {c} background", " on {c}")
-_ON = ("on {a} background", "on {c}")
-_STYLE = (" in {} style", ", {} style", ", {}")
 
 
 def article(phrase: str) -> str:
@@ -133,6 +85,12 @@ def _objects(scene: Scene, rng: random.Random, held_out: bool, relate: bool, in_
     return ", ".join(phrases[:-1]) + " and " + phrases[-1]
 
 
+def _begins_with_one(what: str) -> bool:
+    """Whether the first thing named, with or without its place before it, is a single one."""
+    numbers = {"a", "an", *COUNT_WORDS.values(), *map(str, COUNT_WORDS)}
+    return next(word for word in what.split() if word in numbers) in ("a", "an")
+
+
 def caption(
     scene: Scene,
     rng: random.Random,
@@ -160,8 +118,10 @@ def caption(
     relate = (in_order or rng.random() < 0.85) if relation is None else relation
     say_style = rng.random() < 0.7 if style is None else style
     say_background = scene.background != "white" or rng.random() < 0.25
+    ground = {"c": scene.background, "a": article(scene.background)}
+    # Drawn where it is unused too: the held-out captions, and so what is scored, stay as ever.
     background = (
-        rng.choice(_BACKGROUND).format(c=scene.background, a=article(scene.background))
+        rng.choice(BACKGROUND_HELD_OUT if held_out else BACKGROUND).format(**ground)
         if say_background
         else ""
     )
@@ -171,14 +131,13 @@ def caption(
     what = _objects(scene, rng, held_out, relate, in_order)
     return frame.format(
         what=what,
-        there="there is" if what.startswith(("a ", "an ")) else "there are",
+        there="there is" if _begins_with_one(what) else "there are",
         bg="" if "{Bg}" in frame or "{On}" in frame else background,
-        # Drawn for such a frame alone: the held-out captions, and so what is scored, stay as ever.
-        On=f"{rng.choice(_ON)}, ".format(c=scene.background, a=article(scene.background))
-        if say_background and "{On}" in frame
-        else "",
+        On=rng.choice(ON).format(**ground) if say_background and "{On}" in frame else "",
         Bg=f"{scene.background} background, " if say_background else "",
-        style=rng.choice(_STYLE).format(scene.style) if say_style else "",
+        style=rng.choice(STYLE_HELD_OUT if held_out else STYLE).format(scene.style)
+        if say_style
+        else "",
         Style=f"{scene.style} style, " if say_style else "",
     )
 

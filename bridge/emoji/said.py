@@ -11,16 +11,19 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import count
 
-from bridge.emoji.captions import (
-    COUNT_WORDS,
+from bridge.emoji.captions import COUNT_WORDS, caption
+from bridge.emoji.languages import Words, english_names, names_in, words_in
+from bridge.emoji.phrasings import (
+    BACKGROUND,
     FRAMES,
     FRAMES_HELD_OUT,
+    ON,
     RELATIONS,
     RELATIONS_HELD_OUT,
-    caption,
+    STYLE,
 )
-from bridge.emoji.languages import Words, english_names, names_in, words_in
 from bridge.emoji.scenes import BACKGROUNDS, STYLES, TINTS, Group, Scene
 
 _COUNT_ONE = 0.2  # how often a single thing is counted, where English has its article
@@ -161,15 +164,24 @@ def _any(words: Sequence[str]) -> str:
 @cache
 def _frames() -> tuple[re.Pattern[str], ...]:
     grounds, styles = _any(tuple(BACKGROUNDS)), _any(STYLES)
+    number = count()
+
+    def one_of(templates: Sequence[str], group: str, words: str) -> str:
+        """Any of the templates, or none; the word is in a group of its own name."""
+        forms = []
+        for form in templates:
+            word = f"(?P<{group}{next(number)}>{words})"
+            forms.append(_pattern(form.replace("{}", "{c}"), {"c": word, "a": f"an? {word}"}))
+        return f"(?:{'|'.join(forms)})?"
+
     fields = {
         "what": "(?P<what>.+?)",
         "there": "there (?:is|are)",
-        "bg": f"(?: on an? (?P<bg0>{grounds}) background|, (?P<bg1>{grounds}) background"
-        f"| on (?P<bg2>{grounds}))?",
-        "Bg": f"(?:(?P<bg3>{grounds}) background, )?",
-        "On": f"(?:on an? (?P<bg4>{grounds}) background, |on (?P<bg5>{grounds}), )?",
-        "style": f"(?: in (?P<st0>{styles}) style|, (?P<st1>{styles})(?: style)?)?",
-        "Style": f"(?:(?P<st2>{styles}) style, )?",
+        "bg": one_of(BACKGROUND, "bg", grounds),
+        "Bg": one_of(("{c} background, ",), "bg", grounds),
+        "On": one_of(ON, "bg", grounds),
+        "style": one_of(STYLE, "st", styles),
+        "Style": one_of(("{} style, ",), "st", styles),
     }
     # The frames that begin with words of their own go first: "{what}" alone fits all of them.
     frames = sorted({*FRAMES, *FRAMES_HELD_OUT}, key=lambda frame: (frame[0] == "{", frame))
@@ -191,7 +203,7 @@ def _relations() -> tuple[tuple[str, re.Pattern[str]], ...]:
         (relation, re.compile(_pattern(form, fields)))
         for table in (RELATIONS, RELATIONS_HELD_OUT)
         for relation, forms in table.items()
-        for form in forms
+        for form in dict.fromkeys(forms)  # which has the usual ones several times
     )
 
 

@@ -1,14 +1,14 @@
 """``python -m bridge.emoji.train STAGE``: train what weights/ ships, stage by stage.
 
 Stages in their order, each needing those before it: ``tokenizer``, ``vae``, ``clip``,
-``multilingual``, ``clip-2``, ``vision``, ``decoder``, ``sprites``, ``unet``, ``polish``,
-``llava``, ``gemma``, ``publish``; ``all`` runs them all, ``gemma`` only where the extra of that
-name is installed. A stage trains until it has used its minutes of wall clock, checkpoints every two
+``multilingual``, ``clip-2``, ``vision``, ``decoder``, ``sprites``, ``unet``, ``llava``,
+``gemma``, ``publish``; ``all`` runs them all, ``gemma`` only where the extra of that name is
+installed. A stage trains until it has used its minutes of wall clock, checkpoints every two
 minutes under --runs, and goes on from there when it is started again, with a larger --minutes if
 it should train longer. ``sprites`` and ``unet`` train the painter, and need neither ``vision`` nor
-``decoder``; nothing needs ``multilingual`` or ``polish``; ``gemma`` needs ``clip`` alone. Without a
-checkpoint, ``multilingual``, ``decoder``, ``vision``, ``sprites``, ``unet``, ``polish``, ``llava``
-and ``gemma`` go on from the weights.
+``decoder``; nothing needs ``multilingual``; ``gemma`` needs ``clip`` alone. Without a checkpoint,
+``multilingual``, ``decoder``, ``vision``, ``sprites``, ``unet``, ``llava`` and ``gemma`` go on
+from the weights.
 """
 
 from __future__ import annotations
@@ -25,17 +25,7 @@ from transformers import CLIPModel, CLIPTokenizer, LlavaForConditionalGeneration
 
 from bridge.emoji.art import Sprites, load_sprites
 from bridge.emoji.captions import caption
-from bridge.emoji.train import (
-    clip,
-    gemma,
-    llava,
-    multilingual,
-    polish,
-    publish,
-    tokenizer,
-    unet,
-    vae,
-)
+from bridge.emoji.train import clip, gemma, llava, multilingual, publish, tokenizer, unet, vae
 from bridge.emoji.train.data import pictures, scene_batch, scene_rng
 from bridge.emoji.train.loop import Run, load_averaged
 from bridge.files import default_cache
@@ -53,7 +43,6 @@ MINUTES = {
     "decoder": 22.0,
     "sprites": 59.0,
     "unet": 333.0,
-    "polish": 25.0,
     "llava": 37.0,
     "gemma": 60.0,
 }
@@ -144,7 +133,7 @@ def train_vision(place: Place, minutes: float) -> None:
     clip.export(second, place.tokenizer("tokenizer_2"), place.weights, second=True)
 
 
-def train_painter(place: Place, minutes: float, *stages: unet.Stage) -> None:
+def train_painter(place: Place, minutes: float, stage: unet.Stage) -> None:
     painter = unet.Painter.load(place.xl)
     shipped = place.shipped("emoji-xl/unet")
     if shipped:
@@ -153,18 +142,10 @@ def train_painter(place: Place, minutes: float, *stages: unet.Stage) -> None:
         model = unet.build()
         rng = scene_rng(32, 0)
         unet.whiten_text(model, painter, [caption(s, rng) for s in scene_batch(rng, 1024)])
-    run = Run(unet.recipe(model, painter, place.sprites, stages), place.runs)
-    model.compile(dynamic=False)  # a quarter faster, once it is compiled for each stage
+    run = Run(unet.recipe(model, painter, place.sprites, stage), place.runs)
+    model.compile()  # a quarter faster, once it is compiled
     run.train(minutes)
     unet.export(run, place.xl)
-
-
-def train_polish(place: Place, minutes: float) -> None:
-    part = AutoencoderTiny.from_pretrained(place.xl / "vae", torch_dtype=torch.float32)
-    model = UNet2DConditionModel.from_pretrained(place.xl / "unet", torch_dtype=torch.float32)
-    run = Run(polish.recipe(part, model, unet.Painter.load(place.xl), place.sprites), place.runs)
-    run.train(minutes)
-    vae.export_decoder(run, part, place.xl)
 
 
 def train_llava(place: Place, minutes: float) -> None:
@@ -202,8 +183,7 @@ STAGES: dict[str, Callable[[Place, float], None]] = {
     "vision": train_vision,
     "decoder": train_decoder,
     "sprites": lambda place, minutes: train_painter(place, minutes, unet.SPRITES),
-    "unet": lambda place, minutes: train_painter(place, minutes, unet.SCENES, unet.CLOSE_UPS),
-    "polish": train_polish,
+    "unet": lambda place, minutes: train_painter(place, minutes, unet.SCENES),
     "llava": train_llava,
     "gemma": train_gemma,
     "publish": lambda place, _: publish.publish(place.weights, place.runs),

@@ -5,8 +5,7 @@ pooled text and sizes enter through the time embedding. A latent is a cell of th
 lattice, so one level is enough and every block attends. It predicts v (Salimans & Ho 2022)
 under a cosine schedule rescaled to zero terminal SNR (Lin et al. 2023), since plain grounds of
 an exact colour need the lowest frequency right. It learns in two stages: the sprites from close
-views of single ones (``SPRITES``), then whole scenes and close views in turn (``SCENES``,
-``CLOSE_UPS``): a step of either costs the same, and one of close views shows twice the things.
+views of single ones (``SPRITES``), then whole scenes (``SCENES``).
 
 A second, dense loss teaches the middle block what stands where: its grid is the image tower's,
 so the same linear heads that taught that tower (concept, tint, size and style of each patch,
@@ -22,7 +21,7 @@ that went worse than others of their noise the last time (prioritised replay, Sc
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -67,7 +66,6 @@ class Stage:
 
 SPRITES = Stage("sprites", side=64, batch=128, new=12, lr=1e-3)
 SCENES = Stage("unet", side=CANVAS, batch=32, new=6, lr=7e-4)
-CLOSE_UPS = replace(SPRITES, name=SCENES.name, lr=SCENES.lr)
 
 
 def build() -> UNet2DConditionModel:
@@ -273,14 +271,9 @@ class Pool:
 
 
 def recipe(
-    unet: UNet2DConditionModel,
-    painter: Painter,
-    sprites: Sprites,
-    stages: tuple[Stage, ...],
-    seed: int = 31,
+    unet: UNet2DConditionModel, painter: Painter, sprites: Sprites, stage: Stage, seed: int = 31
 ) -> Recipe:
-    """Training on the stages in turn, a step each; the first names the run and sets its rate."""
-    pools = [Pool(painter, sprites, stage, seed + i) for i, stage in enumerate(stages)]
+    pool = Pool(painter, sprites, stage, seed)
     noise = scheduler()
     unet.to(memory_format=torch.channels_last)
     _keep_text_projection(unet)
@@ -293,13 +286,12 @@ def recipe(
     unet.mid_block.register_forward_hook(lambda _module, _inputs, out: middle.append(out))
 
     def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        pool = pools[step % len(pools)]
         batch = pool.batch(step)
         x = batch.latents
         # Stratified times: every batch covers the whole schedule, which steadies the loss. The
         # square favours noisy times, where the text decides (two fifths lie above 850): from
         # half-clean latents on, the picture speaks for itself.
-        size = len(x)
+        size = stage.batch
         late = 1 - (torch.arange(size) + torch.rand(size)) / size
         t = ((1 - late**2) * 1000).long().clamp(max=999)
         t = t[torch.randperm(size)]
@@ -331,10 +323,10 @@ def recipe(
         name for name, p in both.named_parameters() if p.ndim == 2 and ".attentions." in name
     )
     return Recipe(
-        stages[0].name,
+        stage.name,
         both,
         loss,
-        lr=stages[0].lr,
+        lr=stage.lr,
         weight_decay=0.01,
         warmup=300,
         ema=0.996,

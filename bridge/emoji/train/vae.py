@@ -83,7 +83,7 @@ def _stages(vae: AutoencoderTiny) -> list[list[nn.Module]]:
     return stages
 
 
-def noised(z: torch.Tensor, level: float) -> torch.Tensor:
+def _noised(z: torch.Tensor, level: float) -> torch.Tensor:
     """Latents with noise of |N(0, 1)| x ``level`` x their own standard deviation a picture."""
     sigma = torch.randn(len(z), 1, 1, 1).abs() * level * z.detach().float().std()
     return z + sigma * torch.randn(z.shape)
@@ -93,7 +93,7 @@ def _edges(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return x[..., 1:, :] - x[..., :-1, :], x[..., :, 1:] - x[..., :, :-1]
 
 
-def distance(y: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
+def _distance(y: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
     """Weighted L1 of pixels and of gradients, and figures to log."""
     weight = 1 + 4 * ((x - x[:, :, :1, :1]).abs().amax(1, keepdim=True) > 0.04).float()
     error = (weight * (y - x).abs()).mean()
@@ -116,10 +116,10 @@ def recipe(vae: AutoencoderTiny, sprites: Sprites) -> Recipe:
         x = _batch(11, step, sprites)
         with torch.autocast("cpu", torch.bfloat16):
             z = vae.encode(x).latents
-            y = vae.decode(noised(z, LATENT_NOISE)).sample
-        error, figures = distance(y.float(), x)
+            y = vae.decode(_noised(z, LATENT_NOISE)).sample
+        distance, figures = _distance(y.float(), x)
         z = z.float()
-        return error + 1e-3 * z.square().mean(), figures | {"latent_std": z.std().item()}
+        return distance + 1e-3 * z.square().mean(), figures | {"latent_std": z.std().item()}
 
     return Recipe("vae", vae, loss, lr=1e-3, weight_decay=0.0, warmup=100, ema=0.998)
 
@@ -134,21 +134,16 @@ def recipe_decoder(vae: AutoencoderTiny, sprites: Sprites) -> Recipe:
         with torch.autocast("cpu", torch.bfloat16):
             with torch.no_grad():
                 z = vae.encode(x).latents
-            y = vae.decode(noised(z, LATENT_NOISE / 2)).sample
-        return distance(y.float(), x)
+            y = vae.decode(_noised(z, LATENT_NOISE / 2)).sample
+        return _distance(y.float(), x)
 
-    kernels = decoder_kernels(vae)
-    return Recipe(
-        "decoder", vae, loss, lr=1e-3, weight_decay=0.0, warmup=100, ema=0.998, muon=kernels
-    )
-
-
-def decoder_kernels(vae: AutoencoderTiny) -> frozenset[str]:
-    """The names of the decoder's weights that Muon trains: all convolutions but the last."""
-    return frozenset(
+    kernels = frozenset(
         name
         for name, p in vae.named_parameters()
         if name.startswith("decoder.") and p.ndim == 4 and len(p) > 3
+    )
+    return Recipe(
+        "decoder", vae, loss, lr=1e-3, weight_decay=0.0, warmup=100, ema=0.998, muon=kernels
     )
 
 
