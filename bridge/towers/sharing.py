@@ -1,7 +1,7 @@
 """One CLIP for two roads: a CLIPModel out of towers that are loaded already.
 
 A pipeline holds CLIP's text tower and a vision-language model its image tower. Joined, they are
-the CLIP they came from, and only its two projections are read from the disk, and the layers above
+the CLIP they came from. Only its two projections are read from the disk, and the layers above
 those that a tower holds: LLaVA reads the penultimate state, so a model may ship without the last.
 """
 
@@ -86,7 +86,9 @@ def _joined(whole: Any, given: nn.Module, name: str, folder: Path) -> nn.Module:
     tower: Any = _tower(given, type(whole), name)
     depth, held = (model.config.num_hidden_layers for model in (whole, tower))
     if held > depth:
-        raise OptionError(f"{folder}: its {name} tower has {depth} layers, the live one {held}")
+        raise OptionError(
+            f"{folder}: its {name} tower has {depth} layers, the live one {held}; it is of another"
+        )
     if held == depth:
         return tower
     # Not the modules: hooks by which transformers collects states would fire for both towers.
