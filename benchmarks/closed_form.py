@@ -2,8 +2,9 @@
 
     python -m benchmarks.closed_form --n 30 --scenes 2000 --budgets 20 40 80
 
-Tower and language model are those of `emoji-llava`, frozen; only a `linear` projector is made
-anew. Targets for the ridge regression, by what is asked to be known beforehand:
+Tower and language model are those of `emoji-llava`, frozen, the tower with the last layer, which
+`emoji-clip` has and `emoji-llava` has not; only a `linear` projector is made anew. Targets for the
+ridge regression, by what is asked to be known beforehand:
 
 - ``words``: the mean input embedding of the words that name what stands in a patch (its tint and
   concept, or the background): truth, and nothing of the shipped projector;
@@ -42,14 +43,14 @@ from bridge.emoji.scenes import Scene, sample_scene
 from bridge.emoji.train.chats import collate
 from bridge.emoji.train.llava import packed_example
 from bridge.emoji.train.soft_words import word_targets
-from bridge.vlm import BridgeVLM, fit_linear_projector, load_vlm
+from bridge.vlm import BridgeVLM, fit_linear_projector, load_vision, load_vlm
 from bridge.vlm.features import SelectLayer, image_states
 from bridge.vlm.layout import IGNORE_LABEL
 from bridge.vlm.preprocess import pixels
 from bridge.vlm.projectors import build_projector
 from bridge.vlm.projectors.linear import LinearProjector
 
-# Which layers of the tower each fit reads; the shipped projector reads -2.
+# Which layers of the whole tower each fit reads; the shipped projector reads -2.
 TARGETS: dict[str, tuple[int, ...]] = {
     "words": (-2,),
     "teacher": (-2,),
@@ -187,6 +188,8 @@ def seconds_row(name: str, seconds: float) -> Row:
 
 def run(args: argparse.Namespace) -> list[Row]:
     vlm = load_vlm(args.vlm, device="cpu", dtype="float32")
+    whole, _ = load_vision(args.vision, device="cpu", dtype="float32")
+    vlm = replace(vlm, vision=whole, select_layer=-2)
     sprites = load_sprites()
     scenes = training_scenes(args.scenes, args.seed)
     asked = make_questions(args.n, args.seed)
@@ -219,6 +222,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--vlm", default="emoji-llava")
+    parser.add_argument("--vision", default="emoji-clip", help="its tower with all layers")
     parser.add_argument("--n", type=int, default=30, help="questions a kind")
     parser.add_argument("--scenes", type=int, default=2000, help="training scenes for the fit")
     parser.add_argument(

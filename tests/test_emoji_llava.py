@@ -142,7 +142,7 @@ def packed(
 def soft_tokens(model: LlavaForConditionalGeneration, images: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         seen = model.model.vision_tower(images, output_hidden_states=True)
-        return model.model.multi_modal_projector(seen.hidden_states[-2][:, 1:])
+        return model.model.multi_modal_projector(seen.hidden_states[-1][:, 1:])
 
 
 # ---------------------------------------------------------------- packing
@@ -314,10 +314,26 @@ def tower(request: pytest.FixtureRequest, embedded: Callable[[str], Path]) -> CL
 
 
 def patch_states(model: LlavaForConditionalGeneration, images: torch.Tensor) -> torch.Tensor:
-    """The tower's penultimate patch states, one row a patch."""
+    """The patch states that the projector reads, one row a patch."""
     with torch.no_grad():
         seen = model.model.vision_tower(images, output_hidden_states=True)
-    return seen.hidden_states[-2][:, 1:].flatten(0, 1)
+    return seen.hidden_states[-1][:, 1:].flatten(0, 1)
+
+
+def test_it_reads_the_penultimate_states_of_a_tower_without_the_last_layer(
+    words: PreTrainedTokenizerFast, tower: CLIPModel
+) -> None:
+    depth = tower.config.vision_config.num_hidden_layers
+    built = llava.build(tower, words)
+    images = pictures(scenes_at(9, 3), synthetic_sprites())
+    with torch.no_grad():
+        seen = tower.vision_model(images, output_hidden_states=True)
+    wanted = seen.hidden_states[-2][:, 1:]
+    assert torch.equal(llava.patch_states(built, images), wanted)
+    assert torch.equal(patch_states(built, images), wanted.flatten(0, 1))
+    assert not torch.equal(wanted, seen.hidden_states[-1][:, 1:])
+    assert built.config.vision_config.num_hidden_layers == depth - 1
+    assert tower.config.vision_config.num_hidden_layers == len(seen.hidden_states) - 1 == depth
 
 
 def test_the_whitened_projector_sees_uncorrelated_states_of_unit_variance(
@@ -390,6 +406,44 @@ def test_going_on_takes_the_tower_of_today(words: PreTrainedTokenizerFast) -> No
     assert built.model.vision_tower.get_parameter(
         next(n for n, _ in built.model.vision_tower.named_parameters() if "class_embedding" in n)
     ).any()
+
+
+@pytest.fixture
+def whole_tower(
+    words: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> LlavaForConditionalGeneration:
+    """The answerer as it was once: with the tower's last layer, reading the one before."""
+    torch.manual_seed(7)
+    with monkeypatch.context() as patched:
+        patched.setattr(llava, "lower_layers", lambda tower: tower)
+        built = llava.build(tiny_tower(), words)
+    built.config.vision_feature_layer = -2
+    return built
+
+
+def test_going_on_from_a_folder_with_the_whole_tower_leaves_the_last_layer(
+    words: PreTrainedTokenizerFast, whole_tower: LlavaForConditionalGeneration, tmp_path: Path
+) -> None:
+    whole_tower.save_pretrained(tmp_path)
+    loaded = llava.load(tmp_path, tiny_tower(), words)
+    before = dict(whole_tower.named_parameters())
+    after = dict(loaded.named_parameters())
+    assert all(torch.equal(parameter, before[name]) for name, parameter in after.items())
+    assert {name for name in before if name not in after} == {
+        name for name in before if "vision_tower.encoder.layers.2." in name
+    }
+    images = pictures(scenes_at(9, 2), synthetic_sprites())
+    wanted = llava.patch_states(whole_tower, images)
+    assert torch.equal(llava.patch_states(loaded, images), wanted)
+
+
+def test_a_run_with_the_whole_tower_is_not_taken_up(
+    words: PreTrainedTokenizerFast, whole_tower: LlavaForConditionalGeneration, tmp_path: Path
+) -> None:
+    Run(llava.recipe(whole_tower, words, synthetic_sprites()), tmp_path).save()
+    built = llava.build(tiny_tower(), words)
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*vision_tower\.encoder\.layers\.2"):
+        Run(llava.recipe(built, words, synthetic_sprites()), tmp_path)
 
 
 # ---------------------------------------------------------------- recipe and export
@@ -479,7 +533,7 @@ def test_the_exported_folder_is_stock_llava(words: PreTrainedTokenizerFast, tmp_
     embeddings = loaded.model.language_model.embed_tokens.weight
     assert loaded.lm_head.weight.data_ptr() == embeddings.data_ptr()
     config = loaded.config
-    assert (config.vision_feature_layer, config.vision_feature_select_strategy) == (-2, "default")
+    assert (config.vision_feature_layer, config.vision_feature_select_strategy) == (-1, "default")
     assert loaded.generation_config.eos_token_id == words.eos_token_id
 
     processor = AutoProcessor.from_pretrained(tmp_path / "emoji-llava")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,53 @@ def test_the_joined_clip_is_the_clip_and_shares_its_towers(folder: Path) -> None
     assert count_parameters(text, vision, whole) == 2 * apart + heads
 
 
+def keep_layers(tower: Any, count: int) -> None:
+    """Cut ``tower`` to its lower layers, or lengthen it by copies of its last one."""
+    layers = [*tower.encoder.layers, copy.deepcopy(tower.encoder.layers[-1])]
+    tower.encoder.layers = torch.nn.ModuleList(layers[:count])
+    tower.config.num_hidden_layers = count
+
+
+@pytest.mark.parametrize("side", [0, 1], ids=["text", "vision"])
+@torch.inference_mode()
+def test_of_a_tower_with_the_lower_layers_alone_the_others_are_read(
+    folder: Path, side: int
+) -> None:
+    pair = towers(folder)
+    short = pair[side].train()
+    keep_layers(short, 1)
+    made = join_clip(folder, *pair)
+    whole = CLIPModel.from_pretrained(folder).eval()
+    ids, pictures = torch.randint(0, 40, (3, 12)), torch.randn(2, 3, 32, 32)
+    inputs = {"input_ids": ids, "pixel_values": pictures}
+    assert torch.equal(made(**inputs).logits_per_image, whole(**inputs).logits_per_image)
+    assert count_parameters(*pair, made) == count_parameters(whole)
+    assert len(short.encoder.layers) == 1
+    assert all(part.training for part in short.modules())
+    assert not any(part.training for part in made.modules())
+    # Each collects its own states, whoever ran first.
+    given = (ids, pictures)[side]
+    joined = (made.text_model, made.vision_model)[side]
+    for tower, depth in [(short, 1), (joined, 2)] * 2:
+        assert len(tower(given, output_hidden_states=True).hidden_states) == depth + 1
+
+
+@pytest.mark.parametrize("side", [0, 1], ids=["text", "vision"])
+def test_a_short_tower_of_another_clip_and_a_longer_one_are_refused(
+    folder: Path, side: int
+) -> None:
+    pair = towers(folder)
+    keep_layers(pair[side], 1)
+    with torch.no_grad():
+        next(pair[side].encoder.parameters())[0] += 1
+    with pytest.raises(OptionError, match="differs in the live tower"):
+        join_clip(folder, *pair)
+    pair = towers(folder)
+    keep_layers(pair[side], 3)
+    with pytest.raises(OptionError, match=r"tower has 2 layers, the live one 3"):
+        join_clip(folder, *pair)
+
+
 def test_the_owners_towers_stay_in_their_mode(folder: Path) -> None:
     text, vision = towers(folder)
     vision.train()
@@ -92,7 +140,8 @@ def test_a_folder_of_another_kind_is_refused(tmp_path: Path) -> None:
 
 
 def test_drawing_and_answering_share_the_embedded_clip(embedded: Callable[[str], Path]) -> None:
-    """The pipeline's text tower and the answerer's image tower are emoji-clip, loaded once."""
+    """The pipeline's text tower and the answerer's image tower are emoji-clip, loaded once, but for
+    the image tower's last layer, which answering does not need."""
     from bridge.diffusion import load_pipeline
     from bridge.vlm import load_vlm
 
@@ -103,6 +152,8 @@ def test_drawing_and_answering_share_the_embedded_clip(embedded: Callable[[str],
         p.numel()
         for p in (clip.text_projection.weight, clip.visual_projection.weight, clip.logit_scale)
     )
+    last = count_parameters(clip.vision_model.encoder.layers[-1])
+    assert len(vlm.vision.encoder.layers) == len(clip.vision_model.encoder.layers) - 1  # type: ignore[union-attr, arg-type]
     assert count_parameters(pipe, vlm) == both
-    assert count_parameters(pipe, vlm, clip) == both + heads
+    assert count_parameters(pipe, vlm, clip) == both + heads + last
     assert count_parameters(clip) > 20 * heads  # what a second copy would have cost

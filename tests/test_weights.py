@@ -33,6 +33,7 @@ from bridge.emoji.render import render_scene
 from bridge.towers import clip_image, load_tower
 from bridge.towers.image_processor import load_image_processor
 from bridge.vlm import BridgeVLM, load_vlm
+from bridge.vlm.features import image_states
 from bridge.vlm.preprocess import pixels
 
 FOLDERS = ("emoji-xl", "emoji-clip", "emoji-clip-2", "emoji-llava")
@@ -285,10 +286,24 @@ def test_describe_by_name_is_the_loaded_model(vlm: BridgeVLM) -> None:
     assert by_name == bridge.describe(picture, QUESTIONS[0], model=vlm, max_new_tokens=12)
 
 
-def test_the_answerers_eyes_are_emoji_clips(answerer: Any, embedded: Callable[[str], Path]) -> None:
+def test_the_answerers_eyes_are_emoji_clips_without_the_last_layer(
+    answerer: Any, vlm: BridgeVLM, embedded: Callable[[str], Path]
+) -> None:
     clip = complete(CLIPModel, embedded("emoji-clip"), dtype=torch.float32)
     state = clip.vision_model.state_dict()
     tower = answerer.model.vision_tower.state_dict()
-    assert len(tower) == len(state)
+    assert {name for name in state if name not in tower} == {
+        name for name in state if name.startswith("encoder.layers.5.")
+    }
     for name, tensor in tower.items():
-        assert torch.equal(tensor, state[name.removeprefix("vision_model.")]), name
+        assert torch.equal(tensor, state[name]), name
+    # What they see is clip's penultimate state, bit for bit.
+    given = pixels(load_image_processor(embedded("emoji-llava")), scene_pictures())
+    config = answerer.config
+    assert (config.vision_feature_layer, config.vision_feature_select_strategy) == (-1, "default")
+    with torch.no_grad():
+        wanted = clip.vision_model(given, output_hidden_states=True).hidden_states[-2][:, 1:]
+        seen = answerer.model.vision_tower(given, output_hidden_states=True).hidden_states[-1]
+        own = image_states(vlm.vision, given, vlm.select_layer, vlm.select_feature)  # type: ignore[arg-type]
+    assert torch.equal(seen[:, 1:], wanted) and torch.equal(own, wanted)
+    assert wanted.shape == (3, 64, 192)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
-from transformers import CLIPModel, CLIPTokenizer, LlavaForConditionalGeneration
+from transformers import CLIPModel, CLIPTokenizer
 
 from bridge.emoji.art import Sprites, load_sprites
 from bridge.emoji.captions import caption
@@ -153,8 +153,7 @@ def train_llava(place: Place, minutes: float) -> None:
     shipped = place.shipped("emoji-llava")
     words = llava.tokenizer(place.weights / "emoji-llava")
     if shipped:
-        model = LlavaForConditionalGeneration.from_pretrained(shipped, dtype=torch.float32)
-        llava.share_tower(model, tower)
+        model = llava.load(shipped, tower, words)
     else:
         model = llava.build(tower, words)
         llava.whiten(model, pictures(scene_batch(scene_rng(42, 0), 256), place.sprites))

@@ -1,8 +1,9 @@
 """The answerer: emoji-clip's image tower → mlp2x_gelu → a small LLaMA, as LLaVA-1.5.
 
 The tower stays frozen; its penultimate patch states, class token dropped, are the soft
-tokens (Liu et al. 2023). The language model is ours and starts from nothing, so projector
-and language model train together; LLaVA's first stage only exists to spare a trained LLM.
+tokens (Liu et al. 2023). Its last layer, which nobody would read, is left out (`lower_layers`).
+The language model is ours and starts from nothing, so projector and language model train
+together; LLaVA's first stage only exists to spare a trained LLM.
 
 A second, dense loss makes soft tokens words (`soft_words`; "is there a cat?" stood at chance
 after all else was learnt), and questions about a scene are packed (`chats`).
@@ -10,6 +11,7 @@ after all else was learnt), and questions about a scene are packed (`chats`).
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Iterator
 from functools import partial
@@ -19,6 +21,7 @@ import torch
 from torch.nn import functional as F
 from transformers import (
     CLIPModel,
+    CLIPVisionConfig,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -75,8 +78,19 @@ def tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return words
 
 
-def build(clip: CLIPModel, words: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
-    """An untrained LLaVA around a copy of ``clip``'s image tower; 3.5 M parameters beside it."""
+def lower_layers(tower: CLIPVisionConfig) -> CLIPVisionConfig:
+    """``tower`` without its last layer: all that LLaVA reads of it.
+
+    The penultimate states of the whole are the last of this one, bit for bit, since CLIP norms
+    nothing but the pooled class token after its layers. So ``vision_feature_layer`` is -1.
+    """
+    lower = copy.deepcopy(tower)
+    lower.num_hidden_layers -= 1
+    return lower
+
+
+def configuration(clip: CLIPModel, words: PreTrainedTokenizerFast) -> LlavaConfig:
+    """The answerer's layout around the lower layers of ``clip``'s image tower."""
     text = LlamaConfig(
         vocab_size=len(words),
         hidden_size=256,
@@ -90,27 +104,50 @@ def build(clip: CLIPModel, words: PreTrainedTokenizerFast) -> LlavaForConditiona
         eos_token_id=words.eos_token_id,
         pad_token_id=words.pad_token_id,
     )
-    config = LlavaConfig(
-        vision_config=clip.config.vision_config,
+    return LlavaConfig(
+        vision_config=lower_layers(clip.config.vision_config),
         text_config=text,
         image_token_index=words.convert_tokens_to_ids(IMAGE_TOKEN),
         image_seq_length=SOFT,
-        vision_feature_layer=-2,
+        vision_feature_layer=-1,
         vision_feature_select_strategy="default",
         projector_hidden_act="gelu",
         tie_word_embeddings=True,
     )
-    model = LlavaForConditionalGeneration(config)
+
+
+def build(clip: CLIPModel, words: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
+    """An untrained LLaVA around a copy of ``clip``'s image tower; 3.5 M parameters beside it."""
+    model = LlavaForConditionalGeneration(configuration(clip, words))
+    share_tower(model, clip)
+    return model
+
+
+def load(
+    folder: Path, clip: CLIPModel, words: PreTrainedTokenizerFast
+) -> LlavaForConditionalGeneration:
+    """The trained LLaVA of ``folder`` in fp32, around a copy of ``clip``'s image tower."""
+    # With today's layout: what a folder holds of a deeper tower is left on the disk.
+    model = LlavaForConditionalGeneration.from_pretrained(
+        folder, config=configuration(clip, words), dtype=torch.float32
+    )
     share_tower(model, clip)
     return model
 
 
 def share_tower(model: LlavaForConditionalGeneration, clip: CLIPModel) -> None:
-    """Give ``model`` the image tower of ``clip``, frozen."""
+    """Give ``model`` the lower layers of ``clip``'s image tower, frozen."""
     tower = model.model.vision_tower
     names = {k.removeprefix("vision_model."): v for k, v in clip.vision_model.state_dict().items()}
     tower.load_state_dict({k: names[k.removeprefix("vision_model.")] for k in tower.state_dict()})
     tower.requires_grad_(False)
+
+
+@torch.no_grad()
+def patch_states(model: LlavaForConditionalGeneration, images: torch.Tensor) -> torch.Tensor:
+    """(B, 64, D) states that the projector reads, of (B, 3, 128, 128) in [-1, 1]."""
+    seen = model.model.vision_tower(images, output_hidden_states=True)
+    return seen.hidden_states[model.config.vision_feature_layer][:, 1:]
 
 
 @torch.no_grad()
@@ -121,9 +158,7 @@ def whiten(model: LlavaForConditionalGeneration, images: torch.Tensor) -> None:
     apart; a projector that starts blind to that spends its time finding it out. ``images`` are
     (B, 3, 128, 128) in [-1, 1].
     """
-    seen = model.model.vision_tower(images, output_hidden_states=True)
-    states = seen.hidden_states[-2][:, 1:].flatten(0, 1).float()
-    mean, rows, _ = whitening(states)
+    mean, rows, _ = whitening(patch_states(model, images).flatten(0, 1).float())
     first = model.model.multi_modal_projector.linear_1
     mix = torch.randn(first.out_features, len(mean)) / len(mean) ** 0.5
     first.weight.copy_(mix @ rows)
@@ -149,10 +184,7 @@ def recipe(
         batch = collate([packed_example(words, s, rng) for s in scenes], words.pad_token_id)
         ids, labels = batch["ids"], batch["labels"]
         with torch.autocast("cpu", torch.bfloat16):
-            with torch.no_grad():
-                seen = inner.vision_tower(pictures(scenes, sprites), output_hidden_states=True)
-                patches = seen.hidden_states[-2][:, 1:]
-            soft = inner.multi_modal_projector(patches)
+            soft = inner.multi_modal_projector(patch_states(model, pictures(scenes, sprites)))
             embeds = inner.language_model.embed_tokens(ids)
             spots = (ids == model.config.image_token_index)[..., None]
             embeds = embeds.masked_scatter(spots, soft.to(embeds.dtype))
