@@ -542,7 +542,7 @@ def test_the_exported_unet_draws_in_the_stock_pipeline_as_it_was_trained(
         for parameter in model.parameters():
             parameter.copy_(parameter.half().float())
     states, _, pooled, _ = pipe.encode_prompt(
-        captions[:2], do_classifier_free_guidance=False, device="cpu"
+        texts[:2], do_classifier_free_guidance=False, device="cpu"
     )
     sizes = torch.tensor([CANVAS, CANVAS, 0, 0, CANVAS, CANVAS]).repeat(2, 1)
     told = {"text_embeds": pooled, "time_ids": sizes}
@@ -554,7 +554,7 @@ def test_the_exported_unet_draws_in_the_stock_pipeline_as_it_was_trained(
 
     def draw() -> np.ndarray:
         return pipe(
-            captions[0],
+            texts[0],
             num_inference_steps=2,
             generator=torch.Generator().manual_seed(0),
             height=CANVAS,
