@@ -159,6 +159,20 @@ def test_the_other_kinds(pipe: Any, foreign: TextTower, adapter: Adapter, kind: 
         assert distance.argmin(1).tolist() == list(range(len(UNSEEN)))
 
 
+@pytest.mark.parametrize("kind", ["ridge", "random-features"])
+@pytest.mark.filterwarnings("ignore::bridge.prompt.TruncationWarning")
+def test_prompts_that_fill_their_window(pipe: Any, foreign: TextTower, kind: str) -> None:
+    # Of padding there is nothing to learn from; all else is fitted as ever.
+    texts = [" ".join([text] * 20) for text in PROMPTS[:47]]
+    made = bridge.fit_adapter(foreign, model=pipe, prompts=texts, kind=kind)
+    options: dict[str, Any] = {"dialect": "plain", "long_prompt": "truncate"}
+    native = bridge.condition(texts[-1], model=pipe, **options).prompt_embeds
+    swap: dict[str, Any] = {"towers": foreign, "adapter": made}
+    mapped = bridge.condition(texts[-1], model=pipe, **swap, **options).prompt_embeds
+    assert relative(mapped, native) < 1
+    assert bridge.condition(UNSEEN, model=pipe, **swap).prompt_embeds.abs().max() < 1e3
+
+
 def test_a_resampler_learns_what_its_base_does_not_know(pipe: Any, foreign: TextTower) -> None:
     # Over a base that gives the mean state everywhere; scored on prompts that were left out.
     kit = open_kit(pipe)
