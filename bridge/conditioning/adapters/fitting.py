@@ -243,15 +243,14 @@ def _gather(
 
 def _features(sums: _Sums, prompts: int, seed: int) -> _Features:
     """Random features for each native tower and kind of place, no more than there are prompts."""
+    inputs = {key: fit + held for key, (fit, held) in sums.items()}
     found: _Features = {}
-    for (component, part), (fit, held) in sums.items():
-        found.setdefault(component, {})[part] = RandomFeatures.drawn(
-            fit + held, min(FEATURES, prompts), seed
-        )
-    for own in found.values():
-        # EOS is shrunk towards padding, so both have the same inputs.
-        if "padding" in own:
-            own["eos"] = own["padding"]
+    for (component, part), own in inputs.items():
+        if part in ("eos", "padding"):
+            # EOS is shrunk towards padding, so both have the same; of padding there may be none.
+            own = inputs[component, "eos"] + inputs[component, "padding"]
+        drawn = RandomFeatures.drawn(own, min(FEATURES, prompts), seed)
+        found.setdefault(component, {})[part] = drawn
     return found
 
 

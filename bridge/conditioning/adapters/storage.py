@@ -48,8 +48,7 @@ def save_adapter(adapter: Adapter, path: str | os.PathLike[str]) -> Path:
         "explained": {name: dict(shares) for name, shares in adapter.explained.items()},
         "prompts": adapter.prompts,
     }
-    # Copies, since EOS and padding share their random features, and safetensors shares nothing.
-    tensors = {n: t.detach().cpu().contiguous().clone() for n, t in tensors_of(adapter).items()}
+    tensors = {n: t.detach().cpu().contiguous() for n, t in tensors_of(adapter).items()}
     target = Path(path)
     write_whole(target, save(tensors, {_HEADER: json.dumps(account, ensure_ascii=False)}))
     return target
@@ -59,7 +58,7 @@ def load_adapter(path: str | os.PathLike[str]) -> Adapter:
     """Read what ``Adapter.save`` wrote; its tensors are on the CPU.
 
     Raises:
-        WeightsError: a file that is missing, damaged, of a later format or no adapter.
+        WeightsError: a file that is missing, damaged, of another format or no adapter.
     """
     source = Path(path)
     try:
