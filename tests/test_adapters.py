@@ -154,6 +154,7 @@ def test_the_other_kinds(pipe: Any, foreign: TextTower, adapter: Adapter, kind: 
     if kind == "procrustes":
         # A turn can do less than any linear map, and more than nothing.
         assert 0.05 < scores["content"] < adapter.explained["text_encoder"]["content"]
+        assert made.layers == adapter.layers[:1] != adapter.layers
     else:
         distance = (mapped[:, None] - native[None]).square().mean((2, 3))
         assert distance.argmin(1).tolist() == list(range(len(UNSEEN)))

@@ -81,9 +81,10 @@ def fit_adapter(
         kind: ``ridge`` (linear least squares, in closed form), ``procrustes`` (a turn and one
             scale, in closed form), ``random-features`` (ridge on the states and random features of
             them, in closed form) or ``resampler`` (a transformer trained on top of those).
-        layers: the foreign layers whose states are taken side by side, the main one first.
-            Default: that of the model's recipe for a tower of CLIP's family, else the last with
-            its norm; and others from the embeddings up, as far as all are 4096 wide at most.
+        layers: the foreign layers whose states are taken side by side, the main one first;
+            Procrustes takes that alone. Default: that of the model's recipe for a tower of CLIP's
+            family, else the last with its norm; and others from the embeddings up, as far as all
+            are 4096 wide at most.
         steps: of training, for the resampler: some 0.2 s each on two CPU cores.
         seed: of the training and of the random features.
         device: where it is done. Default: CUDA if there is one; a live pipeline's own.
@@ -114,6 +115,8 @@ def fit_adapter(
         )
     towers = kit.load()
     chosen = tuple(layers or default_layers(kit, foreign))
+    if kind == "procrustes":  # a turn of one layer's states
+        chosen = chosen[:1]
     linear = kind in _LINEAR
     batches: Iterable[_Batch] = _batches(kit, towers, foreign, chosen, texts)
     batches = batches if linear else list(batches)  # which are gone through more than once
