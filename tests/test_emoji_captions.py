@@ -215,8 +215,12 @@ def test_every_way_to_say_where_says_it_right(relation: str) -> None:
 
 
 def test_what_is_held_out_is_in_no_table_of_training() -> None:
+    def words(form: str) -> str:
+        return re.sub(r"[,;]? and |[,;] ", " ", form)
+
     for relation, forms in p.RELATIONS_HELD_OUT.items():
-        assert not set(forms) & set(p.RELATIONS[relation])
+        trained = {words(form) for form in p.RELATIONS[relation]}
+        assert not {words(form) for form in forms} & trained
     assert not set(p.FRAMES_HELD_OUT) & set(p.FRAMES)
 
 

@@ -22,7 +22,6 @@ _USUAL = {
         "{a} on the left of {b}",
         "{a} at the left of {b}",
         "{b} at the right of {a}",
-        "{b} on the right side of {a}",
         "{b} with {a} on the left",
         "{a} with {b} on the right",
         "{a} and right of it {b}",
@@ -62,7 +61,7 @@ _PLACES = {
         ("up", "down"),
     ),
 }
-_JOINTS = (" and ", ", ", "; ", ", and ")
+_JOINTS = (", and ", " and ", ", ", "; ")
 
 
 def _arranged(relation: str) -> list[str]:
@@ -76,7 +75,15 @@ def _arranged(relation: str) -> list[str]:
                 f"{first} {{a}}{joint}{second} {{b}}",
                 f"{second} {{b}}{joint}{first} {{a}}",
             ]
-    return [form for form in forms if form not in RELATIONS_HELD_OUT[relation]]
+    kept = {_unjoined(form) for form in RELATIONS_HELD_OUT[relation]}
+    return [form for form in forms if _unjoined(form) not in kept]
+
+
+def _unjoined(form: str) -> str:
+    """The form without what joins its halves: another joint alone makes no new phrasing."""
+    for joint in _JOINTS:
+        form = form.replace(joint, " | ")
+    return form
 
 
 # As often a usual form as an arranged one, more or less.

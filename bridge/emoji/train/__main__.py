@@ -37,12 +37,12 @@ from bridge.vlm import packaged
 MINUTES = {
     "vae": 19.0,
     "clip": 22.0,
-    "multilingual": 40.0,
+    "multilingual": 27.0,
     "clip-2": 4.0,
     "vision": 18.0,
     "decoder": 22.0,
     "sprites": 59.0,
-    "unet": 333.0,
+    "unet": 437.0,
     "llava": 37.0,
     "gemma": 60.0,
 }
