@@ -87,8 +87,8 @@ def test_languages_by_bridges_own_names() -> None:
     assert by_language["de"].text == "zwei rot Katze links von Hund"
     assert by_language["ja"].detail == "ja, whole prompt"
     # What is no caption keeps its words, but for those that are known.
-    (french,) = vary("a photo of two cats and a hamburger", ["language"], Settings(names=["fr"]))
-    assert french.text == "a photo of deux chat et a hamburger"
+    (french,) = vary("a poster of two cats and a hamburger", ["language"], Settings(names=["fr"]))
+    assert french.text == "a poster of deux chat et a hamburger"
     assert french.detail == "fr, 2 names"
 
 

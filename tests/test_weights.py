@@ -36,7 +36,7 @@ from bridge.vlm import BridgeVLM, load_vlm
 from bridge.vlm.features import image_states
 from bridge.vlm.preprocess import pixels
 
-FOLDERS = ("emoji-xl", "emoji-clip", "emoji-clip-2", "emoji-llava")
+FOLDERS = ("emoji-xl", "emoji-clip", "emoji-clip-2", "emoji-llava", "emoji-multilingual")
 MOST_BYTES = 60 * 2**20
 PICKLED = {".bin", ".ckpt", ".pkl", ".pt", ".pth", ".npy", ".npz", ".h5", ".msgpack", ".onnx"}
 PROMPTS = ["two red apples left of a cat, blue background, noto style", "🐈, 🍎🍎, twemoji", ""]
