@@ -118,10 +118,8 @@ def _trained(
     for _ in range(steps):
         batch = rng.sample(examples, min(_BATCH, len(examples)))
         pairs = _whitened(model, batch)
-        loss = torch.stack(
-            [(found - wanted).square().mean() for wanted, _, found in pairs.values()]
-        )
-        loss = loss.mean()
+        errors = [(found - wanted).square().mean() for wanted, _, found in pairs.values()]
+        loss = torch.stack(errors).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
