@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import random
 from collections.abc import Callable, Iterator
 from itertools import product
@@ -31,7 +32,7 @@ from bridge.emoji.questions import questions
 from bridge.emoji.render import render_scene
 from bridge.emoji.scenes import TINTS, Scene
 from bridge.emoji.train import llava
-from bridge.emoji.train.chats import MAX_TURNS, as_typed, collate
+from bridge.emoji.train.chats import MAX_TURNS, MORE_YES_NO, as_typed, collate
 from bridge.emoji.train.data import patch_truth, pictures, scene_batch, scene_rng
 from bridge.emoji.train.loop import Run
 from bridge.emoji.train.soft_words import SoftWords
@@ -87,10 +88,10 @@ def model(words: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
 
 
 def learnt(scene: Scene, rng: random.Random) -> list[tuple[str, str]]:
-    """The turns an example draws, in its order: every kind, and those learnt last once more."""
+    """The turns an example draws, in its order: every kind, and more yes/no questions."""
     asked = questions(scene, rng)
-    again = questions(scene, rng)
-    asked += [q for q in again if q.kind in ("exists", "binding", "position")]
+    for _ in range(MORE_YES_NO):
+        asked += [q for q in questions(scene, rng) if q.answer in ("yes", "no")]
     return [(as_typed(q.text, rng), q.answer) for q in asked]
 
 
@@ -205,8 +206,11 @@ def test_the_recipes_loss_is_that_of_the_stock_model_on_each_conversation(
             right += (logits.argmax(-1) == target).sum().item()
             count += (target != IGNORE_LABEL).sum().item()
     assert figures["answer_ce"] == pytest.approx(total / count, rel=1e-5)
+    # What is left of the loss is the supervised attention's, which is >= -log of its mean.
     dense = llava.DENSE_WEIGHT * figures["soft_word_ce"]
-    assert loss.item() == pytest.approx(total / count + dense, rel=1e-5)
+    look = (loss.item() - total / count - dense) / llava.LOOK_WEIGHT
+    assert look >= -math.log(figures["looked_right"] + 1e-4) - 1e-5
+    assert look < -math.log(1e-4) + 1e-5
     assert figures["token_right"] == pytest.approx(right / count, abs=1e-6)
 
 

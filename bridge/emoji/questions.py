@@ -93,11 +93,14 @@ def _relation(scene: Scene, rng: random.Random, held_out: bool) -> Question | No
             [f"what do you see {word} {asked}?"],
         )
         return Question("position", text, _name(answer))
+    # The second group is asked for as often as the first, or the words alone would tell.
+    turned = rng.random() < 0.5
+    subject, a, b = (second, b, a) if turned else (first, a, b)
     word = rng.choice((forward, backward))
-    plural = first.count > 1
-    asked = f"{'are' if plural else 'is'} {a} {word} {b}"
+    asked = f"{'are' if subject.count > 1 else 'is'} {a} {word} {b}"
     text = _pick(rng, held_out, [asked + "{in}?"], [asked + " in the picture?"])
-    return Question("position", text, "yes" if word == forward else "no")
+    right = (word == forward) != turned
+    return Question("position", text, "yes" if right else "no")
 
 
 def _count(scene: Scene, rng: random.Random, held_out: bool) -> Question | None:

@@ -18,6 +18,7 @@ from bridge.vlm.chat import Turn
 from bridge.vlm.layout import IGNORE_LABEL
 
 MAX_TURNS = 4
+MORE_YES_NO = 3
 
 Packed = tuple[list[int], list[int], list[int], list[int]]
 """Ids, labels, positions and segment numbers of one sequence."""
@@ -42,9 +43,10 @@ def packed(
     Segment 0 is what every question may look at (the beginning and the image); a token sees
     segment 0 and its own segment. A chat of several turns is one segment.
     """
-    # A second draw of the kinds that are learnt last: to match a word with what is seen.
     asked = questions(scene, rng)
-    asked += [q for q in questions(scene, rng) if q.kind in ("exists", "binding", "position")]
+    # More of what is learnt last: to match a word of the question with what is seen.
+    for _ in range(MORE_YES_NO):
+        asked += [q for q in questions(scene, rng) if q.answer in ("yes", "no")]
     turns = [(as_typed(q.text, rng), q.answer) for q in asked]
     if rng.random() < 0.5:
         chat, taught = encode(turns[: rng.randint(1, MAX_TURNS)])

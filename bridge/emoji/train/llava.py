@@ -5,8 +5,9 @@ tokens (Liu et al. 2023). Its last layer, which nobody would read, is left out (
 The language model is ours and starts from nothing, so projector and language model train
 together; LLaVA's first stage only exists to spare a trained LLM.
 
-A second, dense loss makes soft tokens words (`soft_words`; "is there a cat?" stood at chance
-after all else was learnt), and questions about a scene are packed (`chats`).
+Two more losses teach what the answers alone did not, "is there a cat?": soft tokens should be
+words (`soft_words`), and a noun of the question should look at its thing (`looking`). Questions
+about a scene are packed (`chats`).
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ from bridge.emoji.train.data import (
     scene_batch,
     scene_rng,
 )
-from bridge.emoji.train.loop import Recipe, Run, load_averaged, plain_attention
+from bridge.emoji.train.looking import LAYER, Nouns, look_loss
+from bridge.emoji.train.loop import Recipe, Run, load_averaged
 from bridge.emoji.train.soft_words import SoftWords
 from bridge.emoji.train.whitening import whitening
 from bridge.vlm.layout import (
@@ -56,6 +58,7 @@ BATCH = 24
 SOFT = GRID * GRID
 VOCAB_SIZE = 1536
 DENSE_WEIGHT = 0.1
+LOOK_WEIGHT = 0.3
 
 
 def tokenizer(folder: Path) -> PreTrainedTokenizerFast:
@@ -175,14 +178,15 @@ def recipe(
     model: LlavaForConditionalGeneration, words: PreTrainedTokenizerFast, sprites: Sprites
 ) -> Recipe:
     inner = model.model
-    plain_attention(model)
-    soft_words = SoftWords(words)
+    model.set_attn_implementation("eager")  # no fused one says where it looked
+    soft_words, nouns = SoftWords(words), Nouns(words)
 
     def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
         rng = scene_rng(41, step)
         scenes = scene_batch(rng, BATCH)
         batch = collate([packed_example(words, s, rng) for s in scenes], words.pad_token_id)
         ids, labels = batch["ids"], batch["labels"]
+        truth = patch_truth(scenes)
         with torch.autocast("cpu", torch.bfloat16):
             soft = inner.multi_modal_projector(patch_states(model, pictures(scenes, sprites)))
             embeds = inner.language_model.embed_tokens(ids)
@@ -194,19 +198,27 @@ def recipe(
                 attention_mask=bias.bfloat16(),
                 position_ids=batch["positions"],
                 use_cache=False,
-            ).last_hidden_state
+                output_attentions=True,
+            )
             taught = labels[:, 1:] != IGNORE_LABEL
-            logits = model.lm_head(out[:, :-1][taught]).float()
+            logits = model.lm_head(out.last_hidden_state[:, :-1][taught]).float()
         target = labels[:, 1:][taught]
         entropy = F.cross_entropy(logits, target)
         right = (logits.argmax(-1) == target).float().mean().item()
-        dense = soft_words.loss(soft, inner.language_model.embed_tokens.weight, patch_truth(scenes))
+        dense = soft_words.loss(soft, inner.language_model.embed_tokens.weight, truth)
+        ends = [
+            nouns.ends(row, taught)
+            for row, taught in zip(ids.tolist(), labels.tolist(), strict=True)
+        ]
+        first = int(spots[0, :, 0].nonzero()[0])
+        look, looked = look_loss(out.attentions[LAYER], torch.tensor(ends), truth.concept, first)
         figures = {
             "answer_ce": entropy.item(),
             "token_right": right,
             "soft_word_ce": dense.item(),
+            "looked_right": looked,
         }
-        return entropy + DENSE_WEIGHT * dense, figures
+        return entropy + DENSE_WEIGHT * dense + LOOK_WEIGHT * look, figures
 
     matrices = frozenset(
         name
