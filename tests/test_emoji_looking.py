@@ -8,6 +8,7 @@ import re
 
 import pytest
 import torch
+from emoji_world import scenes_at
 from transformers import PreTrainedTokenizerFast
 
 from bridge.emoji.concepts import CONCEPTS
@@ -16,7 +17,6 @@ from bridge.emoji.train.chats import as_typed
 from bridge.emoji.train.looking import HEADS, Nouns, look_loss
 from bridge.store import weights_dir
 from bridge.vlm.layout import IGNORE_LABEL, training_example
-from tests.emoji_world import scenes_at
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,15 @@
 """``python -m bridge.emoji.train STAGE``: train what weights/ ships, stage by stage.
 
 Stages in their order, each needing those before it: ``tokenizer``, ``vae``, ``clip``,
-``multilingual``, ``clip-2``, ``vision``, ``decoder``, ``sprites``, ``unet``, ``llava``,
-``gemma``, ``publish``; ``all`` runs them all, ``gemma`` only where the extra of that name is
-installed. A stage trains until it has used its minutes of wall clock, checkpoints every two
-minutes under --runs, and goes on from there when it is started again, with a larger --minutes if
-it should train longer. ``sprites`` and ``unet`` train the painter, and need neither ``vision`` nor
-``decoder``; nothing needs ``multilingual``; ``gemma`` needs ``clip`` alone. Without a checkpoint,
-``multilingual``, ``decoder``, ``vision``, ``sprites``, ``unet``, ``llava`` and ``gemma`` go on
-from the weights.
+``multilingual``, ``clip-2``, ``vision``, ``decoder``, ``sprites``, ``texts``, ``unet``,
+``llava``, ``gemma``, ``publish``; ``all`` runs them all, ``gemma`` only where the extra of that
+name is installed. A stage trains until it has used its minutes of wall clock, checkpoints every
+two minutes under --runs, and goes on from there when it is started again, with a larger --minutes
+if it should train longer. ``sprites`` and ``unet`` train the painter, and need neither ``vision``
+nor ``decoder``; ``texts`` reads the text towers as the painter does; nothing needs
+``multilingual``; ``gemma`` needs ``clip`` alone. Without a checkpoint, ``multilingual``,
+``decoder``, ``vision``, ``texts``, ``sprites``, ``unet``, ``llava`` and ``gemma`` go on from the
+weights.
 """
 
 from __future__ import annotations
@@ -25,7 +26,17 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from bridge.emoji.art import Sprites, load_sprites
 from bridge.emoji.captions import caption
-from bridge.emoji.train import clip, gemma, llava, multilingual, publish, tokenizer, unet, vae
+from bridge.emoji.train import (
+    clip,
+    gemma,
+    llava,
+    multilingual,
+    publish,
+    reading,
+    tokenizer,
+    unet,
+    vae,
+)
 from bridge.emoji.train.data import pictures, scene_batch, scene_rng
 from bridge.emoji.train.loop import Run, load_averaged
 from bridge.files import default_cache
@@ -120,6 +131,24 @@ def train_clip_2(place: Place, minutes: float) -> None:
     clip.export(load_averaged(run, model), words, place.weights, second=True)
 
 
+def train_texts(place: Place, minutes: float) -> None:
+    folders = (place.weights / "emoji-clip", place.weights / "emoji-clip-2")
+    first, second, *before = (
+        CLIPModel.from_pretrained(f, dtype=torch.float32) for f in (*folders, *folders)
+    )
+    painter = UNet2DConditionModel.from_pretrained(place.xl / "unet", torch_dtype=torch.float32)
+    words = [place.tokenizer(name) for name in ("tokenizer", "tokenizer_2")]
+    run = Run(
+        reading.recipe((first, second), tuple(before), painter.encoder_hid_proj, words[0]),
+        place.runs,
+    )
+    run.train(minutes)
+    load_averaged(run, first.text_model, "first.")
+    load_averaged(run, second.text_model, "second.")
+    clip.export(first, words[0], place.weights, second=False)
+    clip.export(second, words[1], place.weights, second=True)
+
+
 def train_vision(place: Place, minutes: float) -> None:
     folders = (place.weights / "emoji-clip", place.weights / "emoji-clip-2")
     first, second = (CLIPModel.from_pretrained(f, dtype=torch.float32) for f in folders)
@@ -182,6 +211,7 @@ STAGES: dict[str, Callable[[Place, float], None]] = {
     "vision": train_vision,
     "decoder": train_decoder,
     "sprites": lambda place, minutes: train_painter(place, minutes, unet.SPRITES),
+    "texts": train_texts,
     "unet": lambda place, minutes: train_painter(place, minutes, unet.SCENES),
     "llava": train_llava,
     "gemma": train_gemma,
