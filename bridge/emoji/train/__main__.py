@@ -53,8 +53,9 @@ MINUTES = {
     "vision": 18.0,
     "decoder": 22.0,
     "sprites": 59.0,
+    "texts": 25.0,
     "unet": 437.0,
-    "llava": 37.0,
+    "llava": 95.0,
     "gemma": 60.0,
 }
 
@@ -133,20 +134,24 @@ def train_clip_2(place: Place, minutes: float) -> None:
 
 def train_texts(place: Place, minutes: float) -> None:
     folders = (place.weights / "emoji-clip", place.weights / "emoji-clip-2")
-    first, second, *before = (
+    first, second, *copies = (
         CLIPModel.from_pretrained(f, dtype=torch.float32) for f in (*folders, *folders)
     )
-    painter = UNet2DConditionModel.from_pretrained(place.xl / "unet", torch_dtype=torch.float32)
+    before = unet.Painter.load(place.xl)
+    model = UNet2DConditionModel.from_pretrained(place.xl / "unet", torch_dtype=torch.float32)
     words = [place.tokenizer(name) for name in ("tokenizer", "tokenizer_2")]
-    run = Run(
-        reading.recipe((first, second), tuple(before), painter.encoder_hid_proj, words[0]),
-        place.runs,
-    )
+    recipe = reading.recipe((first, second), tuple(copies), model.encoder_hid_proj, words[0])
+    run = Run(recipe, place.runs)
     run.train(minutes)
     load_averaged(run, first.text_model, "first.")
     load_averaged(run, second.text_model, "second.")
     clip.export(first, words[0], place.weights, second=False)
     clip.export(second, words[1], place.weights, second=True)
+    rng = scene_rng(33, 0)
+    texts = [caption(s, rng) for s in scene_batch(rng, 1024)]
+    kept = unet.realign_text(model, before, unet.Painter.load(place.xl), texts)
+    print(f"texts: of what the painter read, {kept:.0%} lies where it lay", flush=True)
+    model.half().save_pretrained(place.xl / "unet")
 
 
 def train_vision(place: Place, minutes: float) -> None:

@@ -51,6 +51,8 @@ PICTURE_SHARE = 0.75
 HARDEST = 4.0  # how much oftener than an average view the hardest is replayed, at most
 TIME_BINS = 20  # errors are compared within one
 USUAL_SHARE = 0.02  # of a new error in the usual one of its bin
+RIDGE = 0.01  # of the new states' variance, which is one in each direction
+FAINTEST = 0.3  # standard deviation of any direction that the UNet reads after `realign_text`
 
 
 @dataclass(frozen=True)
@@ -98,16 +100,54 @@ def whiten_text(unet: UNet2DConditionModel, painter: Painter, captions: list[str
     the mean and scales each direction to unit variance; it stays as set. Statistics are those
     of the tokens up to the end of text, which are at most half of the 77.
     """
+    mean, rows, directions = whitening(_token_states(painter, captions))
+    _set_text_projection(unet, directions @ rows, mean)
+
+
+@torch.no_grad()
+def realign_text(
+    unet: UNet2DConditionModel, before: Painter, after: Painter, captions: list[str]
+) -> float:
+    """Set the text projection for the towers of ``after``, where the UNet has learnt to read
+    those of ``before``; the share of the old projection's variance that the new one explains.
+
+    Ridge regression from the new states, whitened, to what the old projection made of the old
+    ones. Its singular values are raised to ``FAINTEST``, so that what is new in the new states
+    is there to be learnt as well.
+    """
+    old = unet.encoder_hid_proj(_token_states(before, captions))
+    new = _token_states(after, captions)
+    mean, rows, directions = whitening(new)
+    white = (new - mean) @ (directions @ rows).T
+    gram = white.T @ white + RIDGE * len(white) * torch.eye(white.shape[1])
+    fitted = torch.linalg.solve(gram, white.T @ (old - old.mean(0))).T
+    left, values, right = torch.linalg.svd(fitted)
+    raised = left @ torch.diag(values.clamp(min=FAINTEST)) @ right
+    _set_text_projection(unet, raised @ directions @ rows, mean, old.mean(0))
+    missed = (unet.encoder_hid_proj(new) - old).square().sum()
+    return 1 - (missed / (old - old.mean(0)).square().sum()).item()
+
+
+def _set_text_projection(
+    unet: UNet2DConditionModel,
+    weight: torch.Tensor,
+    mean: torch.Tensor,
+    becomes: torch.Tensor | float = 0.0,
+) -> None:
+    """``weight`` applied to states less their ``mean``, which itself becomes ``becomes``."""
+    unet.encoder_hid_proj.weight.copy_(weight)
+    unet.encoder_hid_proj.bias.copy_(becomes - unet.encoder_hid_proj.weight @ mean)
+
+
+def _token_states(painter: Painter, captions: list[str]) -> torch.Tensor:
+    """(N, 416) states of all tokens of the captions, ends of text included, padding not."""
     states, ended = [], []
     for part in range(0, len(captions), 64):
         texts = captions[part : part + 64]
         states.append(painter.texts(texts)[0].float())
         ended.append(painter.tokenizers[0](texts, padding="max_length").attention_mask)
     kept = torch.tensor([row for rows in ended for row in rows], dtype=torch.bool)
-    tokens = torch.cat(states)[kept]
-    mean, rows, directions = whitening(tokens)
-    unet.encoder_hid_proj.weight.copy_(directions @ rows)
-    unet.encoder_hid_proj.bias.copy_(-unet.encoder_hid_proj.weight @ mean)
+    return torch.cat(states)[kept]
 
 
 def _keep_text_projection(unet: UNet2DConditionModel) -> None:
