@@ -404,7 +404,7 @@ def eigenvalues(states: torch.Tensor) -> torch.Tensor:
 
 
 def test_realigned_text_lies_where_it_lay_as_far_as_it_can(painter: Painter) -> None:
-    old, texts = text_tokens(painter, 14, 200)
+    old, texts = text_tokens(painter, 14, 120)
     model = unet.build()
     unet.whiten_text(model, painter, texts)
     with torch.no_grad():
@@ -417,14 +417,14 @@ def test_realigned_text_lies_where_it_lay_as_far_as_it_can(painter: Painter) -> 
 
     # Towers that have moved: the better the closer, and no direction is lost.
     explained = []
-    for much in (0.003, 0.01, 0.03):
+    for much in (0.003, 0.03):
         torch.manual_seed(2)
         moved = copy.deepcopy(painter)
         for tower in moved.towers:
             for parameter in tower.parameters():
                 parameter.add_(much * torch.randn_like(parameter))
         model.load_state_dict(before)
-        new, _ = text_tokens(moved, 14, 200)
+        new, _ = text_tokens(moved, 14, 120)
         with torch.no_grad():
             blind = (
                 1
