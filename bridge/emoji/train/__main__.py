@@ -54,7 +54,7 @@ MINUTES = {
     "decoder": 22.0,
     "sprites": 59.0,
     "texts": 25.0,
-    "unet": 437.0,
+    "unet": 527.0,
     "llava": 95.0,
     "gemma": 60.0,
 }
