@@ -98,13 +98,16 @@ def test_usual_weights_are_silent_and_large_ones_are_not(emphasis: str) -> None:
     assert not usual.report().is_off_manifold
     with pytest.warns(OffManifoldWarning, match="prompt 0.*text_encoder: a weighted"):
         large = made(3)
-    drifts = [drift for trace in large.traces for drift in trace.drifts]
-    assert len(drifts) == 6 and all(drift.length > LENGTH_LIMIT for drift in drifts)
+    # comfy and compel move a word on the line to the empty prompt's state, which is not nothing,
+    # so that one tower of a prompt may stay within.
+    for trace in large.traces:
+        assert len(trace.drifts) == 2
+        assert max(drift.length for drift in trace.drifts) > LENGTH_LIMIT
     assert large.report().is_off_manifold
 
 
 def test_states_of_words_are_alike_in_length() -> None:
-    """0.85 to 1.14 of the median, as the module says; a little more for other words here."""
+    """0.82 to 1.15 of the median, as the module says; a little more for other words here."""
     prompts = ["a penguin", "two bananas above a tree", "a green car, twemoji style", "seven keys"]
     cond = bridge.condition(prompts, model="emoji-xl")
     first = cond.plans[0][0]
