@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import random
 
 import pytest
@@ -30,9 +29,7 @@ def models() -> tuple[CLIPModel, CLIPModel]:
 @pytest.fixture
 def recipe(models: tuple[CLIPModel, CLIPModel], monkeypatch: pytest.MonkeyPatch) -> Recipe:
     monkeypatch.setattr(reading, "BATCH", 6)
-    one, two = models
-    before = (copy.deepcopy(one), copy.deepcopy(two))
-    return reading.recipe(models, before, nn.Linear(416, 48), WORDS)
+    return reading.recipe(models, nn.Linear(416, 48), WORDS)
 
 
 def scene(*groups: Group, relation: str | None = None) -> Scene:

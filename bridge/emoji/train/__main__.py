@@ -134,13 +134,11 @@ def train_clip_2(place: Place, minutes: float) -> None:
 
 def train_texts(place: Place, minutes: float) -> None:
     folders = (place.weights / "emoji-clip", place.weights / "emoji-clip-2")
-    first, second, *copies = (
-        CLIPModel.from_pretrained(f, dtype=torch.float32) for f in (*folders, *folders)
-    )
+    first, second = (CLIPModel.from_pretrained(f, dtype=torch.float32) for f in folders)
     before = unet.Painter.load(place.xl)
     model = UNet2DConditionModel.from_pretrained(place.xl / "unet", torch_dtype=torch.float32)
     words = [place.tokenizer(name) for name in ("tokenizer", "tokenizer_2")]
-    recipe = reading.recipe((first, second), tuple(copies), model.encoder_hid_proj, words[0])
+    recipe = reading.recipe((first, second), model.encoder_hid_proj, words[0])
     run = Run(recipe, place.runs)
     run.train(minutes)
     load_averaged(run, first.text_model, "first.")

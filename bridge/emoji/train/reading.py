@@ -14,6 +14,7 @@ distilled from them, stays. Needs no pictures.
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -159,18 +160,18 @@ def states_of(
 
 def recipe(
     models: tuple[CLIPModel, CLIPModel],
-    before: tuple[CLIPModel, CLIPModel],
     projection: nn.Linear,
     tokenizer: CLIPTokenizer,
 ) -> Recipe:
-    """Train the text towers of ``models``; ``before`` are copies that stay as they are.
+    """Train the text towers of ``models``, held by their pooled texts to what they are now.
 
     Both towers read ``tokenizer``'s ids: their tokenizers differ in the padding alone, which
     comes after all that is read here.
     """
-    for model in (*models, *before):
+    for model in models:
         plain_attention(model)
         model.requires_grad_(False)
+    before = copy.deepcopy(models)
     for model in models:
         model.text_model.requires_grad_(True)
     projection.requires_grad_(False)
