@@ -137,15 +137,15 @@ def stage_1(
         batch = collate([packed_example(words, s, rng) for s in scenes], words.pad_token_id)
         # Out of inference mode: what a gradient flows through must be a plain tensor.
         states = states_of(vlm, scenes, sprites, vlm.select_layer).clone()
-        ids, labels = batch["ids"], batch["labels"]
+        ids, labels, mask = batch.ids, batch.labels, batch.may_look()
         embeds = llm.get_input_embeddings()(ids)
         spots = (ids == vlm.image_token_id)[..., None]
         embeds = embeds.masked_scatter(spots, trained(states).to(embeds.dtype))
-        bias = torch.zeros(batch["mask"].shape).masked_fill(~batch["mask"], -1e4)
+        bias = torch.zeros(mask.shape).masked_fill(~mask, -1e4)
         out = llm.base_model(
             inputs_embeds=embeds,
             attention_mask=bias,
-            position_ids=batch["positions"],
+            position_ids=batch.positions,
             use_cache=False,
         ).last_hidden_state
         taught = labels[:, 1:] != IGNORE_LABEL

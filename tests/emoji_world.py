@@ -10,6 +10,8 @@ import random
 from functools import cache
 
 import numpy as np
+import torch
+from diffusers import AutoencoderTiny
 from hypothesis import settings
 from hypothesis import strategies as st
 
@@ -40,6 +42,20 @@ def _sprites(colours: np.ndarray, side: int) -> np.ndarray:
     images[..., :3] = colours * shade
     images[..., 3] = alpha
     return images
+
+
+def tiny_vae() -> AutoencoderTiny:
+    """A random autoencoder of another size than the shipped one's, the same in every run."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        return AutoencoderTiny(
+            latent_channels=8,
+            encoder_block_out_channels=(8,) * 4,
+            decoder_block_out_channels=(8,) * 4,
+            num_encoder_blocks=(0, 0, 1, 1),
+            num_decoder_blocks=(1, 1, 0, 0),
+            scaling_factor=1.7,
+        )
 
 
 def scenes_at(seed: int, count: int, *, held_out: bool | None = False) -> list[Scene]:

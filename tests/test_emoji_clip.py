@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from emoji_world import scenes_at, synthetic_sprites
+from emoji_world import scenes_at, synthetic_sprites, tiny_vae
 from PIL import Image
 from tiny_models import tiny_clip_tokenizer
 from torch.nn import functional as F
@@ -152,7 +152,7 @@ def test_the_image_tower_goes_on_against_both_locked_text_towers(tmp_path: Path)
     torch.manual_seed(6)
     models = clip.build(words()), clip.build(words(), second=True)
     heads = clip.DenseHeads(192)
-    recipe = clip.recipe_vision(models, heads, words(), synthetic_sprites())
+    recipe = clip.recipe_vision(models, heads, words(), synthetic_sprites(), tiny_vae())
     locked = tuple(f"{m}.text_{part}" for m in ("first", "second") for part in ("model", "proj"))
     assert_step_trains(recipe, locked)
     assert models[0].vision_model is models[1].vision_model

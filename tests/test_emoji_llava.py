@@ -11,12 +11,13 @@ import itertools
 import math
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
-from emoji_world import scenes_at, synthetic_sprites
+from emoji_world import scenes_at, synthetic_sprites, tiny_vae
 from PIL import Image
 from torch.nn import functional as F
 from transformers import (
@@ -32,10 +33,11 @@ from bridge.emoji.questions import questions
 from bridge.emoji.render import render_scene
 from bridge.emoji.scenes import TINTS, Scene
 from bridge.emoji.train import llava
-from bridge.emoji.train.chats import MAX_TURNS, MORE_YES_NO, as_typed, collate
+from bridge.emoji.train.chats import MAX_TURNS, MORE_YES_NO, Chats, as_typed, collate
 from bridge.emoji.train.data import patch_truth, pictures, scene_batch, scene_rng
 from bridge.emoji.train.loop import Run
 from bridge.emoji.train.soft_words import SoftWords
+from bridge.emoji.train.vae import as_drawn
 from bridge.vlm.layout import IGNORE_LABEL, build_tokenizer, chat_text, training_example
 
 Example = tuple[list[int], list[int], list[int], list[int]]
@@ -121,20 +123,19 @@ def alone(
     return out.logits[0]
 
 
-def packed(
-    model: LlavaForConditionalGeneration, batch: dict[str, torch.Tensor], soft: torch.Tensor
-) -> torch.Tensor:
+def packed(model: LlavaForConditionalGeneration, batch: Chats, soft: torch.Tensor) -> torch.Tensor:
     """Logits (B, T, V) of a collated batch, computed as the recipe does but in fp32."""
     inner = model.model
-    embeds = inner.language_model.embed_tokens(batch["ids"])
-    spots = (batch["ids"] == model.config.image_token_index)[..., None]
+    embeds = inner.language_model.embed_tokens(batch.ids)
+    spots = (batch.ids == model.config.image_token_index)[..., None]
     embeds = embeds.masked_scatter(spots, soft)
-    bias = torch.zeros(batch["mask"].shape).masked_fill(~batch["mask"], -1e4)
+    mask = batch.may_look()
+    bias = torch.zeros(mask.shape).masked_fill(~mask, -1e4)
     with torch.no_grad():
         out = inner.language_model(
             inputs_embeds=embeds,
             attention_mask=bias,
-            position_ids=batch["positions"],
+            position_ids=batch.positions,
             use_cache=False,
         )
         return model.lm_head(out.last_hidden_state)
@@ -172,7 +173,7 @@ def test_packed_questions_read_as_if_asked_alone(
             compared += 1
     assert compared >= 10
     # The check can fail: without the mask the later questions read the earlier ones.
-    blind = batch | {"mask": torch.ones_like(batch["mask"]).tril()}
+    blind = replace(batch, segments=torch.zeros_like(batch.segments))
     unmasked = (packed(model, blind, soft_tokens(model, images)) - logits).abs().max().item()
     assert unmasked > 1e-2
 
@@ -187,12 +188,17 @@ def test_the_recipes_loss_is_that_of_the_stock_model_on_each_conversation(
     # fp32 all through: the recipe's mask alone is made in bf16.
     monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.float)
     sprites = synthetic_sprites()
-    loss, figures = llava.recipe(model, words, sprites).loss(0)
+    painter = tiny_vae()
+    recipe = llava.recipe(model, words, sprites, painter)
+    torch.manual_seed(5)
+    loss, figures = recipe.loss(0)
 
     rng = scene_rng(41, 0)
     scenes = scene_batch(rng, 4)
     total, right, count = 0.0, 0, 0
-    for scene, picture in zip(scenes, pictures(scenes, sprites), strict=True):
+    torch.manual_seed(5)
+    shown = as_drawn(painter, pictures(scenes, sprites))
+    for scene, picture in zip(scenes, shown, strict=True):
         turns = learnt(scene, rng)
         several = rng.random() < 0.5
         chats = [turns[: rng.randint(1, MAX_TURNS)]] if several else [[t] for t in turns]
@@ -235,21 +241,21 @@ def test_collate_pads_what_nobody_looks_at() -> None:
     short: Example = ([7, 8], [-100, 8], [0, 1], [0, 1])
     long: Example = ([7, 8, 9, 6], [-100, 8, -100, 6], [0, 1, 1, 2], [0, 1, 2, 2])
     batch = collate([short, long], 3)
-    assert batch["ids"].tolist() == [[7, 8, 3, 3], [7, 8, 9, 6]]
-    assert batch["labels"].tolist() == [[-100, 8, -100, -100], [-100, 8, -100, 6]]
-    assert batch["positions"].tolist() == [[0, 1, 0, 0], [0, 1, 1, 2]]
-    assert batch["mask"].shape == (2, 1, 4, 4) and batch["mask"].dtype == torch.bool
-    assert batch["mask"][0, 0, :2].tolist() == [
+    assert batch.ids.tolist() == [[7, 8, 3, 3], [7, 8, 9, 6]]
+    assert batch.labels.tolist() == [[-100, 8, -100, -100], [-100, 8, -100, 6]]
+    assert batch.positions.tolist() == [[0, 1, 0, 0], [0, 1, 1, 2]]
+    assert batch.may_look().shape == (2, 1, 4, 4) and batch.may_look().dtype == torch.bool
+    assert batch.may_look()[0, 0, :2].tolist() == [
         [True, False, False, False],
         [True, True] + 2 * [False],
     ]
-    assert batch["mask"][1, 0].int().tolist() == [
+    assert batch.may_look()[1, 0].int().tolist() == [
         [1, 0, 0, 0],
         [1, 1, 0, 0],
         [1, 0, 1, 0],
         [1, 0, 1, 1],
     ]
-    assert batch["mask"].any(-1).all()  # a row that sees nothing would turn into NaN
+    assert batch.may_look().any(-1).all()  # a row that sees nothing would turn into NaN
 
 
 # ---------------------------------------------------------------- questions as typed
@@ -444,10 +450,10 @@ def test_going_on_from_a_folder_with_the_whole_tower_leaves_the_last_layer(
 def test_a_run_with_the_whole_tower_is_not_taken_up(
     words: PreTrainedTokenizerFast, whole_tower: LlavaForConditionalGeneration, tmp_path: Path
 ) -> None:
-    Run(llava.recipe(whole_tower, words, synthetic_sprites()), tmp_path).save()
+    Run(llava.recipe(whole_tower, words, synthetic_sprites(), tiny_vae()), tmp_path).save()
     built = llava.build(tiny_tower(), words)
     with pytest.raises(RuntimeError, match=r"Unexpected key.*vision_tower\.encoder\.layers\.2"):
-        Run(llava.recipe(built, words, synthetic_sprites()), tmp_path)
+        Run(llava.recipe(built, words, synthetic_sprites(), tiny_vae()), tmp_path)
 
 
 # ---------------------------------------------------------------- recipe and export
@@ -458,7 +464,7 @@ def test_muon_trains_the_matrices_of_the_layers_alone(
 ) -> None:
     monkeypatch.setattr(llava, "BATCH", 2)
     built = llava.build(tiny_tower(), words)
-    chosen = llava.recipe(built, words, synthetic_sprites()).muon
+    chosen = llava.recipe(built, words, synthetic_sprites(), tiny_vae()).muon
     parameters = dict(built.named_parameters())
     assert chosen and all(parameters[n].ndim == 2 and parameters[n].requires_grad for n in chosen)
     parts = ("embed_tokens", "lm_head", "linear_1", "vision_tower")
@@ -504,7 +510,7 @@ def test_a_step_trains_all_but_the_tower(
     torch.manual_seed(2)
     tower = tiny_tower()
     built = llava.build(tower, words)
-    recipe = llava.recipe(built, words, synthetic_sprites())
+    recipe = llava.recipe(built, words, synthetic_sprites(), tiny_vae())
     loss, figures = recipe.loss(0)
     assert torch.isfinite(loss) and 0 <= figures["token_right"] <= 1
     loss.backward()
@@ -521,7 +527,7 @@ def test_the_exported_folder_is_stock_llava(words: PreTrainedTokenizerFast, tmp_
     torch.manual_seed(3)
     tower = tiny_tower()
     built = llava.build(tower, words)
-    run = Run(llava.recipe(built, words, synthetic_sprites()), tmp_path / "runs")
+    run = Run(llava.recipe(built, words, synthetic_sprites(), tiny_vae()), tmp_path / "runs")
     for name in run.average:
         if "vision_tower" not in name:
             run.average[name].mul_(0.5)

@@ -8,6 +8,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from transformers import PreTrainedTokenizerFast
 
 from bridge.emoji.train import __main__ as stages
 from bridge.emoji.train import clip, llava, publish, unet, vae
+from bridge.emoji.train.ahead import Setup
 from bridge.emoji.train.loop import Run
 from bridge.vlm.layout import build_tokenizer
 
@@ -247,7 +249,7 @@ def few_everywhere(few_scenes: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small pools and few scenes to whiten by; the numbers of minutes are zero as well."""
     inner = stages.scene_batch
     monkeypatch.setattr(stages, "scene_batch", lambda rng, size: inner(rng, min(size, 12)))
-    monkeypatch.setattr(unet, "POOL", 8)
+    monkeypatch.setattr(unet, "SCENES", replace(unet.SCENES, pool=8))
 
 
 @pytest.mark.usefixtures("few_everywhere")
@@ -341,6 +343,7 @@ def test_the_commands_options_reach_the_stage(
         "runs": tmp_path / "r",
         "threads": torch.get_num_threads(),
     }
+    options |= {"device": "cpu", "times": 4, "workers": 3, "lr": 0.25}
     given = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
     monkeypatch.setattr(sys, "argv", ["train", "unet", *given, *(["--fresh"] if fresh else [])])
     stages.main()
@@ -348,6 +351,7 @@ def test_the_commands_options_reach_the_stage(
     stages.main()
     (where, minutes), (_, shorter) = seen
     assert (where.weights, where.runs, where.fresh) == (tmp_path / "w", tmp_path / "r", fresh)
+    assert where.setup == Setup(torch.device("cpu"), times=4, workers=3) and where.lr == 0.25
     assert minutes == stages.MINUTES["unet"] and shorter == 2.5
 
 

@@ -15,30 +15,33 @@ import numpy as np
 import pytest
 import torch
 from diffusers import (
-    AutoencoderTiny,
     DDIMScheduler,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from emoji_world import scenes_at, synthetic_sprites
+from emoji_world import scenes_at, synthetic_sprites, tiny_vae
 from tiny_models import tiny_sdxl_pipeline
 
 from bridge.emoji import captions
 from bridge.emoji.captions import caption
 from bridge.emoji.scenes import CANVAS, LATTICE
+from bridge.emoji.train import pool as pool_module
 from bridge.emoji.train import unet
+from bridge.emoji.train.ahead import ON_CPU
 from bridge.emoji.train.data import PatchTruth, pictures
 from bridge.emoji.train.loop import Recipe, Run
-from bridge.emoji.train.unet import SCENES, SPRITES, Batch, Painter, Pool, Stage
+from bridge.emoji.train.pool import Batch, Pool, Stage
+from bridge.emoji.train.unet import SCENES, SPRITES, Painter
 from bridge.emoji.train.views import View, view_truth
 
 PROMPTS = ["two red apples left of a cat", "a photo of the dog", ""]
-SMALL = Stage("unet", side=CANVAS, batch=4, new=2, lr=1e-3)  # a real step takes seconds
-CLOSE = Stage("sprites", side=64, batch=4, new=2, lr=1e-3)
+# A real step takes seconds, and a full pool gigabytes.
+SMALL = Stage("unet", side=CANVAS, batch=4, new=2, lr=1e-3, pool=2100)
+CLOSE = Stage("sprites", side=64, batch=4, new=2, lr=1e-3, pool=2100)
 
 
 class Numbering:
-    """Has a Painter's two methods, but numbers the views instead of encoding them.
+    """Has a Painter's methods, but numbers the views instead of encoding them.
 
     The number of a view lies in the first entries of its latents, states and pooled text,
     in two parts that bf16 holds exactly, so a test sees which rows belong together.
@@ -53,10 +56,14 @@ class Numbering:
         self.pictures_seen = self._number(out[:, 0, 0], self.pictures_seen)
         return out
 
-    def texts(self, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        states = torch.zeros(len(captions), 77, 416, dtype=torch.bfloat16)
-        pooled = torch.zeros(len(captions), 256, dtype=torch.bfloat16)
-        if captions == [""]:
+    def ids(self, captions: list[str]) -> torch.Tensor:
+        return torch.full((2, len(captions), 77), int(captions != [""]))
+
+    def read(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        count = ids.shape[1]
+        states = torch.zeros(count, 77, 416, dtype=torch.bfloat16)
+        pooled = torch.zeros(count, 256, dtype=torch.bfloat16)
+        if not ids.any():  # the empty text
             states[:, 0, :2], pooled[:, :2] = -1, -1
             return states, pooled
         self._number(pooled, self.texts_seen)
@@ -74,17 +81,14 @@ def number_of(row: torch.Tensor) -> int:
     return int(row[0]) * 128 + int(row[1])
 
 
-def pool_of(
-    monkeypatch: pytest.MonkeyPatch, seed: int = 31, size: int = 4096, stage: Stage = SCENES
-) -> Pool:
-    monkeypatch.setattr(unet, "POOL", size)
-    return Pool(Numbering(), synthetic_sprites(), stage, seed)  # type: ignore[arg-type]
+def pool_of(seed: int = 31, size: int = 4096, stage: Stage = SCENES) -> Pool:
+    return Pool(Numbering(), synthetic_sprites(), replace(stage, pool=size), seed, ON_CPU)
 
 
 def rows_of(batch: Batch) -> list[tuple[int, int]]:
     """(view of the latents, view of the text: 0 zeroed, -129 empty) of each row."""
     latents, states, pooled = batch.latents, batch.states, batch.pooled
-    assert len(batch.views) == len(batch.told) == len(latents)
+    assert len(batch.truth.concept) == len(batch.time_ids) == len(batch.told) == len(latents)
     out = []
     for i in range(len(latents)):
         text = number_of(states[i, 0])
@@ -99,25 +103,23 @@ def rows_of(batch: Batch) -> list[tuple[int, int]]:
 # ---------------------------------------------------------------- the pool
 
 
-def test_a_pools_batches_are_the_same_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    one, two = pool_of(monkeypatch), pool_of(monkeypatch)
-    other = pool_of(monkeypatch, seed=32)
+def test_a_pools_batches_are_the_same_again() -> None:
+    one, two = pool_of(), pool_of()
+    other = pool_of(seed=32)
     first = [rows_of(one.batch(step)) for step in range(3)]
     assert [rows_of(two.batch(step)) for step in range(3)] == first
     assert [rows_of(other.batch(step)) for step in range(3)] != first
 
 
 @pytest.mark.parametrize("stage", [SCENES, SPRITES], ids=lambda stage: stage.name)
-def test_rows_keep_together_and_some_are_unconditional(
-    monkeypatch: pytest.MonkeyPatch, stage: Stage
-) -> None:
-    pool = pool_of(monkeypatch, stage=stage, size=8192)
+def test_rows_keep_together_and_some_are_unconditional(stage: Stage) -> None:
+    pool = pool_of(stage=stage, size=8192)
     zero = empty = total = replayed = 0
     for step in range(60):
         before = pool.filled
         rows = rows_of(pool.batch(step))
         assert len(rows) == stage.batch
-        grown = stage.new + (256 if before < 2048 else 0)
+        grown = stage.new + (pool_module.FIRST if before == 0 else 0)
         assert pool.filled == before + grown
         # The step's new views come first, the rest is drawn from all that there is.
         fresh = range(pool.filled - stage.new + 1, pool.filled + 1)
@@ -127,15 +129,13 @@ def test_rows_keep_together_and_some_are_unconditional(
         for picture, text in rows:
             assert text in (picture, 0, -129)
             zero, empty, total = zero + (text == 0), empty + (text == -129), total + 1
-    assert zero / total == pytest.approx(unet.DROP_ZERO, abs=0.025)
-    assert empty / total == pytest.approx(unet.DROP_EMPTY, abs=0.015)
+    assert zero / total == pytest.approx(pool_module.DROP_ZERO, abs=0.025)
+    assert empty / total == pytest.approx(pool_module.DROP_EMPTY, abs=0.015)
     assert replayed > total / 3
 
 
-def test_a_full_pool_reuses_places_and_keeps_rows_together(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    pool = pool_of(monkeypatch, size=2200)
+def test_a_full_pool_reuses_places_and_keeps_rows_together() -> None:
+    pool = pool_of(size=2200)
     places: list[int] = []
     for step in range(40):
         for picture, text in rows_of(pool.batch(step)):
@@ -143,8 +143,7 @@ def test_a_full_pool_reuses_places_and_keeps_rows_together(
         places.append(pool.next)
         # The newest rows lie just before the next place; the oldest are written over.
         newest = pool.latents[pool.next - 1, 0, 0]
-        assert number_of(newest) == pool.painter.pictures_seen  # type: ignore[attr-defined]
-        assert len(pool.views) == pool.filled
+        assert number_of(newest) == pool.encoder.pictures_seen  # type: ignore[attr-defined]
     assert pool.filled <= 2200
     turns = sum(after < before for before, after in itertools.pairwise(places))
     assert turns == 1 and places[-1] < pool.filled
@@ -152,65 +151,64 @@ def test_a_full_pool_reuses_places_and_keeps_rows_together(
 
 def test_every_row_has_its_own_view(monkeypatch: pytest.MonkeyPatch) -> None:
     """The dense loss must read what the picture shows, after places were reused as well."""
-    pool = pool_of(monkeypatch, size=2200)
+    pool = pool_of(size=2200)
     drawn: list[View] = []
-    inner = unet.view_pictures
+    inner = pool_module.draw_views
 
-    def kept(views: list[View], sprites: Any) -> torch.Tensor:
-        drawn.extend(views)
-        return inner(views, sprites)
+    def kept(*args: Any) -> list[View]:
+        drawn.extend(made := inner(*args))
+        return made
 
-    monkeypatch.setattr(unet, "view_pictures", kept)
+    monkeypatch.setattr(pool_module, "draw_views", kept)
     for step in range(32):
         batch = pool.batch(step)
-        for (picture, _), view in zip(rows_of(batch), batch.views, strict=True):
-            assert view is drawn[picture - 1]
+        views = [drawn[picture - 1] for picture, _ in rows_of(batch)]
+        truth = view_truth(views)
+        for name in vars(truth):
+            assert torch.equal(getattr(batch.truth, name), getattr(truth, name)), name
+        assert batch.time_ids.tolist() == [list(view.time_ids) for view in views]
 
 
 def learnt(pool: Pool, places: list[int], t: list[int], error: list[float]) -> list[float]:
     """The hardness of some places after one batch of them, all of which are told their text."""
-    batch = Batch(
-        *(torch.empty(0),) * 3,
-        told=torch.ones(len(places), dtype=torch.bool),
-        views=[],
-        places=torch.tensor(places),
-    )
+    none = torch.empty(0)
+    told = torch.ones(len(places), dtype=torch.bool)
+    batch = Batch(*(none,) * 4, PatchTruth(*(none,) * 4), told, torch.tensor(places))
     pool.learn(batch, torch.tensor(t), torch.tensor(error))
     return pool.hardness[places].tolist()
 
 
-def test_a_views_error_is_compared_with_those_of_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    pool = pool_of(monkeypatch)
+def test_a_views_error_is_compared_with_those_of_its_time() -> None:
+    pool = pool_of()
     assert learnt(pool, [0, 1], [0, 999], [5.0, 0.1]) == [1, 1]  # the first of either time
     # 0 to 49 is one bin; of few errors the usual one is the plain mean.
     assert learnt(pool, [2, 3], [49, 50], [10.0, 3.0]) == pytest.approx([10 / 7.5, 1])
     for _ in range(200):
         learnt(pool, [4], [0], [2.0])
     hard, easy = learnt(pool, [5, 6], [0, 0], [1000.0, 0.001])
-    assert (hard, easy) == (unet.HARDEST, 1 / unet.HARDEST)
+    assert (hard, easy) == (pool_module.HARDEST, 1 / pool_module.HARDEST)
     assert pool.hardness[0] == 1  # what is not in the batch stays
 
 
 def test_rows_without_their_text_teach_nothing_of_hardness(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(unet, "DROP_ZERO", 0.5)
-    pool = pool_of(monkeypatch)
+    monkeypatch.setattr(pool_module, "DROP_ZERO", 0.5)
+    pool = pool_of()
     batch = pool.batch(0)
     pool.hardness[batch.places] = 2.0
-    pool.learn(batch, torch.zeros(len(batch.views), dtype=torch.long), torch.rand(len(batch.views)))
+    size = len(batch.told)
+    pool.learn(batch, torch.zeros(size, dtype=torch.long), torch.rand(size))
     told, untold = batch.places[batch.told], batch.places[~batch.told]
     untold = [place for place in untold.tolist() if place not in told.tolist()]
     assert untold and (pool.hardness[untold] == 2).all() and (pool.hardness[told] != 2).all()
 
 
-def test_hard_views_are_replayed_more_often_and_new_ones_begin_anew(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    pool = pool_of(monkeypatch, size=2200)
+def test_hard_views_are_replayed_more_often_and_new_ones_begin_anew() -> None:
+    pool = pool_of(size=2200)
     for step in range(9):
         pool.batch(step)
-    pool.hardness[:1000], pool.hardness[1000:2000] = unet.HARDEST, 1 / unet.HARDEST
+    pool.hardness[:1000], pool.hardness[1000:2000] = pool_module.HARDEST, 1 / pool_module.HARDEST
     replayed: list[int] = []
     for step in range(9, 29):
         replayed += pool.batch(step).places[SCENES.new :].tolist()
@@ -224,8 +222,8 @@ def test_hard_views_are_replayed_more_often_and_new_ones_begin_anew(
     assert (pool.hardness[fresh] == 1).all()
 
 
-def test_dropping_a_row_does_not_reach_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
-    pool = pool_of(monkeypatch)
+def test_dropping_a_row_does_not_reach_the_pool() -> None:
+    pool = pool_of()
     for step in range(5):
         pool.batch(step)
     stored = pool.states[: pool.filled, 0, :2]
@@ -248,16 +246,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     pipe = tiny_sdxl_pipeline()
     for name in ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2"):
         getattr(pipe, name).save_pretrained(folder / name)
-    torch.manual_seed(3)
-    vae = AutoencoderTiny(
-        latent_channels=8,
-        encoder_block_out_channels=(8,) * 4,
-        decoder_block_out_channels=(8,) * 4,
-        num_encoder_blocks=(0, 0, 1, 1),
-        num_decoder_blocks=(1, 1, 0, 0),
-        scaling_factor=1.7,
-    )
-    vae.save_pretrained(folder / "vae")
+    tiny_vae().save_pretrained(folder / "vae")
     return folder, pipe
 
 
@@ -311,11 +300,6 @@ def test_the_schedule_ends_in_pure_noise() -> None:
     assert made.alphas_cumprod[-1] < 1e-6 and made.config.prediction_type == "v_prediction"
     made.set_timesteps(20)
     assert made.timesteps[0] == 999
-
-
-@pytest.fixture
-def small_pool(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unet, "POOL", 2100)
 
 
 def recipe_of(model: UNet2DConditionModel, stage: Stage = SMALL) -> Recipe:
@@ -479,11 +463,10 @@ def test_the_text_projection_stays_fixed_and_exact() -> None:
     assert not torch.equal(rounded.float(), expected)  # what it is kept from
 
 
-@pytest.mark.usefixtures("small_pool")
 def test_rows_without_text_weigh_less_and_the_dense_loss_counts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(unet, "DROP_ZERO", 0.45)
+    monkeypatch.setattr(pool_module, "DROP_ZERO", 0.45)
     monkeypatch.setattr(unet, "PICTURE_SHARE", 0.0)  # every time weighs the same
     told: list[torch.Tensor] = []
     batch_of = Pool.batch
@@ -515,7 +498,6 @@ def test_rows_without_text_weigh_less_and_the_dense_loss_counts(
     assert loss_with(0, 0.04)[0] > of_told + 0.1
 
 
-@pytest.mark.usefixtures("small_pool")
 @pytest.mark.parametrize("stage", [SMALL, CLOSE], ids=lambda stage: stage.name)
 def test_a_step_trains_the_whole_unet_and_it_exports(
     tmp_path: Path, stage: Stage, monkeypatch: pytest.MonkeyPatch
@@ -529,9 +511,11 @@ def test_a_step_trains_the_whole_unet_and_it_exports(
     truths: list[PatchTruth] = []
     heads = recipe.module["heads"]  # type: ignore[index]
     heads.register_forward_pre_hook(lambda _module, args: truths.append(args[1]))
-    views: list[View] = []
-    truth_of = unet.view_truth
-    monkeypatch.setattr(unet, "view_truth", lambda some: truth_of(views.extend(some) or some))
+    batches: list[Batch] = []
+    batch_of = Pool.batch
+    monkeypatch.setattr(
+        Pool, "batch", lambda *args: batches.append(made := batch_of(*args)) or made
+    )
 
     def spy(module: Any, args: Any, kwargs: Any) -> None:
         seen.update(kwargs["added_cond_kwargs"], t=args[1])
@@ -539,15 +523,14 @@ def test_a_step_trains_the_whole_unet_and_it_exports(
     model.register_forward_pre_hook(spy, with_kwargs=True)
     loss, figures = recipe.loss(0)
     assert torch.isfinite(loss) and set(figures) == {"v_mse", "v_mse_t700", "concept", "tint"}
-    assert len(views) == 4 and len(truths) == 1
-    assert torch.equal(truths[0].concept, view_truth(views).concept)
+    assert truths == [batches[0].truth] and len(truths[0].concept) == 4
     loss.backward()
     for name, parameter in recipe.module.named_parameters():
         if "encoder_hid_proj" in name:
             assert not parameter.requires_grad and parameter.grad is None, name
             continue
         assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
-    assert seen["time_ids"].tolist() == [list(view.time_ids) for view in views]
+    assert torch.equal(seen["time_ids"], batches[0].time_ids)
     # One time in each quarter of the draw, whose square makes noisy times likelier.
     edges = [1000 * (1 - (1 - i / 4) ** 2) for i in range(5)]
     for t, low, high in zip(sorted(seen["t"].tolist()), edges[:-1], edges[1:], strict=True):
@@ -568,7 +551,6 @@ def test_a_step_trains_the_whole_unet_and_it_exports(
     assert torch.equal(again.alphas_cumprod, unet.scheduler().alphas_cumprod)
 
 
-@pytest.mark.usefixtures("small_pool")
 def test_the_exported_unet_draws_in_the_stock_pipeline_as_it_was_trained(
     painter: Painter, embedded: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -621,7 +603,6 @@ def test_the_exported_unet_draws_in_the_stock_pipeline_as_it_was_trained(
     assert not np.array_equal(draw(), drawn)  # the pipeline's text does pass through it
 
 
-@pytest.mark.usefixtures("small_pool")
 def test_a_step_is_the_same_again_after_a_restart() -> None:
     """Times and noise come from the step's seed, which the loop sets; scenes from its number."""
 

@@ -9,8 +9,9 @@ import torch
 from emoji_world import SEEDS, STEADY, synthetic_sprites
 from hypothesis import given
 
+from bridge.emoji.render import render_scene
 from bridge.emoji.scenes import BACKGROUNDS, CANVAS, LATTICE
-from bridge.emoji.train.data import GRID, PATCH, patch_truth, pictures
+from bridge.emoji.train.data import GRID, PATCH, patch_truth, rendered
 from bridge.emoji.train.views import View, draw_views, view_pictures, view_truth
 
 FIELDS = ("concept", "tint", "size", "style")
@@ -45,7 +46,7 @@ def test_views_of_the_canvas_are_whole_scenes_of_several_kinds() -> None:
     assert {len(view.scene.objects) for view in views} == {1, 2, 3, 4}
     scenes = [view.scene for view in views]
     sprites = synthetic_sprites()
-    assert torch.equal(view_pictures(views, sprites), pictures(scenes, sprites))
+    assert torch.equal(view_pictures(views, sprites), rendered(scenes, sprites))
 
 
 def test_every_ground_is_as_frequent() -> None:
@@ -61,10 +62,10 @@ def test_pictures_and_truth_are_those_of_the_part(seed: int) -> None:
     sprites = synthetic_sprites()
     views = draw_views(random.Random(seed), 3, 64)
     shown, truth = view_pictures(views, sprites), view_truth(views)
-    assert shown.shape == (3, 3, 64, 64)
+    assert shown.shape == (3, 64, 64, 3) and shown.dtype == torch.uint8
     for i, view in enumerate(views):
-        whole = pictures([view.scene], sprites)[0]
-        assert torch.equal(shown[i], whole[:, view.y : view.y + 64, view.x : view.x + 64])
+        whole = torch.from_numpy(render_scene(view.scene, sprites))
+        assert torch.equal(shown[i], whole[view.y : view.y + 64, view.x : view.x + 64])
         everywhere = patch_truth([view.scene])
         for patch in range(16):
             row, column = divmod(patch, 4)

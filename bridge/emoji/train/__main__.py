@@ -10,6 +10,9 @@ nor ``decoder``; ``texts`` reads the text towers as the painter does; nothing ne
 ``multilingual``; ``gemma`` needs ``clip`` alone. Without a checkpoint, ``multilingual``,
 ``decoder``, ``vision``, ``texts``, ``sprites``, ``unet``, ``llava`` and ``gemma`` go on from the
 weights.
+
+A GPU is used where there is one, but for ``multilingual`` and ``texts``, which are small. It wants
+--times (batches so many times as large) and --workers (processes that make them).
 """
 
 from __future__ import annotations
@@ -17,11 +20,11 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderTiny, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from transformers import CLIPModel, CLIPTokenizer
 
 from bridge.emoji.art import Sprites, load_sprites
@@ -37,8 +40,9 @@ from bridge.emoji.train import (
     unet,
     vae,
 )
+from bridge.emoji.train.ahead import ON_CPU, Setup
 from bridge.emoji.train.data import pictures, scene_batch, scene_rng
-from bridge.emoji.train.loop import Run, load_averaged
+from bridge.emoji.train.loop import Recipe, Run, load_averaged
 from bridge.files import default_cache
 from bridge.runtime import resolve_device
 from bridge.vlm import packaged
@@ -62,12 +66,14 @@ MINUTES = {
 
 @dataclass(frozen=True)
 class Place:
-    """Where a stage reads and writes."""
+    """Where a stage reads and writes, where it trains, and at which rate if not its own."""
 
     sprites: Sprites
     weights: Path
     runs: Path
     fresh: bool
+    setup: Setup = ON_CPU
+    lr: float | None = None
 
     def shipped(self, part: str) -> Path | None:
         """The folder of a part that is trained already, to go on from; None when there is none
@@ -80,30 +86,33 @@ class Place:
     def xl(self) -> Path:
         return self.weights / "emoji-xl"
 
+    def train(self, recipe: Recipe, minutes: float) -> Run:
+        """The recipe's run, trained for its minutes."""
+        run = Run(recipe if self.lr is None else replace(recipe, lr=self.lr), self.runs)
+        run.train(minutes)
+        return run
+
     def tokenizer(self, name: str) -> CLIPTokenizer:
         return CLIPTokenizer.from_pretrained(self.xl / name)
 
 
 def train_vae(place: Place, minutes: float) -> None:
-    run = Run(vae.recipe(vae.build(), place.sprites), place.runs)
-    run.train(minutes)
+    run = place.train(vae.recipe(vae.build(), place.sprites, place.setup), minutes)
     vae.export(run, place.sprites, place.xl)
 
 
 def train_decoder(place: Place, minutes: float) -> None:
-    part = AutoencoderTiny.from_pretrained(place.xl / "vae", torch_dtype=torch.float32)
+    part = vae.load(place.xl)
     if tuple(part.config.num_decoder_blocks) != vae.DEEP_DECODER_BLOCKS:
         part = vae.deepened(part)
-    run = Run(vae.recipe_decoder(part, place.sprites), place.runs)
-    run.train(minutes)
+    run = place.train(vae.recipe_decoder(part, place.sprites, place.setup), minutes)
     vae.export_decoder(run, part, place.xl)
 
 
 def train_clip(place: Place, minutes: float) -> None:
     words = place.tokenizer("tokenizer")
     model = clip.build(words)
-    run = Run(clip.recipe(model, words, place.sprites), place.runs)
-    run.train(minutes)
+    run = place.train(clip.recipe(model, words, place.sprites, place.setup), minutes)
     model = load_averaged(run, model, "clip.")
     clip.export(model, words, place.weights, second=False)
 
@@ -118,8 +127,7 @@ def train_multilingual(place: Place, minutes: float) -> None:
     else:
         model = multilingual.build(words, pooled)
     english = place.tokenizer("tokenizer")
-    run = Run(multilingual.recipe(model, words, teacher, english), place.runs)
-    run.train(minutes)
+    run = place.train(multilingual.recipe(model, words, teacher, english), minutes)
     multilingual.export(load_averaged(run, model), words, place.weights / multilingual.NAME)
 
 
@@ -127,8 +135,7 @@ def train_clip_2(place: Place, minutes: float) -> None:
     first = CLIPModel.from_pretrained(place.weights / "emoji-clip", dtype=torch.float32)
     words = place.tokenizer("tokenizer_2")
     model = clip.build(words, second=True)
-    run = Run(clip.recipe_second(model, first, words, place.sprites), place.runs)
-    run.train(minutes)
+    run = place.train(clip.recipe_second(model, first, words, place.sprites, place.setup), minutes)
     clip.export(load_averaged(run, model), words, place.weights, second=True)
 
 
@@ -139,8 +146,7 @@ def train_texts(place: Place, minutes: float) -> None:
     model = UNet2DConditionModel.from_pretrained(place.xl / "unet", torch_dtype=torch.float32)
     words = [place.tokenizer(name) for name in ("tokenizer", "tokenizer_2")]
     recipe = reading.recipe((first, second), model.encoder_hid_proj, words[0])
-    run = Run(recipe, place.runs)
-    run.train(minutes)
+    run = place.train(recipe, minutes)
     load_averaged(run, first.text_model, "first.")
     load_averaged(run, second.text_model, "second.")
     clip.export(first, words[0], place.weights, second=False)
@@ -157,8 +163,9 @@ def train_vision(place: Place, minutes: float) -> None:
     first, second = (CLIPModel.from_pretrained(f, dtype=torch.float32) for f in folders)
     heads = clip.trained_heads(place.runs / "clip", first.config.vision_config.hidden_size)
     words = place.tokenizer("tokenizer")
-    run = Run(clip.recipe_vision((first, second), heads, words, place.sprites), place.runs)
-    run.train(minutes)
+    drawing = vae.load(place.xl)
+    recipe = clip.recipe_vision((first, second), heads, words, place.sprites, drawing, place.setup)
+    run = place.train(recipe, minutes)
     first = load_averaged(run, first, "first.")
     clip.export(first, words, place.weights, second=False)
     second = load_averaged(run, second, "second.")  # the image tower is first's own object
@@ -174,9 +181,10 @@ def train_painter(place: Place, minutes: float, stage: unet.Stage) -> None:
         model = unet.build()
         rng = scene_rng(32, 0)
         unet.whiten_text(model, painter, [caption(s, rng) for s in scene_batch(rng, 1024)])
-    run = Run(unet.recipe(model, painter, place.sprites, stage), place.runs)
+    painter = painter.to(place.setup.device)
+    recipe = unet.recipe(model, painter, place.sprites, stage, place.setup)
     model.compile()  # a quarter faster, once it is compiled
-    run.train(minutes)
+    run = place.train(recipe, minutes)
     unet.export(run, place.xl)
 
 
@@ -189,8 +197,9 @@ def train_llava(place: Place, minutes: float) -> None:
     else:
         model = llava.build(tower, words)
         llava.whiten(model, pictures(scene_batch(scene_rng(42, 0), 256), place.sprites))
-    run = Run(llava.recipe(model, words, place.sprites), place.runs)
-    run.train(minutes)
+    run = place.train(
+        llava.recipe(model, words, place.sprites, vae.load(place.xl), place.setup), minutes
+    )
     llava.export(run, tower, words, place.weights / "emoji-llava")
 
 
@@ -198,10 +207,10 @@ def train_gemma(place: Place, minutes: float) -> None:
     shipped = place.shipped("emoji-gemma/projector")
     folder = place.weights / "emoji-gemma"
     vlm, module = gemma.start(
-        place.weights, folder if shipped else None, place.sprites, resolve_device()
+        place.weights, folder if shipped else None, place.sprites, place.setup.device
     )
-    run = Run(gemma.recipe(vlm, module, place.sprites), place.runs)
-    run.train(minutes)
+    times, workers = place.setup.times, place.setup.workers
+    run = place.train(gemma.recipe(vlm, module, place.sprites, times, workers), minutes)
     gemma.export(run, vlm, module, folder)
 
 
@@ -235,10 +244,16 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=default_cache(), help="rendered artwork")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", help="cuda, cpu; default: a GPU if there is one")
+    parser.add_argument("--times", type=int, default=1, help="size of batches, in usual ones")
+    parser.add_argument("--workers", type=int, default=0, help="processes that make batches")
+    parser.add_argument("--lr", type=float, help="learning rate, if not the stage's own")
     parser.add_argument("--fresh", action="store_true", help="not from the weights that are there")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    place = Place(load_sprites(args.cache), args.weights, args.runs, args.fresh)
+    setup = Setup(resolve_device(args.device), args.times, args.workers)
+    sprites = load_sprites(args.cache)
+    place = Place(sprites, args.weights, args.runs, args.fresh, setup, args.lr)
     every = [s for s in STAGES if s != "gemma" or packaged.is_at_hand(gemma.LLM)]
     for stage in every if args.stage == "all" else [args.stage]:
         torch.manual_seed(args.seed)

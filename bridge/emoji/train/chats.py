@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -66,19 +67,32 @@ def packed(
     return ids, labels, positions, segments
 
 
-def collate(examples: Sequence[Packed], pad: int) -> dict[str, torch.Tensor]:
-    """Right-padded ids, labels, positions (B, T) and the mask (B, 1, T, T), True = may look."""
+@dataclass(frozen=True)
+class Chats:
+    """Right-padded ids, labels, positions and segment numbers, long (B, T)."""
+
+    ids: torch.Tensor
+    labels: torch.Tensor
+    positions: torch.Tensor
+    segments: torch.Tensor
+
+    def to(self, device: torch.device) -> Chats:
+        """The same on ``device``."""
+        return Chats(*(column.to(device) for column in vars(self).values()))
+
+    def may_look(self) -> torch.Tensor:
+        """The mask (B, 1, T, T): True where a token (third dim) may look at one (fourth dim)."""
+        segments = self.segments
+        causal = segments.new_ones(2 * segments.shape[1:], dtype=torch.bool).tril()
+        same = (segments[:, None, :] == 0) | (segments[:, None, :] == segments[:, :, None])
+        return (causal & same)[:, None]
+
+
+def collate(examples: Sequence[Packed], pad: int) -> Chats:
+    """The sequences side by side; nobody looks at what pads them."""
     length = max(len(e[0]) for e in examples)
 
     def stack(part: int, fill: int) -> torch.Tensor:
         return torch.tensor([e[part] + [fill] * (length - len(e[part])) for e in examples])
 
-    segments = stack(3, -1)
-    causal = torch.ones(length, length, dtype=torch.bool).tril()
-    same = (segments[:, None, :] == 0) | (segments[:, None, :] == segments[:, :, None])
-    return {
-        "ids": stack(0, pad),
-        "labels": stack(1, IGNORE_LABEL),
-        "positions": stack(2, 0),
-        "mask": (causal & same)[:, None],
-    }
+    return Chats(stack(0, pad), stack(1, IGNORE_LABEL), stack(2, 0), stack(3, -1))

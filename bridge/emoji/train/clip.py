@@ -14,10 +14,13 @@ can start, and the image tower alone goes on, against both of them.
 from __future__ import annotations
 
 import json
+import random
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import AutoencoderTiny
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
@@ -26,17 +29,20 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from bridge.emoji.art import Sprites
 from bridge.emoji.captions import caption
 from bridge.emoji.concepts import CONCEPTS
-from bridge.emoji.scenes import SIZES, STYLES, TINTS
+from bridge.emoji.scenes import SIZES, STYLES, TINTS, Scene
+from bridge.emoji.train.ahead import ON_CPU, Setup, ahead
 from bridge.emoji.train.data import (
     PATCH,
     PatchTruth,
     patch_truth,
-    pictures,
+    pixels,
+    rendered,
     scene_batch,
     scene_rng,
 )
 from bridge.emoji.train.loop import Recipe, plain_attention
 from bridge.emoji.train.tokenizer import CONTEXT
+from bridge.emoji.train.vae import as_drawn
 from bridge.files import whole, write_whole
 from bridge.vlm.preprocess import pil_clip_processor
 
@@ -121,28 +127,59 @@ def info_nce(
     """Symmetric InfoNCE over a batch and the share of images whose own text is nearest."""
     image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
     logits = scale.exp().clamp(max=100) * image @ text.T
-    labels = torch.arange(len(logits))
+    labels = torch.arange(len(logits), device=logits.device)
     loss = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
     return loss, (logits.argmax(1) == labels).float().mean().item()
 
 
-def recipe(model: CLIPModel, tokenizer: CLIPTokenizer, sprites: Sprites) -> Recipe:
-    plain_attention(model)
-    heads = DenseHeads(model.config.vision_config.hidden_size)
+@dataclass(frozen=True)
+class Pairs:
+    """Scenes on the CPU: pictures uint8 (B, 128, 128, 3), token ids and mask of their captions
+    (B, T) and the patches' truth."""
+
+    pictures: torch.Tensor
+    tokens: dict[str, torch.Tensor]
+    truth: PatchTruth
+
+    def to(self, device: torch.device) -> Pairs:
+        """The same on ``device``, the pictures as the towers read them, (B, 3, 128, 128)."""
+        return Pairs(
+            pixels(self.pictures.to(device)),
+            {name: column.to(device) for name, column in self.tokens.items()},
+            self.truth.each(lambda column: column.to(device)),
+        )
+
+
+def pairs(
+    scenes: list[Scene], rng: random.Random, tokenizer: CLIPTokenizer, sprites: Sprites
+) -> Pairs:
+    """The scenes with a caption each."""
+    texts = tokenise(tokenizer, [caption(scene, rng) for scene in scenes])
+    return Pairs(rendered(scenes, sprites), dict(texts), patch_truth(scenes))
+
+
+def recipe(
+    model: CLIPModel, tokenizer: CLIPTokenizer, sprites: Sprites, setup: Setup = ON_CPU
+) -> Recipe:
+    device = setup.device
+    plain_attention(model.to(device))
+    heads = DenseHeads(model.config.vision_config.hidden_size).to(device)
     both = nn.ModuleDict({"clip": model, "heads": heads})
 
-    def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
+    def make(step: int) -> Pairs:
         rng = scene_rng(21, step)
-        scenes = scene_batch(rng, BATCH)
-        texts = tokenise(tokenizer, [caption(scene, rng) for scene in scenes])
-        with torch.autocast("cpu", torch.bfloat16):
-            seen = model.vision_model(
-                pixel_values=pictures(scenes, sprites), output_hidden_states=True
-            )
+        return pairs(scene_batch(rng, BATCH * setup.times), rng, tokenizer, sprites)
+
+    batches = ahead(make, setup.workers)
+
+    def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        batch = batches(step).to(device)
+        with torch.autocast(device.type, torch.bfloat16):
+            seen = model.vision_model(pixel_values=batch.pictures, output_hidden_states=True)
             image = model.visual_projection(seen.pooler_output)
-            read = model.text_model(**texts)
+            read = model.text_model(**batch.tokens)
             text = model.text_projection(read.pooler_output)
-            dense, seen_right = heads(seen.hidden_states[-2][:, 1:], patch_truth(scenes))
+            dense, seen_right = heads(seen.hidden_states[-2][:, 1:], batch.truth)
         contrastive, right = info_nce(image, text, model.logit_scale)
         return contrastive + dense, {"nce": contrastive.item(), "r1": right} | seen_right
 
@@ -150,22 +187,31 @@ def recipe(model: CLIPModel, tokenizer: CLIPTokenizer, sprites: Sprites) -> Reci
 
 
 def recipe_second(
-    model: CLIPModel, first: CLIPModel, tokenizer: CLIPTokenizer, sprites: Sprites
+    model: CLIPModel,
+    first: CLIPModel,
+    tokenizer: CLIPTokenizer,
+    sprites: Sprites,
+    setup: Setup = ON_CPU,
 ) -> Recipe:
     """Tower 2 against the image tower of ``first``, locked and copied into ``model``."""
-    plain_attention(model)
+    device = setup.device
+    plain_attention(model.to(device))
     model.vision_model.load_state_dict(first.vision_model.state_dict())
     model.vision_model.requires_grad_(False)
 
-    def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
+    def make(step: int) -> Pairs:
         rng = scene_rng(22, step)
-        scenes = scene_batch(rng, BATCH)
-        texts = tokenise(tokenizer, [caption(scene, rng) for scene in scenes])
-        with torch.autocast("cpu", torch.bfloat16):
+        return pairs(scene_batch(rng, BATCH * setup.times), rng, tokenizer, sprites)
+
+    batches = ahead(make, setup.workers)
+
+    def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        batch = batches(step).to(device)
+        with torch.autocast(device.type, torch.bfloat16):
             with torch.no_grad():
-                seen = model.vision_model(pixel_values=pictures(scenes, sprites))
+                seen = model.vision_model(pixel_values=batch.pictures)
             image = model.visual_projection(seen.pooler_output)
-            text = model.text_projection(model.text_model(**texts).pooler_output)
+            text = model.text_projection(model.text_model(**batch.tokens).pooler_output)
         contrastive, right = info_nce(image, text, model.logit_scale)
         return contrastive, {"nce": contrastive.item(), "r1": right}
 
@@ -177,32 +223,47 @@ def recipe_vision(
     heads: DenseHeads,
     tokenizer: CLIPTokenizer,
     sprites: Sprites,
+    vae: AutoencoderTiny,
+    setup: Setup = ON_CPU,
 ) -> Recipe:
-    """The image tower and its projections go on training; both text towers are locked."""
+    """The image tower and its projections go on training; both text towers are locked.
+
+    Some pictures it sees as ``vae`` gives them back, since it is asked about drawn ones too.
+    """
+    device = setup.device
+    vae.to(device).requires_grad_(False)
     first, second = models
     second.vision_model = first.vision_model
     for model in models:
-        plain_attention(model)
+        plain_attention(model.to(device))
         model.text_model.requires_grad_(False)
         model.text_projection.requires_grad_(False)
+    heads.to(device)
     trained = nn.ModuleDict({"first": first, "second": second, "heads": heads})
 
-    def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
+    def make(step: int) -> Pairs:
         rng = scene_rng(23, step)
         # Half of the scenes show three or four kinds of things: more to name a picture.
-        scenes = scene_batch(rng, BATCH // 2) + scene_batch(rng, BATCH // 2, kind="list")
-        texts = tokenise(tokenizer, [caption(scene, rng) for scene in scenes])
-        with torch.autocast("cpu", torch.bfloat16):
-            seen = first.vision_model(
-                pixel_values=pictures(scenes, sprites), output_hidden_states=True
-            )
-            dense, seen_right = heads(seen.hidden_states[-2][:, 1:], patch_truth(scenes))
+        half = BATCH * setup.times // 2
+        scenes = scene_batch(rng, half) + scene_batch(rng, half, kind="list")
+        return pairs(scenes, rng, tokenizer, sprites)
+
+    batches = ahead(make, setup.workers)
+
+    def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        batch = batches(step).to(device)
+        with torch.autocast(device.type, torch.bfloat16):
+            shown = as_drawn(vae, batch.pictures)
+            seen = first.vision_model(pixel_values=shown, output_hidden_states=True)
+            dense, seen_right = heads(seen.hidden_states[-2][:, 1:], batch.truth)
             image = [model.visual_projection(seen.pooler_output) for model in models]
             with torch.no_grad():
-                text = [m.text_projection(m.text_model(**texts).pooler_output) for m in models]
-        pairs = [info_nce(i, t, m.logit_scale) for i, t, m in zip(image, text, models, strict=True)]
-        figures = {"nce": pairs[0][0].item(), "nce_2": pairs[1][0].item(), "r1": pairs[0][1]}
-        return pairs[0][0] + pairs[1][0] + dense, figures | seen_right
+                text = [
+                    m.text_projection(m.text_model(**batch.tokens).pooler_output) for m in models
+                ]
+        both = [info_nce(i, t, m.logit_scale) for i, t, m in zip(image, text, models, strict=True)]
+        figures = {"nce": both[0][0].item(), "nce_2": both[1][0].item(), "r1": both[0][1]}
+        return both[0][0] + both[1][0] + dense, figures | seen_right
 
     return Recipe("vision", trained, loss, lr=1e-3, weight_decay=0.05, warmup=100, ema=0.998)
 

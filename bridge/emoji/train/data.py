@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,10 +28,19 @@ def scene_batch(rng: random.Random, size: int, kind: str | None = None) -> list[
     return [sample_scene(rng, kind=kind) for _ in range(size)]
 
 
-def pictures(scenes: list[Scene], sprites: Sprites) -> torch.Tensor:
+def rendered(scenes: Sequence[Scene], sprites: Sprites) -> torch.Tensor:
+    """The scenes' pictures, uint8 (B, 128, 128, 3)."""
+    return torch.from_numpy(np.stack([render_scene(scene, sprites) for scene in scenes]))
+
+
+def pixels(images: torch.Tensor) -> torch.Tensor:
+    """uint8 (B, h, w, 3) as the models read them: float (B, 3, h, w) in [-1, 1]."""
+    return images.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def pictures(scenes: Sequence[Scene], sprites: Sprites) -> torch.Tensor:
     """The scenes rendered, float (B, 3, 128, 128) in [-1, 1]."""
-    stack = np.stack([render_scene(scene, sprites) for scene in scenes])
-    return torch.from_numpy(stack).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return pixels(rendered(scenes, sprites))
 
 
 @dataclass(frozen=True)
@@ -46,8 +56,12 @@ class PatchTruth:
     size: torch.Tensor
     style: torch.Tensor
 
+    def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> PatchTruth:
+        """The same with every tensor changed alike."""
+        return PatchTruth(*map(change, (self.concept, self.tint, self.size, self.style)))
 
-def patch_truth(scenes: list[Scene]) -> PatchTruth:
+
+def patch_truth(scenes: Sequence[Scene]) -> PatchTruth:
     """The truth of every patch, for the dense loss beside the contrastive one."""
     shape = (len(scenes), GRID, GRID)
     concept = np.full(shape, len(CONCEPTS), dtype=np.int64)

@@ -1,9 +1,9 @@
 """The answerer with a real language model: emoji-clip's image tower → linear → Gemma 3 270M.
 
 Tower and language model stay as they are. Trained are a projector and a LoRA on the attention's
-queries, values and outputs, and they alone are kept: a megabyte beside a language model of 270
-million parameters, which answers plain text as before when the LoRA is off. (An `mlp2x_gelu`
-would take that megabyte alone.)
+queries, values and outputs, and they alone are kept: half a megabyte beside a language model of
+270 million parameters, which answers plain text as before when the LoRA is off. (An `mlp2x_gelu`
+would be twice as large alone.)
 
 It starts well: the projector is fitted in closed form, so that soft tokens begin as the mean of
 the words for what stands in their patch (`soft_words.word_targets`). It is trained on whitened
@@ -15,7 +15,7 @@ thousand, soft tokens are told from the words that occur, answers from all of it
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,18 @@ from torch.nn import functional as F
 
 from bridge.emoji.art import Sprites
 from bridge.emoji.scenes import Scene
-from bridge.emoji.train.chats import collate, packed
-from bridge.emoji.train.data import GRID, patch_truth, pictures, scene_batch, scene_rng
+from bridge.emoji.train.ahead import ahead
+from bridge.emoji.train.chats import Chats, collate, packed
+from bridge.emoji.train.data import (
+    GRID,
+    PatchTruth,
+    patch_truth,
+    pictures,
+    pixels,
+    rendered,
+    scene_batch,
+    scene_rng,
+)
 from bridge.emoji.train.head_loss import head_loss
 from bridge.emoji.train.loop import Recipe, Run, load_averaged, plain_attention
 from bridge.emoji.train.soft_words import SoftWords, occurring, word_targets
@@ -49,7 +59,7 @@ LLM = "gemma-270m"
 TOWER = "emoji-clip"
 BATCH = 4
 SOFT = GRID * GRID
-RANK, ALPHA = 4, 8.0
+RANK, ALPHA = 2, 4.0
 LAYERS = ("q_proj", "v_proj", "o_proj")
 DENSE_WEIGHT = 0.1
 LOOKS = 16  # batches of scenes that the closed form and the whitening rest on
@@ -222,9 +232,20 @@ def chat_encoder(writer: ChatWriter) -> Callable[[Sequence[Turn]], tuple[list[in
     return encoded
 
 
-def recipe(vlm: BridgeVLM, module: Trained, sprites: Sprites) -> Recipe:
+@dataclass(frozen=True)
+class Asked:
+    """Scenes on the CPU: pictures uint8 (B, 128, 128, 3), their questions, the patches' truth."""
+
+    pictures: torch.Tensor
+    chats: Chats
+    truth: PatchTruth
+
+
+def recipe(
+    vlm: BridgeVLM, module: Trained, sprites: Sprites, times: int = 1, workers: int = 0
+) -> Recipe:
     """The language model runs in its own dtype (bf16 as `start` loads it), what is trained in
-    fp32; the passes are under autocast."""
+    fp32; the passes are under autocast. Batches as `Setup` says."""
     llm, words, device = vlm.llm, vlm.tokenizer, vlm.device
     llm.requires_grad_(False)
     for parameter in module.parameters():
@@ -232,34 +253,41 @@ def recipe(vlm: BridgeVLM, module: Trained, sprites: Sprites) -> Recipe:
     plain_attention(llm)
     table, head = llm.get_input_embeddings(), llm.get_output_embeddings().weight
     among = occurring(words)
-    soft_words = SoftWords(words, among)
+    soft_words = SoftWords(words, among, device)
     names = F.normalize(table.weight[among].float(), dim=-1)
     example = partial(packed, chat_encoder(vlm.writer), vlm.image_token_id)
 
-    def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
+    def make(step: int) -> Asked:
         rng = scene_rng(51, step)
-        scenes = scene_batch(rng, BATCH)
-        batch = collate([example(scene, rng) for scene in scenes], vlm.pad_id)
-        ids, labels, positions = (batch[k].to(device) for k in ("ids", "labels", "positions"))
-        soft = module.projector(patch_states(vlm, pictures(scenes, sprites)))
+        scenes = scene_batch(rng, BATCH * times)
+        chats = collate([example(scene, rng) for scene in scenes], vlm.pad_id)
+        return Asked(rendered(scenes, sprites), chats, patch_truth(scenes))
+
+    batches = ahead(make, workers)
+
+    def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        batch = batches(step)
+        chats, truth = batch.chats.to(device), batch.truth.each(lambda column: column.to(device))
+        ids, labels = chats.ids, chats.labels
+        soft = module.projector(patch_states(vlm, pixels(batch.pictures)))
         spots = ids == vlm.image_token_id
         # The image token's number may lie past the table's end.
         embeds = table(ids.masked_fill(spots, 0))
         embeds = embeds.masked_scatter(spots[..., None], soft.to(embeds.dtype))
-        mask = batch["mask"].to(device)
+        mask = chats.may_look()
         bias = torch.zeros(mask.shape, dtype=embeds.dtype, device=device).masked_fill(~mask, -1e4)
         with torch.autocast(device.type, torch.bfloat16, enabled=embeds.dtype != torch.float32):
             out = llm.base_model(
                 inputs_embeds=embeds,
                 # No two tokens that see each other are further apart than the sliding window.
                 attention_mask={"full_attention": bias, "sliding_attention": bias},
-                position_ids=positions,
+                position_ids=chats.positions,
                 use_cache=False,
             ).last_hidden_state
         taught = labels[:, 1:] != IGNORE_LABEL
         states = out[:, :-1][taught].to(head.dtype)
         entropy, right = head_loss(states, head, labels[:, 1:][taught])
-        dense = soft_words.loss(soft, names, patch_truth(scenes))
+        dense = soft_words.loss(soft, names, truth)
         figures = {
             "answer_ce": entropy.item(),
             "token_right": right.item(),

@@ -15,10 +15,12 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderTiny
 from torch.nn import functional as F
 from transformers import (
     CLIPModel,
@@ -32,18 +34,22 @@ from transformers import (
 from bridge.emoji.art import Sprites
 from bridge.emoji.questions import questions
 from bridge.emoji.scenes import Scene, draw_scene
-from bridge.emoji.train.chats import Packed, as_typed, collate, packed
+from bridge.emoji.train.ahead import ON_CPU, Setup, ahead
+from bridge.emoji.train.chats import Chats, Packed, as_typed, collate, packed
 from bridge.emoji.train.data import (
     GRID,
     PATCH,
+    PatchTruth,
     patch_truth,
-    pictures,
+    pixels,
+    rendered,
     scene_batch,
     scene_rng,
 )
 from bridge.emoji.train.looking import LAYER, Nouns, look_loss
 from bridge.emoji.train.loop import Recipe, Run, load_averaged
 from bridge.emoji.train.soft_words import SoftWords
+from bridge.emoji.train.vae import as_drawn
 from bridge.emoji.train.whitening import whitening
 from bridge.vlm.layout import (
     IGNORE_LABEL,
@@ -174,29 +180,65 @@ def packed_example(words: PreTrainedTokenizerFast, scene: Scene, rng: random.Ran
     return packed(encode, words.convert_tokens_to_ids(IMAGE_TOKEN), scene, rng)
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Scenes on the CPU: pictures uint8 (B, 128, 128, 3), their questions, the patches' truth,
+    and per token the concept whose name ends there (`Nouns.ends`)."""
+
+    pictures: torch.Tensor
+    chats: Chats
+    truth: PatchTruth
+    nouns: torch.Tensor
+
+    def to(self, device: torch.device) -> Asked:
+        """The same on ``device``, the pictures as the tower reads them, (B, 3, 128, 128)."""
+        return Asked(
+            pixels(self.pictures.to(device)),
+            self.chats.to(device),
+            self.truth.each(lambda column: column.to(device)),
+            self.nouns.to(device),
+        )
+
+
 def recipe(
-    model: LlavaForConditionalGeneration, words: PreTrainedTokenizerFast, sprites: Sprites
+    model: LlavaForConditionalGeneration,
+    words: PreTrainedTokenizerFast,
+    sprites: Sprites,
+    vae: AutoencoderTiny,
+    setup: Setup = ON_CPU,
 ) -> Recipe:
-    inner = model.model
+    """Some pictures it sees as ``vae`` gives them back, since it is asked about drawn ones too."""
+    device = setup.device
+    vae.to(device).requires_grad_(False)
+    inner = model.to(device).model
     model.set_attn_implementation("eager")  # no fused one says where it looked
-    soft_words, nouns = SoftWords(words), Nouns(words)
+    soft_words, nouns = SoftWords(words, device=device), Nouns(words)
+
+    def make(step: int) -> Asked:
+        rng = scene_rng(41, step)
+        scenes = scene_batch(rng, BATCH * setup.times)
+        chats = collate([packed_example(words, s, rng) for s in scenes], words.pad_token_id)
+        rows = zip(chats.ids.tolist(), chats.labels.tolist(), strict=True)
+        ends = torch.tensor([nouns.ends(ids, labels) for ids, labels in rows])
+        return Asked(rendered(scenes, sprites), chats, patch_truth(scenes), ends)
+
+    batches = ahead(make, setup.workers)
 
     def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        rng = scene_rng(41, step)
-        scenes = scene_batch(rng, BATCH)
-        batch = collate([packed_example(words, s, rng) for s in scenes], words.pad_token_id)
-        ids, labels = batch["ids"], batch["labels"]
-        truth = patch_truth(scenes)
-        with torch.autocast("cpu", torch.bfloat16):
-            soft = inner.multi_modal_projector(patch_states(model, pictures(scenes, sprites)))
+        batch = batches(step).to(device)
+        ids, labels, truth = batch.chats.ids, batch.chats.labels, batch.truth
+        mask = batch.chats.may_look()
+        with torch.autocast(device.type, torch.bfloat16):
+            shown = as_drawn(vae, batch.pictures)
+            soft = inner.multi_modal_projector(patch_states(model, shown))
             embeds = inner.language_model.embed_tokens(ids)
             spots = (ids == model.config.image_token_index)[..., None]
             embeds = embeds.masked_scatter(spots, soft.to(embeds.dtype))
-            bias = torch.zeros(batch["mask"].shape).masked_fill(~batch["mask"], -1e4)
+            bias = torch.zeros(mask.shape, device=device).masked_fill(~mask, -1e4)
             out = inner.language_model(
                 inputs_embeds=embeds,
                 attention_mask=bias.bfloat16(),
-                position_ids=batch["positions"],
+                position_ids=batch.chats.positions,
                 use_cache=False,
                 output_attentions=True,
             )
@@ -206,12 +248,8 @@ def recipe(
         entropy = F.cross_entropy(logits, target)
         right = (logits.argmax(-1) == target).float().mean().item()
         dense = soft_words.loss(soft, inner.language_model.embed_tokens.weight, truth)
-        ends = [
-            nouns.ends(row, taught)
-            for row, taught in zip(ids.tolist(), labels.tolist(), strict=True)
-        ]
         first = int(spots[0, :, 0].nonzero()[0])
-        look, looked = look_loss(out.attentions[LAYER], torch.tensor(ends), truth.concept, first)
+        look, looked = look_loss(out.attentions[LAYER], batch.nouns, truth.concept, first)
         figures = {
             "answer_ce": entropy.item(),
             "token_right": right,

@@ -241,5 +241,5 @@ def load_averaged(run: Run, module: Trained, prefix: str = "") -> Trained:
 def plain_attention(model: PreTrainedModel) -> None:
     """On a CPU the fused attention's backward pass takes twice the time of plain matmuls at
     our sizes (tens of tokens, heads of 32 or 64)."""
-    if not torch.cuda.is_available():
+    if model.device.type == "cpu":
         model.set_attn_implementation("eager")

@@ -50,23 +50,28 @@ class SoftWords:
     vocabulary. Of a large one `occurring` is enough, and takes a hundredth of the time.
     """
 
-    def __init__(self, words: Any, among: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        words: Any,
+        among: Sequence[int] | None = None,
+        device: torch.device | None = None,
+    ) -> None:
         among = range(len(words)) if among is None else among
-        self.things = shares(words, [concept.one for concept in CONCEPTS], among)
-        self.tints = shares(words, list(TINTS), among)
+        self.things = shares(words, [concept.one for concept in CONCEPTS], among).to(device)
+        self.tints = shares(words, list(TINTS), among).to(device)
 
     def loss(self, soft: torch.Tensor, embeddings: torch.Tensor, truth: PatchTruth) -> torch.Tensor:
         """Cross-entropy of the words that soft tokens (B, 64, D) on things are nearest to.
 
-        ``embeddings`` (K, D) are those of the tokens it chooses among.
+        ``embeddings`` (K, D) are those of the tokens it chooses among; all on one device.
         """
         on_thing = truth.concept < len(CONCEPTS)
         wanted = self.things[truth.concept[on_thing]]
         tint = truth.tint[on_thing]  # 0 for natural colours, which have no word
         wanted[tint > 0] = (wanted[tint > 0] + self.tints[tint[tint > 0] - 1]) / 2
         # At one length, as the language model's first norm takes them.
-        states = F.rms_norm(soft[on_thing.to(soft.device)].float(), soft.shape[-1:])
-        return F.cross_entropy(states @ embeddings.T, wanted.to(soft.device))
+        states = F.rms_norm(soft[on_thing].float(), soft.shape[-1:])
+        return F.cross_entropy(states @ embeddings.T, wanted)
 
 
 @torch.no_grad()

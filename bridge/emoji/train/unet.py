@@ -13,15 +13,12 @@ from the scene's truth) read it while it trains. Representation alignment (REPA,
 pulls a diffusion model's features towards an image encoder's for the same reason; here the
 truth itself is at hand. The heads are dropped afterwards.
 
-Latents and text states of a view cost as much as half a training step, so each is computed
-once and kept in a pool; every step draws some new views and replays others, those more often
-that went worse than others of their noise the last time (prioritised replay, Schaul et al. 2016).
+What it trains on comes out of a pool of views (`pool`).
 """
 
 from __future__ import annotations
 
-import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -31,39 +28,21 @@ from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from bridge.emoji.art import Sprites
-from bridge.emoji.captions import caption
 from bridge.emoji.scenes import CANVAS, LATTICE
+from bridge.emoji.train.ahead import ON_CPU, Setup
 from bridge.emoji.train.clip import DenseHeads
-from bridge.emoji.train.data import scene_rng
 from bridge.emoji.train.loop import Recipe, Run, load_averaged
-from bridge.emoji.train.views import View, draw_views, view_pictures, view_truth
+from bridge.emoji.train.pool import LATENT_CHANNELS, Encoder, Pool, Stage
 from bridge.emoji.train.whitening import whitening
 
-LATENT_CHANNELS = 32
 DENSE_WEIGHT = 0.04  # of the dense loss, which starts near 9 where v's error starts near 1
-POOL = 80_000  # 77 x 416 half-precision numbers each: 5 GB when full
-DROP_ZERO, DROP_EMPTY = 0.09, 0.03  # unconditional rows: zeros (SDXL's rule), or "" encoded
 # Without a text nearly all is unknown, so an eighth of the rows would be half of the loss.
 UNCONDITIONAL_WEIGHT = 0.15
 # v's error is the picture's over the noise's share of variance. At nearly clean times that is a
 # large number about details nobody sees, so part of the loss is the picture's own error.
 PICTURE_SHARE = 0.75
-HARDEST = 4.0  # how much oftener than an average view the hardest is replayed, at most
-TIME_BINS = 20  # errors are compared within one
-USUAL_SHARE = 0.02  # of a new error in the usual one of its bin
 RIDGE = 0.01  # of the new states' variance, which is one in each direction
 FAINTEST = 0.3  # standard deviation of any direction that the UNet reads after `realign_text`
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What a run trains on: ``batch`` views of ``side`` pixels a step, ``new`` of them new."""
-
-    name: str
-    side: int
-    batch: int
-    new: int
-    lr: float
 
 
 SPRITES = Stage("sprites", side=64, batch=128, new=12, lr=1e-3)
@@ -156,7 +135,7 @@ def _keep_text_projection(unet: UNet2DConditionModel) -> None:
     forward = projection.forward
 
     def exact(states: torch.Tensor) -> torch.Tensor:
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(states.device.type, enabled=False):
             return forward(states.float())
 
     projection.forward = exact
@@ -196,130 +175,62 @@ class Painter:
             part.eval().requires_grad_(False)
         return cls((first, second), (one, two), vae)
 
+    def to(self, device: torch.device) -> Painter:
+        """The same, its towers and autoencoder on ``device``."""
+        first, second = self.towers
+        return replace(self, towers=(first.to(device), second.to(device)), vae=self.vae.to(device))
+
+    def ids(self, captions: list[str]) -> torch.Tensor:
+        """Both towers' token ids, long (2, B, 77), on the CPU."""
+        return torch.stack(
+            [
+                each(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+                for each in self.tokenizers
+            ]
+        )
+
     @torch.no_grad()
-    def texts(self, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    def read(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Both towers' penultimate states (B, 77, 416) and the pooled text (B, 256), bf16."""
-        states = []
-        pooled = torch.empty(0)
-        for tokenizer, tower in zip(self.tokenizers, self.towers, strict=True):
-            ids = tokenizer(
-                captions, padding="max_length", truncation=True, return_tensors="pt"
-            ).input_ids
-            with torch.autocast("cpu", torch.bfloat16):
-                out = tower(ids, output_hidden_states=True)
-            states.append(out.hidden_states[-2])
-            pooled = out[0]
-        return torch.cat(states, -1).bfloat16(), pooled.bfloat16()
+        with torch.autocast(ids.device.type, torch.bfloat16):
+            first, second = (
+                tower(each, output_hidden_states=True)
+                for tower, each in zip(self.towers, ids, strict=True)
+            )
+        states = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1)
+        return states.bfloat16(), second.text_embeds.bfloat16()
+
+    def texts(self, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `read` makes of captions."""
+        return self.read(self.ids(captions).to(self.vae.device))
 
     @torch.no_grad()
     def latents(self, images: torch.Tensor) -> torch.Tensor:
         """Scaled latents (B, 32, h / 16, w / 16) of images in [-1, 1], bf16."""
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(images.device.type, torch.bfloat16):
             z = self.vae.encode(images).latents
         return (z.float() * self.vae.config.scaling_factor).bfloat16()
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Latents (B, 32, h, w), text states (B, 77, 416), pooled text (B, 256), which rows are told
-    their text (B,), the views themselves and their places in the pool."""
-
-    latents: torch.Tensor
-    states: torch.Tensor
-    pooled: torch.Tensor
-    told: torch.Tensor
-    views: list[View]
-    places: torch.Tensor
-
-
-class Pool:
-    """Views' latents and text states, grown step by step and replayed."""
-
-    def __init__(self, painter: Painter, sprites: Sprites, stage: Stage, seed: int) -> None:
-        self.painter, self.sprites, self.stage, self.seed = painter, sprites, stage, seed
-        grid = stage.side // LATTICE
-        self.latents = torch.empty(POOL, LATENT_CHANNELS, grid, grid, dtype=torch.bfloat16)
-        self.states = torch.empty(POOL, 77, 416, dtype=torch.bfloat16)
-        self.pooled = torch.empty(POOL, 256, dtype=torch.bfloat16)
-        self.views: list[View] = []
-        self.hardness = torch.ones(POOL)  # a view's last error over the usual one of its time
-        self.usual = torch.zeros(TIME_BINS)  # the mean error of the last rows, of all at first
-        self.counted = [0] * TIME_BINS
-        self.filled = 0
-        self.next = 0
-        states, pooled = painter.texts([""])
-        self.empty = states[0].float(), pooled[0].float()
-
-    def grow(self, rng: random.Random, count: int) -> range:
-        """Add new views and return their places; an old place is reused when full."""
-        views = draw_views(rng, count, self.stage.side)
-        start = self.next if self.next + count <= POOL else 0
-        places = range(start, start + count)
-        self.latents[start : start + count] = self.painter.latents(
-            view_pictures(views, self.sprites)
-        )
-        states, pooled = self.painter.texts(
-            [caption(view.scene, rng, in_order=True) for view in views]
-        )
-        self.states[start : start + count], self.pooled[start : start + count] = states, pooled
-        self.views[start : start + count] = views
-        self.hardness[start : start + count] = 1
-        self.next = start + count
-        self.filled = max(self.filled, self.next)
-        return places
-
-    def batch(self, step: int) -> Batch:
-        """One step's rows, a few of them made unconditional."""
-        rng = scene_rng(self.seed, step)
-        if self.filled < 2048:
-            self.grow(rng, 256)
-        new = list(self.grow(rng, self.stage.new))
-        rows = new + self._replayed(rng, self.stage.batch - len(new))
-        latents = self.latents[rows].float()
-        states, pooled = self.states[rows].float(), self.pooled[rows].float()
-        told = torch.ones(len(rows), dtype=torch.bool)
-        for i in range(len(rows)):
-            draw = rng.random()
-            if draw < DROP_ZERO:
-                states[i], pooled[i] = 0, 0
-            elif draw < DROP_ZERO + DROP_EMPTY:
-                states[i], pooled[i] = self.empty
-            told[i] = draw >= DROP_ZERO + DROP_EMPTY
-        views = [self.views[row] for row in rows]
-        return Batch(latents, states, pooled, told, views, torch.tensor(rows))
-
-    def _replayed(self, rng: random.Random, count: int) -> list[int]:
-        """Places of the pool, hard views likelier, none twice."""
-        if count == 0:  # which multinomial refuses
-            return []
-        own = torch.Generator().manual_seed(rng.getrandbits(63))
-        places: list[int] = torch.multinomial(
-            self.hardness[: self.filled], count, generator=own
-        ).tolist()
-        return places
-
-    def learn(self, batch: Batch, t: torch.Tensor, error: torch.Tensor) -> None:
-        """Note how hard the batch's views were: ``error`` (B,) at times ``t`` (B,) of 1000."""
-        bins = (t * TIME_BINS // 1000).tolist()
-        for row in batch.told.nonzero().flatten().tolist():
-            bin_ = bins[row]
-            self.counted[bin_] += 1
-            share = max(USUAL_SHARE, 1 / self.counted[bin_])
-            self.usual[bin_] = self.usual[bin_].lerp(error[row], share)
-            hardness = (error[row] / self.usual[bin_]).clamp(1 / HARDEST, HARDEST)
-            self.hardness[batch.places[row]] = hardness
-
-
 def recipe(
-    unet: UNet2DConditionModel, painter: Painter, sprites: Sprites, stage: Stage, seed: int = 31
+    unet: UNet2DConditionModel,
+    encoder: Encoder,
+    sprites: Sprites,
+    stage: Stage,
+    setup: Setup = ON_CPU,
+    seed: int = 31,
 ) -> Recipe:
-    pool = Pool(painter, sprites, stage, seed)
+    """``encoder`` computes on the setup's device; the UNet is moved there."""
+    size, device = stage.batch * setup.times, setup.device
+    stage = replace(stage, batch=size, new=stage.new * setup.times)
+    pool = Pool(encoder, sprites, stage, seed, setup)
     noise = scheduler()
-    unet.to(memory_format=torch.channels_last)
+    noise.alphas_cumprod = noise.alphas_cumprod.to(device)
+    unet.to(device, memory_format=torch.channels_last)
     _keep_text_projection(unet)
-    heads = DenseHeads(unet.config.block_out_channels[-1])
+    heads = DenseHeads(unet.config.block_out_channels[-1]).to(device)
     both = nn.ModuleDict({"unet": unet, "heads": heads})
-    if not torch.cuda.is_available():  # the fused attention's backward pass is slow on a CPU
+    if device.type == "cpu":  # the fused attention's backward pass is slow on a CPU
         unet.set_attn_processor(AttnProcessor())
 
     middle: list[torch.Tensor] = []
@@ -331,22 +242,20 @@ def recipe(
         # Stratified times: every batch covers the whole schedule, which steadies the loss. The
         # square favours noisy times, where the text decides (two fifths lie above 850): from
         # half-clean latents on, the picture speaks for itself.
-        size = stage.batch
         late = 1 - (torch.arange(size) + torch.rand(size)) / size
         t = ((1 - late**2) * 1000).long().clamp(max=999)
-        t = t[torch.randperm(size)]
+        t = t[torch.randperm(size)].to(device)
         e = torch.randn_like(x)
         noisy, target = noise.add_noise(x, e, t), noise.get_velocity(x, e, t)
-        sizes = torch.tensor([view.time_ids for view in batch.views])
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16):
             guess = unet(
                 noisy.contiguous(memory_format=torch.channels_last),
                 t,
                 batch.states,
-                added_cond_kwargs={"text_embeds": batch.pooled, "time_ids": sizes},
+                added_cond_kwargs={"text_embeds": batch.pooled, "time_ids": batch.time_ids},
             ).sample
             patches = middle.pop().flatten(2).transpose(1, 2)
-            dense, seen_right = heads(patches, view_truth(batch.views))
+            dense, seen_right = heads(patches, batch.truth)
         error = (guess.float() - target).square().mean((1, 2, 3))
         pool.learn(batch, t, error.detach())
         told = batch.told

@@ -20,6 +20,7 @@ memory; Muon trains them.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -28,7 +29,8 @@ from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
 from torch import nn
 
 from bridge.emoji.art import Sprites
-from bridge.emoji.train.data import pictures, scene_batch, scene_rng
+from bridge.emoji.train.ahead import ON_CPU, Setup, ahead
+from bridge.emoji.train.data import pictures, pixels, rendered, scene_batch, scene_rng
 from bridge.emoji.train.loop import Recipe, Run, load_averaged
 from bridge.files import write_whole
 
@@ -37,6 +39,7 @@ DECODER_BLOCKS = (5, 4, 2, 0, 0)
 DEEP_DECODER_BLOCKS = (6, 12, 3, 0, 0)
 BATCH = 16
 CROWDED = 12  # pictures of a batch with three or four objects
+AS_DRAWN = 4  # one in so many pictures that the image tower and the answerer learn from
 LATENT_NOISE = 0.3  # standard deviation of each picture's noise level, in units of the latents'
 
 
@@ -49,6 +52,23 @@ def build(decoder_blocks: tuple[int, ...] = DECODER_BLOCKS) -> AutoencoderTiny:
         num_encoder_blocks=ENCODER_BLOCKS,
         num_decoder_blocks=decoder_blocks,
     )
+
+
+def load(folder: Path) -> AutoencoderTiny:
+    """The autoencoder of an SDXL-layout folder in fp32."""
+    return AutoencoderTiny.from_pretrained(folder / "vae", torch_dtype=torch.float32)
+
+
+@torch.no_grad()
+def as_drawn(vae: AutoencoderTiny, images: torch.Tensor) -> torch.Tensor:
+    """``images`` (B, 3, 128, 128) in [-1, 1], one in `AS_DRAWN` as the autoencoder gives it back
+    from noised latents: what is to be seen in what a painter drew."""
+    with torch.autocast(images.device.type, torch.bfloat16):
+        z = vae.encode(images[::AS_DRAWN]).latents
+        drawn = vae.decode(_noised(z, LATENT_NOISE)).sample
+    seen = images.clone()
+    seen[::AS_DRAWN] = drawn.float().clamp(-1, 1)
+    return seen
 
 
 def deepened(vae: AutoencoderTiny) -> AutoencoderTiny:
@@ -85,8 +105,8 @@ def _stages(vae: AutoencoderTiny) -> list[list[nn.Module]]:
 
 def _noised(z: torch.Tensor, level: float) -> torch.Tensor:
     """Latents with noise of |N(0, 1)| x ``level`` x their own standard deviation a picture."""
-    sigma = torch.randn(len(z), 1, 1, 1).abs() * level * z.detach().float().std()
-    return z + sigma * torch.randn(z.shape)
+    sigma = torch.randn(len(z), 1, 1, 1, device=z.device).abs() * level * z.detach().float().std()
+    return z + sigma * torch.randn(z.shape, device=z.device)
 
 
 def _edges(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -102,19 +122,27 @@ def _distance(y: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, dict[str,
     return error + 2 * edges, {"l1": error.item(), "psnr": psnr.item()}
 
 
-def _batch(seed: int, step: int, sprites: Sprites) -> torch.Tensor:
-    rng = scene_rng(seed, step)
-    scenes = scene_batch(rng, CROWDED, "list") + scene_batch(rng, BATCH - CROWDED)
-    x = pictures(scenes, sprites)
-    return x.contiguous(memory_format=torch.channels_last)
+def _batches(seed: int, sprites: Sprites, setup: Setup) -> Callable[[int], torch.Tensor]:
+    """From a step's number to its pictures, (B, 3, 128, 128) on the setup's device."""
+
+    def make(step: int) -> torch.Tensor:
+        rng = scene_rng(seed, step)
+        crowded, others = CROWDED * setup.times, (BATCH - CROWDED) * setup.times
+        return rendered(scene_batch(rng, crowded, "list") + scene_batch(rng, others), sprites)
+
+    made = ahead(make, setup.workers)
+    return lambda step: pixels(made(step).to(setup.device)).contiguous(
+        memory_format=torch.channels_last
+    )
 
 
-def recipe(vae: AutoencoderTiny, sprites: Sprites) -> Recipe:
-    vae.to(memory_format=torch.channels_last)
+def recipe(vae: AutoencoderTiny, sprites: Sprites, setup: Setup = ON_CPU) -> Recipe:
+    vae.to(setup.device, memory_format=torch.channels_last)
+    batches = _batches(11, sprites, setup)
 
     def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        x = _batch(11, step, sprites)
-        with torch.autocast("cpu", torch.bfloat16):
+        x = batches(step)
+        with torch.autocast(setup.device.type, torch.bfloat16):
             z = vae.encode(x).latents
             y = vae.decode(_noised(z, LATENT_NOISE)).sample
         distance, figures = _distance(y.float(), x)
@@ -124,14 +152,15 @@ def recipe(vae: AutoencoderTiny, sprites: Sprites) -> Recipe:
     return Recipe("vae", vae, loss, lr=1e-3, weight_decay=0.0, warmup=100, ema=0.998)
 
 
-def recipe_decoder(vae: AutoencoderTiny, sprites: Sprites) -> Recipe:
+def recipe_decoder(vae: AutoencoderTiny, sprites: Sprites, setup: Setup = ON_CPU) -> Recipe:
     """The decoder alone, on latents with the little noise that a sampler leaves."""
-    vae.to(memory_format=torch.channels_last)
+    vae.to(setup.device, memory_format=torch.channels_last)
+    batches = _batches(13, sprites, setup)
     vae.encoder.requires_grad_(False)
 
     def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        x = _batch(13, step, sprites)
-        with torch.autocast("cpu", torch.bfloat16):
+        x = batches(step)
+        with torch.autocast(setup.device.type, torch.bfloat16):
             with torch.no_grad():
                 z = vae.encode(x).latents
             y = vae.decode(_noised(z, LATENT_NOISE / 2)).sample

@@ -16,7 +16,7 @@ import torch
 from bridge.emoji.art import Sprites
 from bridge.emoji.layout import settled
 from bridge.emoji.scenes import BACKGROUNDS, CANVAS, LATTICE, Scene
-from bridge.emoji.train.data import GRID, PATCH, PatchTruth, patch_truth, pictures, scene_batch
+from bridge.emoji.train.data import GRID, PATCH, PatchTruth, patch_truth, rendered, scene_batch
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ def _close_view(scene: Scene, side: int) -> View:
 
 
 def view_pictures(views: list[View], sprites: Sprites) -> torch.Tensor:
-    """What the views show, float (B, 3, side, side) in [-1, 1]; all of one side."""
-    whole = pictures([view.scene for view in views], sprites)
+    """What the views show, uint8 (B, side, side, 3); all of one side."""
+    whole = rendered([view.scene for view in views], sprites)
     parts = [
-        picture[:, view.y : view.y + view.side, view.x : view.x + view.side]
+        picture[view.y : view.y + view.side, view.x : view.x + view.side]
         for picture, view in zip(whole, views, strict=True)
     ]
     return torch.stack(parts)
@@ -83,7 +83,7 @@ def view_truth(views: list[View]) -> PatchTruth:
             ]
         )
 
-    return PatchTruth(*map(parts, (truth.concept, truth.tint, truth.size, truth.style)))
+    return truth.each(parts)
 
 
 def _patches(start: int, side: int) -> slice:
