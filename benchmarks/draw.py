@@ -17,7 +17,7 @@ from benchmarks.tasks import KINDS, Task, Verdict, interleaved, judge_task
 from bridge.emoji.concepts import CONCEPTS
 from bridge.files import default_cache, whole
 
-_SHOWN = 24
+_SHOWN = 16
 _Scored = list[tuple[Task, np.ndarray, Seen, Verdict]]
 
 
