@@ -27,7 +27,7 @@ from bridge.emoji.render import render_scene
 from bridge.emoji.scenes import Scene, sample_scene
 
 _ARTICLES = ("a ", "an ", "the ")
-_SHOWN = 24
+_SHOWN = 16
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from benchmarks.results import Row, report, save, share_row, show
 from bridge.emoji.captions import noun_phrase
 from bridge.emoji.concepts import CONCEPTS
 from bridge.emoji.scenes import Group
-from bridge.pictures import save_figure
+from bridge.pictures import CHART, save_figure
 
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 _ACROSS = 3  # panels a row of the chart
@@ -117,5 +117,5 @@ def draw_chart(rows: Sequence[Row], path: Path) -> None:
     figure.supylabel("found, %", fontsize=10)
     axes[0][0].legend(fontsize=7)
     figure.tight_layout()
-    save_figure(path, figure, 90)
+    save_figure(path, figure, 90, CHART)
     pyplot.close(figure)

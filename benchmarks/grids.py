@@ -12,7 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 from bridge.pictures import save_small
 
 RIGHT, WRONG = (30, 140, 60), (205, 40, 40)
-_PICTURE, _FRAME, _GAP, _COLUMNS, _FONT = 160, 5, 8, 6, 13
+# Pictures at their own size: enlarged they show no more and take more bytes.
+_PICTURE, _FRAME, _GAP, _COLUMNS, _FONT = 128, 5, 8, 8, 13
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,10 @@ class Cell:
 
 
 def grid(cells: Sequence[Cell], title: str) -> Image.Image:
-    """The cells in rows of six under a title; a green frame is right, a red one wrong."""
+    """The cells in rows of eight under a title; a green frame is right, a red one wrong."""
     font, head = ImageFont.load_default(_FONT), ImageFont.load_default(18)
     width = _PICTURE + 2 * _FRAME
-    lines = [textwrap.wrap(cell.text, 25) for cell in cells]
+    lines = [textwrap.wrap(cell.text, 20) for cell in cells]
     deepest = max((len(rows) for rows in lines), default=0)
     height = width + 4 + deepest * (_FONT + 3)
     rows = -(-len(cells) // _COLUMNS)

@@ -42,7 +42,7 @@ from bridge.emoji.scenes import (
 
 CALIBRATION_SEED = 1_001
 SCORING_SEED = 2_002
-_SHOWN = 24
+_SHOWN = 16
 Spoil = Callable[[np.ndarray], np.ndarray]
 
 

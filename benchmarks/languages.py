@@ -24,7 +24,7 @@ from bridge.emoji.languages import LANGUAGES, words_in
 from bridge.emoji.render import render_scene
 from bridge.emoji.said import held_out_caption
 from bridge.emoji.scenes import Scene
-from bridge.pictures import save_figure
+from bridge.pictures import CHART, save_figure
 from bridge.towers import TextTower, open_image_tower, open_text_tower
 
 ENGLISH, MULTILINGUAL = "emoji-1", "emoji-multilingual"
@@ -135,4 +135,4 @@ def draw_chart(rows: Sequence[Row], path: Path) -> None:
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
     figure.tight_layout()
-    save_figure(path, figure, 80)
+    save_figure(path, figure, 80, CHART)

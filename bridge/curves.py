@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bridge.errors import MissingDependencyError
-from bridge.pictures import save_figure
+from bridge.pictures import LINES, save_figure
 
 
 def draw_curve(
@@ -34,4 +34,4 @@ def draw_curve(
         axis.set(title=f"{title}: {name}", xlabel=along)
         axis.grid(alpha=0.3)
     figure.tight_layout()
-    save_figure(path, figure, dpi=80)
+    save_figure(path, figure, dpi=80, colours=LINES)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from benchmarks.judge import Judge
 from benchmarks.templates import build_bank
-from bridge.emoji.art import Sprites
+from bridge.emoji.art import Sprites, _shrink
 from bridge.emoji.render import render_scene
 from bridge.emoji.scenes import SIZES, STYLES, Scene, draw_scene
 
@@ -22,22 +22,27 @@ _SAMPLE = Path(__file__).parent / "data" / "sprites_sample.npz"
 
 @cache
 def sample_sprites() -> Sprites:
-    """The sample in the shape of the full artwork, with ten columns instead of 320."""
+    """The sample in the shape of the full artwork, with ten columns instead of 320.
+
+    The largest sprites are the artwork's own; smaller ones are reduced from them as the artwork
+    is from what is drawn of it.
+    """
     with np.load(_SAMPLE) as stored:
         count = len(stored["names"])
         atlas = np.asarray(Image.open(io.BytesIO(stored["webp"].tobytes())))
-    images = {
-        size: np.empty((len(STYLES), count, side, side, 4), dtype=np.uint8)
-        for size, side in SIZES.items()
-    }
-    top = 0
-    for style in range(len(STYLES)):
-        for size, side in SIZES.items():
-            for column in range(count):
-                left = 64 * column
-                images[size][style, column] = atlas[top : top + side, left : left + side]
-            top += side
-    return Sprites(images)
+    largest = max(SIZES.values())
+    rows = atlas.reshape(len(STYLES), largest, count, largest, 4).swapaxes(1, 2)
+    return Sprites(
+        {
+            size: rows if side == largest else np.stack([_reduced(row, side) for row in rows])
+            for size, side in SIZES.items()
+        }
+    )
+
+
+def _reduced(sprites: np.ndarray, side: int) -> np.ndarray:
+    """Sprites without their one-pixel margins, reduced to ``side`` pixels with margins."""
+    return np.stack([_shrink(Image.fromarray(one[1:-1, 1:-1]), side) for one in sprites])
 
 
 @cache

@@ -374,6 +374,14 @@ def test_long_prompts_and_breaks_are_windows(
         bridge.condition("left " * 60, **options)
 
 
+def test_layers_are_layers_one_or_more(pipe: Any, foreign: TextTower) -> None:
+    for wrong in ((), -1, [Layer(), "last"]):
+        with pytest.raises(OptionError, match=r"layers must be one or more bridge\.towers\.Layer"):
+            bridge.fit_adapter(foreign, model=pipe, prompts=PROMPTS, layers=wrong)
+    made = bridge.fit_adapter(foreign, model=pipe, prompts=PROMPTS, layers=Layer())
+    assert made.layers == (Layer(),)
+
+
 def test_what_an_adapter_cannot_do(pipe: Any, foreign: TextTower, adapter: Adapter) -> None:
     options: dict[str, Any] = {"model": pipe, "towers": foreign, "adapter": adapter}
     with pytest.raises(OptionError, match="clip_skip"):

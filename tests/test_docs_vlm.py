@@ -19,7 +19,7 @@ from bridge.vlm.projectors import PROJECTORS
 
 ROOT = Path(__file__).resolve().parent.parent
 DOC = (ROOT / "docs" / "vlm.md").read_text(encoding="utf-8")
-SIDE = 64  # the largest sprites of the sample
+SIDE = 64  # the sample's sprites
 
 
 def section(title: str) -> str:
@@ -32,9 +32,8 @@ def make_pictures(folder: Path) -> list[str]:
     with np.load(ROOT / "tests" / "data" / "sprites_sample.npz") as stored:
         atlas = Image.open(io.BytesIO(stored["webp"].tobytes()))
         names = [str(name) for name in stored["names"]]
-    bottom = atlas.height // 3  # the band of the first style ends with its largest sprites
     for number, name in enumerate(names):
-        corner = (number * SIDE, bottom - SIDE)
+        corner = (number * SIDE, 0)  # the first row is the first style
         sprite = atlas.crop((*corner, corner[0] + SIDE, corner[1] + SIDE))
         picture = Image.new("RGB", (128, 128), "white")
         picture.paste(sprite, (32, 32), sprite)

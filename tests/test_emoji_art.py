@@ -125,6 +125,15 @@ def test_a_failing_npm_is_reported_in_its_own_words(
     assert not list((tmp_path / "cache").glob("*.json"))
 
 
+def test_an_npm_that_leaves_nothing_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_npm(tmp_path, "")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(WeightsError, match=r"npm pack .*@iconify-json/noto.*left no archive"):
+        art.fetch(tmp_path / "cache")
+
+
 def packed(data: bytes) -> bytes:
     """What ``npm pack`` leaves of a package whose icons.json is ``data``."""
     archive = io.BytesIO()

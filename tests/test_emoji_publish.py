@@ -60,7 +60,7 @@ def test_the_published_folder_draws_with_the_stock_pipeline(tmp_path: Path) -> N
     (runs / "clip").mkdir()
     rows = [
         {"step": 20_001, "minutes": 0.123456, "nce": 12.34567},
-        {"step": 20_002, "minutes": 1.0, "nce": 1.5},
+        {"step": 20_002, "minutes": 1.0, "nce": 1.5, "r1": 0.75},
     ]
     (runs / "clip" / "log.json").write_text(json.dumps(rows))
     (runs / "unfinished").mkdir()
@@ -70,12 +70,14 @@ def test_the_published_folder_draws_with_the_stock_pipeline(tmp_path: Path) -> N
     assert words.stat().st_size < size and Tokenizer.from_file(str(words)).to_str() == before
 
     assert {p.name for p in (weights / "curves").iterdir()} == {"clip.json", "clip.png"}
-    assert json.loads((weights / "curves" / "clip.json").read_text()) == [
-        {"step": 20_001, "minutes": 0.1235, "nce": 12.35},
-        {"step": 20_002, "minutes": 1.0, "nce": 1.5},
-    ]
+    assert json.loads((weights / "curves" / "clip.json").read_text()) == {
+        "step": [20_001, 20_002],
+        "minutes": [0.1235, 1.0],
+        "nce": [12.35, 1.5],
+        "r1": [None, 0.75],
+    }
     with Image.open(weights / "curves" / "clip.png") as curve:
-        assert curve.mode == "P" and curve.width == 320
+        assert curve.mode == "P" and curve.width == 640
     manifest = json.loads((weights / "manifest.json").read_text())["files"]
     for name in (
         "emoji-xl/model_index.json",

@@ -176,3 +176,22 @@ def test_captions_say_the_relation_that_is_asked_for() -> None:
     assert len(texts) == 40 and 20 < sum(named) < 40
     again, _ = reading.captioned(random.Random(0), scenes, held_out=True)
     assert texts != again
+
+
+def test_anchored_states_move_by_a_constant_and_the_pooled_text_stays() -> None:
+    torch.manual_seed(0)
+    model = clip.build(tiny_clip_tokenizer("<|endoftext|>")).eval()
+    ids = torch.randint(3, 20, (6, 12))
+
+    def read() -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.no_grad():
+            seen = model.text_model(ids, output_hidden_states=True)
+        return seen.hidden_states[-2], seen.last_hidden_state
+
+    states, last = read()
+    added = reading.anchor(model.text_model, states)
+    shifted, kept = read()
+    torch.testing.assert_close(shifted, states + added)
+    assert (added == added[0]).all() and added[0] != 0
+    assert shifted.mean() / shifted.std() == pytest.approx(reading.ANCHOR, rel=1e-3)
+    torch.testing.assert_close(kept, last, atol=1e-4, rtol=1e-4)

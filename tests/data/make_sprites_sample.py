@@ -1,6 +1,7 @@
 """Make sprites_sample.npz from the rendered artwork: `python tests/data/make_sprites_sample.py`.
 
-Sprites are stored as one atlas, as lossless WebP inside the npz: it keeps the file small.
+Only the largest sprites are stored, as one atlas in lossless WebP inside the npz, which keeps the
+file small; tests/judge_world.py reduces them to the smaller sizes.
 """
 
 from __future__ import annotations
@@ -34,15 +35,9 @@ NAMES = (
 
 
 def atlas(sprites: Sprites, concepts: list[int]) -> np.ndarray:
-    """Styles in bands; in a band one row a size; in a row one sprite a concept: uint8 RGBA."""
-    bands = []
-    for style in range(3):
-        for size, side in SIZES.items():
-            row = np.zeros((side, 64 * len(concepts), 4), dtype=np.uint8)
-            for i, concept in enumerate(concepts):
-                row[:, 64 * i : 64 * i + side] = sprites.images[size][style, concept]
-            bands.append(row)
-    return np.concatenate(bands)
+    """One row a style, in it one of the largest sprites a concept: uint8 RGBA."""
+    largest = max(SIZES, key=lambda size: SIZES[size])
+    return np.concatenate([np.hstack(row[concepts]) for row in sprites.images[largest]])
 
 
 def main() -> None:

@@ -62,7 +62,7 @@ def fit_adapter(
     model: Any = "emoji-xl",
     prompts: Sequence[str],
     kind: str = "ridge",
-    layers: Sequence[Layer] | None = None,
+    layers: Layer | Sequence[Layer] | None = None,
     steps: int = 1500,
     seed: int = 0,
     device: torch.device | str | None = None,
@@ -81,10 +81,10 @@ def fit_adapter(
         kind: ``ridge`` (linear least squares, in closed form), ``procrustes`` (a turn and one
             scale, in closed form), ``random-features`` (ridge on the states and random features of
             them, in closed form) or ``resampler`` (a transformer trained on top of those).
-        layers: the foreign layers whose states are taken side by side, the main one first;
-            Procrustes takes that alone. Default: that of the model's recipe for a tower of CLIP's
-            family, else the last with its norm; and others from the embeddings up, as far as all
-            are 4096 wide at most.
+        layers: the foreign layers whose states are taken side by side, the main one first, or
+            that one alone; Procrustes takes that alone. Default: that of the model's recipe for
+            a tower of CLIP's family, else the last with its norm; and others from the embeddings up,
+            as far as all are 4096 wide at most.
         steps: of training, for the resampler: some 0.2 s each on two CPU cores.
         seed: of the training and of the random features.
         device: where it is done. Default: CUDA if there is one; a live pipeline's own.
@@ -98,6 +98,13 @@ def fit_adapter(
         raise OptionError(f"No kind of adapter {kind!r}; there is: {', '.join(KINDS_OF_ADAPTER)}.")
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise OptionError(f"steps must be a whole number above 0, not {steps!r}.")
+    if layers is not None:
+        layers = tuple(layers) if isinstance(layers, Sequence) else (layers,)
+        if not layers or not all(isinstance(layer, Layer) for layer in layers):
+            raise OptionError(
+                f"layers must be one or more bridge.towers.Layer, not {layers}; leave them out for "
+                "the recipe's own and others"
+            )
     texts = tuple(dict.fromkeys(text for text in check_prompts(prompts) if text.strip()))
     if len(texts) < FEWEST:
         raise OptionError(

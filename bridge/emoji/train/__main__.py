@@ -149,10 +149,15 @@ def train_texts(place: Place, minutes: float) -> None:
     run = place.train(recipe, minutes)
     load_averaged(run, first.text_model, "first.")
     load_averaged(run, second.text_model, "second.")
-    clip.export(first, words[0], place.weights, second=False)
-    clip.export(second, words[1], place.weights, second=True)
     rng = scene_rng(33, 0)
     texts = [caption(s, rng) for s in scene_batch(rng, 1024)]
+    ids = words[0](texts[:128], padding="max_length", return_tensors="pt").input_ids
+    for each in (first, second):
+        with torch.no_grad():
+            states = each.text_model(ids, output_hidden_states=True).hidden_states[-2]
+        reading.anchor(each.text_model, states)
+    clip.export(first, words[0], place.weights, second=False)
+    clip.export(second, words[1], place.weights, second=True)
     kept = unet.realign_text(model, before, unet.Painter.load(place.xl), texts)
     print(f"texts: of what the painter read, {kept:.0%} lies where it lay", flush=True)
     model.half().save_pretrained(place.xl / "unet")

