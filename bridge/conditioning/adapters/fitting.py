@@ -83,8 +83,8 @@ def fit_adapter(
             them, in closed form) or ``resampler`` (a transformer trained on top of those).
         layers: the foreign layers whose states are taken side by side, the main one first, or
             that one alone; Procrustes takes that alone. Default: that of the model's recipe for
-            a tower of CLIP's family, else the last with its norm; and others from the embeddings up,
-            as far as all are 4096 wide at most.
+            a tower of CLIP's family, else the last with its norm; and others from the embeddings
+            up, as far as all are 4096 wide at most.
         steps: of training, for the resampler: some 0.2 s each on two CPU cores.
         seed: of the training and of the random features.
         device: where it is done. Default: CUDA if there is one; a live pipeline's own.
