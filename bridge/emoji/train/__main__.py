@@ -57,8 +57,8 @@ MINUTES = {
     "vision": 18.0,
     "decoder": 22.0,
     "sprites": 59.0,
-    "texts": 59.0,
-    "unet": 570.0,
+    "texts": 25.0,
+    "unet": 527.0,
     "llava": 95.0,
     "gemma": 60.0,
 }
