@@ -111,7 +111,7 @@ def test_usual_weights_are_silent_and_large_ones_are_not(emphasis: str) -> None:
 
 
 def test_states_of_words_are_alike_in_length() -> None:
-    """0.78 to 1.75 of the median, as the module says."""
+    """0.75 to 1.49 of the median, as the module says; these are of usual words."""
     prompts = ["a penguin", "two bananas above a tree", "a green car, twemoji style", "seven keys"]
     cond = bridge.condition(prompts, model="emoji-xl")
     first = cond.plans[0][0]
@@ -123,7 +123,7 @@ def test_states_of_words_are_alike_in_length() -> None:
         ]
     )
     ratios = lengths / lengths.median()
-    assert ratios.min() > 0.77 and ratios.max() < 1.76
+    assert ratios.min() > 0.8 and ratios.max() < 1.2
 
 
 def test_emphasis_that_keeps_the_mean_has_one_to_keep_on_the_shipped_towers() -> None:
