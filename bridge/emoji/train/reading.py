@@ -167,7 +167,9 @@ def anchor(tower: Any, states: torch.Tensor) -> torch.Tensor:
 
     A1111's emphasis keeps a prompt's mean, and so divides by it: near zero, as it was by chance,
     a weight of 1.5 made states a hundred times as long. All that comes after begins with a
-    LayerNorm, which takes off what all channels share, so the pooled text does not change.
+    LayerNorm, which takes off what all channels share, so the pooled text does not change. But a
+    picture without a text is drawn from zeros, which are not shifted with it, so a painter must go
+    on training afterwards (without, it drew 60 % of its tasks right instead of 72).
 
     Args:
         tower: whose last layer but one is given the shift, as a part of its bias.
