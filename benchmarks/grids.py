@@ -13,7 +13,8 @@ from bridge.pictures import save_small
 
 RIGHT, WRONG = (30, 140, 60), (205, 40, 40)
 # Pictures at their own size: enlarged they show no more and take more bytes.
-_PICTURE, _FRAME, _GAP, _COLUMNS, _FONT = 128, 5, 8, 8, 13
+_PICTURE, _FRAME, _GAP, _FONT = 128, 5, 8, 13
+_COLUMNS = 8
 
 
 @dataclass(frozen=True)
@@ -23,22 +24,22 @@ class Cell:
     right: bool
 
 
-def grid(cells: Sequence[Cell], title: str) -> Image.Image:
-    """The cells in rows of eight under a title; a green frame is right, a red one wrong."""
+def grid(cells: Sequence[Cell], title: str, columns: int = _COLUMNS) -> Image.Image:
+    """The cells in rows of ``columns`` under a title; a green frame is right, a red one wrong."""
     font, head = ImageFont.load_default(_FONT), ImageFont.load_default(18)
     width = _PICTURE + 2 * _FRAME
     lines = [textwrap.wrap(cell.text, 20) for cell in cells]
     deepest = max((len(rows) for rows in lines), default=0)
     height = width + 4 + deepest * (_FONT + 3)
-    rows = -(-len(cells) // _COLUMNS)
+    rows = -(-len(cells) // columns)
     top = 34
-    size = (_COLUMNS * (width + _GAP) + _GAP, top + rows * (height + _GAP))
+    size = (columns * (width + _GAP) + _GAP, top + rows * (height + _GAP))
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
     draw.text((_GAP, 6), title, fill="black", font=head)
     for i, (cell, wrapped) in enumerate(zip(cells, lines, strict=True)):
-        x = _GAP + i % _COLUMNS * (width + _GAP)
-        y = top + i // _COLUMNS * (height + _GAP)
+        x = _GAP + i % columns * (width + _GAP)
+        y = top + i // columns * (height + _GAP)
         draw.rectangle((x, y, x + width - 1, y + width - 1), fill=RIGHT if cell.right else WRONG)
         shown = cell.picture.convert("RGB").resize((_PICTURE, _PICTURE), Image.Resampling.LANCZOS)
         sheet.paste(shown, (x + _FRAME, y + _FRAME))
@@ -47,6 +48,6 @@ def grid(cells: Sequence[Cell], title: str) -> Image.Image:
     return sheet
 
 
-def save_grid(path: Path, cells: Sequence[Cell], title: str) -> None:
+def save_grid(path: Path, cells: Sequence[Cell], title: str, columns: int = _COLUMNS) -> None:
     """Write a grid as a small picture, whole."""
-    save_small(path, grid(cells, title))
+    save_small(path, grid(cells, title, columns))

@@ -161,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for picture, caption, seen in zip(trip.pictures, trip.captions, trip.seen, strict=True)
     ]
     title = "Round trips: a scene, then drawings of the caption beneath the picture before"
-    save_grid(args.out / "round_trip.webp", cells, title)
+    save_grid(args.out / "round_trip.webp", cells, title, columns=args.rounds + 1)  # a row a trip
 
 
 if __name__ == "__main__":

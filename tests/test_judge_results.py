@@ -91,6 +91,8 @@ def test_grid_frames_say_right_and_wrong(tmp_path: Path) -> None:
     assert (png.format, webp.format) == ("PNG", "WEBP")
     assert png.size == sheet.size and png.convert("RGB").tobytes() == webp.tobytes()
     assert grid([], "nothing drawn").width == sheet.width
+    assert grid(cells, "a row each", columns=1).width < sheet.width / 4
+    assert grid(cells, "a row each", columns=1).height > 1.5 * sheet.height
 
 
 def test_answers_are_compared_without_article_case_and_stop() -> None:
