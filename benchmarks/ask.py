@@ -90,7 +90,7 @@ def run_ask(args: argparse.Namespace) -> None:
     cells = [
         Cell(
             Image.fromarray(pixels),
-            f"{one.question.text} — {answer}" + ("" if ok else f" (no: {one.question.answer})"),
+            f"{one.question.text} - {answer}" + ("" if ok else f" (no: {one.question.answer})"),
             ok,
         )
         for one, pixels, answer, ok in list(zip(asked, pictures, answers, right, strict=True))
