@@ -12,7 +12,6 @@ encode-speed.json, on CUDA to encode-speed-cuda.json.
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from transformers import (
 
 import bridge
 from benchmarks.results import RESULTS, Row, median_row, report, save, show
+from benchmarks.speed import seconds
 from bridge.runtime import resolve_device
 from bridge.store import resolve
 
@@ -165,11 +165,12 @@ def measure(name: str, pipe: Any, size: int, repeats: int) -> list[Row]:
     made = sides(pipe, prompts, negatives)
 
     def timed(action: Callable[[], Encoded]) -> float:
+        def done() -> None:
+            action()
+            _wait(pipe.device)
+
         _wait(pipe.device)
-        begun = time.perf_counter()
-        action()
-        _wait(pipe.device)
-        return 1000 * (time.perf_counter() - begun)
+        return 1000 * seconds(done)
 
     with torch.inference_mode():
         given = {side: [part.float() for part in action()] for side, action in made.items()}

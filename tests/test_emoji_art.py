@@ -115,23 +115,22 @@ def test_without_npm_the_error_says_what_to_install(
     assert isinstance(caught.value, BridgeError)
 
 
-def test_a_failing_npm_is_reported_in_its_own_words(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        ("import sys; print('no such host', file=sys.stderr); sys.exit(1)", "no such host"),
+        ("", "left no archive"),
+    ],
+    ids=["in its own words", "nothing left"],
+)
+def test_an_npm_that_fails_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, told: str
 ) -> None:
-    fake_npm(tmp_path, "import sys; print('no such host', file=sys.stderr); sys.exit(1)")
+    fake_npm(tmp_path, script)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(WeightsError, match=r"npm pack .*@iconify-json/noto.*no such host"):
+    with pytest.raises(WeightsError, match=rf"npm pack .*@iconify-json/noto.*{told}"):
         art.fetch(tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("*.json"))
-
-
-def test_an_npm_that_leaves_nothing_is_reported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fake_npm(tmp_path, "")
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(WeightsError, match=r"npm pack .*@iconify-json/noto.*left no archive"):
-        art.fetch(tmp_path / "cache")
 
 
 def packed(data: bytes) -> bytes:

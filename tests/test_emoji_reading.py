@@ -189,7 +189,7 @@ def test_anchored_states_move_by_a_constant_and_the_pooled_text_stays() -> None:
         return seen.hidden_states[-2], seen.last_hidden_state
 
     states, last = read()
-    added = reading.anchor(model.text_model, states)
+    added = reading.anchor(model.text_model, ids)
     shifted, kept = read()
     torch.testing.assert_close(shifted, states + added)
     assert (added == added[0]).all() and added[0] != 0

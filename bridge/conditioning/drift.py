@@ -10,8 +10,8 @@ limits are at or beyond what any word or prompt is by itself: weights up to 1.5 
 A1111's emphasis multiplies all states by ``mean(z) / mean(w z)``, also those of weight 1, so that
 BOS and padding move with the words: by 0.94 to 1.02 at a weight of 1.5, 0.80 to 1.11 at 3. Where
 the mean of the weighed states is near zero or of the other sign, all of the prompt explodes or
-turns round (webui issues 14874 and 13791); the figure ``rest`` shows it. The
-embedded towers are near that: of 32 captions one had ``rest`` 99 at a weight of 1.5.
+turns round (webui issues 14874 and 13791); the figure ``rest`` shows it.
+The embedded towers are near that: of 32 captions one had ``rest`` 99 at a weight of 1.5.
 """
 
 from __future__ import annotations

@@ -167,8 +167,7 @@ def _write_tokenizer(gguf: Path, folder: Path) -> None:
         tokenizer = GemmaTokenizer.from_pretrained(
             os.fspath(folder), gguf_file=gguf.name, local_files_only=True
         )
-    check_pieces(tokenizer)
-    with quiet_loading():
+        check_pieces(tokenizer)
         tokenizer.save_pretrained(folder)
     # It is not saved of itself that texts begin with a token of their own.
     settings = folder / "tokenizer_config.json"

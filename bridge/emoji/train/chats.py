@@ -13,8 +13,10 @@ from dataclasses import dataclass
 
 import torch
 
+from bridge.emoji.art import Sprites
 from bridge.emoji.questions import questions
 from bridge.emoji.scenes import Scene
+from bridge.emoji.train.data import PatchTruth, patch_truth, pixels, rendered
 from bridge.vlm.chat import Turn
 from bridge.vlm.layout import IGNORE_LABEL
 
@@ -86,6 +88,27 @@ class Chats:
         causal = segments.new_ones(2 * segments.shape[1:], dtype=torch.bool).tril()
         same = (segments[:, None, :] == 0) | (segments[:, None, :] == segments[:, :, None])
         return (causal & same)[:, None]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Scenes on the CPU: pictures uint8 (B, 128, 128, 3), their questions, the patches' truth."""
+
+    pictures: torch.Tensor
+    chats: Chats
+    truth: PatchTruth
+
+    def to(self, device: torch.device) -> Asked:
+        """The same on ``device``, the pictures as a tower reads them, (B, 3, 128, 128)."""
+        return Asked(pixels(self.pictures.to(device)), self.chats.to(device), self.truth.to(device))
+
+
+def ask(
+    scenes: Sequence[Scene], example: Callable[[Scene], Packed], pad: int, sprites: Sprites
+) -> Asked:
+    """The scenes with what ``example`` packs of each."""
+    chats = collate([example(scene) for scene in scenes], pad)
+    return Asked(rendered(scenes, sprites), chats, patch_truth(scenes))
 
 
 def collate(examples: Sequence[Packed], pad: int) -> Chats:

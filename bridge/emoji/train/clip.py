@@ -146,7 +146,7 @@ class Pairs:
         return Pairs(
             pixels(self.pictures.to(device)),
             {name: column.to(device) for name, column in self.tokens.items()},
-            self.truth.each(lambda column: column.to(device)),
+            self.truth.to(device),
         )
 
 

@@ -60,6 +60,10 @@ class PatchTruth:
         """The same with every tensor changed alike."""
         return PatchTruth(*map(change, (self.concept, self.tint, self.size, self.style)))
 
+    def to(self, device: torch.device) -> PatchTruth:
+        """The same on ``device``."""
+        return self.each(lambda column: column.to(device))
+
 
 def patch_truth(scenes: Sequence[Scene]) -> PatchTruth:
     """The truth of every patch, for the dense loss beside the contrastive one."""

@@ -15,7 +15,7 @@ thousand, soft tokens are told from the words that occur, answers from all of it
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,17 +27,8 @@ from torch.nn import functional as F
 from bridge.emoji.art import Sprites
 from bridge.emoji.scenes import Scene
 from bridge.emoji.train.ahead import ahead
-from bridge.emoji.train.chats import Chats, collate, packed
-from bridge.emoji.train.data import (
-    GRID,
-    PatchTruth,
-    patch_truth,
-    pictures,
-    pixels,
-    rendered,
-    scene_batch,
-    scene_rng,
-)
+from bridge.emoji.train.chats import Asked, ask, packed
+from bridge.emoji.train.data import GRID, pictures, scene_batch, scene_rng
 from bridge.emoji.train.head_loss import head_loss
 from bridge.emoji.train.loop import Recipe, Run, load_averaged, plain_attention
 from bridge.emoji.train.soft_words import SoftWords, occurring, word_targets
@@ -232,15 +223,6 @@ def chat_encoder(writer: ChatWriter) -> Callable[[Sequence[Turn]], tuple[list[in
     return encoded
 
 
-@dataclass(frozen=True)
-class Asked:
-    """Scenes on the CPU: pictures uint8 (B, 128, 128, 3), their questions, the patches' truth."""
-
-    pictures: torch.Tensor
-    chats: Chats
-    truth: PatchTruth
-
-
 def recipe(
     vlm: BridgeVLM, module: Trained, sprites: Sprites, times: int = 1, workers: int = 0
 ) -> Recipe:
@@ -260,16 +242,15 @@ def recipe(
     def make(step: int) -> Asked:
         rng = scene_rng(51, step)
         scenes = scene_batch(rng, BATCH * times)
-        chats = collate([example(scene, rng) for scene in scenes], vlm.pad_id)
-        return Asked(rendered(scenes, sprites), chats, patch_truth(scenes))
+        return ask(scenes, lambda scene: example(scene, rng), vlm.pad_id, sprites)
 
     batches = ahead(make, workers)
 
     def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        batch = batches(step)
-        chats, truth = batch.chats.to(device), batch.truth.each(lambda column: column.to(device))
+        batch = batches(step).to(device)
+        chats = batch.chats
         ids, labels = chats.ids, chats.labels
-        soft = module.projector(patch_states(vlm, pixels(batch.pictures)))
+        soft = module.projector(patch_states(vlm, batch.pictures))
         spots = ids == vlm.image_token_id
         # The image token's number may lie past the table's end.
         embeds = table(ids.masked_fill(spots, 0))
@@ -287,7 +268,7 @@ def recipe(
         taught = labels[:, 1:] != IGNORE_LABEL
         states = out[:, :-1][taught].to(head.dtype)
         entropy, right = head_loss(states, head, labels[:, 1:][taught])
-        dense = soft_words.loss(soft, names, truth)
+        dense = soft_words.loss(soft, names, batch.truth)
         figures = {
             "answer_ce": entropy.item(),
             "token_right": right.item(),

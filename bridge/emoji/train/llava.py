@@ -15,7 +15,6 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -35,17 +34,8 @@ from bridge.emoji.art import Sprites
 from bridge.emoji.questions import questions
 from bridge.emoji.scenes import Scene, draw_scene
 from bridge.emoji.train.ahead import ON_CPU, Setup, ahead
-from bridge.emoji.train.chats import Chats, Packed, as_typed, collate, packed
-from bridge.emoji.train.data import (
-    GRID,
-    PATCH,
-    PatchTruth,
-    patch_truth,
-    pixels,
-    rendered,
-    scene_batch,
-    scene_rng,
-)
+from bridge.emoji.train.chats import Asked, Packed, as_typed, ask, packed
+from bridge.emoji.train.data import GRID, PATCH, scene_batch, scene_rng
 from bridge.emoji.train.looking import LAYER, Nouns, look_loss
 from bridge.emoji.train.loop import Recipe, Run, load_averaged
 from bridge.emoji.train.soft_words import SoftWords
@@ -180,26 +170,6 @@ def packed_example(words: PreTrainedTokenizerFast, scene: Scene, rng: random.Ran
     return packed(encode, words.convert_tokens_to_ids(IMAGE_TOKEN), scene, rng)
 
 
-@dataclass(frozen=True)
-class Asked:
-    """Scenes on the CPU: pictures uint8 (B, 128, 128, 3), their questions, the patches' truth,
-    and per token the concept whose name ends there (`Nouns.ends`)."""
-
-    pictures: torch.Tensor
-    chats: Chats
-    truth: PatchTruth
-    nouns: torch.Tensor
-
-    def to(self, device: torch.device) -> Asked:
-        """The same on ``device``, the pictures as the tower reads them, (B, 3, 128, 128)."""
-        return Asked(
-            pixels(self.pictures.to(device)),
-            self.chats.to(device),
-            self.truth.each(lambda column: column.to(device)),
-            self.nouns.to(device),
-        )
-
-
 def recipe(
     model: LlavaForConditionalGeneration,
     words: PreTrainedTokenizerFast,
@@ -214,18 +184,18 @@ def recipe(
     model.set_attn_implementation("eager")  # no fused one says where it looked
     soft_words, nouns = SoftWords(words, device=device), Nouns(words)
 
-    def make(step: int) -> Asked:
+    def make(step: int) -> tuple[Asked, torch.Tensor]:
         rng = scene_rng(41, step)
         scenes = scene_batch(rng, BATCH * setup.times)
-        chats = collate([packed_example(words, s, rng) for s in scenes], words.pad_token_id)
-        rows = zip(chats.ids.tolist(), chats.labels.tolist(), strict=True)
-        ends = torch.tensor([nouns.ends(ids, labels) for ids, labels in rows])
-        return Asked(rendered(scenes, sprites), chats, patch_truth(scenes), ends)
+        asked = ask(scenes, lambda s: packed_example(words, s, rng), words.pad_token_id, sprites)
+        rows = zip(asked.chats.ids.tolist(), asked.chats.labels.tolist(), strict=True)
+        return asked, torch.tensor([nouns.ends(ids, labels) for ids, labels in rows])
 
     batches = ahead(make, setup.workers)
 
     def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        batch = batches(step).to(device)
+        asked, ends = batches(step)
+        batch = asked.to(device)
         ids, labels, truth = batch.chats.ids, batch.chats.labels, batch.truth
         mask = batch.chats.may_look()
         with torch.autocast(device.type, torch.bfloat16):
@@ -249,7 +219,7 @@ def recipe(
         right = (logits.argmax(-1) == target).float().mean().item()
         dense = soft_words.loss(soft, inner.language_model.embed_tokens.weight, truth)
         first = int(spots[0, :, 0].nonzero()[0])
-        look, looked = look_loss(out.attentions[LAYER], batch.nouns, truth.concept, first)
+        look, looked = look_loss(out.attentions[LAYER], ends.to(device), truth.concept, first)
         figures = {
             "answer_ce": entropy.item(),
             "token_right": right,

@@ -144,12 +144,13 @@ class Pool:
 
     def batch(self, step: int) -> Batch:
         """One step's rows, a few of them made unconditional."""
-        for part in range(0, FIRST if self.filled == 0 else 0, 256):
-            self.add(self._make(256, scene_rng(self.seed, -1 - part)))
+        if self.filled == 0:
+            for part in range(0, FIRST, 256):
+                self.add(self._make(256, scene_rng(self.seed, -1 - part)))
         new = self.add(self._new(step))
         draws = torch.Generator(self.device)
         draws.manual_seed(scene_rng(self.seed, step).getrandbits(62))
-        rows = torch.tensor(list(new), device=self.device)
+        rows = torch.arange(new.start, new.stop, device=self.device)
         if len(new) < self.stage.batch:  # else there is nothing to replay
             rows = torch.cat([rows, self._replayed(self.stage.batch - len(new), draws)])
         draw = torch.rand(len(rows), generator=draws, device=self.device)

@@ -161,7 +161,7 @@ def states_of(
 
 
 @torch.no_grad()
-def anchor(tower: Any, states: torch.Tensor) -> torch.Tensor:
+def anchor(tower: Any, ids: torch.Tensor) -> torch.Tensor:
     """Shift the penultimate states of a CLIP text transformer, so that the mean of their entries
     is `ANCHOR` of their standard deviations, and return what was added (D,).
 
@@ -173,8 +173,9 @@ def anchor(tower: Any, states: torch.Tensor) -> torch.Tensor:
 
     Args:
         tower: whose last layer but one is given the shift, as a part of its bias.
-        states: (B, T, D) of it, of usual prompts, padding included.
+        ids: (B, T) tokens of usual prompts, padding included.
     """
+    states = tower(ids, output_hidden_states=True).hidden_states[-2]
     shift = torch.full_like(states[0, 0], ANCHOR * states.std().item() - states.mean().item())
     tower.encoder.layers[-2].mlp.fc2.bias.add_(shift)
     return shift

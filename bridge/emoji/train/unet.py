@@ -29,6 +29,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from bridge.emoji.art import Sprites
 from bridge.emoji.scenes import CANVAS, LATTICE
+from bridge.emoji.train import vae
 from bridge.emoji.train.ahead import ON_CPU, Setup
 from bridge.emoji.train.clip import DenseHeads
 from bridge.emoji.train.loop import Recipe, Run, load_averaged
@@ -170,10 +171,10 @@ class Painter:
         two = CLIPTextModelWithProjection.from_pretrained(
             folder / "text_encoder_2", dtype=torch.float32
         )
-        vae = AutoencoderTiny.from_pretrained(folder / "vae", torch_dtype=torch.float32)
-        for part in (one, two, vae):
+        drawing = vae.load(folder)
+        for part in (one, two, drawing):
             part.eval().requires_grad_(False)
-        return cls((first, second), (one, two), vae)
+        return cls((first, second), (one, two), drawing)
 
     def to(self, device: torch.device) -> Painter:
         """The same, its towers and autoencoder on ``device``."""
