@@ -17,11 +17,14 @@ from typing import Any
 
 from bridge.conditioning import Conditioning, condition, load_conditioning
 from bridge.conditioning.emphasis import EMPHASES
+from bridge.errors import OptionError
 from bridge.prompt import DIALECTS, LONG_PROMPTS
 
 Pairs = list[list[Any]]
 
 _OWN = "the dialect's own"
+# One acts inside diffusers' UNet.
+_EMPHASES = tuple(name for name in EMPHASES if name != "unet_attention_bias")
 
 
 class BridgeTextEncode:
@@ -43,7 +46,7 @@ class BridgeTextEncode:
                 "prompt": ("STRING", text),
                 "negative_prompt": ("STRING", text),
                 "dialect": (list(DIALECTS), {"default": "comfy"}),
-                "emphasis": ([_OWN, *EMPHASES],),
+                "emphasis": ([_OWN, *_EMPHASES],),
                 "long_prompt": ([_OWN, *LONG_PROMPTS],),
                 "clip_skip": ("INT", {"default": 0, "min": 0, "max": 30}),
                 "width": ("INT", size),
@@ -98,7 +101,21 @@ class BridgeLoadConditioning:
 
 
 def pairs_of(cond: Conditioning) -> tuple[Pairs, Pairs]:
-    """ComfyUI's positive and negative of a ``Conditioning``."""
+    """ComfyUI's positive and negative of a ``Conditioning``.
+
+    Raises:
+        OptionError: weights that act inside a UNet of diffusers, or no negative.
+    """
+    if cond.is_biased:
+        raise OptionError(
+            "unet_attention_bias acts inside a UNet of diffusers, which ComfyUI does not have; "
+            "choose another emphasis."
+        )
+    if cond.negative_prompt_embeds is None:
+        raise OptionError(
+            f"This conditioning of {cond.recipe.name} has no negative, and a graph needs one; "
+            'encode it with a negative prompt ("" will do).'
+        )
     sizes: dict[str, int] = {}
     if cond.sizes is not None:
         (height, width), (top, left) = cond.sizes.original_size, cond.sizes.crops_coords_top_left

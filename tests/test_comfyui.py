@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 from tiny_models import tiny_sd_pipeline
+from tiny_t5 import tiny_t5_pipeline
 
 import bridge
 from bridge.comfyui import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
 from bridge.conditioning import save_conditioning
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, OptionError
 
 
 def call(name: str, **given: Any) -> Any:
@@ -83,3 +84,17 @@ def test_a_saved_conditioning_is_read_back(embedded: Callable[[str], Path], tmp_
 def test_a_wrong_prompt_is_told_as_everywhere() -> None:
     with pytest.raises(BridgeError, match="weight"):
         call("BridgeTextEncode", model="emoji-xl", prompt="a (cat:nan)")
+
+
+def test_what_a_graph_cannot_hold_is_refused(tmp_path: Path) -> None:
+    tiny_sd_pipeline().save_pretrained(tmp_path)
+    kinds = NODE_CLASS_MAPPINGS["BridgeTextEncode"].INPUT_TYPES()
+    assert "unet_attention_bias" not in kinds["required"]["emphasis"][0]
+    biased = bridge.condition("a (cat:1.8)", model=str(tmp_path), emphasis="unet_attention_bias")
+    path = save_conditioning(biased, tmp_path / "biased.safetensors")
+    with pytest.raises(OptionError, match="another emphasis"):
+        call("BridgeLoadConditioning", path=str(path))
+    alone = bridge.condition("a cat", model=tiny_t5_pipeline("flux"), max_sequence_length=16)
+    path = save_conditioning(alone, tmp_path / "flux.safetensors")
+    with pytest.raises(OptionError, match="flux has no negative"):
+        call("BridgeLoadConditioning", path=str(path))

@@ -421,6 +421,26 @@ def test_repeat_and_to(pipes: dict[str, Any]) -> None:
         cond.repeat(0)
 
 
+def test_rows_of_a_repeated_conditioning_know_their_prompt(pipes: dict[str, Any]) -> None:
+    pair = bridge.condition(["a cat", "two dogs"], ["", "ugly"], model=pipes["sdxl"])
+    for rows, at in (([2, 3], 1), ([1], 0), ([-1], 1)):
+        part, whole = pair.repeat(2).take(rows), pair.rows(at, at + 1)
+        assert part.plans == whole.plans * len(rows)
+        assert part.negative_plans == whole.negative_plans * len(rows)
+        assert part.traces == whole.traces * len(rows)
+        assert torch.equal(part.prompt_embeds, whole.repeat(len(rows)).prompt_embeds)
+
+
+def test_a_tower_runs_where_it_lies(pipes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    # As a pipeline on a GPU whose text encoders were left on the CPU, which diffusers runs.
+    split = type(pipes["sdxl"])
+    monkeypatch.setattr(split, "_execution_device", torch.device("meta"))
+    found = bridge.condition("a cat", "ugly", model=pipes["sdxl"])
+    assert found.prompt_embeds.device.type == "meta"
+    assert found.pooled_prompt_embeds is not None
+    assert found.prompt_embeds.shape == (1, 77, found.prompt_embeds.shape[2])
+
+
 def test_dtype_and_device_options(pipes: dict[str, Any], folders: dict[str, Path]) -> None:
     for model in (pipes["sdxl"], folders["sdxl"]):
         cond = bridge.condition("a", model=model, dtype="bfloat16", device="cpu")

@@ -91,6 +91,16 @@ PARTS = [
 ]
 
 
+def test_parts_whose_weights_add_up_to_nothing_have_a_mean_pooled_state(sdxl: Any) -> None:
+    text = '("a cat", "a red dog").and({}, {})'
+    one, other = (
+        bridge.condition(text.format(*weights), model=sdxl, dialect="compel")
+        for weights in ((1, -1), (1, 1))
+    )
+    assert one.pooled_prompt_embeds is not None and one.prompt_embeds.isfinite().all()
+    assert_near(one.pooled_prompt_embeds, other.pooled_prompt_embeds)
+
+
 @pytest.mark.parametrize("text", PARTS)
 def test_blends_and_conjunctions_are_compels(sd: Any, text: str, compared: Compared) -> None:
     compel = Compel(tokenizer=sd.tokenizer, text_encoder=sd.text_encoder)
@@ -308,6 +318,8 @@ def test_prompts_that_are_no_single_prompt_are_refused_with_a_caret(sd: Any) -> 
         bridge.condition("a red [cat:dog:0.5]", model=sd)
     with pytest.raises(PromptError, match="several parts"):
         bridge.condition("a cat AND a dog", model=sd)
+    with pytest.raises(PromptError, match=r"ends in ':30'[\s\S]*\n {18}\^\^\^"):
+        bridge.condition("a clock showing 12:30", model=sd)
 
 
 def test_plain_prompts_are_taken_as_they_are(sd: Any) -> None:

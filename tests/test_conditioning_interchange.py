@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from safetensors.torch import load_file, save_file
 from tiny_models import tiny_sd_pipeline, tiny_sdxl_pipeline
 
@@ -61,6 +62,21 @@ def test_other_towers_are_refused_unless_told(sdxl: Any, tmp_path: Path) -> None
     with pytest.raises(WeightsError, match=r"text_encoder_2 differ.*any_towers=True"):
         load_conditioning(path, model=other)
     assert load_conditioning(path, model=other, any_towers=True).plans
+
+
+def test_offloaded_towers_are_known(tmp_path: Path) -> None:
+    sdxl = tiny_sdxl_pipeline()
+    path = save_conditioning(bridge.condition("a cat", model=sdxl), tmp_path / "c.safetensors")
+    offloaded = tiny_sdxl_pipeline()
+    for name in ("text_encoder", "text_encoder_2"):
+        cpu_offload(getattr(offloaded, name), torch.device("cpu"))
+    assert next(offloaded.text_encoder.parameters()).is_meta
+    assert load_conditioning(path, model=offloaded).plans
+    with torch.no_grad():
+        next(sdxl.text_encoder_2.parameters()).add_(1)
+    other = save_conditioning(bridge.condition("a cat", model=sdxl), tmp_path / "o.safetensors")
+    with pytest.raises(WeightsError, match="text_encoder_2 differ"):
+        load_conditioning(other, model=offloaded)
 
 
 def test_files_that_are_no_conditioning(sdxl: Any, tmp_path: Path) -> None:

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import diffusers
 import pytest
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    KDPM2DiscreteScheduler,
+    PNDMScheduler,
+)
 from tiny_models import tiny_sd_pipeline, tiny_sdxl_pipeline
 from tiny_t5 import tiny_t5_pipeline
 
@@ -59,6 +67,70 @@ def test_a_change_falls_on_the_border_of_its_step(pipe: Any, scheduler: Any) -> 
         torch.testing.assert_close(states, both(parts[step // 2], "prompt_embeds"))
         if pooled is not None:
             torch.testing.assert_close(pooled, both(parts[step // 2], "pooled_prompt_embeds"))
+
+
+def steps_seen(pipe: Any, plan: Any, **call: Any) -> list[int]:
+    """At which interval of the plan each call of the UNet was, counted from 0."""
+    seen = seen_by_the_unet(pipe, **plan.kwargs(), num_inference_steps=plan.steps, **call)
+    wanted = [both(cond, "prompt_embeds") for cond in plan.conditionings]
+    return [[torch.equal(states, each) for each in wanted].index(True) for states, _ in seen]
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "options", "wanted"),
+    [
+        (HeunDiscreteScheduler, {}, [0, 0, 0, 0, 1, 1, 1]),
+        (KDPM2DiscreteScheduler, {}, [0, 0, 0, 0, 1, 1, 1]),
+        (PNDMScheduler, {"skip_prk_steps": True}, [0, 0, 0, 1, 1]),
+    ],
+)
+def test_a_step_may_take_several_calls(
+    scheduler: Any, options: dict[str, Any], wanted: list[int]
+) -> None:
+    pipe = tiny_sd_pipeline("sd15")
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = scheduler.from_config(pipe.scheduler.config, **options)
+    plan = bridge.schedule("a [cat:dog:0.5]", steps=4, model=pipe)
+    assert steps_seen(pipe, plan, guidance_scale=3.0) == wanted
+    # Parts of an AND change by the same count, inside bridge.inject, in one run and the next.
+    apart = bridge.schedule("a [cat:dog:0.5] AND a hat", steps=4, model=pipe)
+    halves = [stage.parts.prompt_embeds[0] for stage in apart.conditionings]
+    for _ in range(2):
+        with bridge.inject(pipe, apart) as kwargs:
+            seen = seen_by_the_unet(pipe, **kwargs, num_inference_steps=4, guidance_scale=3.0)
+        found = [
+            [torch.equal(states[1], half) for half in halves].index(True) for states, _ in seen
+        ]
+        assert found == wanted
+
+
+def test_the_pipeline_may_repeat_the_prompts(pipe: Any) -> None:
+    plan = bridge.schedule(["[cat|dog]", "red"], "", steps=2, model=pipe)
+    dogs = bridge.condition(["dog", "red"], "", model=pipe).repeat(2)
+    for scale, wanted in ((1.0, dogs.prompt_embeds), (3.0, both(dogs, "prompt_embeds"))):
+        seen = seen_by_the_unet(
+            pipe, **plan.kwargs(), num_inference_steps=2, num_images_per_prompt=2,
+            guidance_scale=scale,
+        )  # fmt: skip
+        torch.testing.assert_close(seen[-1][0], wanted)
+
+
+def test_a_pipeline_with_rows_of_its_own_is_refused() -> None:
+    sd = tiny_sd_pipeline("sd15")
+    pag = diffusers.StableDiffusionPAGPipeline(**sd.components, pag_applied_layers="mid")
+    pag.set_progress_bar_config(disable=True)
+    plan = bridge.schedule("[cat|dog]", steps=2, model=pag)
+    with pytest.raises(OptionError, match="3 rows for 1 pictures of 1 prompts, with guidance"):
+        pag(**plan.kwargs(), num_inference_steps=2, guidance_scale=3.0, output_type="latent")
+
+
+def test_a_pipeline_that_lets_nothing_be_changed_is_refused() -> None:
+    sd3 = tiny_t5_pipeline("sd3")
+    other = diffusers.StableDiffusion3Img2ImgPipeline(**sd3.components)
+    assert bridge.schedule("[cat|dog]", steps=2, model=sd3).last_steps == (1, 2)
+    assert bridge.schedule("a cat", steps=2, model=other).last_steps == (2,)
+    with pytest.raises(OptionError, match="lets no callback change"):
+        bridge.schedule("[cat|dog]", steps=2, model=other)
 
 
 def test_alternation_takes_turns_without_guidance_and_with_several_pictures(pipe: Any) -> None:

@@ -44,7 +44,7 @@ RETURNS: dict[str, tuple[str | None, ...]] = {
     "cogvideox": (EMBEDS, NEGATIVES[0]),
     "deepfloyd-if": (EMBEDS, NEGATIVES[0]),
     **dict.fromkeys(
-        ("pixart-alpha", "pixart-sigma", "ltx", "allegro"),
+        ("pixart-alpha", "pixart-sigma", "ltx", "ltx-condition", "allegro"),
         (EMBEDS, MASKS[0], NEGATIVES[0], MASKS[1]),
     ),
 }

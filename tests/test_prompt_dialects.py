@@ -117,6 +117,7 @@ def test_every_dialect_has_vectors() -> None:
         ("comfy", "a (b:-inf)", "-inf is no weight"),
         ("compel", '("a", "b").blend(0.7)', "2 prompts and 1 weights"),
         ("compel", '("a", ()).blend(1, 1)', "no empty brackets"),
+        ("compel", '("a", "b").blend(1, -1)', "add up to 0"),
         ("compel", '("a", "b").blend(1, nan)', "'nan' is no weight of .blend"),
         ("compel", '("a", "b").and(no_normalize)', "'no_normalize' is no weight of .and"),
         ("compel", '("a", "b").blend(1, 1) c', "Nothing may stand after"),

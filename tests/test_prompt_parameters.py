@@ -72,3 +72,10 @@ def test_pictures_that_say_nothing(tmp_path: Path) -> None:
 def test_a_hostile_last_line_is_fast() -> None:
     parse_parameters("a: " * 50_000)
     parse_parameters('a: "' + "\\" * 50_000)
+
+
+def test_values_are_quoted_as_in_json() -> None:
+    found = parse_parameters(
+        'a cat\nSteps: 20, Seed: 1, Sampler: Euler, Wildcard prompt: "a face,\\nblue \\"eyes\\""'
+    )
+    assert found.settings["Wildcard prompt"] == 'a face,\nblue "eyes"'

@@ -33,6 +33,7 @@ T5_KINDS = (
     "cogview3plus",
     "cogvideox",
     "ltx",
+    "ltx-condition",
     "allegro",
     "deepfloyd-if",
 )
@@ -169,12 +170,12 @@ def _cogvideo() -> Any:
     )
 
 
-def _ltx() -> Any:
+def _ltx(pipeline: Any = diffusers.LTXPipeline) -> Any:
     transformer = diffusers.LTXVideoTransformer3DModel(
         in_channels=8, out_channels=8, num_attention_heads=2, attention_head_dim=8,
         cross_attention_dim=16, num_layers=1, caption_channels=T5_WIDTH,
     )  # fmt: skip
-    return diffusers.LTXPipeline(transformer=transformer, scheduler=_flow(), vae=None, **_t5())
+    return pipeline(transformer=transformer, scheduler=_flow(), vae=None, **_t5())
 
 
 def _allegro() -> Any:
@@ -212,6 +213,7 @@ _MAKERS = {
     "cogview3plus": _cogview,
     "cogvideox": _cogvideo,
     "ltx": _ltx,
+    "ltx-condition": lambda: _ltx(diffusers.LTXConditionPipeline),
     "allegro": _allegro,
     "deepfloyd-if": _deepfloyd,
 }

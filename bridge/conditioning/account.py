@@ -36,11 +36,11 @@ class AddOn:
         """Its key among a conditioning's fingerprints."""
         return f"{self.kind} {self.name}"
 
-    def take(self, rows: Sequence[int]) -> AddOn:
-        """The account for the prompts at ``rows``."""
+    def take(self, rows: Sequence[int], count: int) -> AddOn:
+        """The account for the prompts at ``rows`` of ``count``; it may have one for several."""
 
-        def of(all_rows: tuple[float, ...]) -> tuple[float, ...]:
-            return tuple(all_rows[row] for row in rows) if all_rows else ()
+        def of(strengths: tuple[float, ...]) -> tuple[float, ...]:
+            return taken(strengths, rows, count)
 
         return replace(self, strengths=of(self.strengths), unet_strengths=of(self.unet_strengths))
 
@@ -69,6 +69,13 @@ class AddOn:
             for name, value in values.items()
         }
         return cls(**fields)
+
+
+def taken(accounts: tuple[Any, ...], rows: Sequence[int], count: int) -> tuple[Any, ...]:
+    """The accounts of ``rows`` of ``count`` rows, where each may stand for several rows in turn:
+    repeating a prompt leaves one account for all of its rows."""
+    each = count // max(1, len(accounts))
+    return tuple(accounts[row // each] for row in rows) if accounts else ()
 
 
 def _shown(strengths: Sequence[float]) -> str:

@@ -121,7 +121,8 @@ def _check_towers(source: Path, made_with: Mapping[str, str], model: Any) -> Non
         )
         raise WeightsError(
             f"{source} was made with other towers than those of {kit.source}: "
-            f"{', '.join(differing)} differ. Encode the prompt again, or pass any_towers=True."
+            f"{', '.join(differing)} differ. Encode the prompt again, or pass any_towers=True; a "
+            "tower in another precision counts as another."
         )
 
 

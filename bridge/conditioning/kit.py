@@ -276,9 +276,10 @@ def _kit_of_pipeline(pipe: Any) -> Kit:
     first = parts.get("text_encoder")
     activation = getattr(getattr(first, "config", None), "hidden_act", "") if first else ""
     kinds = [kind.__name__ for kind in type(pipe).__mro__]
-    recipe, missing = _without_missing(
-        find_recipe(components, activation, source, kinds), components
-    )
+    row = find_recipe(components, activation, source, kinds)
+    if not {*row.swapped} <= {*getattr(pipe, "_callback_tensor_inputs", ())}:
+        row = replace(row, swapped=())  # of SD 3, text-to-image alone lets all of it be changed
+    recipe, missing = _without_missing(row, components)
     modules = tuple(parts[use.component] for use in recipe.towers)
     tokenizers = tuple(parts.get(use.tokenizer) for use in recipe.towers)
     if None in tokenizers:

@@ -92,5 +92,7 @@ def _mixed(rows: Tensor, group: Group) -> Tensor:
         return rows[0]
     weights = rows.new_tensor(group.weights)
     if group.kind != "sum":
-        weights = weights / weights.sum()
+        total = weights.sum()
+        # Parts of an "and" may add up to nothing; there is no share then but an equal one.
+        weights = weights / total if total else torch.full_like(weights, 1 / len(weights))
     return (rows * weights.view(-1, *[1] * (rows.ndim - 1))).sum(0)

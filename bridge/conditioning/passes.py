@@ -14,7 +14,7 @@ from bridge.conditioning.emphasis import Emphasis, Row
 from bridge.conditioning.join import join_pooled, join_states
 from bridge.conditioning.uneven import fitted, joined_length
 from bridge.prompt import LongPrompt, TokenPlan
-from bridge.towers import TEXT_TOWERS, Layer
+from bridge.towers import TEXT_TOWERS, Layer, TextStates
 from bridge.towers.adapted import TowerAddOns, adapted
 
 
@@ -60,7 +60,8 @@ def encode_plans(
         long: how windows become one sequence.
         length: how many states a plan is brought to, by the rule ``long.uneven``.
         masked: whether padding is hidden from the tower.
-        device: where the tower runs.
+        device: where the result is wanted; the tower runs where it lies, or where its offloading
+            hooks bring it, which is there.
         addons: words and LoRAs that are added to the tower.
     """
     needs = [_rows(each.plan, windows, emphasis) for each in wanted]
@@ -73,13 +74,18 @@ def encode_plans(
             places.setdefault((row, each.strengths), len(places))
     layers = tuple(dict.fromkeys(each.layer for each in wanted))
     rows, strengths = zip(*places, strict=True)
-    ids = torch.tensor([row.ids for row in rows], device=device)
-    mask = _mask(rows, masked, device)
+    here = device if _is_offloaded(module) else module.device
+    ids = torch.tensor([row.ids for row in rows], device=here)
+    mask = _mask(rows, masked, here)
     if addons is None:
         out = TEXT_TOWERS[architecture](module, ids, layers, mask)
     else:
         with adapted(module, ids, addons, strengths) as (plain, known):
             out = TEXT_TOWERS[architecture](plain, known, layers, mask)
+    out = TextStates(
+        tuple(each.to(device) for each in out.hidden),
+        None if out.pooled is None else out.pooled.to(device),
+    )
     states, pooled = [], []
     figures: list[Tensor] = []
     for each, (own, extra) in zip(wanted, needs, strict=True):
@@ -95,6 +101,13 @@ def encode_plans(
             pooled.append(join_pooled(of_windows, long))
     drifts = drifts_of([each.plan for each in wanted], figures)
     return Encoded(torch.stack(states), torch.stack(pooled) if pooled else None, drifts)
+
+
+def _is_offloaded(module: Any) -> bool:
+    """Whether accelerate or diffusers brings its weights when it runs."""
+    return any(
+        hasattr(part, hook) for part in module.modules() for hook in ("_hf_hook", "_diffusers_hook")
+    )
 
 
 def finish(

@@ -18,6 +18,7 @@ chroma          T5 (512), last             yes    none                     encod
 cogview3plus    T5 (224), last             yes    none                     zeros
 cogvideox       T5 (226), last             yes    none                     encodes ""
 ltx             T5 (128), last             yes    none                     encodes ""
+ltx-condition   T5 (256), last             yes    none                     encodes ""
 allegro         T5 (512), last             yes    none                     encodes ""
 deepfloyd-if    T5 (77), last              yes    none                     encodes ""
 ==============  =========================  =====  =======================  ==================
@@ -196,6 +197,10 @@ _ROWS = (
     Recipe(
         "cogvideox", (_t5(226),),
         backbone="transformer", classes=("CogVideoXTransformer3DModel",),
+    ),
+    Recipe(
+        "ltx-condition", (_t5(256, masked=True),), mask="bool",
+        backbone="transformer", classes=("LTXVideoTransformer3DModel",), pipeline="LTXCondition",
     ),
     Recipe(
         "ltx", (_t5(128),), mask="bool",

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bridge.conditioning.account import AddOn
+from bridge.conditioning.account import AddOn, taken
 from bridge.conditioning.recipes import Recipe
 from bridge.conditioning.sizes import Sizes
 from bridge.conditioning.trace import Trace
@@ -133,17 +133,17 @@ class Conditioning:
 
     def take(self, rows: Sequence[int]) -> Conditioning:
         """The prompts at ``rows``, in that order, as a conditioning of their own."""
-        chosen = list(rows)
+        chosen = [range(len(self))[row] for row in rows]
         part = self._mapped(lambda tensor: tensor[chosen])
 
         def of(accounts: tuple[Any, ...]) -> tuple[Any, ...]:
-            return tuple(accounts[row] for row in chosen) if accounts else ()
+            return taken(accounts, chosen, len(self))
 
         return replace(
             part,
             plans=of(self.plans),
             negative_plans=of(self.negative_plans),
-            addons=tuple(each.take(chosen) for each in self.addons),
+            addons=tuple(each.take(chosen, len(self)) for each in self.addons),
             traces=of(self.traces),
             negative_traces=of(self.negative_traces),
         )

@@ -32,6 +32,7 @@ from bridge.conditioning.encode import encode_texts
 from bridge.conditioning.kit import open_kit
 from bridge.conditioning.request import ParsedTexts, Place, Texts, WordingOptions, read_place
 from bridge.conditioning.result import HOW_TO_INJECT, Conditioning
+from bridge.conditioning.running import is_guided, step_of_call
 from bridge.conditioning.unet_only import check_unet
 from bridge.conditioning.wording import Wording, read_wording
 from bridge.errors import OptionError
@@ -81,20 +82,21 @@ class PromptSchedule:
         if len(self.conditionings) == 1 and then is None:
             return found
         names = first.recipe.swapped
-        found["callback_on_step_end"] = self._swapping(num_images, then)
+        found["callback_on_step_end"] = self._swapping(then)
         found["callback_on_step_end_tensor_inputs"] = ["latents", *names]
         return found
 
-    def _swapping(self, num_images: int, then: OnStepEnd | None) -> OnStepEnd:
+    def _swapping(self, then: OnStepEnd | None) -> OnStepEnd:
         def at_step_end(
             pipe: Any, index: int, time: Any, tensors: dict[str, Any]
         ) -> dict[str, Any]:
             swapped: dict[str, Any] = {}
-            # ``index`` counts from 0: the step just done is index + 1.
-            if index + 2 <= self.steps and self.at(index + 2) is not self.at(index + 1):
-                after = self.at(index + 2)
+            before, after = (
+                self.at(step_of_call(pipe, call, self.steps)) for call in (index, index + 1)
+            )
+            if after is not before:
                 assert isinstance(after, Conditioning)
-                swapped = _tensors(after, num_images, tensors)
+                swapped = _tensors(after, is_guided(pipe), tensors)
             if then is None:
                 return swapped
             return swapped | then(pipe, index, time, tensors | swapped)
@@ -275,11 +277,20 @@ def encode_schedule(asked: ReadSchedule, model: Any, revision: str | None = None
     )
 
 
-def _tensors(cond: Conditioning, num_images: int, tensors: dict[str, Any]) -> dict[str, Tensor]:
-    """What a pipeline's loop reads from the next step on, guided or not as it is running."""
-    ready = cond.repeat(num_images)
-    running = tensors["prompt_embeds"]
-    guided = len(running) == 2 * len(ready)
+def _tensors(cond: Conditioning, guided: bool, tensors: dict[str, Any]) -> dict[str, Tensor]:
+    """What a pipeline's loop reads from the next step on.
+
+    How many pictures a prompt has is the pipeline's to say: it may repeat what it was given.
+    """
+    running, pictures = tensors["prompt_embeds"], len(tensors["latents"])
+    each, rest = divmod(pictures, len(cond))
+    if rest or len(running) != pictures * (1 + guided):
+        raise OptionError(
+            f"The pipeline runs {len(running)} rows for {pictures} pictures of {len(cond)} "
+            f"prompts, {'with' if guided else 'without'} guidance, so the prompts cannot be "
+            "changed between its steps: draw in one that runs negatives and prompts alone."
+        )
+    ready = cond.repeat(each)
 
     def joined(negative: Tensor | None, positive: Tensor | None) -> Tensor:
         assert positive is not None and negative is not None

@@ -12,7 +12,7 @@ from bridge.errors import OptionError, PromptError
 from bridge.prompt import DIALECTS, LONG_PROMPTS, NORMALISATIONS, LongPrompt, Prompt, parse
 from bridge.prompt.caret import prompt_error
 from bridge.prompt.loras import Tagged, refuse_tags, take_tags
-from bridge.prompt.tree import Alternation, Blend, Conjunction, Schedule, parts_of, walk
+from bridge.prompt.tree import Alternation, Blend, Branch, Conjunction, Schedule, parts_of, walk
 from bridge.prompt.windows import RULES
 
 # Each dialect's own formula, and its own way with long prompts. compel's default is to truncate.
@@ -51,6 +51,8 @@ class Wording:
         """
         prompt = self._parsed(text, negative)
         if isinstance(prompt.tree, Conjunction) and self.dialect == "a1111" and not apart:
+            if len(prompt.tree.parts) == 1:
+                raise _refused_weight(prompt, prompt.tree.parts[0])
             raise _refused_parts(prompt, prompt.tree, "each is drawn apart; use bridge.compose")
         for part in parts_of(prompt.tree):
             for node, _ in walk(part.children):
@@ -108,6 +110,17 @@ def _check_name(value: object, names: Iterable[str], what: str) -> None:
 def _refused_parts(prompt: Prompt, tree: Conjunction | Blend, why: str) -> PromptError:
     second = tree.parts[min(1, len(tree.parts) - 1)]
     return _refused(prompt, f"has several parts, and {why}", second.start, second.end)
+
+
+def _refused_weight(prompt: Prompt, only: Branch) -> PromptError:
+    weight = prompt.source[only.end :].strip()
+    return _refused(
+        prompt,
+        f"ends in {weight!r}, which is read as its weight in a picture of several prompts; if none "
+        "is meant, put a word after it, else use bridge.compose",
+        only.end,
+        len(prompt.source),
+    )
 
 
 def _refused(prompt: Prompt, what: str, start: int, end: int) -> PromptError:

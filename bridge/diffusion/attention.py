@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from bridge.conditioning.regions import RegionalConditioning
-from bridge.diffusion.hooks import Kwargs, by_name, is_guided
+from bridge.conditioning.running import is_guided
+from bridge.diffusion.hooks import Kwargs, by_name
 from bridge.errors import UnsupportedModelError
 
 Call = tuple[tuple[Any, ...], Kwargs]

@@ -26,8 +26,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from bridge.conditioning.result import Conditioning
+from bridge.conditioning.running import is_guided
 from bridge.diffusion.attention import Call, grid
-from bridge.diffusion.hooks import Kwargs, around, by_name, is_guided, unet_of
+from bridge.diffusion.hooks import Kwargs, around, by_name, unet_of
 from bridge.diffusion.keys import keys_of
 from bridge.diffusion.probabilities import probabilities
 from bridge.errors import OptionError

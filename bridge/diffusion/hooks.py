@@ -69,17 +69,6 @@ def unet_of(pipe: Any, what: str = "AND, regions and attention bias") -> Any:
     return unet
 
 
-def is_guided(pipe: Any) -> bool:
-    """Whether the pipeline now runs negatives beside prompts. Raises UnsupportedModelError."""
-    guided = getattr(pipe, "do_classifier_free_guidance", None)
-    if guided is None:
-        raise UnsupportedModelError(
-            f"{type(pipe).__name__} does not say whether it is guided (it has no "
-            "do_classifier_free_guidance), so its rows cannot be told apart."
-        )
-    return bool(guided)
-
-
 def by_name(args: tuple[Any, ...], kwargs: Kwargs) -> Kwargs:
     """All arguments of a UNet call by name."""
     return dict(zip(_POSITIONAL, args, strict=False)) | kwargs

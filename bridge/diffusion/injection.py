@@ -15,6 +15,7 @@ from typing import Any
 from bridge.conditioning.composition import Composition
 from bridge.conditioning.regions import RegionalConditioning
 from bridge.conditioning.result import Conditioning
+from bridge.conditioning.running import step_of_call
 from bridge.conditioning.timeline import OnStepEnd, PromptSchedule
 from bridge.diffusion.attention import RegionalAttention, biased, cross_attentions
 from bridge.diffusion.hooks import around, unet_of
@@ -60,8 +61,9 @@ def inject(
     step = [1]
 
     def track(running: Any, index: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        # After the last step the next call begins anew.
-        step[0] = 1 if index + 1 >= running.num_timesteps else index + 2
+        # After the last call the next run begins anew.
+        over = index + 1 >= running.num_timesteps
+        step[0] = 1 if over else step_of_call(running, index + 1, plan.steps)
         return {} if then is None else then(running, index, time, tensors)
 
     with ExitStack() as stack:

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from bridge.conditioning.composition import Composition, Weights, starts_of
-from bridge.diffusion.hooks import Kwargs, by_name, by_place, is_guided, picked, rows_of
+from bridge.conditioning.running import is_guided
+from bridge.diffusion.hooks import Kwargs, by_name, by_place, picked, rows_of
 from bridge.errors import OptionError
 
 

@@ -8,6 +8,7 @@ write the same.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from dataclasses import dataclass
@@ -111,6 +112,9 @@ def _user_comment(image: Any) -> str | None:
 
 
 def _unquoted(value: str) -> str:
-    if len(value) >= 2 and value[0] == value[-1] == '"':
+    if len(value) < 2 or not value[0] == value[-1] == '"':
+        return value
+    try:
+        return str(json.loads(value))  # the web UI quotes as JSON does
+    except ValueError:
         return re.sub(r"\\(.)", r"\1", value[1:-1])
-    return value

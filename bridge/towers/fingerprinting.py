@@ -24,8 +24,8 @@ _PROVENANCE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", 
 def fingerprint(module: Any, dtype: torch.dtype | None = None) -> str:
     """The fingerprint of a transformers or diffusers module, 16 hex digits.
 
-    Parameters that are offloaded to the meta device count by name and shape only. ``dtype``: as
-    if the module were cast to it.
+    Parameters that accelerate has offloaded are read where it keeps them; others on the meta
+    device count by name and shape only. ``dtype``: as if the module were cast to it.
     """
     stored = module.config
     items = (stored.to_dict() if hasattr(stored, "to_dict") else dict(stored)).items()
@@ -34,13 +34,25 @@ def fingerprint(module: Any, dtype: torch.dtype | None = None) -> str:
     samples: list[torch.Tensor] = []
     for name, parameter in sorted(module.named_parameters()):
         digest.update(f"{name}{tuple(parameter.shape)}{dtype or parameter.dtype}".encode())
-        if not parameter.is_meta and parameter.numel():
-            samples.append(_spread(parameter, dtype or parameter.dtype))
+        values = _kept(module, name) if parameter.is_meta else parameter
+        if values is not None and parameter.numel():
+            samples.append(_spread(values, dtype or parameter.dtype))
     if samples:
         # One transfer for all of them: a device is asked once, not once a parameter.
-        values = torch.cat(samples).cpu().numpy()
-        digest.update(values.tobytes())
+        digest.update(torch.cat(samples).cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _kept(module: Any, name: str) -> torch.Tensor | None:
+    """An offloaded parameter, out of the hook that brings it when its module runs."""
+    owner, _, own_name = name.rpartition(".")
+    hook = getattr(module.get_submodule(owner), "_hf_hook", None)
+    for each in getattr(hook, "hooks", (hook,)):
+        weights = getattr(each, "weights_map", None)
+        if weights is not None:
+            kept: torch.Tensor = weights[own_name]
+            return kept
+    return None
 
 
 def _spread(parameter: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

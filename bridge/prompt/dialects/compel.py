@@ -283,6 +283,11 @@ class _Reader:
         )
         if name != ".blend":
             return Conjunction(weighted, 0, end)
+        if normalize and math.isclose(sum(weights), 0, abs_tol=1e-6):
+            raise prompt_error(
+                ".blend() makes its weights add up to 1, and these add up to 0; write no_normalize "
+                "after them, or other weights.", self._source, at, end - 1,
+            )  # fmt: skip
         if self._words.blank(end) < len(self._text):
             raise prompt_error(
                 "Nothing may stand after .blend(); put these words into its prompts.",

@@ -1,0 +1,29 @@
+"""What a running pipeline says of itself: whether it is guided, and which step comes next."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bridge.errors import UnsupportedModelError
+
+
+def is_guided(pipe: Any) -> bool:
+    """Whether the pipeline now runs negatives beside prompts. Raises UnsupportedModelError."""
+    guided = getattr(pipe, "do_classifier_free_guidance", None)
+    if guided is None:
+        raise UnsupportedModelError(
+            f"{type(pipe).__name__} does not say whether it is guided (it has no "
+            "do_classifier_free_guidance), so its rows cannot be told apart."
+        )
+    return bool(guided)
+
+
+def step_of_call(pipe: Any, index: int, steps: int) -> int:
+    """The step, counted from 1, that the model's call ``index``, counted from 0, belongs to.
+
+    A scheduler of second order (Heun, KDPM2) calls the model twice a step, but once in the last
+    one; PNDM calls it twice in the first step alone, and so once more than there are steps.
+    """
+    order = getattr(pipe.scheduler, "order", 1)
+    again = max(0, pipe.num_timesteps - steps * order)
+    return min(steps, max(0, index - again) // order + 1)
