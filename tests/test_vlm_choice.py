@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from test_vlm_pairing import INSIDE, LATER, picture, tiny_pair
-from tiny_pairs import TEXT_TEMPLATE, plain_tokenizer
+from tiny_pairs import LLAVA_HF_TEMPLATE, SPACED_END_TEMPLATE, TEXT_TEMPLATE, plain_tokenizer
 
 from bridge.errors import OptionError, PromptError
 from bridge.vlm import BridgeVLM, Choice
@@ -92,6 +92,25 @@ def test_a_template_says_what_stands_around_the_answer() -> None:
     text = f"[user]<image>\n{QUESTION}</s>[assistant]"
     chosen = vlm.choose(picture(), QUESTION, ["yes", "no"])
     want = [sum_by_hand(vlm, text, [*ids(vlm, choice), 2]) for choice in ("yes", "no")]
+    assert chosen.log_probs == pytest.approx(want, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt", "told"),
+    [
+        (SPACED_END_TEMPLATE, "[INST] <image>\n{} [/INST]", " {} </s>"),
+        (LLAVA_HF_TEMPLATE, "USER: <image>\n{} ASSISTANT:", " {}</s>"),
+    ],
+)
+def test_a_choice_is_closed_so_its_beginning_has_no_advantage(
+    template: str, prompt: str, told: str
+) -> None:
+    """Where the layout puts a space before the end token, and where it has none."""
+    vlm = tiny_pair("siglip", tokenizer=plain_tokenizer(template))
+    choices = ["two red apples", "two"]
+    chosen = vlm.choose(picture(), QUESTION, choices)
+    text = prompt.format(QUESTION)
+    want = [sum_by_hand(vlm, text, ids(vlm, told.format(choice))) for choice in choices]
     assert chosen.log_probs == pytest.approx(want, abs=1e-4)
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tiny_pairs import TEXT_TEMPLATE, plain_tokenizer
+from tiny_pairs import LLAVA_HF_TEMPLATE, SPACED_END_TEMPLATE, TEXT_TEMPLATE, plain_tokenizer
 from tiny_training import coloured, conversations
 
 from bridge.errors import DataError, ImageError

@@ -51,11 +51,11 @@ def choose(
 ) -> Choice:
     """The likeliest of ``choices`` as the answer to ``question``.
 
-    A choice's log-probability is the sum over its tokens and the end of the answer, where the
-    chat layout closes answers with a token; so "cat" has no advantage over "cat and dog" for
-    being its beginning. ``normalise`` divides it by the number of "tokens" or of UTF-8 "bytes"
-    of the choice (the `acc_norm` of EleutherAI's lm-evaluation-harness); "none" compares sums
-    (its `acc`). Equal scores go to the first.
+    A choice's log-probability is the sum over its tokens and the end of the answer (the token of
+    the chat layout or, where that has none, the tokenizer's end of text); so "cat" has no
+    advantage over "cat and dog" for being its beginning. ``normalise`` divides it by the number of
+    "tokens" or of UTF-8 "bytes" of the choice (the `acc_norm` of EleutherAI's
+    lm-evaluation-harness); "none" compares sums (its `acc`). Equal scores go to the first.
 
     Raises OptionError for fewer than two choices, empty or repeated ones, and what `answer`
     raises.

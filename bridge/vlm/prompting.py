@@ -18,6 +18,7 @@ from bridge.vlm.question import check_no_special_tokens
 from bridge.vlm.splice import expand_placeholder
 
 _ANSWER = "\N{WHITE SQUARE}answer\N{WHITE SQUARE}"
+_QUESTION = "\N{WHITE SQUARE}question\N{WHITE SQUARE}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,20 +35,30 @@ class ChatWriter:
     def text(self, turns: Sequence[Turn], n_images: int, answer: str | None = None) -> str:
         """The chat up to where the model goes on; with ``answer``, up to the end of that answer.
 
-        Raises PromptError for a chat without a turn, and when there are more or fewer `<image>`
-        marks than pictures.
+        An answer ends with the token that closes it in the layout or, where that has none, with
+        the tokenizer's end of text, at which generation stops. Raises PromptError for a chat
+        without a turn, and when there are more or fewer `<image>` marks than pictures.
         """
-        heads = n_pictures_at_head(turns, n_images)
-        asked = [(q.replace(IMAGE_TOKEN, self.image_token), a) for q, a in turns]
-        prompt = self._render(asked, heads, n_images, with_answers=False)
+        prompt = self._render(turns, n_images, with_answers=False)
         if answer is None:
             return prompt
         # What the layout writes around an answer: LLaVA's a space before it, most an end token.
-        told = [*asked[:-1], (asked[-1][0], _ANSWER)]
-        before, _, after = self._render(told, heads, n_images, with_answers=True).partition(_ANSWER)
+        before, after = self._around_answer(turns, n_images)
         lead = before.removeprefix(prompt) if before.startswith(prompt) else ""
-        ends = sorted(self.control_tokens, key=len, reverse=True)
-        return prompt + lead + answer + next((end for end in ends if after.startswith(end)), "")
+        return prompt + lead + answer + (self._end(after) or self.tokenizer.eos_token or "")
+
+    def text_when_followed(self, turns: Sequence[Turn], n_images: int) -> str:
+        """The chat up to the end of its last answer, as it stands once a question follows.
+
+        Layouts may write that otherwise than a chat that ends there: Qwen 3's takes out the
+        thought before an answer, and an end of text that the layout lacks is not there.
+        """
+        question, answer = turns[-1]
+        told = [*turns[:-1], (question, _ANSWER), (_QUESTION, "")]
+        rendered = self._render(told, n_images, with_answers=False)
+        before, _, after = rendered.partition(_ANSWER)
+        end = self._end(self._around_answer(turns, n_images)[1])
+        return before + answer + (end if after.startswith(end) else "")
 
     def ids(
         self, turns: Sequence[Turn], n_soft: Sequence[int], answer: str | None = None
@@ -58,16 +69,7 @@ class ChatWriter:
         """
         read = [(question.replace(IMAGE_TOKEN, ""), told) for question, told in turns]
         check_no_special_tokens(read, self.control_tokens)
-        text = self.text(turns, len(n_soft), answer)
-        # A template may write the beginning token itself.
-        bos = self.tokenizer.bos_token
-        begun = bool(bos) and text.removeprefix(self.image_token).startswith(bos)
-        # Too long a chat is refused below, so the tokenizer need not warn of it.
-        ids = self.tokenizer(text, add_special_tokens=not begun, verbose=False)["input_ids"]
-        eos = self.tokenizer.eos_token
-        if eos and ids and ids[-1] == self.tokenizer.eos_token_id and not text.endswith(eos):
-            ids = ids[:-1]  # a tokenizer that closes every text would close the open answer
-        expanded = expand_placeholder(ids, self.image_id, n_soft)
+        expanded = self._expanded(self.text(turns, len(n_soft), answer), n_soft)
         needed = len(expanded) + (1 if answer is None else 0)
         if self.context is not None and needed > self.context:
             hint = "drop earlier turns" if len(turns) > 1 else "ask more briefly"
@@ -79,14 +81,44 @@ class ChatWriter:
             )
         return expanded
 
+    def ids_when_followed(self, turns: Sequence[Turn], n_soft: Sequence[int]) -> list[int]:
+        """Ids of `text_when_followed`, of turns that `ids` has taken."""
+        return self._expanded(self.text_when_followed(turns, len(n_soft)), n_soft)
+
     @cached_property
     def control_tokens(self) -> frozenset[str]:
         """Every text that the tokenizer reads as one special token, the image token included."""
         return special_tokens(self.tokenizer) | {self.image_token}
 
-    def _render(
-        self, turns: Sequence[Turn], heads: int, n_images: int, *, with_answers: bool
-    ) -> str:
+    def _expanded(self, text: str, n_soft: Sequence[int]) -> list[int]:
+        """The text's ids, each image mark repeated as its picture has soft tokens."""
+        # A template may write the beginning token itself.
+        bos = self.tokenizer.bos_token
+        begun = bool(bos) and text.removeprefix(self.image_token).startswith(bos)
+        # Too long a chat is refused by `ids`, so the tokenizer need not warn of it.
+        ids = self.tokenizer(text, add_special_tokens=not begun, verbose=False)["input_ids"]
+        eos = self.tokenizer.eos_token
+        if eos and ids and ids[-1] == self.tokenizer.eos_token_id and not text.endswith(eos):
+            ids = ids[:-1]  # a tokenizer that closes every text would close the open answer
+        return expand_placeholder(ids, self.image_id, n_soft)
+
+    def _around_answer(self, turns: Sequence[Turn], n_images: int) -> tuple[str, str]:
+        """What the layout writes before and after the answer that ends a chat."""
+        told = [*turns[:-1], (turns[-1][0], _ANSWER)]
+        before, _, after = self._render(told, n_images, with_answers=True).partition(_ANSWER)
+        return before, after
+
+    def _end(self, after: str) -> str:
+        """The token that closes an answer and the white space before it (Llama 2's layout has a
+        space), of the text that follows the answer; "" where it does not begin so."""
+        told = after.lstrip()
+        ends = sorted(self.control_tokens, key=len, reverse=True)
+        end = next((end for end in ends if told.startswith(end)), "")
+        return after[: len(after) - len(told)] + end if end else ""
+
+    def _render(self, turns: Sequence[Turn], n_images: int, *, with_answers: bool) -> str:
+        heads = n_pictures_at_head(turns, n_images)
+        turns = [(q.replace(IMAGE_TOKEN, self.image_token), a) for q, a in turns]
         if self.template is None:
             end = self.tokenizer.eos_token or ""
             text = chat_text(turns, with_answers, heads, image_token=self.image_token, end=end)

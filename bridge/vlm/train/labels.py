@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from bridge.errors import DataError, PromptError
-from bridge.vlm.chat import IMAGE_TOKEN
+from bridge.vlm.chat import IMAGE_TOKEN, Turn
 from bridge.vlm.choice import n_common
 from bridge.vlm.layout import IGNORE_LABEL
 from bridge.vlm.prompting import ChatWriter
@@ -33,43 +33,64 @@ def encode(writer: ChatWriter, row: Row, n_soft: Sequence[int], limit: int | Non
     """Ids and labels of a row whose pictures have ``n_soft`` soft tokens.
 
     The ids up to an answer are those that answering will see, so the text of training and of use
-    is one. Turns that do not fit into ``limit`` positions are left out, with their pictures.
-    Raises DataError when not even the first turn fits, or has nothing in it to learn.
+    is one; where the chat layout has no token that ends an answer, the last one alone is followed
+    by the end of text. Turns that do not fit into ``limit`` positions are left out, with their
+    pictures. Raises DataError when not even the first turn fits, or has nothing in it to learn.
     """
     if writer.context is not None:
         writer = replace(writer, context=None)  # the limit is judged here
     marked = any(IMAGE_TOKEN in question for question, _ in row.turns)
-    ids: list[int] = []
-    labels: list[int] = []
-    used = 0
+    said: list[_Said] = []
     try:
         for last in range(1, len(row.turns) + 1):
             turns = row.turns[:last]
             marks = sum(question.count(IMAGE_TOKEN) for question, _ in turns)
-            count = marks if marked else len(row.pictures)
-            asked = writer.ids(turns, n_soft[:count])
-            told = writer.ids(turns, n_soft[:count], answer=turns[-1][1])
+            soft = n_soft[: marks if marked else len(row.pictures)]
+            told = writer.ids(turns, soft, answer=turns[-1][1])
             if limit is not None and len(told) > limit:
                 if last == 1:
                     raise DataError(
                         f"{row.where}: the first turn takes {len(told)} positions "
-                        f"({sum(n_soft[:count])} of them pictures), and {limit} are allowed; "
-                        "shorten it"
+                        f"({sum(soft)} of them pictures), and {limit} are allowed; shorten it"
                     )
                 break
-            if told[: len(ids)] != ids:
-                raise DataError(
-                    f"{row.where}: the chat template of {writer.name} writes earlier turns anew "
-                    "when a turn follows; split the conversation into rows of one turn"
-                )
-            # Where a tokenizer joins the last letter asked with the first one told, the joined
-            # token is learnt.
-            start = max(len(ids), n_common(asked, told))
-            labels += [IGNORE_LABEL] * (start - len(labels)) + told[start:]
-            ids, used = told, count
+            said.append(_Said(turns, soft, writer.ids(turns, soft), told))
+        ids = said[-1].told
+        labels = _labels(writer, said, row.where)
     except PromptError as error:
         raise DataError(f"{row.where}: {error}") from error
     n_learnt = sum(label != IGNORE_LABEL for label in labels[1:])
     if not n_learnt:
         raise DataError(f"{row.where}: no token of an answer is left to learn")
-    return Encoded(array("i", ids), array("i", labels), row.pictures[:used], n_learnt)
+    pictures = row.pictures[: len(said[-1].soft)]
+    return Encoded(array("i", ids), array("i", labels), pictures, n_learnt)
+
+
+@dataclass(frozen=True, eq=False)
+class _Said:
+    """A row up to one of its answers: ids before it, and to its end if the row ended there."""
+
+    turns: Sequence[Turn]
+    soft: Sequence[int]
+    asked: list[int]
+    told: list[int]
+
+
+def _labels(writer: ChatWriter, said: Sequence[_Said], where: str) -> list[int]:
+    """The labels of the last of ``said``, which is the whole row."""
+    whole = said[-1].told
+    labels: list[int] = []
+    for each in said:
+        told = each.told
+        if whole[: len(told)] != told:
+            told = writer.ids_when_followed(each.turns, each.soft)
+        if whole[: len(told)] != told:
+            raise DataError(
+                f"{where}: the chat template of {writer.name} writes earlier turns anew "
+                "when a turn follows; split the conversation into rows of one turn"
+            )
+        # Where a tokenizer joins the last letter asked with the first one told, the joined
+        # token is learnt.
+        start = max(len(labels), n_common(each.asked, told))
+        labels += [IGNORE_LABEL] * (start - len(labels)) + told[start:]
+    return labels
