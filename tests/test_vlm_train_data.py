@@ -231,6 +231,51 @@ def test_only_the_assistants_words_are_learnt(
     assert found.n_learnt == sum(learnt)
 
 
+def learnt(made: ChatWriter, turns: list[tuple[str, str]], limit: int | None = None) -> str:
+    """What a row's labels spell."""
+    found = encode(made, Row((), tuple(turns), "row 1"), [], limit)
+    return str(made.tokenizer.decode([label for label in found.labels if label != IGNORE_LABEL]))
+
+
+TWO_TURNS = [("what is it?", "a cat"), ("is there a dog?", "no")]
+
+
+def test_a_space_before_the_end_of_an_answer_is_learnt_with_it() -> None:
+    assert learnt(writer(SPACED_END_TEMPLATE), TWO_TURNS) == " a cat </s> no </s>"
+
+
+def test_where_the_layout_does_not_close_answers_a_row_is_closed() -> None:
+    """As generation stops at that token alone; within the chat stands what answering sees."""
+    made = writer(LLAVA_HF_TEMPLATE)
+    assert learnt(made, TWO_TURNS[:1]) == " a cat</s>"
+    assert learnt(made, TWO_TURNS) == " a cat no</s>"
+    found = encode(made, Row((), tuple(TWO_TURNS), "row 1"), [], None)
+    assert list(found.ids[:-1]) == made.ids(TWO_TURNS, [], "no")[:-1]
+    # A row that is cut short is closed after the last answer that it keeps.
+    assert learnt(made, TWO_TURNS, len(found.ids) - 1) == " a cat</s>"
+
+
+def test_what_a_template_writes_before_the_last_answer_alone() -> None:
+    """Qwen 3's: an empty thought, which goes once a question follows."""
+    made = writer(THINKING_TEMPLATE)
+    found = encode(made, Row((), tuple(TWO_TURNS), "row 1"), [], None)
+    text = "[user]what is it?</s>[assistant]a cat</s>[user]is there a dog?</s>[assistant]"
+    assert list(found.ids) == made.tokenizer(f"{text}<think></think>no</s>")["input_ids"]
+    assert learnt(made, TWO_TURNS) == "a cat</s>no</s>"
+    # Answering begins behind the thought.
+    assert made.text(TWO_TURNS, 0) == f"{text}<think></think>"
+
+
+THINKING_TEMPLATE = (
+    "{% for m in messages %}{{ '[' + m['role'] + ']' }}"
+    "{% if m['role'] == 'assistant' and loop.last %}{{ '<think></think>' }}{% endif %}"
+    "{{ m['content'] + '</s>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '[assistant]' }}"
+    "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think></think>' }}"
+    "{% endif %}{% endif %}"
+)
+
+
 def test_pictures_are_not_learnt_and_long_rows_lose_their_last_turns(tmp_path: Path) -> None:
     row = read_data(conversations(tmp_path, 2))[1]
     made = writer(None)

@@ -156,6 +156,8 @@ class ChatWriter:
                 chat_template=self.template,
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
+                # Of a model that can think first (Qwen 3), the layout of answers without a thought.
+                enable_thinking=False,
             )
         )
 
