@@ -15,7 +15,7 @@ from tiny_checkpoints import tiny_blip2
 from torch import nn
 
 from bridge.errors import UnsupportedModelError
-from bridge.vlm import describe, from_blip2, load_vlm
+from bridge.vlm import describe, from_blip2, load_vlm, save_vlm, train_vlm
 from bridge.vlm.model import BridgeVLM
 
 QUESTIONS = ["what is on the left?", "how many cats are there in the picture?"]
@@ -165,6 +165,21 @@ def test_a_checkpoint_without_the_image_token(folder: Path, vlm: BridgeVLM, stoc
         with pytest.raises(UnsupportedModelError, match="image_token_index"):
             from_blip2(stock, vlm.tokenizer, vlm.image_processor)
         stock.config.image_token_index = 7
+@pytest.mark.parametrize("named", [{}, {"vision": "a-blip-2"}])
+def test_it_is_not_saved(vlm: BridgeVLM, tmp_path: Path, named: dict[str, str]) -> None:
+    """Not by the tower's name either: what is loaded by it would be read without the norm."""
+    with pytest.raises(UnsupportedModelError, match=r"Blip2Tower.*bridge\.vlm\.pair"):
+        save_vlm(vlm, tmp_path / "saved", **named)
+    assert not (tmp_path / "saved").exists()
+
+
+def test_what_cannot_be_saved_is_not_trained(vlm: BridgeVLM, tmp_path: Path) -> None:
+    rows = [{"image": picture(), "text": "a cat"}]
+    with pytest.raises(UnsupportedModelError, match="Blip2Tower"):
+        train_vlm(vlm, rows, tmp_path / "out", steps=1, progress=False)
+    assert not (tmp_path / "out" / "log.json").exists()
+
+
         with pytest.raises(UnsupportedModelError, match="image token 7"):
             from_blip2(stock, vlm.tokenizer, vlm.image_processor)
     finally:

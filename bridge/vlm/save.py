@@ -74,3 +74,9 @@ def check_can_save(vlm: BridgeVLM, llm: str | None = None) -> None:
             "bridge.vlm.train.lora.take_lora(vlm.llm, merge=True), or save it with the name of the "
             "model that it stands on (save_vlm(..., llm=...))"
         )
+    if not hasattr(vlm.vision, "save_pretrained"):
+        raise UnsupportedModelError(
+            f"{vlm.name} has a {type(vlm.vision).__name__}, a tower that no folder of transformers "
+            "holds as it is read here, so it is not saved, or trained; pair a tower of "
+            "transformers with its language model by bridge.vlm.pair"
+        )
