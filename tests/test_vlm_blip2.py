@@ -142,6 +142,13 @@ def test_half_precision_keeps_the_qformer_whole(folder: Path) -> None:
     assert isinstance(half.answer(picture(), "what?", max_new_tokens=3), str)
 
 
+def test_a_picture_of_a_message_stands_where_the_layout_has_it(vlm: BridgeVLM) -> None:
+    parts = [{"type": "image", "image": picture()}, {"type": "text", "text": "what?"}]
+    for content in (parts, parts[::-1]):
+        chatted = vlm.chat([{"role": "user", "content": content}], max_new_tokens=6)
+        assert chatted == vlm.answer(picture(), "what?", max_new_tokens=6)
+
+
 # -- what is refused ----------------------------------------------------------------------
 
 
@@ -158,13 +165,6 @@ def test_the_encoder_decoder_kind_is_refused_by_its_config(folder: Path, tmp_pat
         load_vlm(other)
 
 
-def test_a_checkpoint_without_the_image_token(folder: Path, vlm: BridgeVLM, stock: Any) -> None:
-    known = stock.config.image_token_index
-    try:
-        stock.config.image_token_index = None
-        with pytest.raises(UnsupportedModelError, match="image_token_index"):
-            from_blip2(stock, vlm.tokenizer, vlm.image_processor)
-        stock.config.image_token_index = 7
 @pytest.mark.parametrize("named", [{}, {"vision": "a-blip-2"}])
 def test_it_is_not_saved(vlm: BridgeVLM, tmp_path: Path, named: dict[str, str]) -> None:
     """Not by the tower's name either: what is loaded by it would be read without the norm."""
@@ -180,6 +180,13 @@ def test_what_cannot_be_saved_is_not_trained(vlm: BridgeVLM, tmp_path: Path) -> 
     assert not (tmp_path / "out" / "log.json").exists()
 
 
+def test_a_checkpoint_without_the_image_token(folder: Path, vlm: BridgeVLM, stock: Any) -> None:
+    known = stock.config.image_token_index
+    try:
+        stock.config.image_token_index = None
+        with pytest.raises(UnsupportedModelError, match="image_token_index"):
+            from_blip2(stock, vlm.tokenizer, vlm.image_processor)
+        stock.config.image_token_index = 7
         with pytest.raises(UnsupportedModelError, match="image token 7"):
             from_blip2(stock, vlm.tokenizer, vlm.image_processor)
     finally:

@@ -16,6 +16,7 @@ from bridge.errors import OptionError, PromptError, UnsupportedModelError
 from bridge.vlm import BridgeVLM, from_llava, pair
 from bridge.vlm.chat import IMAGE_TOKEN, chat_text
 from bridge.vlm.features import n_extra_states
+from bridge.vlm.messages import read_messages
 from bridge.vlm.projectors import PROJECTORS
 
 ASKED = [("what is on the left?", "")]
@@ -412,6 +413,38 @@ def test_messages() -> None:
     assert isinstance(vlm.chat([*messages, third, last], max_new_tokens=4), str)
 
 
+IMAGES = [{"type": "image", "image": picture(seed)} for seed in (1, 2)]
+WHAT = {"type": "text", "text": "what is it?"}
+
+
+@pytest.mark.parametrize(
+    ("content", "question"),
+    [
+        ([IMAGES[0], WHAT], "what is it?"),
+        ([WHAT, IMAGES[0]], "what is it?"),  # the usual order with chat servers
+        ([*IMAGES, WHAT], "what is it?"),
+        ([IMAGES[0], WHAT, IMAGES[1]], "<image>\nwhat is it?<image>\n"),
+        ([WHAT], "what is it?"),
+        (" what is it? ", " what is it? "),
+    ],
+)
+def test_pictures_of_messages_go_to_the_head_as_in_training(content: Any, question: str) -> None:
+    """Unless words stand between them, which the head would lose."""
+    later = [{"role": "assistant", "content": "a cat"}, {"role": "user", "content": "and then?"}]
+    first = {"role": "user", "content": content}
+    images, asked, history = read_messages([first])
+    assert (asked, history) == (question, [])
+    wanted = [part["image"] for part in content if part in IMAGES]
+    assert all(one is other for one, other in zip(images, wanted, strict=True))
+    assert read_messages([first, *later])[1:] == ("and then?", [(question, "a cat")])
+
+
+def test_a_picture_of_a_later_message_stays_there() -> None:
+    said = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
+    _, asked, _ = read_messages([*said, {"role": "user", "content": [WHAT, IMAGES[0]]}])
+    assert asked == "what is it?<image>\n"
+
+
 # -- what is refused ----------------------------------------------------------------------
 
 
@@ -502,6 +535,11 @@ def test_a_tokenizer_without_the_image_token() -> None:
         ([{"role": "user", "content": "a"}] * 2, "message 2 is of the user"),
         ([{"role": "user", "content": [{"type": "video"}]}], "neither"),
         ([{"role": "user", "content": 3}], "int as content"),
+        ([{"role": "user", "content": "<image> what?"}], r"1 <image> mark\(s\) and 0 picture"),
+        (
+            [{"role": "user", "content": [IMAGES[0], {"type": "text", "text": "<image> what?"}]}],
+            r"2 <image> mark\(s\) and 1 picture",
+        ),
         ("hi", "str"),
         ([3], "role None"),
     ],

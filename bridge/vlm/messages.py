@@ -14,6 +14,7 @@ from typing import Any
 from bridge.errors import PromptError
 from bridge.vlm.chat import IMAGE_TOKEN, Turn
 from bridge.vlm.image import ImageInput
+from bridge.vlm.prompting import marks_at_head, n_pictures_at_head
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -21,9 +22,11 @@ Messages = Sequence[Mapping[str, Any]]
 def read_messages(messages: Messages) -> tuple[list[ImageInput], str, list[Turn]]:
     """The pictures in reading order, the last question, and the (question, answer)s before it.
 
-    A picture's place is written into its question as `<image>`. Raises PromptError for a chat
-    without a user turn, one that does not end in one, roles that do not take turns or that a
-    bridge chat does not have, and parts of another type.
+    A picture's place is written into its question as `<image>`, but not where training leaves it
+    to the chat layout as well: a single picture of the first message, or several before its text.
+    Raises PromptError for a chat without a user turn, one that does not end in one, roles that do
+    not take turns or that a bridge chat does not have, parts of another type, and `<image>` in a
+    text without a picture of its own.
     """
     if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
         raise PromptError(f"messages is a {type(messages).__name__}; give a list of messages")
@@ -47,7 +50,11 @@ def read_messages(messages: Messages) -> tuple[list[ImageInput], str, list[Turn]
         raise PromptError("the chat has no user turn; ask something")
     if len(texts) % 2 == 0:
         raise PromptError("the chat ends with the assistant; end it with the user's question")
-    return images, texts[-1], list(zip(texts[:-1:2], texts[1::2], strict=True))
+    turns: Sequence[Turn] = list(zip(texts[::2], [*texts[1::2], ""], strict=True))
+    n_pictures_at_head(turns, len(images))  # refuses a mark that a text has of its own
+    if images:
+        turns = marks_at_head(turns)
+    return images, turns[-1][0], list(turns[:-1])
 
 
 def _text(content: object, number: int, role: str, images: list[ImageInput]) -> str:

@@ -185,6 +185,22 @@ def n_pictures_at_head(turns: Sequence[Turn], n_images: int) -> int:
     return 0
 
 
+def marks_at_head(turns: Sequence[Turn]) -> tuple[Turn, ...]:
+    """Without the marks, where that says the same: pictures before the first question.
+
+    LLaVA moves the mark of a single picture to the head, wherever its question has it.
+    """
+    first, answer = turns[0]
+    marks = first.count(IMAGE_TOKEN)
+    if any(IMAGE_TOKEN in question for question, _ in turns[1:]):
+        return tuple(turns)
+    text = first.replace(IMAGE_TOKEN, "").strip()
+    leading = "".join(first.split()).startswith(IMAGE_TOKEN * marks)
+    if not text or not (marks == 1 or leading):
+        return tuple(turns)
+    return ((text, answer), *turns[1:])
+
+
 def as_string(content: object, image_token: str) -> str:
     """Message parts as one string, an image part as its mark on a line of its own."""
     assert isinstance(content, list)

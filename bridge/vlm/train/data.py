@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 from bridge.errors import DataError, ImageError, PromptError
 from bridge.vlm.chat import IMAGE_TOKEN, Turn
 from bridge.vlm.image import image_size, load_image
-from bridge.vlm.prompting import n_pictures_at_head
+from bridge.vlm.prompting import marks_at_head, n_pictures_at_head
 from bridge.vlm.question import checked_turns
 from bridge.vlm.train.rows import Picture, Row
 
@@ -171,7 +171,7 @@ def _row(record: Any, where: str, caption_question: str, opened: Opener) -> Row:
     for number, (_, answer) in enumerate(turns, start=1):
         if not answer.strip():
             raise DataError(f"{where}: the answer of turn {number} is empty; write it or drop it")
-    return Row(pictures, _marks_at_head(turns), where)
+    return Row(pictures, marks_at_head(turns), where)
 
 
 def _images(record: Mapping[str, Any]) -> list[Any]:
@@ -229,22 +229,6 @@ def _said(content: Any, where: str) -> str:
         if all(isinstance(piece, str) for piece in pieces):
             return "".join(map(str, pieces)).strip()
     raise DataError(f"{where} has no text")
-
-
-def _marks_at_head(turns: Sequence[Turn]) -> tuple[Turn, ...]:
-    """Without the marks, where that says the same: pictures before the first question.
-
-    LLaVA moves the mark of a single picture to the head, wherever its question has it.
-    """
-    first, answer = turns[0]
-    marks = first.count(IMAGE_TOKEN)
-    if any(IMAGE_TOKEN in question for question, _ in turns[1:]):
-        return tuple(turns)
-    text = first.replace(IMAGE_TOKEN, "").strip()
-    leading = "".join(first.split()).startswith(IMAGE_TOKEN * marks)
-    if not text or not (marks == 1 or leading):
-        return tuple(turns)
-    return ((text, answer), *turns[1:])
 
 
 def _from(base: Path, again: Callable[[int], Any] | None = None) -> Opener:
