@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from tiny_vlm import IMAGE_SIZE, SOFT_TOKENS, tiny_llava, tiny_llava_model
+from transformers import PixtralVisionConfig
 
 from bridge.errors import (
     BridgeError,
@@ -409,6 +410,20 @@ def test_another_architecture(folder: Path, tmp_path: Path) -> None:
     (other / "config.json").write_text("{")
     with pytest.raises(WeightsError, match="JSON"):
         load_vlm(other)
+
+
+def test_a_pixtral_is_no_llava(folder: Path, processor: Any, tmp_path: Path) -> None:
+    """Its config says "llava", but its pictures are written row by row."""
+    other = copy_of(folder, tmp_path / "pixtral")
+    config = json.loads((other / "config.json").read_text())
+    config["vision_config"] = {"model_type": "pixtral"}
+    (other / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UnsupportedModelError, match=r"Pixtral.*\[IMG_BREAK\].*llava-hf"):
+        load_vlm(other)
+    model = tiny_llava_model(vocab_size=320)
+    model.config.vision_config = PixtralVisionConfig()
+    with pytest.raises(UnsupportedModelError, match="Pixtral"):
+        from_llava(model, processor.tokenizer, processor.image_processor)
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "processor_config.json", "model.safetensors"])

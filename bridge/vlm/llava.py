@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from bridge.errors import UnsupportedModelError
 from bridge.vlm.aspect import SQUARE, AnyRes, ImageAspect
 from bridge.vlm.features import SelectFeature, n_extra_states
 from bridge.vlm.model import BridgeVLM
@@ -27,9 +28,11 @@ def from_llava(
 
     ``aspect`` is for LLaVA 1.5's kind, whose config does not say it; LLaVA 1.6's is always
     "anyres" with the config's pinpoints.
-    Raises UnsupportedModelError when the tokenizer does not know the model's image token.
+    Raises UnsupportedModelError when the tokenizer does not know the model's image token, and
+    for a Pixtral.
     """
     config = model.config
+    check_tower(config.vision_config.model_type, name)
     core = model.model
     image_id = int(config.image_token_id)
     image_token = checked_image_token(tokenizer, image_id, name)
@@ -56,6 +59,16 @@ def from_llava(
         name=name,
         aspect=aspect or SQUARE,
     )
+
+
+def check_tower(kind: object, name: object) -> None:
+    """Refuses Pixtral, whose checkpoints say "llava" and are asked otherwise."""
+    if kind == "pixtral":
+        raise UnsupportedModelError(
+            f"{name} is a Pixtral, whose pictures are of any shape and end each row with "
+            "[IMG_BREAK]; bridge reads LLaVA's square ones: take a checkpoint with CLIP or SigLIP, "
+            "such as llava-hf/llava-1.5-7b-hf, or open this one with transformers"
+        )
 
 
 def _default_feature(tower: nn.Module) -> SelectFeature:

@@ -16,7 +16,7 @@ from bridge.towers.image_processor import (
 )
 from bridge.vlm.aspect import SQUARE, ImageAspect, OneView, mean_colour
 from bridge.vlm.checkpoints.settings import is_original, read_settings
-from bridge.vlm.llava import from_llava
+from bridge.vlm.llava import check_tower, from_llava
 from bridge.vlm.model import BridgeVLM
 from bridge.vlm.own_layout import MODEL_TYPE, read_own
 
@@ -141,6 +141,7 @@ def _check_architecture(folder: Path) -> None:
             "LLaVA's layout"
         )
     decoder = found.get("text_config", {}).get("model_type")
+    check_tower(found.get("vision_config", {}).get("model_type"), folder)
     if kind == "blip-2" and decoder in ("t5", "mt5"):
         from bridge.vlm.blip2 import refusal
 
