@@ -364,6 +364,37 @@ def test_a_pickled_program_is_not_run(
     assert not (tmp_path / "hf").exists()
 
 
+@pytest.mark.parametrize("sharded", [True, False])
+def test_pickle_that_a_hub_keeps_is_to_be_downloaded_by_hand(
+    made: Made, tmp_path: Path, sharded: bool
+) -> None:
+    """bridge fetches the index of pickled shards (a JSON file), and no pickle itself."""
+    folder = pickled(made, tmp_path / "bin")
+    (folder / "pytorch_model.bin").unlink()
+    if sharded:
+        index = {"weight_map": {"model.norm.weight": "pytorch_model-00001-of-00001.bin"}}
+        (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    for allow_pickle in (False, True):
+        with pytest.raises(WeightsError, match=r"never fetched from a hub.*hf download"):
+            load_vlm(folder, allow_pickle=allow_pickle)
+
+
+def test_a_tower_or_projector_that_a_hub_keeps_as_pickle(made: Made, tmp_path: Path) -> None:
+    said = "never fetched from a hub.*hf download"
+    state = {k: v for k, v in made.state.items() if "vision_tower" not in k}
+    bare = save_clip(tmp_path / "clip", made.parts[0], weights=False)
+    folder = save_llava(tmp_path / "frozen", {**made.config, "mm_vision_tower": str(bare)}, state)
+    with pytest.raises(WeightsError, match=f"no weights of the vision tower.*{said}"):
+        load_vlm(folder, allow_pickle=True)
+    base = tmp_path / "vicuna"
+    made.parts[1].save_pretrained(base)
+    stage1 = tmp_path / "stage1"
+    stage1.mkdir()
+    (stage1 / "config.json").write_text(json.dumps(made.config))
+    with pytest.raises(WeightsError, match=f"no mm_projector.bin.*{said}"):
+        load_vlm(stage1, base=base, allow_pickle=True)
+
+
 def test_a_projector_alone_needs_its_base(made: Made, tmp_path: Path) -> None:
     """LLaVA's first stage leaves config.json and mm_projector.bin."""
     base = tmp_path / "vicuna"

@@ -48,7 +48,8 @@ def load_vlm(
     there is one. Without ``dtype``: fp32 for small models and on a CPU, else half precision.
 
     Two options are for the original layout alone: ``allow_pickle=True`` reads ``.bin`` files
-    (tensors only, nothing in them is run); ``base`` is the language model, a folder or hub id,
+    (tensors only, nothing in them is run) of a folder, and of a hub none, from which they are
+    never fetched (`hf download` gets them); ``base`` is the language model, a folder or hub id,
     of a folder that holds only `mm_projector.bin`.
 
     Raises UnknownModelError, HubError, WeightsError (missing, damaged or incomplete weights),
@@ -140,8 +141,8 @@ def _check_architecture(folder: Path) -> None:
             f"{folder} is a {kind!r} checkpoint; answering needs one of {known}, or the original "
             "LLaVA's layout"
         )
-    decoder = found.get("text_config", {}).get("model_type")
     check_tower(found.get("vision_config", {}).get("model_type"), folder)
+    decoder = found.get("text_config", {}).get("model_type")
     if kind == "blip-2" and decoder in ("t5", "mt5"):
         from bridge.vlm.blip2 import refusal
 

@@ -63,7 +63,7 @@ def convert(
         source: a folder, embedded name or hub id.
         to: "hf" (`LlavaForConditionalGeneration`, for anyres `LlavaNext...`) or "llava" (the
             original layout).
-        allow_pickle: read ``.bin`` files, tensors only.
+        allow_pickle: read ``.bin`` files, tensors only; a hub's are not fetched.
         base: the language model of a LLaVA folder that has only a projector.
         vision_tower: what `mm_vision_tower` shall say when going to "llava". LLaVA's own code
             wants the CLIP the tower came from (openai/clip-vit-large-patch14-336); bridge needs

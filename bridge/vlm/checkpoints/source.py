@@ -17,7 +17,12 @@ from bridge.errors import OptionError, WeightsError
 from bridge.files import read_json
 from bridge.vlm.checkpoints import names
 from bridge.vlm.checkpoints.settings import LlavaSettings, is_original, read_settings
-from bridge.vlm.checkpoints.tensors import model_files, projector_file, read_file
+from bridge.vlm.checkpoints.tensors import (
+    NO_PICKLE_OF_HUBS,
+    model_files,
+    projector_file,
+    read_file,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -66,7 +71,13 @@ class Original:
 
     def _tower(self) -> Iterator[tuple[str, torch.Tensor]]:
         place = tower_folder(self.folder, self.settings.tower, weights=True)
-        for file in model_files(place, allow_pickle=self.allow_pickle):
+        files = model_files(place, allow_pickle=self.allow_pickle)
+        if not files:
+            raise WeightsError(
+                f"{place} has no weights of the vision tower {self.settings.tower!r}, neither "
+                f"model.safetensors nor pytorch_model.bin; {NO_PICKLE_OF_HUBS}"
+            )
+        for file in files:
             for name, tensor in read_file(file):
                 full = names.tower_name(name)
                 if full is not None and not names.is_computed(full):
@@ -99,9 +110,12 @@ def open_original(
         raise WeightsError(
             f"{llm} has no language model, neither model.safetensors nor pytorch_model.bin"
             + ("" if base else f"; give its folder as base ({hint})")
+            + f"; {NO_PICKLE_OF_HUBS}"
         )
     if base is not None and projector_file(folder, allow_pickle=allow_pickle) is None:
-        raise WeightsError(f"{folder} has no mm_projector.bin or mm_projector.safetensors")
+        raise WeightsError(
+            f"{folder} has no mm_projector.bin or mm_projector.safetensors; {NO_PICKLE_OF_HUBS}"
+        )
     return Original(folder, llm, settings, _vision_config(folder, settings.tower), allow_pickle)
 
 

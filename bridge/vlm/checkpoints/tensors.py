@@ -20,11 +20,16 @@ from bridge.towers.tensors import load_pickle, read_tensors
 
 SHARD_BYTES = 4_000_000_000
 
+NO_PICKLE_OF_HUBS = (
+    "pickle (.bin) is never fetched from a hub; if it is kept there, download it yourself with "
+    "`hf download OWNER/NAME --local-dir FOLDER` and give that folder with allow_pickle=True"
+)
+
 
 def model_files(folder: Path, *, allow_pickle: bool = False) -> list[Path]:
     """The weight files of a folder: safetensors, else pickle if allowed; none is no error.
 
-    Raises WeightsError when there is only pickle and it is not allowed.
+    Raises WeightsError when there is only pickle and it is not allowed, or not there.
     """
     for index, single in (
         ("model.safetensors.index.json", "model.safetensors"),
@@ -53,6 +58,10 @@ def projector_file(folder: Path, *, allow_pickle: bool = False) -> Path | None:
 
 def checked_pickle(files: list[Path], allow_pickle: bool) -> None:
     pickled = [file for file in files if file.suffix == ".bin"]
+    # An index of a hub's pickles is fetched, being JSON.
+    missing = [file for file in pickled if not file.is_file()]
+    if missing:
+        raise WeightsError(f"{missing[0]} is missing: {NO_PICKLE_OF_HUBS}")
     if pickled and not allow_pickle:
         raise WeightsError(
             f"{pickled[0]} is a pickle file, a format that can carry programs; if you trust where "
