@@ -14,9 +14,13 @@ from tiny_pairs import TEXT_TEMPLATE, plain_tokenizer, tiny_llm
 from tiny_training import tiny_vlm
 
 from bridge.errors import UnsupportedModelError, WeightsError
+from bridge.towers.image_processor import pil_processor
 from bridge.vlm import BridgeVLM, load_llm, load_vision, load_vlm, pair, save_vlm
 from bridge.vlm.aspect import OneView
+from bridge.vlm.lora_files import load_lora, save_lora
+from bridge.vlm.projectors import load_projector, save_projector
 from bridge.vlm.stock import why_not
+from bridge.vlm.train.lora import add_lora
 
 CHATS = [[("what is on the left?", "")], [("what is it?", "a cat"), ("is there a dog?", "")]]
 
@@ -99,6 +103,68 @@ def test_a_folder_that_lacks_a_part(tmp_path: Path) -> None:
     (tmp_path / "projector" / "projector.safetensors").unlink()
     with pytest.raises(WeightsError, match=r"projector\.safetensors"):
         load_vlm(tmp_path, device="cpu")
+
+
+def test_nothing_of_an_earlier_model_is_read(tmp_path: Path) -> None:
+    """Its processor and template, in whichever layout, and its weights, in one file or many."""
+    first = tiny_vlm(tokenizer=plain_tokenizer(TEXT_TEMPLATE))
+    processor = pil_processor("siglip", **SMALL)
+    second = tiny_vlm(llm="GPT2", image_processor=processor, image_token="<pic>")
+    assert second.chat_template is None
+    third = tiny_vlm(llm="Bloom", tokenizer=plain_tokenizer(TEXT_TEMPLATE), projector="linear")
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "model-card.md").write_text("mine")
+    for number, vlm in enumerate((first, second, third, first)):
+        for place in (shared, shared / "llm"):  # as if the earlier one had been in shards
+            if place.exists():
+                (place / "model-00001-of-00002.safetensors").write_bytes(b"old")
+                (place / "model.safetensors.index.json").write_text("{}")
+        folders = [save_vlm(vlm, place) for place in (shared, tmp_path / str(number))]
+        loaded, alone = (load_vlm(folder, device="cpu") for folder in folders)
+        assert loaded.chat_template == alone.chat_template
+        assert loaded.image_processor.to_dict() == alone.image_processor.to_dict()
+        assert torch.equal(logits(loaded), logits(vlm))
+        assert not [*shared.glob("model-*-of-*"), *shared.glob("*.index.json")]
+    assert (shared / "model-card.md").read_text() == "mine"
+
+
+SMALL: dict[str, Any] = {"size": {"height": 32, "width": 32}, "image_mean": [0.1, 0.2, 0.3]}
+
+
+def test_a_saving_that_stops_leaves_no_mixture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_vlm(tiny_vlm(), tmp_path)
+    moved: list[Path] = []
+    replace_file = Path.replace
+
+    def breaks(self: Path, target: Path) -> Path:
+        if ".saving." in str(self):
+            moved.append(target)
+            if len(moved) == 3:
+                raise OSError("the disk is full")
+        return replace_file(self, target)
+
+    monkeypatch.setattr(Path, "replace", breaks)
+    with pytest.raises(OSError, match="disk is full"):
+        save_vlm(tiny_vlm(llm="GPT2"), tmp_path)
+    with pytest.raises(UnsupportedModelError, match=r"no config\.json"):
+        load_vlm(tmp_path)
+
+
+def test_a_home_is_where_it_should_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    vlm = tiny_vlm()
+    assert save_vlm(vlm, "~/model") == tmp_path / "model"
+    projector: Any = vlm.projector
+    save_projector(projector, "~/projector")
+    assert load_projector("~/projector").kind == projector.kind
+    add_lora(vlm.llm, 2, 4.0, seed=0)
+    save_lora(vlm.llm, "~/lora", "tiny")
+    load_lora(tiny_vlm().llm, "~/lora")
+    assert not (tmp_path / "~").exists()
 
 
 def test_what_is_not_saved(tmp_path: Path) -> None:

@@ -28,7 +28,8 @@ def save_vlm(
 
     A pairing like LLaVA's (CLIP or SigLIP, `mlp2x_gelu`, a decoder of LLaMA's kind) loads with
     stock `LlavaForConditionalGeneration.from_pretrained`; `bridge.vlm.stock.why_not` says of any
-    other why it does not. Files appear under their names when all are whole, config.json last.
+    other why it does not. Files appear under their names when all are whole, config.json last; of
+    a model that was in ``folder`` before nothing stays that would be read for the new one.
     Raises UnsupportedModelError for a model of text alone, for anyres, and for a LoRA without
     the name of the model that it stands on.
     """
@@ -45,14 +46,42 @@ def save_vlm(
                 write_stock(vlm, part)
             else:
                 write_own(vlm, part, vision=vision, llm=llm)
-        for file in sorted(part.rglob("*"), key=lambda file: file.name == "config.json"):
-            if file.is_file():
-                target = place / file.relative_to(part)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                file.replace(target)
+        _put(part, place)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return place
+
+
+# What a model saved before, in either layout, in one file or in shards, may have left, and readers
+# would take for a part of a new one that has it by another name or not at all.
+_TAKEN_FIRST = (
+    "processor_config.json",
+    "preprocessor_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model-?????-of-?????.safetensors",
+)
+
+
+def _put(part: Path, place: Path) -> None:
+    """All files of ``part`` to ``place``, over an earlier model.
+
+    Without its config.json a folder is no model: better that, should this stop halfway, than one
+    made of two.
+    """
+    config = Path("config.json")
+    (place / config).unlink(missing_ok=True)
+    folders = [part, *(each for each in part.rglob("*") if each.is_dir())]
+    for folder in folders:
+        target = place / folder.relative_to(part)
+        target.mkdir(exist_ok=True)
+        for stale in (file for name in _TAKEN_FIRST for file in target.glob(name)):
+            stale.unlink()
+    new = (file.relative_to(part) for file in part.rglob("*") if file.is_file())
+    for file in sorted(new, key=lambda file: file == config):
+        (part / file).replace(place / file)
 
 
 def check_can_save(vlm: BridgeVLM, llm: str | None = None) -> None:
@@ -62,6 +91,12 @@ def check_can_save(vlm: BridgeVLM, llm: str | None = None) -> None:
     if vlm.vision is None:
         raise UnsupportedModelError(
             f"{vlm.name} is a language model alone; save it with its own save_pretrained"
+        )
+    if not hasattr(vlm.vision, "save_pretrained"):
+        raise UnsupportedModelError(
+            f"{vlm.name} has a {type(vlm.vision).__name__}, a tower that no folder of transformers "
+            "holds as it is read here, so it is not saved, or trained; pair a tower of "
+            "transformers with its language model by bridge.vlm.pair"
         )
     if not isinstance(vlm.aspect, OneView):
         raise UnsupportedModelError(
@@ -73,10 +108,4 @@ def check_can_save(vlm: BridgeVLM, llm: str | None = None) -> None:
             f"{vlm.name}: its language model has a LoRA; merge it with "
             "bridge.vlm.train.lora.take_lora(vlm.llm, merge=True), or save it with the name of the "
             "model that it stands on (save_vlm(..., llm=...))"
-        )
-    if not hasattr(vlm.vision, "save_pretrained"):
-        raise UnsupportedModelError(
-            f"{vlm.name} has a {type(vlm.vision).__name__}, a tower that no folder of transformers "
-            "holds as it is read here, so it is not saved, or trained; pair a tower of "
-            "transformers with its language model by bridge.vlm.pair"
         )
