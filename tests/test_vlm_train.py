@@ -234,6 +234,16 @@ def test_stored_features_are_live_features(tmp_path: Path) -> None:
     assert not torch.equal(other(pictures[:1])[0], stored(pictures[:1])[0])
 
 
+def test_a_feature_folder_may_be_below_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    data, options = conversations(tmp_path / "data"), {**FAST, "feature_folder": "~/features"}
+    train_vlm(tiny_vlm(), data, "~/out", steps=1, **options)
+    assert (tmp_path / "features").is_dir() and not (tmp_path / "~").exists()
+
+
 def test_training_from_stored_features_is_training(tmp_path: Path) -> None:
     data = conversations(tmp_path / "data")
     kept, live = tiny_vlm(), tiny_vlm()

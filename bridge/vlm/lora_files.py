@@ -53,7 +53,7 @@ def save_lora(llm: Any, folder: str | os.PathLike[str], base: str) -> None:
         for side in ("lora_A", "lora_B"):
             weight = getattr(layer, side).detach().cpu().contiguous()
             tensors[f"{_PREFIX}{name}.{side}.weight"] = weight
-    place = Path(folder)
+    place = Path(folder).expanduser()
     write_whole(place / WEIGHTS, save(tensors, metadata={"format": "pt"}))
     write_whole(place / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
 
@@ -65,7 +65,7 @@ def load_lora(llm: Any, folder: str | os.PathLike[str]) -> None:
     Raises WeightsError when a file is missing or damaged, or made for another model, which then
     stays without a LoRA.
     """
-    place = Path(folder)
+    place = Path(folder).expanduser()
     config = read_json(place / CONFIG)
     rank, alpha, names = (config.get(key) for key in ("r", "lora_alpha", "target_modules"))
     if (

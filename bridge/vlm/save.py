@@ -37,7 +37,7 @@ def save_vlm(
     from bridge.vlm.stock import why_not, write_stock
 
     check_can_save(vlm, llm)
-    place = Path(folder)
+    place = Path(folder).expanduser()
     part = place / f".saving.{os.getpid()}.part"
     part.mkdir(parents=True)
     try:

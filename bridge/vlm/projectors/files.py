@@ -20,7 +20,7 @@ def save_projector(projector: Projector, folder: str | os.PathLike[str]) -> None
     """Write kind, widths, options and weights to ``folder``, each file whole or not at all."""
     from safetensors.torch import save
 
-    place = Path(folder)
+    place = Path(folder).expanduser()
     config = {
         "kind": projector.kind,
         "vision_width": projector.vision_width,
@@ -41,7 +41,7 @@ def load_projector(folder: str | os.PathLike[str]) -> Projector:
     Raises WeightsError when a file is missing or damaged or tensors do not fit the config,
     OptionError when the config names an unknown projector.
     """
-    place = Path(folder)
+    place = Path(folder).expanduser()
     config = read_json(place / CONFIG)
     projector: Any = build_projector(*_settings(config, place), **config.get("options", {}))
     tensors = dict(read_tensors(place / WEIGHTS))

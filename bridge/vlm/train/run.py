@@ -103,7 +103,8 @@ def train_vlm(
         check_can_save(vlm)
         for part in (vlm.vision, vlm.projector, vlm.llm):
             part.to(accelerator.device)  # type: ignore[union-attr]
-        kept = None if not store_features else Path(feature_folder or folder / "features")
+        features = Path(feature_folder or folder / "features").expanduser()
+        kept = features if store_features else None
         journal = _train(vlm, rows, settings, folder, kept, accelerator, progress)
         if accelerator.is_main_process:
             save_vlm(vlm, folder)
