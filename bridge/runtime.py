@@ -96,7 +96,14 @@ def resolve_dtype(
         return named
     if device.type != "cuda" or (folder is not None and _weights_bytes(folder) < _SMALL):
         return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if has_bf16() else torch.float16
+
+
+def has_bf16() -> bool:
+    """Whether the current CUDA card computes in bf16; older ones emulate it, far slower."""
+    import torch
+
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _weights_bytes(folder: Path) -> int:

@@ -28,6 +28,17 @@ def test_no_wish_is_fp32_on_a_cpu(name: str | None, tmp_path: Path) -> None:
     assert resolve_dtype(name, CPU, tmp_path) is torch.float32
 
 
+@pytest.mark.parametrize(("native", "found"), [(True, torch.bfloat16), (False, torch.float16)])
+def test_a_card_that_emulates_bf16_has_fp16(
+    native: bool, found: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def supported(including_emulation: bool = True) -> bool:
+        return native or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    assert resolve_dtype(None, torch.device("cuda")) is found
+
+
 @pytest.mark.parametrize("name", ["int8", torch.int8, torch.complex64, 3, ["float32"], ""])
 def test_what_is_no_floating_type(name: object) -> None:
     with pytest.raises(OptionError, match="is not one of auto, bfloat16"):

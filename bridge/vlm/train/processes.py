@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from bridge.errors import OptionError
+from bridge.runtime import has_bf16
 
 
 @contextmanager
@@ -26,8 +27,7 @@ def accelerator_of(device: torch.device, mixed_precision: str | None) -> Iterato
     from accelerate.state import AcceleratorState, PartialState
 
     if mixed_precision is None:
-        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        mixed_precision = "bf16" if has_bf16 else "no"
+        mixed_precision = "bf16" if device.type == "cuda" and has_bf16() else "no"
     ours = not PartialState._shared_state
     try:
         accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed_precision)
