@@ -23,6 +23,8 @@ from transformers import CLIPModel, CLIPVisionConfig, XLMRobertaConfig, XLMRober
 from bridge.errors import OptionError, UnsupportedModelError, WeightsError
 from bridge.towers import Layer, open_image_tower, open_text_tower
 from bridge.towers.families import family_of
+from bridge.towers.open_clip import processor
+from bridge.towers.open_clip_files import OpenClipFiles, read_files
 
 TOLERANCE = 1e-5
 TEXTS = ["two red apples left of a cat", "", "a cat! of the dog"]
@@ -268,6 +270,49 @@ def test_blocks_unlike_clips_are_refused(tmp_path: Path) -> None:
     write(tmp_path, plain(nn.GELU).state(False), model, tiny_clip_tokenizer())
     with pytest.raises(UnsupportedModelError, match="ResNet"):
         open_image_tower(tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("side", "told"),
+    [
+        ("text_cfg", {"pool_type": "eos", "eos_id": 2}),
+        ("text_cfg", {"hf_tokenizer_name": "facebook/xlm-v-base"}),
+        ("text_cfg", {"embed_cls": True}),
+        ("text_cfg", {"norm_kwargs": {"eps": 1e-6}}),
+        ("vision_cfg", {"act_kwargs": {"approximate": "tanh"}}),
+        ("vision_cfg", {"pool_type": "avg"}),
+        ("vision_cfg", {"global_average_pool": True}),
+        ("vision_cfg", {"attentional_pool": True}),
+    ],
+)
+def test_pooling_and_words_unlike_clips_are_refused(
+    tmp_path: Path, side: str, told: dict[str, Any]
+) -> None:
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {side: told}}))
+    with pytest.raises(UnsupportedModelError, match=rf"{side}\.{next(iter(told))}="):
+        read_files(tmp_path, False)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {
+            "text_cfg": {"pool_type": "argmax", "norm_kwargs": {}, "hf_tokenizer_name": None},
+            "vision_cfg": {"pool_type": "tok", "attentional_pool": False, "act_kwargs": None},
+        },
+        {"text_cfg": {"hf_model_name": "google/mt5-base", "hf_tokenizer_name": "google/mt5-base"}},
+        {"multimodal_cfg": {}, "vision_cfg": {"attentional_pool": True}},  # coca_base leaves it out
+        {"multimodal_cfg": {}, "text_cfg": {"embed_cls": True}},
+    ],
+)
+def test_usual_configs_are_read(tmp_path: Path, model: dict[str, Any]) -> None:
+    assert read_files(write(tmp_path, {}, model, tiny_clip_tokenizer()), False).model == model
+
+
+def test_pictures_that_are_padded_are_refused() -> None:
+    files = OpenClipFiles(Path("there"), {}, {}, {"resize_mode": "longest"})
+    with pytest.raises(UnsupportedModelError, match="resize_mode='longest'"):
+        processor(files, 32)
 
 
 @pytest.mark.parametrize(

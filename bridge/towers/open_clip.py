@@ -14,14 +14,14 @@ from typing import Any
 
 from torch import Tensor
 
-from bridge.errors import WeightsError
+from bridge.errors import UnsupportedModelError, WeightsError
 from bridge.towers import clip_image, clip_text, clip_text_projection
 from bridge.towers.batch import TokenRule
 from bridge.towers.checkpoint import load_tower
 from bridge.towers.clip import encode_image, encode_text
 from bridge.towers.family import ImageFamily, Parts, TextFamily
 from bridge.towers.image_processor import pil_processor
-from bridge.towers.open_clip_files import OpenClipFiles, read_files
+from bridge.towers.open_clip_files import CONFIG, OpenClipFiles, read_files
 from bridge.towers.open_clip_keys import image_state, text_state
 from bridge.towers.spec import spec_of_config
 
@@ -126,10 +126,17 @@ def processor(files: OpenClipFiles, side: int) -> Any:
     """open_clip's way with pictures, as ``preprocess_cfg`` says it.
 
     ``resize_mode`` "shortest" cuts the middle square out, "squash" squeezes the whole picture.
+    Raises UnsupportedModelError for another.
     """
     told = files.preprocess
+    mode = told.get("resize_mode") or "shortest"
+    if mode not in ("shortest", "squash"):
+        raise UnsupportedModelError(
+            f"{files.folder / CONFIG} asks for preprocess_cfg.resize_mode={mode!r}, and bridge "
+            "resizes by 'shortest' or 'squash' alone; its text tower can be opened"
+        )
     square = {"height": side, "width": side}
-    squash = told.get("resize_mode") == "squash"
+    squash = mode == "squash"
     return pil_processor(
         "clip",
         size=square if squash else {"shortest_edge": side},

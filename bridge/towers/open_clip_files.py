@@ -16,8 +16,9 @@ from bridge.towers.tensors import read_state
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"
-# Deviations of open_clip's blocks and pooling from CLIP's that no transformers class has.
-_OTHER = {
+# What open_clip's configs say, or leave out, where the calculation is CLIP's: of the blocks of both
+# sides, of the text side and of the image side.
+_BLOCKS = {
     "ls_init_value": None,
     "block_type": None,
     "qk_norm": False,
@@ -32,7 +33,11 @@ _OTHER = {
     "no_causal_mask": False,
     "proj_bias": False,
     "text_arch": "clip",
+    "norm_kwargs": None,
+    "act_kwargs": None,
 }
+_TEXT = {"pool_type": "argmax", "hf_tokenizer_name": None}
+_IMAGE = {"pool_type": "tok", "global_average_pool": False}
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,15 +90,16 @@ def read_model_config(folder: Path) -> dict[str, Any]:
 
 
 def read_files(folder: Path, allow_pickle: bool) -> OpenClipFiles:
-    """Read a folder. Raises WeightsError, and UnsupportedModelError for blocks unlike CLIP's."""
+    """Read a folder. Raises WeightsError, and UnsupportedModelError for what is unlike CLIP."""
     config = read_model_config(folder)
     model = config.get("model_cfg", {})
-    for side in ("text_cfg", "vision_cfg"):
-        for name, usual in _OTHER.items():
-            if model.get(side, {}).get(name, usual) != usual:
+    for side, usual in _usual(model).items():
+        for name, value in usual.items():
+            told = model.get(side, {}).get(name, value)
+            if told != value and (told or value):  # null, false and {} all leave it out
                 raise UnsupportedModelError(
-                    f"{folder / CONFIG} asks for {side}.{name}={model[side][name]!r}, which "
-                    "transformers' CLIP does not have; bridge reads plain CLIP towers"
+                    f"{folder / CONFIG} asks for {side}.{name}={told!r}, which CLIP does not have; "
+                    "in this layout bridge reads plain CLIP. Give a copy in transformers' layout."
                 )
         if isinstance(model.get(side, {}).get("layers"), list):
             raise UnsupportedModelError(
@@ -102,3 +108,14 @@ def read_files(folder: Path, allow_pickle: bool) -> OpenClipFiles:
     return OpenClipFiles(
         folder, read_state(folder, WEIGHTS, allow_pickle), model, config.get("preprocess_cfg", {})
     )
+
+
+def _usual(model: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Each side's table. CoCa pools by a class token and by queries; a text tower of transformers
+    has its own tokenizer and pooler."""
+    coca = "multimodal_cfg" in model
+    foreign = model.get("text_cfg", {}).get("hf_model_name")
+    return {
+        "text_cfg": _BLOCKS if foreign else {**_BLOCKS, **_TEXT, "embed_cls": coca},
+        "vision_cfg": {**_BLOCKS, **_IMAGE, "attentional_pool": coca},
+    }
