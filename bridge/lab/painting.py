@@ -23,6 +23,7 @@ from bridge.lab.variants.variant import Variant
 from bridge.lab.variants.words import SMALL_WORDS, split_words
 from bridge.prompt import TruncationWarning
 from bridge.towers import fingerprint
+from bridge.towers.fingerprinting import lasting_config
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -63,12 +64,12 @@ class Drawn:
 
 def model_mark(pipe: Any) -> str:
     """A name for all that draws: towers, UNet or transformer, VAE and the scheduler's settings."""
-    parts = {}
+    parts: dict[str, Any] = {}
     for name, part in sorted(pipe.components.items()):
         if isinstance(part, torch.nn.Module):
             parts[name] = fingerprint(part)
         elif hasattr(part, "config") and name == "scheduler":
-            parts[name] = str(sorted(dict(part.config).items()))
+            parts[name] = lasting_config(part)
     return key_of(parts=parts)
 
 

@@ -16,8 +16,17 @@ from typing import Any
 import torch
 
 _SAMPLES = 16
-# Keys that differ between two loadings of one tower.
-_PROVENANCE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures"}
+# Keys that differ between two loadings of one tower. diffusers lists the arguments that were left
+# out in another order in each process.
+_PROVENANCE = {
+    "_name_or_path",
+    "transformers_version",
+    "_diffusers_version",
+    "_use_default_values",
+    "dtype",
+    "torch_dtype",
+    "architectures",
+}
 
 
 @torch.no_grad()
@@ -27,10 +36,8 @@ def fingerprint(module: Any, dtype: torch.dtype | None = None) -> str:
     Parameters that accelerate has offloaded are read where it keeps them; others on the meta
     device count by name and shape only. ``dtype``: as if the module were cast to it.
     """
-    stored = module.config
-    items = (stored.to_dict() if hasattr(stored, "to_dict") else dict(stored)).items()
-    config = {k: v for k, v in items if k not in _PROVENANCE}
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    config = json.dumps(lasting_config(module), sort_keys=True, default=str)
+    digest = hashlib.sha256(config.encode())
     samples: list[torch.Tensor] = []
     for name, parameter in sorted(module.named_parameters()):
         digest.update(f"{name}{tuple(parameter.shape)}{dtype or parameter.dtype}".encode())
@@ -53,6 +60,13 @@ def _kept(module: Any, name: str) -> torch.Tensor | None:
             kept: torch.Tensor = weights[own_name]
             return kept
     return None
+
+
+def lasting_config(part: Any) -> dict[str, Any]:
+    """The config of a module or scheduler, the same for each loading of it."""
+    stored = part.config
+    items = (stored.to_dict() if hasattr(stored, "to_dict") else dict(stored)).items()
+    return {k: v for k, v in items if k not in _PROVENANCE}
 
 
 def _spread(parameter: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
