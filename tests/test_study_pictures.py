@@ -24,7 +24,7 @@ from bridge.conditioning import label_swap, open_kit
 from bridge.errors import OptionError
 from bridge.lab import overlay
 from bridge.lab.ablation import ablated, choices_of
-from bridge.lab.painting import model_mark
+from bridge.lab.marks import model_mark
 from bridge.lab.picture_drift import pixel_distance
 from bridge.towers import TextTower
 from bridge.towers.families import TEXT_FAMILIES
@@ -175,6 +175,27 @@ def test_a_model_loaded_in_another_process_is_the_same() -> None:
             part.register_to_config(_use_default_values=left_out)
         before = before or model_mark(made)
     assert model_mark(made) == before
+
+
+def test_what_no_parameter_says_makes_another_model() -> None:
+    made = tiny_sd_pipeline()
+    marks = [model_mark(made)]
+    layer = made.unet.conv_in
+    layer.disable_adapters, layer.active_adapters = False, ["style"]  # as peft's layers have them
+    layer.scaling = {"style": 1.0}
+    marks.append(model_mark(made))
+    layer.scaling = {"style": 0.5}
+    marks.append(model_mark(made))
+    layer.disable_adapters = True
+    marks.append(model_mark(made))
+    made.unet.enable_freeu(0.9, 0.2, 1.4, 1.6)
+    marks.append(model_mark(made))
+    made.scheduler = type("Other", (type(made.scheduler),), {}).from_config(made.scheduler.config)
+    marks.append(model_mark(made))
+    with torch.no_grad():
+        made.text_encoder.get_input_embeddings().weight[-1, 1:] += 1
+    marks.append(model_mark(made))
+    assert len(set(marks)) == len(marks)
 
 
 # ---------------------------------------------------------------- towers

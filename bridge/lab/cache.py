@@ -1,7 +1,7 @@
 """A study's folder: what was worked out already, so that a run cut off half way goes on.
 
-Readings are safetensors files, one a text, named by a hash of all that they depend on: the tower's
-fingerprint, the text, its ids and how it was read. Files appear whole or not at all. One that is
+Readings are safetensors files, one a text, named by a hash of all that they depend on: the tower as
+it is now, the text, its ids and how it was read. Files appear whole or not at all. One that is
 damaged is made again.
 """
 

@@ -22,8 +22,6 @@ from bridge.lab.swaps import Swapped
 from bridge.lab.variants.variant import Variant
 from bridge.lab.variants.words import SMALL_WORDS, split_words
 from bridge.prompt import TruncationWarning
-from bridge.towers import fingerprint
-from bridge.towers.fingerprinting import lasting_config
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -60,17 +58,6 @@ class Drawn:
     seed: int
     image: Image
     heat: Mapping[str, Tensor] = field(default_factory=dict)
-
-
-def model_mark(pipe: Any) -> str:
-    """A name for all that draws: towers, UNet or transformer, VAE and the scheduler's settings."""
-    parts: dict[str, Any] = {}
-    for name, part in sorted(pipe.components.items()):
-        if isinstance(part, torch.nn.Module):
-            parts[name] = fingerprint(part)
-        elif hasattr(part, "config") and name == "scheduler":
-            parts[name] = lasting_config(part)
-    return key_of(parts=parts)
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,7 +30,7 @@ def read_texts(
     (a family that fills up its context has one), kept as soon as the pass is done.
 
     Args:
-        mark: the tower's fingerprint.
+        mark: a name for the tower as it is now (``module_mark``).
     """
     wanted = list(dict.fromkeys(texts))
     if not wanted:

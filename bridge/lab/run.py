@@ -14,8 +14,9 @@ from bridge.errors import OptionError
 from bridge.lab.ablation import WHOLE, choices_of
 from bridge.lab.cache import Cache
 from bridge.lab.gallery import Judge, paint, picture_rows, verdict_rows
+from bridge.lab.marks import model_mark
 from bridge.lab.measures import UNRELATED
-from bridge.lab.painting import Brush, Painter, model_mark
+from bridge.lab.painting import Brush, Painter
 from bridge.lab.pairs import pair_rows
 from bridge.lab.result import Study
 from bridge.lab.subject import Subject, read_subjects

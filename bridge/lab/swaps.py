@@ -9,6 +9,7 @@ from typing import Any
 from bridge.conditioning import Adapter, Swap
 from bridge.conditioning.adapters.swap import SAME_WIDTH, read_adapter
 from bridge.errors import OptionError
+from bridge.lab.marks import module_mark
 from bridge.towers import TextTower
 
 
@@ -34,13 +35,12 @@ def drawable(
     for tower, swap in zip(towers, swaps, strict=True):
         if tower.name in adapters:
             adapter = adapters[tower.name]
-            mark = f"{tower.fingerprint()} {adapter.hash}"
+            mark = f"{module_mark(tower.module)} {adapter.hash}"
             found[tower.name] = Swapped({"towers": tower, "adapter": adapter}, mark)
         elif swap.label == SAME_WIDTH:
             place = {swap.components[0]: tower}
-            found[tower.name] = Swapped(
-                {"towers": place}, f"{tower.fingerprint()} {swap.components}"
-            )
+            mark = f"{module_mark(tower.module)} {swap.components}"
+            found[tower.name] = Swapped({"towers": place}, mark)
     return found
 
 

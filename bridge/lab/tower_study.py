@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bridge.lab.cache import Cache
+from bridge.lab.marks import module_mark
 from bridge.lab.measures import (
     above_chance,
     cosine,
@@ -191,7 +192,7 @@ def study_tower(
 ) -> TowerStudy:
     """All passes of one tower: one for each length of plain texts, one for the prompts' attention,
     and one for each dialect with weights."""
-    mark = tower.fingerprint()
+    mark = module_mark(tower.module)
     plain = [text for subject in subjects for text in subject.plain_texts]
     weighted = [text for subject in subjects for text in subject.weighted_texts]
     return TowerStudy(
