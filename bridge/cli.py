@@ -406,13 +406,11 @@ def _train_vlm(options: argparse.Namespace) -> None:
 
 
 def _prompt_lines(source: str) -> list[str]:
-    if source == "-":
-        text = sys.stdin.read()
-    else:
-        try:
-            text = Path(source).read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise OptionError(f"{source!r} is no UTF-8 text: {error}") from error
+    data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+    try:
+        text = data.decode("utf-8-sig")  # some editors begin a file with a byte-order mark
+    except UnicodeDecodeError as error:
+        raise OptionError(f"{source!r} is no UTF-8 text ({error}); save it as UTF-8") from error
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
         raise OptionError(f"{source!r} has no prompt in it; write one a line")

@@ -265,6 +265,17 @@ def test_encode_writes_a_file_a_prompt_and_goes_on(sd: str, tmp_path: Path, caps
     assert capsys.readouterr().out.endswith("2 encoded, 0 were there\n")
 
 
+def test_prompts_are_utf8_with_or_without_a_mark(sd: str, capsys: Any, monkeypatch: Any) -> None:
+    Path("marked").write_bytes(b"\xef\xbb\xbfa cat")
+    assert main(["encode", "marked", "-o", "out", "-m", sd, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["files"][0]["prompt"] == "a cat"
+    Path("latin").write_bytes(b"\xff")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff"), encoding="utf-8"))
+    for source in ("latin", "-"):
+        line = failure(capsys, ["encode", source, "-o", "out", "-m", sd])
+        assert f"{source!r} is no UTF-8 text" in line
+
+
 def test_encode_refuses(sd: str, tmp_path: Path, capsys: Any) -> None:
     out = ["-o", str(tmp_path / "out"), "-m", sd]
     assert "no such file" in failure(capsys, ["encode", str(tmp_path / "none"), *out]).lower()
