@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 from bridge import __version__
 from bridge.console import ends_with_its_reader
 from bridge.errors import BridgeError, OptionError, PromptError
-from bridge.files import whole, write_whole
+from bridge.files import stamp, whole, write_whole
 from bridge.lab.arguments import add_arguments as add_study_arguments
 from bridge.vlm.train.command import add_arguments as add_training_arguments
 from bridge.vlm.train.command import run_command as train_command
@@ -301,9 +301,10 @@ def _encode(options: argparse.Namespace) -> None:
     if options.lora or options.embedding:  # else files keep the names that they had
         settings |= brought
     settings |= _swapped(options)
+    makers = [settings, *_stamps(options)]
     files, made = [], 0
     for number, line in enumerate(lines, 1):
-        key = hashlib.sha256(json.dumps([line, settings]).encode()).hexdigest()[:8]
+        key = hashlib.sha256(json.dumps([line, *makers]).encode()).hexdigest()[:8]
         path = options.output / f"{number:05}-{key}.safetensors"
         files.append({"file": path.name, "prompt": line})
         if not path.exists():
@@ -319,6 +320,22 @@ def _encode(options: argparse.Namespace) -> None:
         _print_json({"output": str(options.output), "made": made, "files": files})
     else:
         print(f"{options.output}: {made} encoded, {len(lines) - made} were there")
+
+
+def _stamps(options: argparse.Namespace) -> list[Any]:
+    """What tells when a given file has changed, or one in a given folder. Names have none."""
+    brought = _brought(options)
+    given = [options.model, *(path for path, _ in brought["loras"]), *brought["textual_inversions"]]
+    given += [*(options.tower or ()), options.adapter or ""]
+    files = [file for each in given if each for file in _files_of(Path(each).expanduser())]
+    return [[str(file), stamp(file)] for file in files]
+
+
+def _files_of(place: Path) -> list[Path]:
+    """The file itself, or those of a folder; none where there is neither."""
+    if place.is_dir():
+        return sorted(file for file in place.rglob("*") if file.is_file())
+    return [place] if place.is_file() else []
 
 
 def _brought(options: argparse.Namespace) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from tiny_models import PICTURE_SIZE, tiny_sd_pipeline
 from tiny_vlm import tiny_llava
 
@@ -263,6 +264,23 @@ def test_encode_writes_a_file_a_prompt_and_goes_on(sd: str, tmp_path: Path, caps
     assert first.stat().st_mtime_ns == stamp
     assert main([*command, "--emphasis", "comfy"]) == 0  # other settings are other files
     assert capsys.readouterr().out.endswith("2 encoded, 0 were there\n")
+
+
+def test_encode_makes_again_what_a_changed_file_made(sd: str, tmp_path: Path, capsys: Any) -> None:
+    word = tmp_path / "zig.safetensors"
+    (tmp_path / "one").write_text("a zig")
+    command = ["encode", "one", "-o", "out", "-m", sd, "--embedding", str(word)]
+
+    def made() -> int:
+        assert main([*command, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)["made"]
+
+    save_file({"emb_params": torch.ones(1, 32)}, word)
+    assert (made(), made()) == (1, 0)
+    save_file({"emb_params": torch.ones(2, 32)}, word)
+    assert made() == 1
+    os.utime(Path(sd) / "text_encoder" / "config.json", ns=(0, 0))
+    assert made() == 1
 
 
 def test_prompts_are_utf8_with_or_without_a_mark(sd: str, capsys: Any, monkeypatch: Any) -> None:
