@@ -118,11 +118,11 @@ def draw_tab(models: Models) -> DrawTab:
         count: float,
         request: gr.Request,
     ) -> Iterator[dict[Any, Any]]:
-        session = str(request.session_hash)
+        halted = stops.begin(str(request.session_hash))
         idle = {start: gr.Button(visible=True), stop: gr.Button(visible=False)}
         try:
             wish = Wish(prompt, negative, None if rolled else seed, steps, guidance, count)
-            for report in draw(models, wish, stops.begin(session)):
+            for report in draw(models, wish, halted):
                 if isinstance(report, Drawn):
                     yield {**idle, **finished(report, prompt)}
                 else:
@@ -136,7 +136,7 @@ def draw_tab(models: Models) -> DrawTab:
         except Exception as error:
             yield {**idle, status: explain(error), gallery: gr.Gallery(visible=True)}
         finally:
-            stops.end(session)
+            stops.end(halted)
 
     def finished(drawn: Drawn, prompt: str) -> dict[Any, Any]:
         captions = [f"Seed {number}: {prompt[:200]}" for number in drawn.seeds]

@@ -64,22 +64,26 @@ class Drawn:
 
 @dataclass(frozen=True, eq=False)
 class Stops:
-    """Who may be stopped: one event a browser session that is drawing."""
+    """Who may be stopped: an event for each drawing, and whose browser session it is."""
 
-    _events: dict[str, threading.Event] = field(default_factory=dict)
+    _sessions: dict[threading.Event, str] = field(default_factory=dict)
 
     def begin(self, session: str) -> threading.Event:
         """A new event for a drawing that begins."""
-        return self._events.setdefault(session, threading.Event())
+        event = threading.Event()
+        self._sessions[event] = session
+        return event
 
-    def end(self, session: str) -> None:
-        """The drawing is over."""
-        self._events.pop(session, None)
+    def end(self, event: threading.Event) -> None:
+        """The drawing is over; others of its session go on."""
+        self._sessions.pop(event, None)
 
     def stop(self, session: str) -> None:
-        """Ask the session's drawing, if there is one, to end with what it has."""
-        if event := self._events.get(session):
-            event.set()
+        """Ask all the session's drawings, if there are any, to end with what they have."""
+        # A copy, since other sessions begin and end meanwhile.
+        for event, whose in list(self._sessions.items()):
+            if whose == session:
+                event.set()
 
 
 def draw(models: Models, wish: Wish, stop: threading.Event) -> Iterator[Progress | Drawn]:

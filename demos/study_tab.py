@@ -89,11 +89,11 @@ def study_tab(models: Models) -> None:
         seed: float | None,
         request: gr.Request,
     ) -> Iterator[dict[Any, Any]]:
-        session = str(request.session_hash)
+        halted = stops.begin(str(request.session_hash))
         idle = {start: gr.Button(visible=True), stop: gr.Button(visible=False)}
         asked = Inquiry(prompt, own, operations, towers, draws, heat, choices, steps, seed)
         try:
-            for report in study(models, asked, stops.begin(session)):
+            for report in study(models, asked, halted):
                 if isinstance(report, Step):
                     yield {
                         status: step_html(report),
@@ -110,7 +110,7 @@ def study_tab(models: Models) -> None:
         except Exception as error:
             yield {**idle, status: explain(error)}
         finally:
-            stops.end(session)
+            stops.end(halted)
 
     def finished(found: Studied, folder: Path) -> dict[Any, Any]:
         words = heat_words(found.study)

@@ -125,8 +125,20 @@ def test_one_session_does_not_stop_another() -> None:
     stops.stop("nobody")
     assert mine.is_set()
     assert not yours.is_set()
-    stops.end("me")
+    stops.end(mine)
     assert not stops.begin("me").is_set()
+
+
+def test_two_drawings_of_one_session_end_apart_and_stop_together() -> None:
+    stops = Stops()
+    first, second = stops.begin("me"), stops.begin("me")
+    first.set()  # as each drawing does when it ends
+    stops.end(first)
+    assert not second.is_set()
+    third = stops.begin("me")
+    stops.stop("me")
+    assert second.is_set()
+    assert third.is_set()
 
 
 @pytest.mark.parametrize(("count", "columns"), [(1, 1), (2, 2), (4, 2), (5, 3), (8, 3), (9, 3)])
