@@ -129,12 +129,19 @@ def draw_tab(models: Models) -> DrawTab:
                     yield {
                         status: progress_html(report, prompt),
                         gallery: gr.Gallery(visible=False),
-                        ask: gr.Button(interactive=False),
+                        # Hidden, not disabled: a drawing that fails need not know whether
+                        # there were pictures before.
+                        ask: gr.Button(visible=False),
                         start: gr.Button(visible=False),
                         stop: gr.Button(visible=True),
                     }
         except Exception as error:
-            yield {**idle, status: explain(error), gallery: gr.Gallery(visible=True)}
+            yield {
+                **idle,
+                status: explain(error),
+                gallery: gr.Gallery(visible=True),
+                ask: gr.Button(visible=True),
+            }
         finally:
             stops.end(halted)
 
@@ -151,7 +158,7 @@ def draw_tab(models: Models) -> DrawTab:
                 selected_index=0 if n == 1 else None,
                 visible=True,
             ),
-            ask: gr.Button(interactive=True),
+            ask: gr.Button(visible=True, interactive=True),
             selected: 0,
             # What was rolled stays at hand: without the tick it draws the same again.
             seed: drawn.seeds[0],

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import gradio as gr
 import numpy as np
@@ -20,7 +21,7 @@ from bridge.errors import ImageError, PromptError, UnknownModelError
 from demos.app import build, main, options
 from demos.ask_tab import messages
 from demos.asking import answer, picture_of, uploaded
-from demos.draw_tab import EXAMPLES, summary
+from demos.draw_tab import EXAMPLES, draw_tab, summary
 from demos.drawing import Drawn, Progress, Stops, Wish, draw
 from demos.messages import explain, note
 from demos.models import Models
@@ -139,6 +140,17 @@ def test_two_drawings_of_one_session_end_apart_and_stop_together() -> None:
     stops.stop("me")
     assert second.is_set()
     assert third.is_set()
+
+
+def test_a_failed_drawing_gives_the_button_below_the_pictures_back(nowhere: Models) -> None:
+    with gr.Blocks() as app:
+        tab = draw_tab(nowhere)
+    run = next(event.fn for event in app.fns.values() if event.api_name == "draw")
+    visitor = SimpleNamespace(session_hash="me")
+    reports = list(run(PROMPT, "", True, 0, 20, 3, 1, visitor))
+    changes = [report[tab.ask].constructor_args for report in reports if tab.ask in report]
+    # Gone with the pictures while it draws, back with them, and never disabled.
+    assert changes == [{"visible": False}, {"visible": True}]
 
 
 @pytest.mark.parametrize(("count", "columns"), [(1, 1), (2, 2), (4, 2), (5, 3), (8, 3), (9, 3)])
