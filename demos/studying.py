@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 MOST_CHARACTERS = 400
 MOST_PHRASINGS = 300
 MOST_DRAWN = 12
+
+# How long a press on Stop may go unseen while another study runs.
+_LOOK_UP_SECONDS = 0.2
 
 CHOICES = {
     "whole model": "whole",
@@ -191,18 +195,31 @@ def _work(
                 "heat": asked.heat,
             }
         towers = [models.text_towers()[name] for name in asked.towers]
-        # One at a time: heat maps watch the one pipeline that studies have.
-        with models.studying:
+        # One at a time: heat maps watch the one pipeline that studies have, and a tokenizer is
+        # set to cut for one reader and not for another.
+        with _turn(models.studying, stop):
             began = time.monotonic()
             found = bridge.study(
                 asked.prompt, towers=towers, variants=variants, seed=asked.first_seed,
                 on_progress=on_progress, **drawing,
             )  # fmt: skip
-        texts = [asked.prompt, *(each.text for each in variants if each.dialect == "plain")]
-        pieces = {tower.name: _split(tower, list(dict.fromkeys(texts))) for tower in towers}
+            texts = [asked.prompt, *(each.text for each in variants if each.dialect == "plain")]
+            pieces = {tower.name: _split(tower, list(dict.fromkeys(texts))) for tower in towers}
         reports.put(Studied(found, pieces, time.monotonic() - began))
     except Exception as error:
         reports.put(error)
+
+
+@contextmanager
+def _turn(studying: threading.Lock, stop: threading.Event) -> Iterator[None]:
+    """Hold ``studying``; while others do, wait. Raises Stopped if Stop is pressed meanwhile."""
+    while not studying.acquire(timeout=_LOOK_UP_SECONDS):
+        if stop.is_set():
+            raise Stopped
+    try:
+        yield
+    finally:
+        studying.release()
 
 
 def _split(tower: Any, texts: list[str]) -> Pieces:

@@ -140,6 +140,27 @@ def test_stop_and_leaving_end_the_worker(models: Models) -> None:
     assert not models.studying.locked()
 
 
+def test_stop_ends_the_wait_for_another_visitors_study(models: Models) -> None:
+    stop = threading.Event()
+    stop.set()
+    with models.studying, pytest.raises(Stopped):
+        list(study(models, ASKED, stop))
+
+
+def test_one_study_at_a_time_uses_the_tokenizers(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = []
+
+    def split(tower: Any, texts: list[str]) -> dict[str, tuple[str, ...]]:
+        alone.append(models.studying.locked())
+        return {}
+
+    monkeypatch.setattr("demos.studying._split", split)
+    list(run(models, Inquiry("a cat", "a dog", towers=["emoji-1"])))
+    assert alone == [True]
+
+
 def test_studies_watch_a_unet_of_their_own_over_the_same_weights(models: Models) -> None:
     drawing, watched = models.pipeline(), models.watched_pipeline()
     assert watched.unet is not drawing.unet
