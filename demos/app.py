@@ -94,11 +94,19 @@ def warm(models: Models) -> None:
         print(f"bridge: a model could not be loaded: {error}", file=sys.stderr)
 
 
+def _port(text: str) -> int:
+    if text.isdecimal() and int(text) < 2**16:
+        return int(text)
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is no port; give a whole number from 0 to 65535, 0 for a free one"
+    )
+
+
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    parser.add_argument("--port", type=int, default=7860, help="0 takes a free one")
+    parser.add_argument("--port", type=_port, default=7860, help="0 takes a free one")
     parser.add_argument("--share", action="store_true", help="a public link, through gradio.live")
     parser.add_argument("--open", action="store_true", help="open a browser window")
     parser.add_argument("--model", default="emoji-xl", help="draws: name, folder or hub id")

@@ -316,6 +316,14 @@ def test_the_command_line_listens_at_home_by_default() -> None:
     assert (given.host, given.port, given.share) == ("127.0.0.1", 7860, False)
 
 
+@pytest.mark.parametrize("port", ["70000", "65536", "-1", "http"])
+def test_what_is_no_port_is_told_in_one_line(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        options(["--port", port])
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert f"--port: {port!r} is no port; give a whole number from 0 to 65535" in last
+
+
 def test_a_port_in_use_is_told_without_a_traceback() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -347,16 +347,34 @@ def test_the_command_writes_what_the_library_finds(
         ["--towers", "emojy-1"],
         ["-o", "report.pdf"],
         ["-o", "nowhere/report.html"],
-        ["--names", "missing.json"],
+        ["--variants", "language", "--names", "missing.json"],
         ["--own", "missing.txt"],
-        ["-n", "0"],
-        ["-n", "-3"],
+        ["-m", "emoji-xl", "-n", "0"],
+        ["-m", "emoji-xl", "-n", "-3"],
     ],
 )
 def test_a_bad_command_is_one_line(arguments: list[str], capsys: Any, tmp_path: Path) -> None:
     assert main(["study", PROMPT, *arguments]) == 2
     captured = capsys.readouterr()
     assert len(captured.err.splitlines()) == 1 and captured.err.startswith("bridge: error: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--names", "de,ja"], "--names"),
+        (["--names", "de", "--variants", "case,negation"], "--names"),
+        (["--image-tower", "emojy-1"], "--image-tower"),
+        (["--choices", "all", "-n", "1", "--steps", "20"], "--choices, --images, --steps"),
+        (["--guidance", "5"], "--guidance"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(
+    arguments: list[str], told: str, capsys: Any
+) -> None:
+    assert main(["study", PROMPT, *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"error: {told} " in line
 
 
 def test_languages_by_comma_whatever_folders_there_are(

@@ -6,7 +6,7 @@ from argparse import ArgumentParser
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """The options of ``bridge study``."""
+    """The options of ``bridge study``. What only a model uses is None if it was not given."""
     parser.add_argument("prompt", nargs="+", help="the prompts")
     parser.add_argument(
         "-t", "--towers", metavar="NAMES", help="names, folders or hub ids, by comma"
@@ -27,10 +27,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, help="of pictures and of shuffles (default: 0)"
     )
-    parser.add_argument(
-        "-n", "--images", type=int, default=1, help="pictures a variant (default: 1)"
-    )
-    parser.add_argument("--steps", type=int, default=20, help="sampler steps (default: 20)")
+    parser.add_argument("-n", "--images", type=int, help="pictures a variant (default: 1)")
+    parser.add_argument("--steps", type=int, help="sampler steps (default: 20)")
     parser.add_argument(
         "--guidance", type=float, help="guidance scale (default: 3 for the embedded model, else 5)"
     )

@@ -13,6 +13,8 @@ from bridge.lab.result import ENDINGS, Study
 from bridge.lab.run import study
 from bridge.lab.variants import own
 
+_DRAWS = ("choices", "images", "steps", "guidance", "image_tower")  # the options of pictures
+
 
 def run_study(
     options: Namespace,
@@ -23,15 +25,17 @@ def run_study(
 
     ``own_lines``: phrasings of the user's own, which take the place of the usual operations unless
     some are named. Raises as ``bridge.study``, and OptionError before anything loads for an output
-    that could not be written.
+    that could not be written or an option that would do nothing.
     """
-    if options.images < 1:
-        raise OptionError(f"images is {options.images}; draw 1 or more of a variant.")
+    operations = _listed(options.variants)
+    _check_used(options, operations or ())
+    images = 1 if options.images is None else options.images
+    if images < 1:
+        raise OptionError(f"images is {images}; draw 1 or more of a variant.")
     outputs = [Path(path) for path in options.output or ()]
     for path in outputs:
         _check_output(path)
     names = None if options.names is None else _read_names(options.names)
-    operations = _listed(options.variants)
     variants: Any = operations
     if own_lines is not None:
         variants = [*(operations or ()), *own(own_lines)]
@@ -42,8 +46,8 @@ def run_study(
         model=options.model,
         seed=options.seed,
         names=names,
-        seeds=[options.seed + at for at in range(options.images)],
-        steps=options.steps,
+        seeds=[options.seed + at for at in range(images)],
+        steps=20 if options.steps is None else options.steps,
         guidance_scale=options.guidance,
         choices="all" if options.choices == "all" else _listed(options.choices),
         image_tower=options.image_tower,
@@ -60,6 +64,20 @@ def _listed(text: str | None) -> list[str] | None:
     if text is None:
         return None
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _check_used(options: Namespace, operations: Sequence[str]) -> None:
+    if options.names is not None and "language" not in operations:
+        raise OptionError(
+            f"--names {options.names!r} would do nothing, since the operation language is not "
+            "among the variants; add --variants language, or leave the names out."
+        )
+    given = [f"--{name.replace('_', '-')}" for name in _DRAWS if getattr(options, name) is not None]
+    if given and options.model is None:
+        raise OptionError(
+            f"{', '.join(given)} would do nothing, since nothing is drawn; name a model with -m, "
+            "or leave that out."
+        )
 
 
 def _check_output(path: Path) -> None:
