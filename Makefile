@@ -7,37 +7,41 @@ PORT ?= 7860
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
+# The stamps make a second run quick: an install is repeated only when its inputs change or
+# another build of torch is asked for. Each install removes the stamps of those before it.
+STAMP := $(VENV)/.installed$(BRIDGE_TORCH:%=-%)
+INPUTS := pyproject.toml setup.py constraints.txt tools/install.sh
+
 .PHONY: app test test-slow bench lint clean
 .DEFAULT_GOAL := app
 
-app: $(VENV)/.installed
+app: $(STAMP)
 	@$(BIN)/python demos/app.py --host $(HOST) --port $(PORT)
 
-test: $(VENV)/.installed-test lint
+test: $(STAMP)-test lint
 	@$(BIN)/python -m pytest -q -m "not slow"
 
-test-slow: $(VENV)/.installed-test
+test-slow: $(STAMP)-test
 	@$(BIN)/python -m pytest -q -m slow
 
-lint: $(VENV)/.installed-test
+lint: $(STAMP)-test
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/mypy --no-error-summary
 
-bench: $(VENV)/.installed-test
+bench: $(STAMP)-test
 	@$(BIN)/python benchmarks/compositional.py all
 
-# The stamps make a second run quick: an install is repeated only when its inputs change.
-INPUTS := pyproject.toml setup.py constraints.txt tools/install.sh
-
-$(VENV)/.installed: $(INPUTS)
+$(STAMP): $(INPUTS)
+	@rm -f $(VENV)/.installed*
 	@PYTHON=$(PYTHON) tools/install.sh $(VENV)
 	@touch $@
 
-$(VENV)/.installed-test: $(INPUTS) tools/browser.sh
+$(STAMP)-test: $(INPUTS) tools/browser.sh
+	@rm -f $(VENV)/.installed*
 	@PYTHON=$(PYTHON) tools/install.sh $(VENV) "[test]"
 	@tools/browser.sh $(BIN)/python
-	@touch $@ $(VENV)/.installed
+	@touch $@ $(STAMP)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -36,7 +36,9 @@ if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
     fi
 fi
 
-[ -x "$venv/bin/python" ] || { say "making $venv"; "$python" -m venv "$venv"; }
+# pip comes last: an environment without it was cut off in the making, and is finished now.
+"$venv/bin/python" -m pip --version >/dev/null 2>&1 ||
+    { say "making $venv"; "$python" -m venv "$venv"; }
 pip() { "$venv/bin/python" -m pip "$@" </dev/null; }
 
 torch=$(sed -n 's/^torch==//p' $constraints)
@@ -60,7 +62,8 @@ case "$build/$(uname -s)/$installed" in
         ;;
     *)  # CUDA machines, and systems whose only build on PyPI is the plain one.
         say "installing torch $torch"
-        pip install --quiet -c $constraints "torch==$torch"
+        # Without the second half pip is content with a CPU build that is installed already.
+        pip install --quiet -c $constraints "torch==$torch,!=$torch+cpu"
         ;;
 esac
 
