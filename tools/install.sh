@@ -63,7 +63,9 @@ case "$build/$(uname -s)/$installed" in
     *)  # CUDA machines, and systems whose only build on PyPI is the plain one.
         say "installing torch $torch"
         # Without the second half pip is content with a CPU build that is installed already.
-        pip install --quiet -c $constraints "torch==$torch,!=$torch+cpu"
+        pip install --quiet -c $constraints "torch==$torch,!=$torch+cpu" ||
+            die "torch $torch could not be installed, see above. BRIDGE_TORCH=cpu takes the" \
+                "CPU build."
         ;;
 esac
 
