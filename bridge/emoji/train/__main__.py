@@ -54,12 +54,12 @@ MINUTES = {
     "clip": 22.0,
     "multilingual": 27.0,
     "clip-2": 4.0,
-    "vision": 18.0,
+    "vision": 48.0,
     "decoder": 22.0,
     "sprites": 59.0,
-    "texts": 25.0,
-    "unet": 527.0,
-    "llava": 95.0,
+    "texts": 59.0,
+    "unet": 645.0,
+    "llava": 140.0,
     "gemma": 60.0,
 }
 
