@@ -27,7 +27,7 @@ ADAPTERS = ("ridge", "procrustes", "random-features", "resampler")
 
 
 def run_adapters(args: argparse.Namespace) -> None:
-    """Fit, draw, judge, and write adapters.json."""
+    """Fit, draw, judge, and write adapters.json, anew after each adapter: they take an hour."""
     import bridge
     from bridge.diffusion import load_pipeline
 
@@ -38,8 +38,15 @@ def run_adapters(args: argparse.Namespace) -> None:
     native = _right(pipe, judge, tasks, args)
     rows = _rows("adapters/native", tasks, native)
     show(rows)
-    explained = {}
-    missed = {}
+    explained: dict[str, Any] = {}
+    missed: dict[str, Any] = {}
+    notes = {"rules": "benchmarks/tasks.py", "explained": explained, "missed": missed}
+    command = (
+        f"python benchmarks/compositional.py adapters --model {args.model} "
+        f"--adapter-prompts {args.adapter_prompts} --captions {args.captions} "
+        f"--train-steps {args.train_steps} --steps {args.steps} --guidance {args.guidance:g} "
+        f"--seed {args.seed}"
+    )
     fresh = [each for each in make_captions(2 * HELD_OUT, args.seed + 1) if each not in captions]
     for name in TOWERS:
         tower = open_tower(name, args.device)
@@ -60,14 +67,7 @@ def run_adapters(args: argparse.Namespace) -> None:
             ]
             show(new)
             rows += new
-    command = (
-        f"python benchmarks/compositional.py adapters --model {args.model} "
-        f"--adapter-prompts {args.adapter_prompts} --captions {args.captions} "
-        f"--train-steps {args.train_steps} --steps {args.steps} --guidance {args.guidance:g} "
-        f"--seed {args.seed}"
-    )
-    notes = {"rules": "benchmarks/tasks.py", "explained": explained, "missed": missed}
-    save(args.out / "adapters.json", report(command, rows, **notes))
+            save(args.out / "adapters.json", report(command, rows, **notes))
 
 
 def make_captions(n: int, seed: int) -> list[str]:
