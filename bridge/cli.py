@@ -301,7 +301,7 @@ def _encode(options: argparse.Namespace) -> None:
     if options.lora or options.embedding:  # else files keep the names that they had
         settings |= brought
     settings |= _swapped(options)
-    makers = [settings, *_stamps(options)]
+    makers = [settings, *_stamps(options, brought)]
     files, made = [], 0
     for number, line in enumerate(lines, 1):
         key = hashlib.sha256(json.dumps([line, *makers]).encode()).hexdigest()[:8]
@@ -322,9 +322,8 @@ def _encode(options: argparse.Namespace) -> None:
         print(f"{options.output}: {made} encoded, {len(lines) - made} were there")
 
 
-def _stamps(options: argparse.Namespace) -> list[Any]:
+def _stamps(options: argparse.Namespace, brought: dict[str, Any]) -> list[Any]:
     """What tells when a given file has changed, or one in a given folder. Names have none."""
-    brought = _brought(options)
     given = [options.model, *(path for path, _ in brought["loras"]), *brought["textual_inversions"]]
     given += [*(options.tower or ()), options.adapter or ""]
     files = [file for each in given if each for file in _files_of(Path(each).expanduser())]

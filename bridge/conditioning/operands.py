@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from bridge.conditioning.account import taken
 from bridge.conditioning.drift import Drift
 from bridge.conditioning.trace import PooledSource, Trace
 from bridge.errors import OptionError
@@ -92,10 +93,10 @@ def accounts(conds: Sequence[Conditioning], *, negative: bool, pooled: bool) -> 
     return found
 
 
-def _spread(plans: tuple[Plans, ...], traces: tuple[Trace, ...], count: int) -> list[Account]:
-    """One account a row of the tensors: ``repeat`` leaves one for each prompt."""
-    pairs = zip(plans, traces or (Trace(),) * len(plans), strict=True)
-    return [pair for pair in pairs for _ in range(count // len(plans))] if plans else []
+def _spread(plans: tuple[Plans, ...], traces: tuple[Trace, ...], count: int) -> tuple[Account, ...]:
+    """One account a row of the tensors."""
+    pairs = tuple(zip(plans, traces or (Trace(),) * len(plans), strict=True))
+    return taken(pairs, range(count), count)
 
 
 def _row(accounts: tuple[Account, ...], pooled: bool) -> Account:
