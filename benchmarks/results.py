@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -85,8 +86,15 @@ def report(command: str, rows: Sequence[Row], **notes: Any) -> dict[str, Any]:
 
 
 def save(path: Path, table: dict[str, Any]) -> None:
-    """Write a table as JSON, atomically."""
-    write_whole(path, (json.dumps(table, indent=1, ensure_ascii=False) + "\n").encode())
+    """Write a table as JSON, a line for each row, atomically."""
+    text = json.dumps(table, indent=1, ensure_ascii=False)
+    text = re.sub(r"[{\[]\n[^{}\[\]]+[}\]]", lambda found: _one_line(found[0]), text)
+    write_whole(path, (text + "\n").encode())
+
+
+def _one_line(text: str) -> str:
+    """JSON's own line breaks and indents taken out; within strings there are none."""
+    return " ".join(line.strip() for line in text.split("\n"))
 
 
 def show(rows: Sequence[Row]) -> None:

@@ -69,15 +69,15 @@ def test_the_published_folder_draws_with_the_stock_pipeline(tmp_path: Path) -> N
     publish.publish(weights, runs)
     assert words.stat().st_size < size and Tokenizer.from_file(str(words)).to_str() == before
 
-    assert {p.name for p in (weights / "curves").iterdir()} == {"clip.json", "clip.png"}
+    assert {p.name for p in (weights / "curves").iterdir()} == {"clip.json", "clip.webp"}
     assert json.loads((weights / "curves" / "clip.json").read_text()) == {
         "step": [20_001, 20_002],
         "minutes": [0.1235, 1.0],
         "nce": [12.35, 1.5],
         "r1": [None, 0.75],
     }
-    with Image.open(weights / "curves" / "clip.png") as curve:
-        assert curve.mode == "P" and curve.width == 640
+    with Image.open(weights / "curves" / "clip.webp") as curve:
+        assert curve.format == "WEBP" and curve.width == 640
     manifest = json.loads((weights / "manifest.json").read_text())["files"]
     for name in (
         "emoji-xl/model_index.json",

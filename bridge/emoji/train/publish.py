@@ -43,7 +43,7 @@ def publish(weights: Path, runs: Path) -> None:
         rows = [_rounded(row) for row in thinned(logged, _POINTS)]
         name = log.parent.name
         write_whole(curves / f"{name}.json", _packed(columns(rows)))
-        draw_curve(rows, curves / f"{name}.png", name)
+        draw_curve(rows, curves / f"{name}.webp", name)
     for words in sorted(weights.rglob("tokenizer.json")):
         _pack(words)
     write_manifest(weights)
