@@ -158,7 +158,8 @@ def sides(pipe: Any, prompts: list[str], negatives: list[str]) -> dict[str, Call
 def measure(name: str, pipe: Any, size: int, repeats: int) -> list[Row]:
     """Milliseconds of every side for ``size`` prompts, and bridge's share of each peer's.
 
-    Raises AssertionError unless the states agree to a hundredth of their spread.
+    Raises AssertionError unless the states agree: in fp32 to a hundredth of their spread, in fp16
+    to a twentieth, since one batch of prompts and negatives is rounded otherwise than two.
     """
     prompts = [f"{_PROMPTS[i % len(_PROMPTS)]}, number {i}" for i in range(size)]
     negatives = [f"blurry, number {i}" for i in range(size)]
@@ -172,11 +173,12 @@ def measure(name: str, pipe: Any, size: int, repeats: int) -> list[Row]:
         _wait(pipe.device)
         return 1000 * seconds(done)
 
+    apart = 0.01 if pipe.dtype == torch.float32 else 0.05
     with torch.inference_mode():
         given = {side: [part.float() for part in action()] for side, action in made.items()}
         for side, parts in given.items():
             for ours, theirs in zip(given["bridge"], parts, strict=True):
-                assert (ours - theirs).abs().max() < 0.01 * ours.std(), (name, side)
+                assert (ours - theirs).abs().max() < apart * ours.std(), (name, side)
         rounds = [
             {side: timed(action) for side, action in made.items()} for _ in range(repeats + 2)
         ][2:]

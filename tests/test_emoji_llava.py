@@ -36,7 +36,7 @@ from bridge.emoji.train import llava
 from bridge.emoji.train.chats import MAX_TURNS, MORE_YES_NO, Chats, as_typed, collate
 from bridge.emoji.train.data import patch_truth, pictures, scene_batch, scene_rng
 from bridge.emoji.train.loop import Run
-from bridge.emoji.train.soft_words import SoftWords
+from bridge.emoji.train.soft_words import SoftWords, as_fitted, word_targets
 from bridge.emoji.train.vae import as_drawn
 from bridge.vlm.layout import IGNORE_LABEL, build_tokenizer, chat_text, training_example
 
@@ -187,6 +187,7 @@ def test_the_recipes_loss_is_that_of_the_stock_model_on_each_conversation(
     monkeypatch.setattr(torch, "autocast", lambda *_: contextlib.nullcontext())
     # fp32 all through: the recipe's mask alone is made in bf16.
     monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.float)
+    monkeypatch.setattr(llava, "as_fitted", lambda targets: targets)
     sprites = synthetic_sprites()
     painter = tiny_vae()
     recipe = llava.recipe(model, words, sprites, painter)
@@ -198,7 +199,11 @@ def test_the_recipes_loss_is_that_of_the_stock_model_on_each_conversation(
     total, right, count = 0.0, 0, 0
     torch.manual_seed(5)
     shown = as_drawn(painter, pictures(scenes, sprites))
-    for scene, picture in zip(scenes, shown, strict=True):
+    worded = word_targets(words, model.get_input_embeddings(), scenes[: llava.WORDED])
+    for number, (scene, picture) in enumerate(zip(scenes, shown, strict=True)):
+        hook = None
+        if number % llava.WORDED == 0:  # read in words: these stand where the projector's would
+            hook = model.model.multi_modal_projector.register_forward_hook(lambda *_: worded[:1])
         turns = learnt(scene, rng)
         several = rng.random() < 0.5
         chats = [turns[: rng.randint(1, MAX_TURNS)]] if several else [[t] for t in turns]
@@ -211,6 +216,8 @@ def test_the_recipes_loss_is_that_of_the_stock_model_on_each_conversation(
             ).item()
             right += (logits.argmax(-1) == target).sum().item()
             count += (target != IGNORE_LABEL).sum().item()
+        if hook is not None:
+            hook.remove()
     assert figures["answer_ce"] == pytest.approx(total / count, rel=1e-5)
     # What is left of the loss is the supervised attention's, which is >= -log of its mean.
     dense = llava.DENSE_WEIGHT * figures["soft_word_ce"]
@@ -218,6 +225,17 @@ def test_the_recipes_loss_is_that_of_the_stock_model_on_each_conversation(
     assert look >= -math.log(figures["looked_right"] + 1e-4) - 1e-5
     assert look < -math.log(1e-4) + 1e-5
     assert figures["token_right"] == pytest.approx(right / count, abs=1e-6)
+
+
+def test_words_are_read_as_a_fit_would_give_them() -> None:
+    """Between half of a target's length and all of it, apart by at most half of what they vary."""
+    torch.manual_seed(0)
+    targets = torch.randn(200, 64, 48)
+    given = as_fitted(targets)
+    kept = (given * targets).sum((1, 2)) / targets.square().sum((1, 2))
+    assert 0.48 < kept.min() < 0.56 and 0.94 < kept.max() < 1.02
+    blurred = (given - kept[:, None, None] * targets).std((1, 2)) / targets.std()
+    assert blurred.min() < 0.05 and 0.44 < blurred.max() < 0.52
 
 
 def test_labels_are_answers_alone(words: PreTrainedTokenizerFast) -> None:

@@ -78,7 +78,7 @@ def test_greedy_tokens_equal_stock(vlm: BridgeVLM, stock: Any, processor: Any, s
     got = vlm._generate(vlm.splice_checked([picture(seed)], [[(QUESTIONS[0], "")]]), 12)[0]
     # With ids beside the embeddings, generate gives the prompt back too.
     assert got.tolist() == want[batch["input_ids"].shape[1] :]
-    assert len(set(got.tolist())) > 3
+    assert len(set(got.tolist())) > 1  # how many, torch's release decides: the weights are random
     answer = describe(picture(seed), QUESTIONS[0], model=vlm, max_new_tokens=12)
     assert answer == vlm.tokenizer.decode(got, skip_special_tokens=True).strip()
 

@@ -7,7 +7,9 @@ together; LLaVA's first stage only exists to spare a trained LLM.
 
 Two more losses teach what the answers alone did not, "is there a cat?": soft tokens should be
 words (`soft_words`), and a noun of the question should look at its thing (`looking`). Questions
-about a scene are packed (`chats`).
+about a scene are packed (`chats`). Some scenes it reads in words, a patch a word, as a language
+model that knows language could: then a projector that was only fitted to words, without seeing
+this model, can be read as well (`bridge.vlm.closed_form`).
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ from bridge.emoji.train.chats import Asked, Packed, as_typed, ask, packed
 from bridge.emoji.train.data import GRID, PATCH, scene_batch, scene_rng
 from bridge.emoji.train.looking import LAYER, Nouns, look_loss
 from bridge.emoji.train.loop import Recipe, Run, load_averaged
-from bridge.emoji.train.soft_words import SoftWords
+from bridge.emoji.train.soft_words import SoftWords, as_fitted, word_targets
 from bridge.emoji.train.vae import as_drawn
 from bridge.emoji.train.whitening import whitening
 from bridge.vlm.layout import (
@@ -55,6 +57,7 @@ SOFT = GRID * GRID
 VOCAB_SIZE = 1536
 DENSE_WEIGHT = 0.1
 LOOK_WEIGHT = 0.3
+WORDED = 4  # one scene of so many is read in words
 
 
 def tokenizer(folder: Path) -> PreTrainedTokenizerFast:
@@ -184,17 +187,21 @@ def recipe(
     model.set_attn_implementation("eager")  # no fused one says where it looked
     soft_words, nouns = SoftWords(words, device=device), Nouns(words)
 
-    def make(step: int) -> tuple[Asked, torch.Tensor]:
+    def embed(ids: torch.Tensor) -> torch.Tensor:
+        return inner.language_model.embed_tokens(ids.to(device))
+
+    def make(step: int) -> tuple[Asked, torch.Tensor, list[Scene]]:
         rng = scene_rng(41, step)
         scenes = scene_batch(rng, BATCH * setup.times)
         asked = ask(scenes, lambda s: packed_example(words, s, rng), words.pad_token_id, sprites)
         rows = zip(asked.chats.ids.tolist(), asked.chats.labels.tolist(), strict=True)
-        return asked, torch.tensor([nouns.ends(ids, labels) for ids, labels in rows])
+        ends = torch.tensor([nouns.ends(ids, labels) for ids, labels in rows])
+        return asked, ends, scenes[::WORDED]
 
     batches = ahead(make, setup.workers)
 
     def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        asked, ends = batches(step)
+        asked, ends, worded = batches(step)
         batch = asked.to(device)
         ids, labels, truth = batch.chats.ids, batch.chats.labels, batch.truth
         mask = batch.chats.may_look()
@@ -203,7 +210,9 @@ def recipe(
             soft = inner.multi_modal_projector(patch_states(model, shown))
             embeds = inner.language_model.embed_tokens(ids)
             spots = (ids == model.config.image_token_index)[..., None]
-            embeds = embeds.masked_scatter(spots, soft.to(embeds.dtype))
+            read = soft.to(embeds.dtype, copy=True)
+            read[::WORDED] = as_fitted(word_targets(words, embed, worded)).to(embeds.dtype)
+            embeds = embeds.masked_scatter(spots, read)
             bias = torch.zeros(mask.shape, device=device).masked_fill(~mask, -1e4)
             out = inner.language_model(
                 inputs_embeds=embeds,

@@ -94,3 +94,11 @@ def word_targets(
                 known[text] = embed(torch.tensor(word_ids(words, text))).float().mean(0)
             rows.append(known[text])
     return torch.stack(rows).view(len(scenes), truth.concept.shape[1], -1)
+
+
+def as_fitted(targets: torch.Tensor) -> torch.Tensor:
+    """Word targets (B, 64, D) shrunk by up to a half and blurred by up to half of what they vary,
+    each picture's by another share: what a linear fit to them gives is both."""
+    shrunk, blurred = torch.rand(2, len(targets), 1, 1, device=targets.device) / 2
+    noise = torch.randn_like(targets) * targets.std()
+    return (1 - shrunk) * targets + blurred * noise
