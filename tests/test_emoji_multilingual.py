@@ -246,7 +246,7 @@ def test_the_stage_writes_the_folder_and_keeps_what_is_learnt(
     monkeypatch.setattr(multilingual, "build_tokenizer", lambda texts: words)
 
     def stage(runs: str, fresh: bool = False) -> dict[str, torch.Tensor]:
-        place = stages.Place(synthetic_sprites(), weights, tmp_path / runs, fresh)
+        place = stages.Place(synthetic_sprites, weights, tmp_path / runs, fresh)
         torch.manual_seed(5 if fresh else 3)
         stages.train_multilingual(place, 0.0)
         return load_file(weights / multilingual.NAME / "model.safetensors")

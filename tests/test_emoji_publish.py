@@ -221,7 +221,7 @@ def test_a_deepened_autoencoder_computes_the_same() -> None:
 
 
 def place(folder: Path, runs: str, *, fresh: bool = False) -> stages.Place:
-    return stages.Place(synthetic_sprites(), folder / "weights", folder / runs, fresh)
+    return stages.Place(synthetic_sprites, folder / "weights", folder / runs, fresh)
 
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -349,12 +349,13 @@ def test_the_commands_options_reach_the_stage(
     given = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
     monkeypatch.setattr(sys, "argv", ["train", "unet", *given, *(["--fresh"] if fresh else [])])
     stages.main()
-    monkeypatch.setattr(sys, "argv", [*sys.argv, "--minutes", "2.5"])
-    stages.main()
-    (where, minutes), (_, shorter) = seen
+    for wanted in ("2.5", "0"):
+        monkeypatch.setattr(sys, "argv", [*sys.argv, "--minutes", wanted])
+        stages.main()
+    (where, minutes), (_, shorter), (_, none) = seen
     assert (where.weights, where.runs, where.fresh) == (tmp_path / "w", tmp_path / "r", fresh)
     assert where.setup == Setup(torch.device("cpu"), times=4, workers=3) and where.lr == 0.25
-    assert minutes == stages.MINUTES["unet"] and shorter == 2.5
+    assert minutes == stages.MINUTES["unet"] and (shorter, none) == (2.5, 0)
 
 
 def test_help_names_every_stage(
@@ -367,6 +368,43 @@ def test_help_names_every_stage(
     text = capsys.readouterr().out
     assert all(f"``{stage}``" in text for stage in stages.STAGES)
     assert set(stages.MINUTES) == set(stages.STAGES) - {"tokenizer", "publish"}
+
+
+def test_all_begins_with_nothing_but_goes_on_with_what_it_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh: dict[str, bool] = {}
+    for name in stages.STAGES:
+        monkeypatch.setitem(
+            stages.STAGES, name, lambda place, _, name=name: fresh.update({name: place.fresh})
+        )
+    here = ["--weights", str(tmp_path / "w"), "--runs", str(tmp_path / "r"), "--device", "cpu"]
+    here += ["--threads", str(torch.get_num_threads())]
+    monkeypatch.setattr(sys, "argv", ["train", "all", *here])
+    stages.main()
+    assert [name for name, anew in fresh.items() if not anew] == ["unet"]  # after `sprites`
+
+
+@pytest.mark.parametrize("option", [("--times", "0"), ("--workers", "-1")])
+def test_sizes_that_make_no_batch_are_refused(
+    option: tuple[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train", "publish", *option])
+    with pytest.raises(SystemExit):
+        stages.main()
+    assert option[0] in capsys.readouterr().err
+
+
+def test_a_stage_without_pictures_asks_for_no_artwork(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(_: object) -> Any:
+        raise AssertionError("the artwork was read")
+
+    monkeypatch.setattr(stages, "load_sprites", none)
+    monkeypatch.setattr(sys, "argv", ["train", "tokenizer", "--weights", str(tmp_path)])
+    stages.main()
+    assert (tmp_path / "emoji-xl" / "tokenizer" / "tokenizer.json").is_file()
 
 
 def test_an_unknown_stage_is_refused_before_anything_loads(

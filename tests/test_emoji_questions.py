@@ -16,7 +16,16 @@ from hypothesis import given
 
 from bridge.emoji.concepts import CONCEPTS
 from bridge.emoji.questions import KINDS, Question, questions
-from bridge.emoji.scenes import BACKGROUNDS, CANVAS, STYLES, TINTS, Placed, Scene
+from bridge.emoji.scenes import (
+    BACKGROUNDS,
+    CANVAS,
+    STYLES,
+    TINTS,
+    Placed,
+    Scene,
+    held_out_tint,
+    sample_scene,
+)
 
 NUMBER = {1: "one", 2: "two", 3: "three", 4: "four"}
 HALF = CANVAS // 2
@@ -245,3 +254,20 @@ def test_a_scene_is_not_asked_the_same_twice_and_kinds_fit_it() -> None:
 def test_a_seed_gives_the_same_questions_again() -> None:
     assert asked(5, 20) == asked(5, 20)
     assert asked(5, 20) != asked(6, 20)
+
+
+def test_training_asks_for_no_held_out_colour_of_a_thing() -> None:
+    """It would always be wrong there; of held-out scenes both answers occur."""
+    yes_no = re.compile(
+        rf"(?:is there|do you see|can you see) an? ({'|'.join(TINTS)}) (.+?){PLACE}\?"
+    )
+    asked = Counter[tuple[bool, bool]]()
+    for held_out in (False, True):
+        rng = random.Random(7)
+        for _ in range(1500):
+            for question in questions(sample_scene(rng, held_out=held_out), rng, held_out=held_out):
+                found = yes_no.fullmatch(question.text)
+                if found and found[2] in ONE:
+                    asked[held_out, held_out_tint(ONE[found[2]], found[1])] += 1
+    assert not asked[False, True]
+    assert asked[False, False] > 100 and asked[True, True] > 20 and asked[True, False] > 20

@@ -222,6 +222,16 @@ def test_hard_views_are_replayed_more_often_and_new_ones_begin_anew() -> None:
     assert (pool.hardness[fresh] == 1).all()
 
 
+@pytest.mark.parametrize("times", [1, 32, 80])
+def test_a_batch_holds_no_view_twice_however_large(times: int) -> None:
+    """From the first step on, when little more than a batch has been made."""
+    stage = replace(SCENES, batch=SCENES.batch * times, new=SCENES.new * times)
+    pool = pool_of(size=4096, stage=stage)
+    for step in range(2):
+        places = pool.batch(step).places
+        assert len(places) == stage.batch == len(places.unique())
+
+
 def test_dropping_a_row_does_not_reach_the_pool() -> None:
     pool = pool_of()
     for step in range(5):

@@ -32,16 +32,14 @@ def article(phrase: str) -> str:
     return f"{'an' if vowel else 'a'} {phrase}"
 
 
-def noun_phrase(group: Group, *, count_word: str | None = None, definite: bool = False) -> str:
-    """The group in words: "two small red cats", "a big dog", "the red cat"."""
+def noun_phrase(group: Group, *, count_word: str | None = None) -> str:
+    """The group in words: "two small red cats", "a big dog"."""
     concept = CONCEPTS[group.concept]
     size = "" if group.size == "normal" else group.size + " "
     tint = "" if group.tint is None else group.tint + " "
     if group.count == 1:
-        phrase = size + tint + concept.one
-        return f"the {phrase}" if definite else article(phrase)
-    number = "the " if definite else f"{count_word or COUNT_WORDS[group.count]} "
-    return number + size + tint + concept.many
+        return article(size + tint + concept.one)
+    return f"{count_word or COUNT_WORDS[group.count]} {size}{tint}{concept.many}"
 
 
 def _keywords(scene: Scene, rng: random.Random) -> str:

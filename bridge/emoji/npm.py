@@ -28,7 +28,7 @@ def read_package(package: str, members: Sequence[str]) -> list[bytes]:
         except FileNotFoundError as error:
             raise MissingDependencyError(
                 f"{package} is fetched with npm, which is not installed: install Node.js (or, for "
-                "the artwork, put the rendered sprites.npz into the cache)."
+                "the artwork, put the rendered sprites-*.npz of another machine into the cache)."
             ) from error
         if done.returncode:
             raise WeightsError(f"`{' '.join(command)}` failed: {done.stderr.strip()}")

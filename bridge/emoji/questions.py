@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from bridge.emoji.captions import COUNT_WORDS, article, noun_phrase, plain_caption
 from bridge.emoji.concepts import CONCEPTS
-from bridge.emoji.scenes import TINTS, Group, Scene
+from bridge.emoji.scenes import TINTS, Group, Scene, held_out_tint
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,13 @@ def _exists_tinted(scene: Scene, rng: random.Random, held_out: bool) -> Question
         return None
     group = rng.choice(dyed)
     right = rng.random() < 0.5
-    tint = group.tint if right else rng.choice([t for t in TINTS if t != group.tint])
+    # In training a held-out colour is not asked for either: it would always be wrong.
+    others = [
+        tint
+        for tint in TINTS
+        if tint != group.tint and (held_out or not held_out_tint(group.concept, tint))
+    ]
+    tint = group.tint if right else rng.choice(others)
     thing = article(f"{tint} {CONCEPTS[group.concept].one}")
     text = _pick(
         rng,

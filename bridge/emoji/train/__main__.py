@@ -7,9 +7,9 @@ name is installed. A stage trains until it has used its minutes of wall clock, c
 two minutes under --runs, and goes on from there when it is started again, with a larger --minutes
 if it should train longer. ``sprites`` and ``unet`` train the painter, and need neither ``vision``
 nor ``decoder``; ``texts`` reads the text towers as the painter does; nothing needs
-``multilingual``; ``gemma`` needs ``clip`` alone. Without a checkpoint, ``multilingual``,
-``decoder``, ``vision``, ``texts``, ``sprites``, ``unet``, ``llava`` and ``gemma`` go on from the
-weights.
+``multilingual``; ``gemma`` needs ``clip`` alone. Without a checkpoint, ``decoder``, ``vision`` and
+``texts`` go on from the weights, and so do ``multilingual``, ``sprites``, ``unet``, ``llava`` and
+``gemma`` unless --fresh is given. ``all`` begins with nothing.
 
 A GPU is used where there is one, but for ``multilingual`` and ``texts``, which are small. It wants
 --times (batches so many times as large) and --workers (processes that make them).
@@ -21,6 +21,7 @@ import argparse
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -47,8 +48,9 @@ from bridge.files import default_cache
 from bridge.runtime import resolve_device
 from bridge.vlm import packaged
 
-# Minutes each stage trains by default: what the shipped weights had, on one CPU core; the
-# painter's (vae, decoder, sprites, unet) on two.
+# Minutes each stage trains by default: what the shipped weights had on one CPU core, the painter's
+# (vae, decoder, sprites, unet) on two, `gemma` on an H200. Others had minutes on one as well, which
+# count for far more (weights/README.md).
 MINUTES = {
     "vae": 19.0,
     "clip": 22.0,
@@ -60,7 +62,7 @@ MINUTES = {
     "texts": 59.0,
     "unet": 645.0,
     "llava": 140.0,
-    "gemma": 60.0,
+    "gemma": 11.5,
 }
 
 
@@ -68,12 +70,16 @@ MINUTES = {
 class Place:
     """Where a stage reads and writes, where it trains, and at which rate if not its own."""
 
-    sprites: Sprites
+    artwork: Callable[[], Sprites]  # not every stage needs it
     weights: Path
     runs: Path
     fresh: bool
     setup: Setup = ON_CPU
     lr: float | None = None
+
+    @property
+    def sprites(self) -> Sprites:
+        return self.artwork()
 
     def shipped(self, part: str) -> Path | None:
         """The folder of a part that is trained already, to go on from; None when there is none
@@ -251,16 +257,23 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=1, help="size of batches, in usual ones")
     parser.add_argument("--workers", type=int, default=0, help="processes that make batches")
     parser.add_argument("--lr", type=float, help="learning rate, if not the stage's own")
-    parser.add_argument("--fresh", action="store_true", help="not from the weights that are there")
+    parser.add_argument("--fresh", action="store_true", help="not from weights that are there")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if args.times < 1 or args.workers < 0:
+        parser.error("--times must be 1 or more, --workers 0 or more")
     setup = Setup(resolve_device(args.device), args.times, args.workers)
-    sprites = load_sprites(args.cache)
-    place = Place(sprites, args.weights, args.runs, args.fresh, setup, args.lr)
     every = [s for s in STAGES if s != "gemma" or packaged.is_at_hand(gemma.LLM)]
-    for stage in every if args.stage == "all" else [args.stage]:
+    chosen = every if args.stage == "all" else [args.stage]
+    artwork = cache(lambda: load_sprites(args.cache))
+    for stage in chosen:
+        # What an earlier stage of the same call has begun is gone on with.
+        begun = stage == "unet" and "sprites" in chosen
+        fresh = not begun and (args.fresh or args.stage == "all")
+        place = Place(artwork, args.weights, args.runs, fresh, setup, args.lr)
         torch.manual_seed(args.seed)
-        STAGES[stage](place, args.minutes or MINUTES.get(stage, 0.0))
+        minutes = MINUTES.get(stage, 0.0) if args.minutes is None else args.minutes
+        STAGES[stage](place, minutes)
 
 
 if __name__ == "__main__":

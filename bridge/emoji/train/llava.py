@@ -196,7 +196,7 @@ def recipe(
         asked = ask(scenes, lambda s: packed_example(words, s, rng), words.pad_token_id, sprites)
         rows = zip(asked.chats.ids.tolist(), asked.chats.labels.tolist(), strict=True)
         ends = torch.tensor([nouns.ends(ids, labels) for ids, labels in rows])
-        return asked, ends, scenes[::WORDED]
+        return asked, ends, scenes[1::WORDED]
 
     batches = ahead(make, setup.workers)
 
@@ -211,7 +211,8 @@ def recipe(
             embeds = inner.language_model.embed_tokens(ids)
             spots = (ids == model.config.image_token_index)[..., None]
             read = soft.to(embeds.dtype, copy=True)
-            read[::WORDED] = as_fitted(word_targets(words, embed, worded)).to(embeds.dtype)
+            # From the second on: the first of so many is the one seen as drawn.
+            read[1::WORDED] = as_fitted(word_targets(words, embed, worded)).to(embeds.dtype)
             embeds = embeds.masked_scatter(spots, read)
             bias = torch.zeros(mask.shape, device=device).masked_fill(~mask, -1e4)
             out = inner.language_model(

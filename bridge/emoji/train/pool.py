@@ -23,7 +23,7 @@ from bridge.emoji.train.data import PATCH, PatchTruth, pixels, scene_rng
 from bridge.emoji.train.views import draw_views, view_pictures, view_truth
 
 LATENT_CHANNELS = 32
-FIRST = 2048  # views that a pool begins with
+FIRST = 2048  # views that a pool begins with, or a batch if that is larger
 DROP_ZERO, DROP_EMPTY = 0.09, 0.03  # unconditional rows: zeros (SDXL's rule), or "" encoded
 HARDEST = 4.0  # how much oftener than an average view the hardest is replayed, at most
 TIME_BINS = 20  # errors are compared within one
@@ -145,14 +145,14 @@ class Pool:
     def batch(self, step: int) -> Batch:
         """One step's rows, a few of them made unconditional."""
         if self.filled == 0:
-            for part in range(0, FIRST, 256):
+            for part in range(0, max(FIRST, self.stage.batch), 256):
                 self.add(self._make(256, scene_rng(self.seed, -1 - part)))
         new = self.add(self._new(step))
         draws = torch.Generator(self.device)
         draws.manual_seed(scene_rng(self.seed, step).getrandbits(62))
         rows = torch.arange(new.start, new.stop, device=self.device)
         if len(new) < self.stage.batch:  # else there is nothing to replay
-            rows = torch.cat([rows, self._replayed(self.stage.batch - len(new), draws)])
+            rows = torch.cat([rows, self._replayed(self.stage.batch - len(new), new, draws)])
         draw = torch.rand(len(rows), generator=draws, device=self.device)
         zero, told = draw < DROP_ZERO, draw >= DROP_ZERO + DROP_EMPTY
         states, pooled = self.states[rows].float(), self.pooled[rows].float()
@@ -168,13 +168,14 @@ class Pool:
             rows,
         )
 
-    def _replayed(self, count: int, draws: torch.Generator) -> torch.Tensor:
-        """Places of the pool, hard views likelier, none twice.
+    def _replayed(self, count: int, new: range, draws: torch.Generator) -> torch.Tensor:
+        """Places of the pool but the ``new`` ones, hard views likelier, none twice.
 
         The largest of log weight plus Gumbel noise (Efraimidis & Spirakis 2006).
         """
         keys = torch.rand(self.filled, generator=draws, device=self.device)
         keys = self.hardness[: self.filled].log() - (-keys.log()).log()
+        keys[new.start : new.stop] = -torch.inf
         return keys.topk(count).indices
 
     def learn(self, batch: Batch, t: torch.Tensor, error: torch.Tensor) -> None:

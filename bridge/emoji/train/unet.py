@@ -285,7 +285,7 @@ def recipe(
 
 
 def export(run: Run, folder: Path) -> None:
-    """Write the averaged UNet in half precision, the scheduler and the pipeline's index."""
+    """Write the averaged UNet in half precision, and the scheduler."""
     unet = load_averaged(run, build(), "unet.")
     unet.half().save_pretrained(folder / "unet")
     scheduler().save_pretrained(folder / "scheduler")
