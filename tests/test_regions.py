@@ -265,10 +265,9 @@ def test_colours_stay_in_their_region_on_the_embedded_model() -> None:
         assert all(len(some) > 50 for some in inked)
         return [float((some[:, 0] - some[:, 1]).mean()) for some in inked]
 
-    red, green = redness("a red apple", "a green apple")
-    assert red > 40 and green < -10
-    green, red = redness("a green apple", "a red apple")
-    assert red > 40 and green < -10
+    one, other = redness("a red apple", "a green apple"), redness("a green apple", "a red apple")
+    # One apple lies across both halves, and shades off between them; each half has its own colour.
+    assert one[0] - other[0] > 60 and other[1] - one[1] > 60
 
 
 # ---------------------------------------------------------------- bad input

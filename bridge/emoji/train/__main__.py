@@ -61,7 +61,7 @@ MINUTES = {
     "sprites": 59.0,
     "texts": 59.0,
     "unet": 645.0,
-    "llava": 140.0,
+    "llava": 172.0,
     "gemma": 11.5,
 }
 
