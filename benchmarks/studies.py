@@ -22,16 +22,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import bridge
 from benchmarks.results import RESULTS, Row, commit, report, save, share_row, show
+from benchmarks.tasks import Task
+from bridge.emoji.captions import noun_phrase
+from bridge.emoji.phrasings import RELATIONS_HELD_OUT
 from bridge.errors import BridgeError, OptionError
 from bridge.lab import Study, Variant, vary
 from bridge.lab.variants import Settings
+from bridge.lab.variants.words import split_words
 
 _TOWERS = ("text_encoder", "text_encoder_2")
+_WEIGHTS = (0.5, 0.8, 1.25, 2.0)
+# Of the words that say what stands where, those that neither name a thing nor a place.
+_JOINING = frozenset({"a", "an", "and", "at", "it", "of", "on", "the"})
 Look = Callable[[Any, str], Mapping[str, float]]
 
 
 def run_order(args: argparse.Namespace) -> None:
-    """Eight word orders and eight emphases (two words, four weights) of each prompt."""
+    """Eight word orders and eight emphases (two words, four weights) of each task's prompt."""
     from benchmarks.judge import Judge
     from benchmarks.painting import as_array
     from benchmarks.tasks import interleaved, judge_task
@@ -44,7 +51,7 @@ def run_order(args: argparse.Namespace) -> None:
     def look(image: Any, prompt: str) -> dict[str, float]:
         return {"right": float(judge_task(tasks[prompt], judge.look(as_array(image))).right)}
 
-    studies = _studies({prompt: _order_variants(prompt) for prompt in tasks}, look, args)
+    studies = _studies({prompt: order_variants(task) for prompt, task in tasks.items()}, look, args)
     rows = []
     for operation in ("word-order", "emphasis"):
         for name in ("pixel_distance", "tower_distance"):
@@ -61,12 +68,42 @@ def run_order(args: argparse.Namespace) -> None:
     _finish("order", rows, args)
 
 
-def _order_variants(prompt: str) -> list[Variant]:
-    orders = vary(prompt, ["word-order"], Settings(count=6))
-    swaps = "↔"
-    whole = [each for each in orders if swaps not in each.detail]
-    weighted = vary(prompt, ["emphasis"], Settings(weights=(0.5, 0.8, 1.25, 2.0)))
-    return [*whole[:8], *[each for each in weighted if each.dialect == "a1111"][:8]]
+def order_variants(task: Task) -> list[Variant]:
+    """Eight whole orders of a prompt's words, and the first two words of its task at four weights.
+
+    Neighbour swaps are left out: they leave most of the order as it was.
+    """
+    orders = vary(task.prompt, ["word-order"], Settings(count=6))
+    whole = [each for each in orders if "↔" not in each.detail]
+    weighted = [
+        Variant(
+            "emphasis",
+            f"{task.prompt[:start]}({task.prompt[start:end]}:{weight:g}){task.prompt[end:]}",
+            f"{task.prompt[start:end]} × {weight:g}",
+            "a1111",
+        )
+        for start, end in task_words(task)[:2]
+        for weight in _WEIGHTS
+    ]
+    return [*whole[:8], *weighted]
+
+
+def task_words(task: Task) -> list[tuple[int, int]]:
+    """Where the words stand in the prompt that the judge's verdict hangs on: nouns, tints and
+    relation, not those of frame, ground and style, and a ground's colour least of all.
+    """
+    things = [noun_phrase(group) for group in task.scene.groups]
+    said = [" and ".join(things), " and ".join(reversed(things))]
+    if len(things) == 2:
+        forms = [form for some in RELATIONS_HELD_OUT.values() for form in some]
+        said += [form.format(a=things[0], b=things[1]) for form in forms]
+    what = next(text for text in said if text in task.prompt)
+    begun, words = task.prompt.index(what), split_words(what)
+    return [
+        (begun + start, begun + end)
+        for word, (start, end) in zip(words.words, words.spans(), strict=True)
+        if word not in _JOINING
+    ]
 
 
 def run_negation(args: argparse.Namespace) -> None:

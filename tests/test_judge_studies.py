@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import astuple
 
 import pytest
@@ -9,7 +10,10 @@ import pytest
 from benchmarks import studies
 from benchmarks.adapters import kept_row
 from benchmarks.compositional import parser
+from benchmarks.tasks import Task, interleaved
+from bridge.emoji.captions import noun_phrase
 from bridge.emoji.concepts import CONCEPTS
+from bridge.emoji.scenes import Group, Scene
 
 
 def test_each_denied_thing_has_one_study() -> None:
@@ -32,12 +36,41 @@ def test_more_things_than_there_are_is_said_in_a_line(capsys: pytest.CaptureFixt
         assert line.startswith("error:") and f"n is {n}" in line and "1 to 320" in line
 
 
-def test_orders_and_emphases_are_eight_each() -> None:
-    found = studies._order_variants("two red apples left of a cat")
+_STUDIED = interleaved(10, 0, ("two_objects", "colour", "position", "binding"))
+
+
+@pytest.mark.parametrize("task", _STUDIED, ids=lambda task: task.prompt)
+def test_orders_and_emphases_are_eight_each(task: Task) -> None:
+    found = studies.order_variants(task)
     kinds = [each.operation for each in found]
     assert kinds.count("word-order") == kinds.count("emphasis") == 8
     assert {each.dialect for each in found if each.operation == "emphasis"} == {"a1111"}
     assert len({(each.text, each.dialect) for each in found}) == 16
+    assert not any("↔" in each.detail for each in found)
+
+
+@pytest.mark.parametrize("task", _STUDIED, ids=lambda task: task.prompt)
+def test_an_emphasis_is_on_a_word_that_the_verdict_hangs_on(task: Task) -> None:
+    """Weights on "emoji" or on the ground's colour would be judged as if they were on a thing."""
+    places = {"left", "right", "top", "bottom", "under"}
+    named = {word for group in task.scene.groups for word in noun_phrase(group).split()[1:]}
+    weighted = [each for each in studies.order_variants(task) if each.operation == "emphasis"]
+    marks = [re.fullmatch(r"(.*)\((.+):([\d.]+)\)(.*)", each.text) for each in weighted]
+    assert [float(mark[3]) for mark in marks if mark] == 2 * [0.5, 0.8, 1.25, 2.0]
+    for mark in marks:
+        assert mark and mark[1] + mark[2] + mark[4] == task.prompt
+        assert mark[2] in named | places
+        assert not mark[4].startswith(" background") and not mark[1].endswith("in a picture on ")
+    assert len({(mark[1], mark[2]) for mark in marks if mark}) == 2
+
+
+def test_a_tint_is_weighed_and_the_same_colour_of_the_ground_is_not() -> None:
+    things = (Group(0, tint="blue"), Group(1, tint="red"))
+    a, b = (noun_phrase(each) for each in things)
+    prompt = f"blue background, on the left {a}, on the right {b}, noto"
+    scene = Scene("noto", "blue", things, "left", ())
+    words = [prompt[i:j] for i, j in studies.task_words(Task("binding", prompt, scene, True, 0))]
+    assert words == ["left", *a.split()[1:], "right", *b.split()[1:]]
 
 
 def test_means_have_normal_intervals() -> None:
