@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.grids import Cell, save_grid
-from benchmarks.results import Row, report, save, share_row, show
+from benchmarks.results import Row, grouped_share_row, report, save, share_row, show
 from bridge.emoji.art import load_sprites
 from bridge.emoji.questions import KINDS, Question, questions
 from bridge.emoji.render import render_scene
@@ -124,12 +124,22 @@ def answer_all(vlm: Any, asked: list[Asked], pictures: list[np.ndarray], batch: 
 
 
 def ask_rows(asked: list[Asked], right: list[bool]) -> list[Row]:
+    """Rows of all questions, of all but captions, and of each kind. Several questions share a
+    scene, and scenes are what varies; of a kind a scene has one at most."""
+    outcomes = list(zip(asked, right, strict=True))
+    short = [(one, ok) for one, ok in outcomes if one.question.kind != "caption"]
     by_kind: dict[str, list[bool]] = defaultdict(list)
-    for one, ok in zip(asked, right, strict=True):
+    for one, ok in outcomes:
         by_kind[one.question.kind].append(ok)
-    short = [ok for kind, oks in by_kind.items() if kind != "caption" for ok in oks]
     return [
-        share_row("ask/overall", right),
-        share_row("ask/overall_short", short),
+        grouped_share_row("ask/overall", _by_scene(outcomes)),
+        grouped_share_row("ask/overall_short", _by_scene(short)),
         *(share_row(f"ask/{kind}", oks) for kind, oks in by_kind.items()),
     ]
+
+
+def _by_scene(outcomes: list[tuple[Asked, bool]]) -> list[list[bool]]:
+    groups: dict[Scene, list[bool]] = defaultdict(list)
+    for one, ok in outcomes:
+        groups[one.scene].append(ok)
+    return list(groups.values())

@@ -18,7 +18,16 @@ from typing import Any
 
 import torch
 
-from benchmarks.results import RESULTS, Row, commit, report, save, share_row, show
+from benchmarks.results import (
+    RESULTS,
+    Row,
+    commit,
+    grouped_share_row,
+    report,
+    save,
+    share_row,
+    show,
+)
 from bridge.vlm import BridgeVLM, load_llm, load_vlm
 from bridge.vlm.choice import n_common
 from bridge.vlm.train.lora import without_lora
@@ -73,14 +82,14 @@ def continued_inside(vlm: BridgeVLM, prompt: str, n: int) -> list[int]:
 def compared(name: str, stock: Sequence[list[int]], found: Sequence[list[int]]) -> list[Row]:
     """Rows ``forgetting/<name>/same_prompts`` and ``.../tokens_before_the_first_other``."""
     pairs = list(zip(stock, found, strict=True))
+    # One token that differs makes all others after it differ, so prompts are what varies.
     alike = [
-        place < n_common(one, other)
+        [place < n_common(one, other) for place in range(max(len(one), len(other)))]
         for one, other in pairs
-        for place in range(max(len(one), len(other)))
     ]
     return [
         share_row(f"forgetting/{name}/same_prompts", [one == other for one, other in pairs]),
-        share_row(f"forgetting/{name}/tokens_before_the_first_other", alike),
+        grouped_share_row(f"forgetting/{name}/tokens_before_the_first_other", alike),
     ]
 
 

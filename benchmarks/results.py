@@ -17,6 +17,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bridge.files import write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,6 +59,29 @@ def share_row(name: str, outcomes: Sequence[bool]) -> Row:
     right, n = sum(outcomes), len(outcomes)
     low, high = wilson(right, n)
     value, low, high = (round(100 * share, 2) for share in (right / n, low, high))
+    return Row(name, value, low, high, n, "%")
+
+
+def grouped_share_row(name: str, groups: Sequence[Sequence[bool]]) -> Row:
+    """The share of all outcomes that are True, in percent, where outcomes of a group are alike.
+
+    ``n`` is the number of outcomes, but groups are what varies: the 95 % interval is the
+    bootstrap's over groups (2,000 resamples, fixed seed). Groups of one outcome each, and outcomes
+    that are all the same, have Wilson's interval at the number of groups; a single group of mixed
+    outcomes has no spread to draw from, so its interval is its share. Raises ValueError where
+    there are no outcomes.
+    """
+    counts = [(sum(group), len(group)) for group in groups if group]
+    if not counts:
+        raise ValueError(f"{name}: there are no outcomes")
+    right, sizes = np.array(counts).T
+    n, share = int(sizes.sum()), right.sum() / sizes.sum()
+    if len(counts) == n or share in (0, 1):
+        low, high = wilson(round(share * len(counts)), len(counts))
+    else:
+        drawn = np.random.default_rng(0).integers(0, len(counts), (2000, len(counts)))
+        low, high = np.quantile(right[drawn].sum(1) / sizes[drawn].sum(1), (0.025, 0.975))
+    value, low, high = (round(100 * float(end), 2) for end in (share, low, high))
     return Row(name, value, low, high, n, "%")
 
 

@@ -1,7 +1,8 @@
 """``clip``: which of 256 held-out scenes does a caption mean, and which caption a picture?
 
 The captions are in held-out phrasings and name style and relation. R@1 is the share of queries
-whose own partner scores highest; ``clip/r_at_1_of_256`` pools both directions of emoji-clip.
+whose own partner scores highest; ``clip/r_at_1_of_256`` pools both directions of the
+first model; its interval is over scenes, each of which is looked for both ways.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.results import Row, report, save, share_row, show
+from benchmarks.results import Row, grouped_share_row, report, save, share_row, show
 from bridge.emoji.art import load_sprites
 from bridge.emoji.captions import caption
 from bridge.emoji.render import render_scene
@@ -59,7 +60,8 @@ def run_clip(args: argparse.Namespace) -> None:
         to_image, to_text = first_ranks(similarities(model, pictures, texts))
         name = Path(model).name
         if i == 0:
-            rows.append(share_row("clip/r_at_1_of_256", to_image + to_text))
+            pairs = list(zip(to_image, to_text, strict=True))
+            rows.append(grouped_share_row("clip/r_at_1_of_256", pairs))
         rows.append(share_row(f"clip/r_at_1_of_256/{name}/text_to_image", to_image))
         rows.append(share_row(f"clip/r_at_1_of_256/{name}/image_to_text", to_text))
     show(rows)

@@ -26,7 +26,16 @@ from PIL import Image
 from benchmarks.grids import Cell, save_grid
 from benchmarks.judge import Judge, Seen
 from benchmarks.painting import as_array, paint
-from benchmarks.results import RESULTS, Row, commit, report, save, share_row, show
+from benchmarks.results import (
+    RESULTS,
+    Row,
+    commit,
+    grouped_share_row,
+    report,
+    save,
+    share_row,
+    show,
+)
 from bridge.emoji.art import load_sprites
 from bridge.emoji.captions import plain_caption
 from bridge.emoji.render import render_scene
@@ -92,9 +101,9 @@ def trip_rows(trips: Sequence[Trip]) -> list[Row]:
     for number in range(len(trips[0].seen)):
         head = f"round_trip/{number}"
         counts = [kept(trip.scene, trip.seen[number]) for trip in trips]
-        things = [i < found for found, wanted in counts for i in range(wanted)]
+        things = [[i < found for i in range(wanted)] for found, wanted in counts]
         rows += [
-            share_row(f"{head}/things_kept", things),
+            grouped_share_row(f"{head}/things_kept", things),
             share_row(
                 f"{head}/background_kept",
                 [trip.seen[number].background == trip.scene.background for trip in trips],

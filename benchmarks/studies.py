@@ -21,7 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import bridge
-from benchmarks.results import RESULTS, Row, commit, report, save, share_row, show
+from benchmarks.results import RESULTS, Row, commit, grouped_share_row, report, save, show
 from benchmarks.tasks import Task
 from bridge.emoji.captions import noun_phrase
 from bridge.emoji.phrasings import RELATIONS_HELD_OUT
@@ -62,7 +62,7 @@ def run_order(args: argparse.Namespace) -> None:
                 where = f"order/{operation}/{name}/{tower}"
                 rows.append(_mean_row(where, studies, operation, name, tower))
     rows += [
-        share_row(f"order/{operation}/right", _judged(studies, operation, "right"))
+        grouped_share_row(f"order/{operation}/right", _judged(studies, operation, "right"))
         for operation in ("original", "word-order", "emphasis")
     ]
     _finish("order", rows, args)
@@ -119,7 +119,10 @@ def run_negation(args: argparse.Namespace) -> None:
 
     studies = _studies(subjects, look, args)
     names = ["original", *dict.fromkeys(v.operation for some in subjects.values() for v in some)]
-    rows = [share_row(f"negation/{name}/X is drawn", _judged(studies, name, "X")) for name in names]
+    rows = [
+        grouped_share_row(f"negation/{name}/X is drawn", _judged(studies, name, "X"))
+        for name in names
+    ]
     for tower in _TOWERS:
         for name in names[1:]:
             where = f"negation/{name}/pooled_above_chance/{tower}"
@@ -184,13 +187,13 @@ def _studies(
     return found
 
 
-def _judged(studies: Sequence[Study], operation: str, figure: str) -> list[bool]:
+def _judged(studies: Sequence[Study], operation: str, figure: str) -> list[list[bool]]:
+    """A study's prompt is a group: its variants and seeds are of one subject."""
     return [
-        bool(value)
+        study.pictures.loc[study.pictures.operation == operation, f"judge_{figure}"]
+        .astype(bool)
+        .to_list()
         for study in studies
-        for value in study.pictures.loc[
-            study.pictures.operation == operation, f"judge_{figure}"
-        ].to_list()
     ]
 
 

@@ -15,7 +15,7 @@ from benchmarks.compositional import COMMANDS, parser
 from benchmarks.draw import describe, draw_rows
 from benchmarks.grids import RIGHT, WRONG, Cell, grid, save_grid
 from benchmarks.judge import Found, Seen
-from benchmarks.results import Row, median_row, report, save, share_row, wilson
+from benchmarks.results import Row, grouped_share_row, median_row, report, save, share_row, wilson
 from benchmarks.retrieval import first_ranks
 from benchmarks.table import FIGURES, markdown
 from benchmarks.tasks import interleaved, judge_task
@@ -40,6 +40,45 @@ def test_wilson_interval(successes: int, n: int, low: float, high: float) -> Non
 def test_wilson_refuses_what_is_no_share(successes: int, n: int) -> None:
     with pytest.raises(ValueError, match="no share"):
         wilson(successes, n)
+
+
+def test_outcomes_of_a_group_do_not_count_as_many() -> None:
+    """Twenty prompts of eight equal outcomes each say no more than twenty outcomes."""
+    rng = np.random.default_rng(1)
+    right = (rng.random(40) < 0.5).tolist()
+    alike = grouped_share_row("x", [[ok] * 8 for ok in right])
+    apart, single = share_row("x", [ok for ok in right for _ in range(8)]), share_row("x", right)
+    assert (alike.value, alike.n, alike.unit) == (apart.value, 320, "%")
+    assert alike.high - alike.low == pytest.approx(single.high - single.low, rel=0.1)
+    assert alike.high - alike.low > 2 * (apart.high - apart.low)
+    assert alike.low < alike.value < alike.high
+    assert alike == grouped_share_row("x", [[ok] * 8 for ok in right])
+
+
+def test_groups_of_other_sizes_weigh_by_their_outcomes() -> None:
+    row = grouped_share_row("x", [[True] * 3, [False], [True, False], [True] * 4])
+    assert (row.value, row.n) == (80.0, 10)
+    assert row.low < 80 < row.high
+
+
+@pytest.mark.parametrize(
+    ("groups", "right"),
+    [([[True] * 5] * 12, 12), ([[False] * 5] * 12, 0), ([[True]] * 7 + [[False]] * 5, 7)],
+)
+def test_groups_without_a_spread_of_their_own_have_wilsons_interval(
+    groups: list[list[bool]], right: int
+) -> None:
+    row = grouped_share_row("x", groups)
+    assert (row.low, row.high) == tuple(round(100 * end, 2) for end in wilson(right, 12))
+    assert row.n == sum(map(len, groups))
+
+
+def test_a_group_of_nothing_says_nothing() -> None:
+    groups = [[True, False], [True]]
+    assert grouped_share_row("x", [[], *groups]) == grouped_share_row("x", groups)
+    for none in ([], [[]]):
+        with pytest.raises(ValueError, match="no outcomes"):
+            grouped_share_row("x", none)
 
 
 def test_rows_and_tables_have_the_projects_format(tmp_path: Path) -> None:
@@ -111,6 +150,16 @@ def test_questions_are_held_out_and_as_many_of_each_kind() -> None:
     assert rows["ask/overall"].n == 10 * len(KINDS)
     assert rows["ask/overall_short"].n == 10 * (len(KINDS) - 1)
     assert {f"ask/{kind}" for kind in KINDS} <= set(rows)
+
+
+def test_questions_about_one_scene_are_no_independent_trials() -> None:
+    asked = make_questions(60)
+    scenes = list(dict.fromkeys(one.scene for one in asked))
+    right = [scenes.index(one.scene) % 2 == 0 for one in asked]
+    row = ask_rows(asked, right)[0]
+    assert row.n == len(asked) > len(scenes)
+    pooled = share_row("x", right)
+    assert row.value == pooled.value and row.high - row.low > pooled.high - pooled.low
 
 
 def test_first_ranks_of_both_directions() -> None:
