@@ -67,7 +67,7 @@ def run_adapters(args: argparse.Namespace) -> None:
             ]
             show(new)
             rows += new
-            save(args.out / "adapters.json", report(command, rows, **notes))
+            save(args.out / "adapters.json", report(command, rows, pipe.device, **notes))
 
 
 def make_captions(n: int, seed: int) -> list[str]:

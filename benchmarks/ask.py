@@ -85,7 +85,9 @@ def run_ask(args: argparse.Namespace) -> None:
     suffix = "" if args.vlm == "emoji-llava" else "-" + Path(args.vlm).name
     save(
         args.out / f"ask{suffix}.json",
-        report(f"{command} --seed {args.seed}", rows, rule="exact match", examples=examples),
+        report(
+            f"{command} --seed {args.seed}", rows, vlm.device, rule="exact match", examples=examples
+        ),
     )
     cells = [
         Cell(

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.results import RESULTS, Row, median_row, report, save, show
+from benchmarks.results import RESULTS, Row, commit, median_row, report, save, show
 from bridge.conditioning import Conditioning, condition
 from bridge.conditioning.uneven import UNEVEN
 from bridge.pictures import save_figure
@@ -126,6 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args(arguments)
+    commit()
     pipe = load_pipeline(args.model)
     pipe.set_progress_bar_config(disable=True)
     rows, pictures = measure(pipe, args.steps, args.guidance)
@@ -134,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"python -m benchmarks.contexts --model {args.model} --steps {args.steps} "
         f"--guidance {args.guidance:g}"
     )
-    save(args.out / "contexts.json", report(command, rows))
+    save(args.out / "contexts.json", report(command, rows, pipe.device))
     draw_grid(pictures, args.out / "contexts.webp")
 
 

@@ -43,7 +43,7 @@ def run_draw(args: argparse.Namespace) -> None:
         f"--steps {args.steps} --guidance {args.guidance:g} --seed {args.seed}"
     )
     notes = {"rules": "benchmarks/tasks.py", "examples": _examples(scored)}
-    save(args.out / f"draw{suffix}.json", report(command, rows, **notes))
+    save(args.out / f"draw{suffix}.json", report(command, rows, pipe.device, **notes))
     for kind in KINDS:
         here = [entry for entry in scored if entry[0].kind == kind]
         cells = [

@@ -70,7 +70,7 @@ def run_emphasis(args: argparse.Namespace) -> None:
         f"python benchmarks/compositional.py emphasis --model {args.model} --n {args.n} "
         f"--steps {args.steps} --guidance {args.guidance:g} --seed {args.seed}"
     )
-    save(args.out / "emphasis.json", report(command, rows))
+    save(args.out / "emphasis.json", report(command, rows, pipe.device))
     draw_chart(rows, args.out / "emphasis.webp")
 
 

@@ -32,7 +32,7 @@ from transformers import (
 )
 
 import bridge
-from benchmarks.results import RESULTS, Row, median_row, report, save, show
+from benchmarks.results import RESULTS, Row, commit, median_row, report, save, show
 from benchmarks.speed import seconds
 from bridge.runtime import resolve_device
 from bridge.store import resolve
@@ -203,6 +203,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
+    commit()
     device = resolve_device(args.device)
     on_cuda = device.type == "cuda"
     torch.manual_seed(0)
@@ -215,7 +216,7 @@ def main() -> None:
     told = " ".join(map(str, args.sizes))
     command = f"python -m benchmarks.encode_speed --sizes {told} --repeats {args.repeats}"
     file = "encode-speed-cuda.json" if on_cuda else "encode-speed.json"
-    save(args.out / file, report(command, rows, device=str(device), what="prompts with negatives"))
+    save(args.out / file, report(command, rows, device, what="prompts with negatives"))
 
 
 if __name__ == "__main__":

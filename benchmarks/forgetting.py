@@ -131,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     command = (
         f"python -m benchmarks.forgetting --vlm {args.vlm} --llm {args.llm} --tokens {args.tokens}"
     )
-    save(args.out / "forgetting.json", report(command, rows, examples=examples))
+    save(args.out / "forgetting.json", report(command, rows, vlm.device, examples=examples))
 
 
 if __name__ == "__main__":

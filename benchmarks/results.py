@@ -98,11 +98,12 @@ def _median(values: Sequence[float]) -> float:
     return ordered[half] if len(values) % 2 else (ordered[half - 1] + ordered[half]) / 2
 
 
-def report(command: str, rows: Sequence[Row], **notes: Any) -> dict[str, Any]:
-    """A table in the project's format; ``notes`` go beside it (settings, what was left out)."""
+def report(command: str, rows: Sequence[Row], on: object = "cpu", **notes: Any) -> dict[str, Any]:
+    """A table in the project's format, measured ``on`` a torch device; ``notes`` go beside it
+    (settings, what was left out)."""
     return {
         "command": command,
-        "machine": machine(),
+        "machine": machine(on),
         "versions": versions(),
         "commit": commit(),
         **({"notes": notes} if notes else {}),
@@ -133,8 +134,8 @@ def show(rows: Sequence[Row]) -> None:
         )
 
 
-def machine() -> str:
-    """The processor, its cores, the threads torch uses, and the accelerator if one is used."""
+def machine(device: object = "cpu") -> str:
+    """The processor, its cores, the threads torch uses, and the GPU if ``device`` is one."""
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -144,8 +145,8 @@ def machine() -> str:
     torch = sys.modules.get("torch")
     if torch is not None:
         text += f", {torch.get_num_threads()} torch threads"
-        if torch.cuda.is_available():
-            text += f", {torch.cuda.get_device_name(0)}"
+        if str(device).startswith("cuda"):
+            text += f", {torch.cuda.get_device_name(device)}"
     return text
 
 
@@ -168,7 +169,9 @@ def commit() -> str:
     """
     try:
         head = _git("rev-parse", "HEAD")
-        changed = _git("status", "--porcelain", "--", "bridge", "benchmarks/*.py", "weights")
+        changed = _git(
+            "status", "--porcelain", "--", "bridge", "benchmarks/*.py", "demos", "weights"
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return head + ("+changes" if changed else "")

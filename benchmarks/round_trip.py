@@ -163,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"--guidance {args.guidance:g} --seed {args.seed}"
     )
     examples = [trip.captions for trip in trips[:8]]
-    save(args.out / "round_trip.json", report(command, rows, captions=examples))
+    save(args.out / "round_trip.json", report(command, rows, pipe.device, captions=examples))
     cells = [
         Cell(picture, caption, kept(trip.scene, seen)[0] == kept(trip.scene, seen)[1])
         for trip in trips[:_ROWS_SHOWN]

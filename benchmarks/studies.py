@@ -29,6 +29,7 @@ from bridge.errors import BridgeError, OptionError
 from bridge.lab import Study, Variant, vary
 from bridge.lab.variants import Settings
 from bridge.lab.variants.words import split_words
+from bridge.runtime import resolve_device
 
 _TOWERS = ("text_encoder", "text_encoder_2")
 _WEIGHTS = (0.5, 0.8, 1.25, 2.0)
@@ -225,7 +226,7 @@ def _finish(name: str, rows: list[Row], args: argparse.Namespace) -> None:
         f"python benchmarks/studies.py {name} --model {args.model} --n {args.n} --seed {args.seed} "
         f"--seeds {args.seeds} --steps {args.steps} --guidance {args.guidance:g}"
     )
-    save(args.out / f"study-{name}.json", report(command, rows))
+    save(args.out / f"study-{name}.json", report(command, rows, resolve_device()))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from benchmarks import results
@@ -92,6 +93,18 @@ def test_rows_and_tables_have_the_projects_format(tmp_path: Path) -> None:
     assert set(table["rows"][0]) == {"name", "value", "low", "high", "n", "unit"}
     assert table["versions"]["numpy"] == np.__version__
     assert [p.name for p in path.parent.iterdir()] == ["t.json"]
+
+
+def test_the_machine_names_the_gpu_only_where_it_was_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"H100 at {device}")
+    for on in ("cpu", torch.device("cpu")):
+        assert "H100" not in report("x", [], on)["machine"]
+    assert "H100" not in report("x", [])["machine"]
+    assert results.machine("cuda:0").endswith("torch threads, H100 at cuda:0")
+    assert results.machine(torch.device("cuda")).endswith("H100 at cuda")
 
 
 def test_a_failed_write_leaves_the_old_file(
