@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.judge import Judge
 from benchmarks.painting import as_array, paint, with_progress
-from benchmarks.results import Row, report, save, share_row, show
+from benchmarks.results import Row, report, results_file, save, share_row, show
 from benchmarks.tasks import KINDS, Task, interleaved, judge_task
 from bridge.emoji.captions import caption
 from bridge.emoji.scenes import sample_scene
@@ -27,7 +27,10 @@ ADAPTERS = ("ridge", "procrustes", "random-features", "resampler")
 
 
 def run_adapters(args: argparse.Namespace) -> None:
-    """Fit, draw, judge, and write adapters.json, anew after each adapter: they take an hour."""
+    """Fit, draw, judge, and write adapters.json, anew after each adapter: they take an hour.
+
+    The note ``done`` says how many of them a file has.
+    """
     import bridge
     from bridge.diffusion import load_pipeline
 
@@ -40,13 +43,8 @@ def run_adapters(args: argparse.Namespace) -> None:
     show(rows)
     explained: dict[str, Any] = {}
     missed: dict[str, Any] = {}
+    path = results_file(args.out, "adapters.json", (args.model, "emoji-xl"))
     notes = {"rules": "benchmarks/tasks.py", "explained": explained, "missed": missed}
-    command = (
-        f"python benchmarks/compositional.py adapters --model {args.model} "
-        f"--adapter-prompts {args.adapter_prompts} --captions {args.captions} "
-        f"--train-steps {args.train_steps} --steps {args.steps} --guidance {args.guidance:g} "
-        f"--seed {args.seed}"
-    )
     fresh = [each for each in make_captions(2 * HELD_OUT, args.seed + 1) if each not in captions]
     for name in TOWERS:
         tower = open_tower(name, args.device)
@@ -67,7 +65,8 @@ def run_adapters(args: argparse.Namespace) -> None:
             ]
             show(new)
             rows += new
-            save(args.out / "adapters.json", report(command, rows, pipe.device, **notes))
+            done = f"{len(explained)} of {len(TOWERS) * len(ADAPTERS)} adapters"
+            save(path, report(args.command, rows, pipe.device, done=done, **notes))
 
 
 def make_captions(n: int, seed: int) -> list[str]:

@@ -13,14 +13,13 @@ import random
 import time
 from collections import defaultdict
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from benchmarks.grids import Cell, save_grid
-from benchmarks.results import Row, grouped_share_row, report, save, share_row, show
+from benchmarks.results import Row, grouped_share_row, report, results_file, save, share_row, show
 from bridge.emoji.art import load_sprites
 from bridge.emoji.questions import KINDS, Question, questions
 from bridge.emoji.render import render_scene
@@ -72,7 +71,6 @@ def run_ask(args: argparse.Namespace) -> None:
     ]
     rows = ask_rows(asked, right)
     show(rows)
-    command = f"python benchmarks/compositional.py ask --vlm {args.vlm} --n {args.n}"
     examples = [
         {
             "kind": one.question.kind,
@@ -82,13 +80,9 @@ def run_ask(args: argparse.Namespace) -> None:
         }
         for one, answer in zip(asked[:60], answers, strict=False)
     ]
-    suffix = "" if args.vlm == "emoji-llava" else "-" + Path(args.vlm).name
-    save(
-        args.out / f"ask{suffix}.json",
-        report(
-            f"{command} --seed {args.seed}", rows, vlm.device, rule="exact match", examples=examples
-        ),
-    )
+    which = (args.vlm, "emoji-llava")
+    table = report(args.command, rows, vlm.device, rule="exact match", examples=examples)
+    save(results_file(args.out, "ask.json", which), table)
     cells = [
         Cell(
             Image.fromarray(pixels),
@@ -99,7 +93,7 @@ def run_ask(args: argparse.Namespace) -> None:
         if one.question.kind != "caption"
     ]
     title = f"Answers about held-out scenes; the first {2 * _SHOWN}, misses included"
-    save_grid(args.out / f"ask{suffix}.webp", cells[: 2 * _SHOWN], title)
+    save_grid(results_file(args.out, "ask.webp", which), cells[: 2 * _SHOWN], title)
 
 
 def answer_all(vlm: Any, asked: list[Asked], pictures: list[np.ndarray], batch: int) -> list[str]:

@@ -36,7 +36,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from benchmarks.ask import Asked, answer_all, ask_rows, make_questions, normal
-from benchmarks.results import RESULTS, Row, commit, report, save, show
+from benchmarks.results import RESULTS, Row, command_of, commit, report, results_file, save, show
 from bridge.emoji.art import Sprites, load_sprites
 from bridge.emoji.render import render_scene
 from bridge.emoji.scenes import Scene, sample_scene
@@ -219,7 +219,9 @@ def run(args: argparse.Namespace) -> list[Row]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.closed_form",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--vlm", default="emoji-llava")
     parser.add_argument("--vision", default="emoji-clip", help="its tower with all layers")
@@ -236,12 +238,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     commit()
     rows = run(args)
-    command = (
-        f"python -m benchmarks.closed_form --n {args.n} --scenes {args.scenes} --targets "
-        f"{' '.join(args.targets)} --budgets {' '.join(f'{b:g}' for b in args.budgets)} "
-        f"--seed {args.seed}"
-    )
-    save(args.out / "closed_form.json", report(command, rows, ridge=RIDGE, layers=TARGETS))
+    named = ("vlm", "vision", "n", "scenes", "targets", "budgets", "seed")
+    command = command_of(parser, args, named)
+    which = ((args.vlm, "emoji-llava"), (args.vision, "emoji-clip"))
+    path = results_file(args.out, "closed_form.json", *which)
+    save(path, report(command, rows, ridge=RIDGE, layers=TARGETS))
 
 
 if __name__ == "__main__":

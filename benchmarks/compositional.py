@@ -13,7 +13,8 @@
     python benchmarks/compositional.py table       the figures to reach beside the measured ones
     python benchmarks/compositional.py all         everything above, in this order
 
-Each command writes benchmarks/results/<command>.json, and pictures beside it. The artwork that
+Each command writes benchmarks/results/<command>.json, and pictures beside it; results of models
+other than the shipped ones have the model's name behind the command's. The artwork that
 the judge needs is fetched and rendered once (see bridge/emoji/art.py).
 """
 
@@ -27,7 +28,7 @@ from pathlib import Path
 # Run as a script, Python looks for modules beside this file, not in the repository's root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.results import RESULTS, commit
+from benchmarks.results import RESULTS, command_of, commit
 from bridge.errors import BridgeError
 
 
@@ -98,10 +99,10 @@ def _table(args: argparse.Namespace) -> None:
 
 
 def _all(args: argparse.Namespace) -> None:
-    for name, command in COMMANDS.items():
+    for name in COMMANDS:
         if name != "all":
             print(f"== {name}", flush=True)
-            command(args)
+            run(name, args)
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
@@ -119,10 +120,33 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "all": _all,
 }
 
+_DRAWING = ("model", "steps", "guidance", "seed")
+# Options that the results name at their defaults too; others only where they differ.
+_NAMED: dict[str, tuple[str, ...]] = {
+    "judge": ("model", "n"),
+    "draw": (*_DRAWING, "n"),
+    "memorise": (*_DRAWING, "n", "gallery"),
+    "emphasis": (*_DRAWING, "pairs"),
+    "adapters": (*_DRAWING, "adapter_prompts", "captions", "train_steps"),
+    "ask": ("vlm", "n", "seed"),
+    "clip": ("clip", "seed"),
+    "languages": ("seed",),
+    "speed": ("model", "steps", "guidance", "repeats"),
+}
+
+
+def run(name: str, args: argparse.Namespace) -> None:
+    """Run one command; it finds the line that repeats it as ``args.command``."""
+    own = argparse.Namespace(**{**vars(args), "what": name})
+    own.command = command_of(parser(), own, _NAMED.get(name, ()))
+    COMMANDS[name](own)
+
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python benchmarks/compositional.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("what", choices=COMMANDS, help="what to measure")
     made.add_argument("--model", default="emoji-xl", help="draws: name or folder")
@@ -138,6 +162,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--repeats", type=int, default=7, help="timed pictures a side")
     made.add_argument("--device", help="cpu, cuda ...; without it, CUDA if there is one")
     made.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    made.add_argument("--pairs", type=int, default=16, help="of things that each emphasis draws")
     made.add_argument("--captions", type=int, default=3000, help="that adapters are fitted on")
     made.add_argument("--train-steps", type=int, default=1500, help="of the trained adapter")
     made.add_argument(
@@ -153,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     commit()  # as the code is now, whatever happens to the tree meanwhile
     try:
-        COMMANDS[args.what](args)
+        run(args.what, args)
     except BridgeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

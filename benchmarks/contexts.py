@@ -16,7 +16,17 @@ from typing import Any
 
 import torch
 
-from benchmarks.results import RESULTS, Row, commit, median_row, report, save, show
+from benchmarks.results import (
+    RESULTS,
+    Row,
+    command_of,
+    commit,
+    median_row,
+    report,
+    results_file,
+    save,
+    show,
+)
 from bridge.conditioning import Conditioning, condition
 from bridge.conditioning.uneven import UNEVEN
 from bridge.pictures import save_figure
@@ -120,7 +130,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Read the arguments, measure, write."""
     from bridge.diffusion import load_pipeline
 
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.contexts", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--model", default="emoji-xl")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--guidance", type=float, default=3.0)
@@ -131,12 +143,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pipe.set_progress_bar_config(disable=True)
     rows, pictures = measure(pipe, args.steps, args.guidance)
     show(rows)
-    command = (
-        f"python -m benchmarks.contexts --model {args.model} --steps {args.steps} "
-        f"--guidance {args.guidance:g}"
-    )
-    save(args.out / "contexts.json", report(command, rows, pipe.device))
-    draw_grid(pictures, args.out / "contexts.webp")
+    command = command_of(parser, args, ("model", "steps", "guidance"))
+    which = (args.model, "emoji-xl")
+    save(results_file(args.out, "contexts.json", which), report(command, rows, pipe.device))
+    draw_grid(pictures, results_file(args.out, "contexts.webp", which))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from PIL import Image
 from benchmarks.grids import Cell, save_grid
 from benchmarks.judge import Judge, Seen
 from benchmarks.painting import as_array, paint, with_progress
-from benchmarks.results import Row, report, save, share_row, show
+from benchmarks.results import Row, report, results_file, save, share_row, show
 from benchmarks.tasks import KINDS, Task, Verdict, interleaved, judge_task
 from bridge.emoji.concepts import CONCEPTS
 from bridge.files import default_cache, whole
@@ -34,16 +34,13 @@ def run_draw(args: argparse.Namespace) -> None:
         pixels = as_array(picture)
         seen = judge.look(pixels)
         scored.append((task, pixels, seen, judge_task(task, seen)))
-    suffix = "" if args.model == "emoji-xl" else "-" + Path(args.model).name
     keep_pictures(scored, args.model, args.seed)
     rows = draw_rows(scored)
     show(rows)
-    command = (
-        f"python benchmarks/compositional.py draw --model {args.model} --n {args.n} "
-        f"--steps {args.steps} --guidance {args.guidance:g} --seed {args.seed}"
-    )
     notes = {"rules": "benchmarks/tasks.py", "examples": _examples(scored)}
-    save(args.out / f"draw{suffix}.json", report(command, rows, pipe.device, **notes))
+    which = (args.model, "emoji-xl")
+    table = report(args.command, rows, pipe.device, **notes)
+    save(results_file(args.out, "draw.json", which), table)
     for kind in KINDS:
         here = [entry for entry in scored if entry[0].kind == kind]
         cells = [
@@ -52,7 +49,7 @@ def run_draw(args: argparse.Namespace) -> None:
         ]
         right = sum(verdict.right for *_, verdict in here)
         title = f"{kind}: {right} of {len(here)} right; the first {len(cells)}, misses included"
-        save_grid(args.out / f"draw{suffix}-{kind}.webp", cells, title)
+        save_grid(results_file(args.out, f"draw-{kind}.webp", which), cells, title)
 
 
 def draw_rows(scored: _Scored) -> list[Row]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.judge import Judge
 from benchmarks.painting import as_array, paint
-from benchmarks.results import Row, report, save, share_row, show
+from benchmarks.results import Row, report, results_file, save, share_row, show
 from bridge.emoji.captions import noun_phrase
 from bridge.emoji.concepts import CONCEPTS
 from bridge.emoji.scenes import Group
@@ -49,15 +49,17 @@ def make_pairs(n: int, seed: int) -> list[Pair]:
 
 
 def run_emphasis(args: argparse.Namespace) -> None:
-    """Draw, judge, and write emphasis.json and emphasis.webp."""
+    """Draw, judge, and write emphasis.json, anew after each formula, and emphasis.webp."""
     from bridge.conditioning import EMPHASES
     from bridge.diffusion import load_pipeline
 
     pipe = load_pipeline(args.model, device=args.device)
     judge = Judge()
-    pairs = make_pairs(args.n, args.seed)
+    pairs = make_pairs(args.pairs, args.seed)
+    which = (args.model, "emoji-xl")
+    methods = [name for name in EMPHASES if name != "none"]
     rows: list[Row] = []
-    for method in (name for name in EMPHASES if name != "none"):
+    for number, method in enumerate(methods, 1):
         for weight in WEIGHTS:
             weighted = [replace(pair, weight=weight) for pair in pairs]
             found = _found(pipe, judge, weighted, method, args)
@@ -66,12 +68,10 @@ def run_emphasis(args: argparse.Namespace) -> None:
                 for i, name in enumerate(("plain", "weighted"))
             ]
             show(rows[-2:])
-    command = (
-        f"python benchmarks/compositional.py emphasis --model {args.model} --n {args.n} "
-        f"--steps {args.steps} --guidance {args.guidance:g} --seed {args.seed}"
-    )
-    save(args.out / "emphasis.json", report(command, rows, pipe.device))
-    draw_chart(rows, args.out / "emphasis.webp")
+        done = f"{number} of {len(methods)} formulas"
+        table = report(args.command, rows, pipe.device, done=done)
+        save(results_file(args.out, "emphasis.json", which), table)
+    draw_chart(rows, results_file(args.out, "emphasis.webp", which))
 
 
 def _found(

@@ -32,7 +32,7 @@ from transformers import (
 )
 
 import bridge
-from benchmarks.results import RESULTS, Row, commit, median_row, report, save, show
+from benchmarks.results import RESULTS, Row, command_of, commit, median_row, report, save, show
 from benchmarks.speed import seconds
 from bridge.runtime import resolve_device
 from bridge.store import resolve
@@ -213,8 +213,7 @@ def main() -> None:
         for size in args.sizes:
             rows += measure(f"encode/{name}", pipe, size, args.repeats)
     show(rows)
-    told = " ".join(map(str, args.sizes))
-    command = f"python -m benchmarks.encode_speed --sizes {told} --repeats {args.repeats}"
+    command = command_of(parser, args, ("sizes", "repeats"))
     file = "encode-speed-cuda.json" if on_cuda else "encode-speed.json"
     save(args.out / file, report(command, rows, device, what="prompts with negatives"))
 

@@ -21,9 +21,11 @@ import torch
 from benchmarks.results import (
     RESULTS,
     Row,
+    command_of,
     commit,
     grouped_share_row,
     report,
+    results_file,
     save,
     share_row,
     show,
@@ -115,7 +117,9 @@ def run(llm: Any, tokenizer: Any, vlm: BridgeVLM, n: int) -> tuple[list[Row], li
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.forgetting",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--vlm", default="emoji-gemma", help="the bridge: name or folder")
     parser.add_argument("--llm", default="gemma-270m", help="its language model alone")
@@ -128,10 +132,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     llm, tokenizer = load_llm(args.llm, device=args.device, dtype=vlm.llm.dtype)
     rows, examples = run(llm, tokenizer, vlm, args.tokens)
     show(rows)
-    command = (
-        f"python -m benchmarks.forgetting --vlm {args.vlm} --llm {args.llm} --tokens {args.tokens}"
-    )
-    save(args.out / "forgetting.json", report(command, rows, vlm.device, examples=examples))
+    command = command_of(parser, args, ("vlm", "llm", "tokens"))
+    which = ((args.vlm, "emoji-gemma"), (args.llm, "gemma-270m"))
+    path = results_file(args.out, "forgetting.json", *which)
+    save(path, report(command, rows, vlm.device, examples=examples))
 
 
 if __name__ == "__main__":

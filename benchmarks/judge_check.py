@@ -25,7 +25,7 @@ from PIL import Image
 from benchmarks.degrade import degrade, noise
 from benchmarks.grids import Cell, save_grid
 from benchmarks.judge import Found, Judge, Limits, Seen
-from benchmarks.results import Row, median_row, report, save, share_row, show
+from benchmarks.results import Row, median_row, report, results_file, save, share_row, show
 from bridge.emoji.captions import plain_caption
 from bridge.emoji.render import render_scene
 from bridge.emoji.scenes import (
@@ -157,11 +157,11 @@ def run_judge(args: argparse.Namespace) -> None:
     rows += rejection_rows(judge, args.n, SCORING_SEED)
     rows.append(median_row("judge/cpu_time_a_picture", seconds, "ms", 1))
     show(rows)
-    command = f"python benchmarks/compositional.py judge --n {args.n}"
     note = "share told right per attribute; nothing_seen/*: share with no object found"
-    save(args.out / "judge.json", report(command, rows, what=note))
+    which = (args.model, "emoji-xl")  # whose autoencoder it is
+    save(results_file(args.out, "judge.json", which), report(args.command, rows, what=note))
     title = f"Pictures the judge got wrong in any attribute, other than clean ({len(wrong)})"
-    save_grid(args.out / "judge-errors.webp", wrong[:_SHOWN], title)
+    save_grid(results_file(args.out, "judge-errors.webp", which), wrong[:_SHOWN], title)
 
 
 def rejection_rows(judge: Judge, n: int, seed: int) -> list[Row]:

@@ -51,8 +51,7 @@ def run_languages(args: argparse.Namespace) -> None:
     )
     rows = rows_of(english, multilingual)
     show(rows)
-    command = f"python benchmarks/compositional.py languages --seed {args.seed}"
-    save(args.out / "languages.json", report(command, rows, towers[0].device))
+    save(args.out / "languages.json", report(args.command, rows, towers[0].device))
     draw_chart(rows, args.out / "languages.webp")
 
 

@@ -26,7 +26,7 @@ import numpy as np
 
 from benchmarks.draw import pictures_file
 from benchmarks.judge import Judge, Seen
-from benchmarks.results import median_row, report, save, share_row, show
+from benchmarks.results import median_row, report, results_file, save, share_row, show
 from benchmarks.tasks import KINDS, Task, interleaved, judge_task
 from benchmarks.templates import pool
 from bridge.emoji.art import Sprites
@@ -103,11 +103,8 @@ def run_memorise(args: argparse.Namespace) -> None:
         near = [d.random <= close for d in measured]
         rows.append(share_row("memorise/near_duplicates_among_all", near))
     show(rows)
-    command = (
-        f"python benchmarks/compositional.py memorise --model {args.model} --n {args.n} "
-        f"--gallery {args.gallery} --seed {args.seed}"
-    )
-    save(args.out / "memorise.json", report(command, rows, test="benchmarks/memorise.py"))
+    table = report(args.command, rows, test="benchmarks/memorise.py")
+    save(results_file(args.out, "memorise.json", (args.model, "emoji-xl")), table)
 
 
 def measure(

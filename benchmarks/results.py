@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
 import platform
 import random
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,10 +22,12 @@ from typing import Any
 import numpy as np
 
 from bridge.files import write_whole
+from bridge.store import weights_dir
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 _Z95 = 1.959963984540054
+_PLACES = ("out", "cache")  # options of where things are kept
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,50 @@ def save(path: Path, table: dict[str, Any]) -> None:
 def _one_line(text: str) -> str:
     """JSON's own line breaks and indents taken out; within strings there are none."""
     return " ".join(line.strip() for line in text.split("\n"))
+
+
+def results_file(out: Path, name: str, *models: tuple[str, str]) -> Path:
+    """``name`` in ``out``, told apart from the results of the shipped models.
+
+    ``models`` are pairs of the model measured and the shipped one in its place. Another one's name
+    goes before the ending; a folder that is the shipped one counts as it.
+    """
+    others = [_name_of(model) for model, shipped in models if not _is_shipped(model, shipped)]
+    file = Path(name)
+    return out / ("-".join([file.stem, *others]) + file.suffix)
+
+
+def _is_shipped(model: str, shipped: str) -> bool:
+    folder = Path(model).expanduser()
+    return model == shipped or folder.resolve() == (weights_dir() / shipped).resolve()
+
+
+def _name_of(model: str) -> str:
+    return Path(model).expanduser().resolve().name
+
+
+def command_of(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, always: Sequence[str] = ()
+) -> str:
+    """The command line that gives ``args``: every option that is not at its default, and those of
+    ``always``, whose defaults may change.
+
+    Where results and pictures are kept changes no figure and is left out.
+    """
+    parts = [parser.prog]
+    for action in parser._actions:
+        value = getattr(args, action.dest, None)
+        usual = value == action.default and action.dest not in always
+        if value is None or action.dest in _PLACES or (action.option_strings and usual):
+            continue
+        parts += action.option_strings[-1:]
+        if value is not True:
+            parts += map(_typed, value if isinstance(value, list | tuple) else [value])
+    return " ".join(parts)
+
+
+def _typed(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else shlex.quote(str(value))
 
 
 def show(rows: Sequence[Row]) -> None:

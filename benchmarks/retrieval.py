@@ -65,8 +65,7 @@ def run_clip(args: argparse.Namespace) -> None:
         rows.append(share_row(f"clip/r_at_1_of_256/{name}/text_to_image", to_image))
         rows.append(share_row(f"clip/r_at_1_of_256/{name}/image_to_text", to_text))
     show(rows)
-    command = f"python benchmarks/compositional.py clip --clip {' '.join(args.clip)}"
-    save(args.out / "clip.json", report(f"{command} --seed {args.seed}", rows))
+    save(args.out / "clip.json", report(args.command, rows))
 
 
 @torch.inference_mode()

@@ -29,9 +29,11 @@ from benchmarks.painting import as_array, paint
 from benchmarks.results import (
     RESULTS,
     Row,
+    command_of,
     commit,
     grouped_share_row,
     report,
+    results_file,
     save,
     share_row,
     show,
@@ -132,7 +134,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from bridge.vlm import load_vlm
 
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.round_trip",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", default="emoji-xl", help="draws")
     parser.add_argument("--vlm", default="emoji-llava", help="answers")
@@ -158,19 +162,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     trips = travel(pipe, vlm, Judge(), scenes, args.rounds, args.seed, **how)
     rows = [*trip_rows(trips), *memory_rows(pipe, vlm, clip)]
     show(rows)
-    command = (
-        f"python -m benchmarks.round_trip --n {args.n} --rounds {args.rounds} --steps {args.steps} "
-        f"--guidance {args.guidance:g} --seed {args.seed}"
-    )
+    named = ("model", "vlm", "clip", "n", "rounds", "steps", "guidance", "seed")
+    command = command_of(parser, args, named)
+    which = ((args.model, "emoji-xl"), (args.vlm, "emoji-llava"), (args.clip, "emoji-clip"))
     examples = [trip.captions for trip in trips[:8]]
-    save(args.out / "round_trip.json", report(command, rows, pipe.device, captions=examples))
+    path = results_file(args.out, "round_trip.json", *which)
+    save(path, report(command, rows, pipe.device, captions=examples))
     cells = [
         Cell(picture, caption, kept(trip.scene, seen)[0] == kept(trip.scene, seen)[1])
         for trip in trips[:_ROWS_SHOWN]
         for picture, caption, seen in zip(trip.pictures, trip.captions, trip.seen, strict=True)
     ]
     title = "Round trips: a scene, then drawings of the caption beneath the picture before"
-    save_grid(args.out / "round_trip.webp", cells, title, columns=args.rounds + 1)  # a row a trip
+    path = results_file(args.out, "round_trip.webp", *which)
+    save_grid(path, cells, title, columns=args.rounds + 1)  # a row a trip
 
 
 if __name__ == "__main__":

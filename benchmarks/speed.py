@@ -19,7 +19,7 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.results import ROOT, Row, median_row, report, save, show
+from benchmarks.results import ROOT, Row, median_row, report, results_file, save, show
 from bridge.errors import BridgeError
 from bridge.runtime import resolve_device
 
@@ -44,13 +44,10 @@ def run_speed(args: argparse.Namespace) -> None:
 
     rows = compare("speed/picture", ours, stock, args.repeats)
     show(rows)
-    command = (
-        f"python benchmarks/compositional.py speed --model {args.model} --steps {args.steps} "
-        f"--guidance {args.guidance:g} --repeats {args.repeats}"
-    )
     load = os.getloadavg()[0]
     notes = {"load_average": round(load, 2)}
-    save(args.out / "speed.json", report(command, rows, pipe.device, **notes))
+    table = report(args.command, rows, pipe.device, **notes)
+    save(results_file(args.out, "speed.json", (args.model, "emoji-xl")), table)
 
 
 def compare(
@@ -82,8 +79,7 @@ def run_app(args: argparse.Namespace) -> None:
     load = round(os.getloadavg()[0], 2)
     # The app, another process, takes the device that is found without a wish.
     on = resolve_device()
-    command = "python benchmarks/compositional.py app"
-    save(args.out / "app.json", report(command, rows, on, load_average=load))
+    save(args.out / "app.json", report(args.command, rows, on, load_average=load))
 
 
 def app_ready() -> float:

@@ -21,7 +21,17 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import bridge
-from benchmarks.results import RESULTS, Row, commit, grouped_share_row, report, save, show
+from benchmarks.results import (
+    RESULTS,
+    Row,
+    command_of,
+    commit,
+    grouped_share_row,
+    report,
+    results_file,
+    save,
+    show,
+)
 from benchmarks.tasks import Task
 from bridge.emoji.captions import noun_phrase
 from bridge.emoji.phrasings import RELATIONS_HELD_OUT
@@ -222,16 +232,15 @@ def mean_row(name: str, values: Sequence[float]) -> Row:
 
 def _finish(name: str, rows: list[Row], args: argparse.Namespace) -> None:
     show(rows)
-    command = (
-        f"python benchmarks/studies.py {name} --model {args.model} --n {args.n} --seed {args.seed} "
-        f"--seeds {args.seeds} --steps {args.steps} --guidance {args.guidance:g}"
-    )
-    save(args.out / f"study-{name}.json", report(command, rows, resolve_device()))
+    path = results_file(args.out, f"study-{name}.json", (args.model, "emoji-xl"))
+    save(path, report(args.command, rows, resolve_device()))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python benchmarks/studies.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", choices=("order", "negation"))
     parser.add_argument("--model", default="emoji-xl")
@@ -243,6 +252,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cache", default=None)
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args(argv)
+    args.command = command_of(parser, args, ("model", "n", "seed", "seeds", "steps", "guidance"))
     commit()  # before the hours in which it may move on
     try:
         {"order": run_order, "negation": run_negation}[args.name](args)

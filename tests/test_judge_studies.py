@@ -89,6 +89,9 @@ def test_what_an_adapter_keeps() -> None:
 
 
 def test_adapters_draw_few_prompts_by_default() -> None:
-    """Ten rounds of drawing: with the 200 a kind of the other commands they took hours."""
+    """Ten rounds of drawing: with the 200 a kind of the other commands they took hours. So do 9
+    formulas at 8 weights, and `all` has no other number for each."""
     defaults = parser().parse_args(["adapters"])
+    assert (defaults.captions, defaults.train_steps) == (3000, 1500)
+    assert (defaults.pairs, defaults.batch) == (16, 16)
     assert defaults.adapter_prompts * 6 * 10 <= 400 and defaults.n == 200
