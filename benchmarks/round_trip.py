@@ -4,8 +4,9 @@
 
 The first picture is a rendered held-out scene, whose truth is known. The answerer describes it,
 the painter draws the description, the answerer describes the drawing, and so on. After each round
-the judge, which shares no weights with either, looks for what stood in the first picture. A caption
-that no longer changes is where the two models agree with each other.
+the judge, which shares no weights with either, looks for what stood in the first picture. Every
+drawing has noise of its own, so a caption that no longer changes is where the two models agree with
+each other, and not one picture drawn again.
 
 Both roads run on one CLIP in memory: the pipeline's text tower and the answerer's image tower,
 joined (`bridge.towers.join_clip`); the rows ``parameters`` count what is held.
@@ -71,7 +72,8 @@ class Trip:
 def travel(
     pipe: Any, vlm: Any, judge: Judge, scenes: Sequence[Scene], rounds: int, seed: int, **how: Any
 ) -> list[Trip]:
-    """Send every scene round ``rounds`` times; ``how`` are steps and guidance."""
+    """Send every scene round ``rounds`` times, with fresh noise in each; ``how`` are steps and
+    guidance."""
     sprites = load_sprites()
     trips = [Trip(s, [Image.fromarray(render_scene(s, sprites))], [], []) for s in scenes]
     for number in range(rounds + 1):
@@ -83,7 +85,8 @@ def travel(
         print(f"  round {number} of {rounds}: {told[0]!r}", flush=True)
         if number == rounds:
             break
-        drawings = [Drawing(c or "nothing", seed + i) for i, c in enumerate(told)]
+        first = seed + number * len(trips)
+        drawings = [Drawing(c or "nothing", first + i) for i, c in enumerate(told)]
         for trip, (_, picture) in zip(trips, paint(pipe, drawings, **how), strict=True):
             trip.pictures.append(picture)
     return trips
