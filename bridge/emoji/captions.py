@@ -1,4 +1,4 @@
-"""Captions of scenes, in several phrasings; some phrasings are kept for scoring only.
+"""Captions of scenes, in several phrasings; some frames and relations are for scoring only.
 
 What a caption leaves unsaid has a default the models can learn: no background means white,
 no size means normal, no tint means natural colours. An unnamed style may be any of the three,
@@ -101,7 +101,8 @@ def caption(
     """One caption of the scene in a random phrasing.
 
     Args:
-        held_out: use the phrasings that training never shows.
+        held_out: use a frame and, where it is named, a relation that training never shows; the
+            clauses of ground and style are some of those that it does.
         relation, style: force the relation or the style to be named (True) or left out
             (False); None leaves it to chance.
         in_order: the order and the relation of the groups are part of what the text says

@@ -1,9 +1,11 @@
 """The phrasings of captions, as tables of templates; some are kept for scoring only.
 
-Held-out phrasings are in no table that training draws from. What a painter makes of them depends
-on how many others it has seen: one that knew a dozen frames and eight ways to say where drew half
-as many positions right by held-out phrasings as by known ones. So there are many, and the ways to
-say where are put together by a grammar.
+Held-out frames and ways to say where are in no table that models are trained on. The clauses of
+ground and style are: a held-out caption has some of the known ones. (Tokenizers are learnt from
+held-out captions too.) What a painter makes of held-out phrasings depends on how
+many others it has seen: one that knew a dozen frames and eight ways to say where drew half as many
+positions right by held-out phrasings as by known ones. So there are many, and the ways to say where
+are put together by a grammar.
 """
 
 from __future__ import annotations
@@ -125,7 +127,8 @@ FRAMES_HELD_OUT = (
     "emoji, {what}{bg}{style}",
     "{Bg}{what}{style}",
 )
-# {c} is the background's colour, {a} the same with its article.
+# The clauses that held-out captions have, which training shows among others. {c} is the
+# background's colour, {a} the same with its article.
 BACKGROUND_HELD_OUT = (" on {a} background", ", {c} background", " on {c}")
 BACKGROUND = (*BACKGROUND_HELD_OUT, " over {c}", " with {a} background", " in front of {c}")
 ON = (
