@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from benchmarks.drawn import keep_pictures, pictures_file, source_of
 from benchmarks.grids import Cell, save_grid
 from benchmarks.judge import Judge, Seen
 from benchmarks.painting import as_array, paint, with_progress
 from benchmarks.results import Row, report, results_file, save, share_row, show
 from benchmarks.tasks import KINDS, Task, Verdict, interleaved, judge_task
 from bridge.emoji.concepts import CONCEPTS
-from bridge.files import default_cache, whole
 
 _SHOWN = 16
 _Scored = list[tuple[Task, np.ndarray, Seen, Verdict]]
@@ -25,6 +24,7 @@ def run_draw(args: argparse.Namespace) -> None:
     """Draw, judge, and write draw.json, a grid a kind, and the pictures for ``memorise``."""
     from bridge.diffusion import load_pipeline
 
+    source = source_of(args)
     pipe = load_pipeline(args.model, device=args.device)
     judge = Judge()
     tasks = interleaved(args.n, args.seed)
@@ -34,7 +34,12 @@ def run_draw(args: argparse.Namespace) -> None:
         pixels = as_array(picture)
         seen = judge.look(pixels)
         scored.append((task, pixels, seen, judge_task(task, seen)))
-    keep_pictures(scored, args.model, args.seed)
+    keep_pictures(
+        pictures_file(args.model, args.seed),
+        source,
+        [task.prompt for task, *_ in scored],
+        [pixels for _, pixels, _, _ in scored],
+    )
     rows = draw_rows(scored)
     show(rows)
     notes = {"rules": "benchmarks/tasks.py", "examples": _examples(scored)}
@@ -101,19 +106,3 @@ def describe(seen: Seen) -> str:
     ]
     things += [f"{seen.unrecognised} unrecognised"] if seen.unrecognised else []
     return "; ".join([*things, f"{seen.style}, {seen.background}"])
-
-
-def pictures_file(model: str, seed: int) -> Path:
-    """Where the drawn pictures are kept between commands."""
-    return default_cache() / "benchmarks" / f"drawn-{Path(model).name}-{seed}.npz"
-
-
-def keep_pictures(scored: _Scored, model: str, seed: int) -> None:
-    path = pictures_file(model, seed)
-    with whole(path) as part, part.open("xb") as stream:
-        np.savez(
-            stream,
-            pictures=np.stack([pixels for _, pixels, _, _ in scored]),
-            kinds=[task.kind for task, *_ in scored],
-            prompts=[task.prompt for task, *_ in scored],
-        )

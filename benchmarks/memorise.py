@@ -19,14 +19,14 @@ from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from benchmarks.draw import pictures_file
+from benchmarks.drawn import kept_pictures, pictures_file, source_of
 from benchmarks.judge import Judge, Seen
-from benchmarks.results import median_row, report, results_file, save, share_row, show
+from benchmarks.results import Row, median_row, report, results_file, save, share_row, show
 from benchmarks.tasks import KINDS, Task, interleaved, judge_task
 from benchmarks.templates import pool
 from bridge.emoji.art import Sprites
@@ -73,12 +73,9 @@ def make_gallery(n: int, sprites: Sprites, seed: int = 77) -> Gallery:
 
 
 def run_memorise(args: argparse.Namespace) -> None:
-    """Measure the pictures that ``draw`` kept; writes memorise.json."""
+    """Measure the pictures that ``draw`` kept, with the same options; writes memorise.json."""
     path = pictures_file(args.model, args.seed)
-    if not path.is_file():
-        raise OptionError(f"there are no drawn pictures at {path}: run the draw command first")
-    with np.load(path) as stored:
-        pictures, prompts = stored["pictures"], [str(p) for p in stored["prompts"]]
+    prompts, pictures = kept_pictures(path, source_of(args))
     by_prompt = {task.prompt: task for task in interleaved(args.n, args.seed)}
     judge = Judge()
     print(f"  rendering {args.gallery} training scenes", flush=True)
@@ -89,22 +86,31 @@ def run_memorise(args: argparse.Namespace) -> None:
         task = by_prompt.get(prompt)
         if task is not None and task.kind in COMBINED:
             measured.append(measure(task, pixels, judge, gallery, rng))
-    right = [d for d in measured if d.truth is not None]
-    rows = []
-    if right:
-        truths = [d.truth for d in right if d.truth is not None]
-        close = float(np.percentile(truths, 95))
-        rows.append(share_row("memorise/copies_among_right", [d.copy for d in right]))
-        rows.append(median_row("memorise/distance_to_truth", truths, "rms", 2))
-        possible = [d.possible for d in right if d.possible is not None]
-        rows.append(median_row("memorise/distance_to_nearest_possible", possible, "rms", 2))
-        nearest = [d.random for d in right]
-        rows.append(median_row("memorise/distance_to_nearest_of_gallery", nearest, "rms", 2))
-        near = [d.random <= close for d in measured]
-        rows.append(share_row("memorise/near_duplicates_among_all", near))
+    rows = memorise_rows(measured)
     show(rows)
     table = report(args.command, rows, test="benchmarks/memorise.py")
     save(results_file(args.out, "memorise.json", (args.model, "emoji-xl")), table)
+
+
+def memorise_rows(measured: Sequence[Distances]) -> list[Row]:
+    """Raises OptionError where no picture shows what was asked, so that nothing is measured."""
+    right = [d for d in measured if d.truth is not None]
+    truths = [d.truth for d in right if d.truth is not None]
+    possible = [d.possible for d in right if d.possible is not None]
+    if not right:
+        raise OptionError(
+            f"none of {len(measured)} pictures shows the held-out combination that was asked for, "
+            "so there is nothing to measure: draw more (--n), or with another model"
+        )
+    close = float(np.percentile(truths, 95))
+    nearest = [d.random for d in right]
+    return [
+        share_row("memorise/copies_among_right", [d.copy for d in right]),
+        median_row("memorise/distance_to_truth", truths, "rms", 2),
+        median_row("memorise/distance_to_nearest_possible", possible, "rms", 2),
+        median_row("memorise/distance_to_nearest_of_gallery", nearest, "rms", 2),
+        share_row("memorise/near_duplicates_among_all", [d.random <= close for d in measured]),
+    ]
 
 
 def measure(

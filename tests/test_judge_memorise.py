@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pytest
 
+from benchmarks.drawn import Source, keep_pictures, kept_pictures, pictures_file, weights_of
 from benchmarks.judge import Found, Seen
-from benchmarks.memorise import Distances, as_seen, edits, make_gallery, nearest_of
+from benchmarks.memorise import Distances, as_seen, edits, make_gallery, memorise_rows, nearest_of
 from benchmarks.tasks import make_tasks
 from bridge.emoji.render import render_scene
 from bridge.emoji.scenes import Scene, is_held_out
+from bridge.errors import OptionError
+from bridge.store import weights_dir
 from tests.emoji_world import synthetic_sprites
 
 
@@ -21,6 +26,46 @@ def _seen(scene: Scene) -> Seen:
         for o in scene.objects
     )
     return Seen(scene.background, scene.style, things, 0)
+
+
+def test_pictures_are_measured_with_what_they_were_drawn_with(tmp_path: Path) -> None:
+    source = Source("a" * 16, 200, 0, 20, 3.0, "c" * 40)
+    path, picture = tmp_path / "new" / "drawn.npz", np.full((4, 4, 3), 7, dtype=np.uint8)
+    with pytest.raises(OptionError, match="run the draw command first"):
+        kept_pictures(path, source)
+    keep_pictures(path, source, ["a cat"], [picture])
+    prompts, pictures = kept_pictures(path, source)
+    assert prompts == ["a cat"] and np.array_equal(pictures, [picture])
+    others = {"weights": "b" * 16, "n": 5, "seed": 1, "steps": 4, "guidance": 1.5, "commit": "d"}
+    for name, other in others.items():
+        with pytest.raises(OptionError, match=f"{name} .*, not {other}: run the draw.* again"):
+            kept_pictures(path, replace(source, **{name: other}))
+    np.savez(path, pictures=[picture], prompts=["a cat"])  # as it was kept without a source
+    with pytest.raises(OptionError, match="weights unknown"):
+        kept_pictures(path, source)
+
+
+def test_folders_of_one_name_have_pictures_of_their_own(tmp_path: Path) -> None:
+    one, other = tmp_path / "one" / "model", tmp_path / "other" / "model"
+    for folder in (one, other):
+        (folder / "unet").mkdir(parents=True)
+        (folder / "unet" / "weights.safetensors").write_bytes(b"weights")
+    assert weights_of(str(one)) == weights_of(str(other)) != weights_of("emoji-xl")
+    assert pictures_file(str(one), 0) != pictures_file(str(other), 0)
+    assert pictures_file(str(one), 0) == pictures_file(f"{one}/../model/", 0)
+    assert pictures_file("emoji-xl", 0) == pictures_file(str(weights_dir() / "emoji-xl"), 0)
+    (other / "unet" / "weights.safetensors").write_bytes(b"trained")
+    assert weights_of(str(one)) != weights_of(str(other))
+
+
+def test_nothing_measured_is_an_error_and_no_empty_table() -> None:
+    wrong = Distances(None, None, 20.0)
+    for measured in ([], [wrong, wrong]):
+        with pytest.raises(OptionError, match=f"none of {len(measured)} pictures"):
+            memorise_rows(measured)
+    rows = {row.name: row for row in memorise_rows([wrong, Distances(3.0, 9.0, 20.0)])}
+    assert rows["memorise/copies_among_right"].n == 1
+    assert rows["memorise/near_duplicates_among_all"].n == 2
 
 
 def test_a_training_scene_is_found_in_the_gallery() -> None:
