@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import random
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
+import bridge.diffusion
+from benchmarks import draw, memorise
+from benchmarks.compositional import main
 from benchmarks.drawn import Source, keep_pictures, kept_pictures, pictures_file, weights_of
 from benchmarks.judge import Found, Seen
-from benchmarks.memorise import Distances, as_seen, edits, make_gallery, memorise_rows, nearest_of
-from benchmarks.tasks import make_tasks
+from benchmarks.memorise import (
+    COMBINED,
+    Distances,
+    as_seen,
+    edits,
+    make_gallery,
+    memorise_rows,
+    nearest_of,
+)
+from benchmarks.tasks import Task, make_tasks
 from bridge.emoji.render import render_scene
 from bridge.emoji.scenes import Scene, is_held_out
 from bridge.errors import OptionError
@@ -117,3 +133,41 @@ def test_the_nearest_possible_copy_of_a_rendered_truth_is_another_picture() -> N
     picture = render_scene(truth, sprites).astype(float)
     for scene in edits(truth, random.Random(0)):
         assert np.abs(render_scene(scene, sprites) - picture).max() > 0
+
+
+def test_draw_then_memorise_with_the_same_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A painter that draws the truth, and a judge that knows its pictures."""
+    sprites, known = synthetic_sprites(), {}
+
+    def paint(pipe: Any, tasks: Sequence[Task], **how: Any) -> Iterator[tuple[Task, Image.Image]]:
+        for task in tasks:
+            pixels = render_scene(task.scene, sprites)
+            known[pixels.tobytes()] = _seen(task.scene)
+            yield task, Image.fromarray(pixels)
+
+    judge = SimpleNamespace(
+        look=lambda pixels: known[pixels.tobytes()], bank=SimpleNamespace(sprites=sprites)
+    )
+    monkeypatch.setenv("BRIDGE_CACHE", str(tmp_path / "cache"))
+    pipe = SimpleNamespace(device="cpu")
+    monkeypatch.setattr(bridge.diffusion, "load_pipeline", lambda *_, **__: pipe)
+    monkeypatch.setattr(draw, "paint", paint)
+    for module in (draw, memorise):
+        monkeypatch.setattr(module, "Judge", lambda: judge)
+    out = tmp_path / "out"
+    options = ["--n", "2", "--gallery", "20", "--out", str(out)]
+    assert main(["draw", *options]) == 0
+    assert main(["memorise", *options]) == 0
+    table = json.loads((out / "memorise.json").read_text())
+    assert table["command"].endswith(
+        "memorise --model emoji-xl --n 2 --steps 20 --guidance 3 --seed 0 --gallery 20"
+    )
+    rows = {row["name"]: row for row in table["rows"]}
+    assert rows["memorise/distance_to_truth"]["value"] == 0
+    assert rows["memorise/copies_among_right"]["n"] == 2 * len(COMBINED)
+    (out / "memorise.json").unlink()
+    assert main(["memorise", *options, "--steps", "9"]) == 1
+    assert "steps 20, not 9: run the draw command again" in capsys.readouterr().err
+    assert not (out / "memorise.json").exists()
