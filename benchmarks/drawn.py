@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.results import commit
 from bridge.errors import OptionError
 from bridge.files import default_cache, hash_file, whole
 from bridge.store import resolve
@@ -21,19 +20,18 @@ _LOADED = (".json", ".txt", ".safetensors")
 
 @dataclass(frozen=True)
 class Source:
-    """What pictures were drawn with: the model's files, the options of ``draw``, the code."""
+    """What pictures were drawn with: the model's files and the options of ``draw``."""
 
     weights: str
     n: int
     seed: int
     steps: int
     guidance: float
-    commit: str
 
 
 def source_of(args: argparse.Namespace) -> Source:
     """What the options draw with now. Raises what ``bridge.store.resolve`` does."""
-    return Source(weights_of(args.model), args.n, args.seed, args.steps, args.guidance, commit())
+    return Source(weights_of(args.model), args.n, args.seed, args.steps, args.guidance)
 
 
 def weights_of(model: str) -> str:

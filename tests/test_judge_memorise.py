@@ -52,7 +52,7 @@ def test_pictures_are_measured_with_what_they_were_drawn_with(tmp_path: Path) ->
     keep_pictures(path, source, ["a cat"], [picture])
     prompts, pictures = kept_pictures(path, source)
     assert prompts == ["a cat"] and np.array_equal(pictures, [picture])
-    others = {"weights": "b" * 16, "n": 5, "seed": 1, "steps": 4, "guidance": 1.5, "commit": "d"}
+    others = {"weights": "b" * 16, "n": 5, "seed": 1, "steps": 4, "guidance": 1.5}
     for name, other in others.items():
         with pytest.raises(OptionError, match=f"{name} .*, not {other}: run the draw.* again"):
             kept_pictures(path, replace(source, **{name: other}))
