@@ -45,7 +45,7 @@ def _seen(scene: Scene) -> Seen:
 
 
 def test_pictures_are_measured_with_what_they_were_drawn_with(tmp_path: Path) -> None:
-    source = Source("a" * 16, 200, 0, 20, 3.0, "c" * 40)
+    source = Source("a" * 16, 200, 0, 20, 3.0)
     path, picture = tmp_path / "new" / "drawn.npz", np.full((4, 4, 3), 7, dtype=np.uint8)
     with pytest.raises(OptionError, match="run the draw command first"):
         kept_pictures(path, source)
