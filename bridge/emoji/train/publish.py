@@ -13,7 +13,7 @@ from bridge.curves import draw_curve
 from bridge.files import write_whole
 from bridge.store import write_manifest
 
-_POINTS = 250  # as many as a curve's panel has columns of pixels
+_POINTS = 160  # enough to see a curve by
 
 _MODEL_INDEX = {
     "_class_name": "StableDiffusionXLPipeline",
@@ -32,7 +32,7 @@ _MODEL_INDEX = {
 
 
 def publish(weights: Path, runs: Path) -> None:
-    """Write emoji-xl/model_index.json, keep each run's loss curve in at most 250 rows, pack
+    """Write emoji-xl/model_index.json, keep each run's loss curve in at most 160 rows, pack
     the vocabularies, and renew the manifest."""
     index = weights / "emoji-xl" / "model_index.json"
     write_whole(index, (json.dumps(_MODEL_INDEX, indent=2) + "\n").encode())
