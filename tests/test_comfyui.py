@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import tiny_sd_pipeline
+from tiny_models import tiny_sd_pipeline, tiny_sdxl_pipeline
 from tiny_t5 import tiny_t5_pipeline
 
 import bridge
-from bridge.comfyui import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+from bridge.comfyui import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS, pairs_of
 from bridge.conditioning import save_conditioning
 from bridge.errors import BridgeError, OptionError
 
@@ -64,6 +64,18 @@ def test_the_sdxl_shape_comes_with_pooled_states_and_sizes(
     assert torch.equal(states, same.negative_prompt_embeds)
     assert torch.equal(extra["pooled_output"], same.negative_pooled_prompt_embeds)
     assert "cat:1.3" in report
+
+
+def test_crops_and_sizes_that_differ_keep_their_sides() -> None:
+    cond = bridge.condition(
+        "a cat", "", model=tiny_sdxl_pipeline(),
+        original_size=(10, 20), crops_coords_top_left=(3, 4), target_size=(50, 60),
+    )  # fmt: skip
+    for ((_, extra),) in pairs_of(cond):
+        assert {key: value for key, value in extra.items() if key != "pooled_output"} == {
+            "height": 10, "width": 20, "crop_h": 3, "crop_w": 4,
+            "target_height": 50, "target_width": 60,
+        }  # fmt: skip
 
 
 def test_a_model_without_pooled_states_has_none(tmp_path: Path) -> None:

@@ -160,6 +160,12 @@ def test_prompts_of_unequal_parts_in_one_call_with_several_pictures(pipe: Any) -
             assert relative(found[j : j + 1], wanted) <= TOLERANCE
 
 
+def test_parts_skip_layers(pipe: Any) -> None:
+    plan = bridge.compose("a cat AND a dog", "red", model=pipe, clip_skip=1)
+    wanted = bridge.condition(["a cat", "a dog"], "red", model=pipe, clip_skip=1)
+    torch.testing.assert_close(plan.parts.prompt_embeds, wanted.prompt_embeds)
+
+
 def test_the_unet_runs_once_a_step(sd: Any) -> None:
     calls: list[int] = []
     handle = sd.unet.register_forward_hook(lambda _m, _a, out: calls.append(len(out[0])))

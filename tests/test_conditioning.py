@@ -367,6 +367,16 @@ def test_height_and_width_are_sizes_too() -> None:
     assert np.abs(found - wanted).max() < 1e-4
 
 
+def test_a_model_of_oblong_pictures_has_its_height_first(tmp_path: Path) -> None:
+    pipe = make("sdxl")
+    pipe.unet.register_to_config(sample_size=[4, 6])
+    pipe.save_pretrained(tmp_path)
+    height, width = 4 * pipe.vae_scale_factor, 6 * pipe.vae_scale_factor
+    for model in (pipe, tmp_path):
+        cond = bridge.condition("a cat", model=model)
+        assert cond.add_time_ids.tolist() == [[height, width, 0, 0, height, width]]
+
+
 def test_add_time_ids_are_those_of_diffusers(pipes: dict[str, Any]) -> None:
     pipe = pipes["sdxl"]
     cond = bridge.condition(["a", "b"], model=pipe, crops_coords_top_left=(3, 4))

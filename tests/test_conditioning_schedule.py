@@ -69,6 +69,15 @@ def test_a_change_falls_on_the_border_of_its_step(pipe: Any, scheduler: Any) -> 
             torch.testing.assert_close(pooled, both(parts[step // 2], "pooled_prompt_embeds"))
 
 
+def test_each_prompt_of_a_batch_keeps_its_own_negative(pipe: Any) -> None:
+    plan = bridge.schedule(["a [cat:dog:1]", "red"], ["[ugly:two:1]", "apple"], steps=2, model=pipe)
+    for step, animal, negative in ((1, "cat", "ugly"), (2, "dog", "two")):
+        wanted = bridge.condition([f"a {animal}", "red"], [negative, "apple"], model=pipe)
+        torch.testing.assert_close(
+            both(plan.at(step), "prompt_embeds"), both(wanted, "prompt_embeds")
+        )
+
+
 def steps_seen(pipe: Any, plan: Any, **call: Any) -> list[int]:
     """At which interval of the plan each call of the UNet was, counted from 0."""
     seen = seen_by_the_unet(pipe, **plan.kwargs(), num_inference_steps=plan.steps, **call)

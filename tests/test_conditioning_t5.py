@@ -22,6 +22,7 @@ from tiny_t5 import DRAWS, T5_KINDS, tiny_t5_encoder, tiny_t5_pipeline
 import bridge
 from bridge.conditioning import (
     RECIPES,
+    blend,
     find_recipe,
     load_conditioning,
     open_kit,
@@ -154,17 +155,23 @@ def test_equals_encode_prompt_at_the_length_of_the_pipeline(
     assert plan.cut
 
 
+@pytest.mark.parametrize("negative", ["ugly", None])
 @pytest.mark.parametrize("kind", T5_KINDS)
 def test_a_folder_equals_its_pipeline(
-    pipes: dict[str, Any], folders: dict[str, Path], kind: str, compared: Compared
+    pipes: dict[str, Any],
+    folders: dict[str, Path],
+    kind: str,
+    negative: str | None,
+    compared: Compared,
 ) -> None:
-    prompt, negative, more = ["a cat", "Two dogs"], "ugly", short(kind)
+    prompt, more = ["a cat", "Two dogs"], short(kind)
     found = bridge.condition(prompt, negative, model=folders[kind], device="cpu", **more)
     assert found.recipe.name == kind.removesuffix("-no-t5")
     wanted = expected_of(kind, pipes[kind], prompt, negative, **more)
     check(found.recipe.name, found, wanted, compared)
     live = bridge.condition(prompt, negative, model=pipes[kind], **more)
     assert found.fingerprints == live.fingerprints
+    assert found.negative_plans == live.negative_plans
     assert [plan.tower for plan in found.plans[0]] == list(found.fingerprints)
 
 
@@ -401,8 +408,21 @@ def test_parts_of_a_prompt_have_their_masks(pipes: dict[str, Any]) -> None:
     empty = torch.cat([of("ugly").prompt_attention_mask, of("").prompt_attention_mask], dim=1)
     assert torch.equal(both.negative_prompt_attention_mask, empty)
     assert both.prompt_embeds.shape[1] == both.prompt_attention_mask.shape[1] == 240
-    blend = of('("a cat", "two red dogs").blend(0.5, 0.5)')
-    assert torch.equal(blend.prompt_attention_mask, two.prompt_attention_mask)
+    mixed = of('("a cat", "two red dogs").blend(0.5, 0.5)')
+    assert torch.equal(mixed.prompt_attention_mask, two.prompt_attention_mask)
+
+
+def test_masks_follow_their_states_through_arithmetic(pipes: dict[str, Any]) -> None:
+    options: dict[str, Any] = {"model": pipes["pixart-alpha"], **short("pixart-alpha")}
+    one = bridge.condition("a cat", "two red dogs", **options)
+    two = bridge.condition("two red dogs", "", **options)
+    for name in MASKS:
+        a, b = getattr(one, name), getattr(two, name)
+        assert not torch.equal(a, b)
+        for mixed in (blend([one, two], [1, 1]), one.interpolate(two, 0.5)):
+            assert torch.equal(getattr(mixed, name), torch.maximum(a, b)), name
+        ends = getattr(one.concatenate(two), name)
+        assert torch.equal(ends, torch.cat([a, b], 1)), name
 
 
 # ---------------------------------------------------------------- recipes

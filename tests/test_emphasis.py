@@ -13,7 +13,7 @@ import pytest
 import torch
 from tiny_models import tiny_clip_tokenizer
 
-from bridge.conditioning.emphasis import EMPHASES
+from bridge.conditioning.emphasis import EMPHASES, Row
 from bridge.prompt import NORMALISATIONS, TokenPlan, normalised, parse, plan
 
 TOKENIZER = tiny_clip_tokenizer()
@@ -95,6 +95,38 @@ def test_compels_down_weights_mix_in_the_prompt_without_the_fragment() -> None:
     torch.testing.assert_close(result, wanted, rtol=1e-5, atol=1e-4)
 
 
+def states_of_row(row: Row) -> torch.Tensor:
+    """Each row's own, in whichever order a method asks for them."""
+    return states_of(1, seed=hash(row) % 2**31)[0]
+
+
+def emphasised_by_rows(name: str, text: str) -> tuple[TokenPlan, torch.Tensor, torch.Tensor]:
+    """A plan of several windows, their states, and the result."""
+    found, method = plan_of(text), EMPHASES[name]
+    assert len(found.windows) > 1
+    states = torch.stack([states_of_row(Row.of(window)) for window in found.windows])
+    extra = torch.stack([states_of_row(row) for row in method.rows(found)])
+    return found, states, method.apply(found, states, extra)
+
+
+def test_compel_leaves_out_each_fragment_in_every_window() -> None:
+    text = "(dog:0.5) (red:0.2) (apple:1.5) (two:1.3) " + "cat, " * 50 + "(dog:0.5)"
+    found, states, result = emphasised_by_rows("compel", text)
+    empty = states_of_row(Row.of(found.empty))
+    light = {t.fragment: t.weight for t in found.tokens if not t.special and t.weight < 1}
+    assert len(light) == 3
+    for window, before, after in zip(found.windows, states, result, strict=True):
+        weights = torch.tensor(window.weights)[:, None]
+        wanted, shares = empty + weights * (before - empty), 1.0
+        for fragment, weight in light.items():
+            own = frozenset(at for at, t in enumerate(window.tokens) if t.fragment == fragment)
+            share = math.tan((1 - weight) * math.pi / 2)
+            other = states_of_row(Row.of(window, own))
+            wanted = wanted + share * (empty + weights * (other - empty))
+            shares += share
+        torch.testing.assert_close(after, wanted / shares, rtol=1e-4, atol=1e-4)
+
+
 def text_of(text: str, token: object) -> str:
     return text[token.start : token.end]  # type: ignore[attr-defined]
 
@@ -134,6 +166,20 @@ def test_comfy_plus_plus_adds_what_a_word_contributes() -> None:
     wanted = 0.5 * states[0] + 0.5 * extra[0]
     wanted[2] += (2 - 1) * (states[0, 2] - extra[1, 2])
     torch.testing.assert_close(result[0], wanted)
+
+
+def test_comfy_plus_plus_takes_each_word_out_of_every_window() -> None:
+    text = "(apple:1.5) (two:1.3) " + "cat, " * 50 + "(dog:1.2)"
+    found, states, result = emphasised_by_rows("comfy++", text)
+    for window, before, after in zip(found.windows, states, result, strict=True):
+        wanted = before.clone()
+        for word in {token.word for token in window.tokens if token.weight > 1}:
+            places = [at for at, token in enumerate(window.tokens) if token.word == word]
+            ids = [found.mask_id if at in places else own for at, own in enumerate(window.ids)]
+            absent = states_of_row(Row(tuple(ids), window.used))
+            for at in places:
+                wanted[at] += (window.tokens[at].weight - 1) * (before[at] - absent[at])
+        torch.testing.assert_close(after, wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", sorted(EMPHASES))

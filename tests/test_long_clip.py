@@ -14,12 +14,13 @@ import torch
 from comparisons import relative
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import tiny_sd_pipeline, tiny_sdxl_pipeline
+from tiny_models import tiny_clip_tokenizer, tiny_sd_pipeline, tiny_sdxl_pipeline
 
 import bridge
 from bridge.conditioning import tokenizers_of
+from bridge.conditioning.uneven import beyond
 from bridge.errors import OptionError, UnsupportedModelError
-from bridge.prompt import LongPrompt, TruncationWarning, plan_report
+from bridge.prompt import LongPrompt, TruncationWarning, parse, plan, plan_report
 from bridge.towers import stretch_positions
 from bridge.towers.long_clip import stretched
 
@@ -196,6 +197,23 @@ def test_zeros_and_cut_are_the_other_rules(sdxl: Any) -> None:
     said = [str(warning.message) for warning in caught]
     assert any("24 tokens of text_encoder come after the 77 states" in text for text in said)
     assert lost.plans[0][0].cut_tokens == 24 and lost.report().is_cut
+
+
+@pytest.mark.parametrize(
+    ("join", "lost"),
+    [
+        # 240 tokens in windows of 75, with a BOS and an EOS around each window ...
+        ("concat", {77: 240 - 75, 100: 240 - 75 - 22, 152: 240 - 75 - 74}),
+        # ... or around all of them.
+        ("no_bos_between", {77: 240 - 76, 100: 240 - 99, 152: 240 - 151}),
+        ("average", {77: 0, 100: 0, 152: 0}),
+    ],
+)
+def test_tokens_beyond_the_length_are_counted_as_windows_are_joined(
+    join: str, lost: dict[int, int]
+) -> None:
+    found = plan(parse(LONG, "plain"), tiny_clip_tokenizer(), split="hard")
+    assert {length: len(beyond(found, length, join)) for length in lost} == lost
 
 
 def test_every_join_and_rule_gives_one_length_and_one_pass(sdxl: Any) -> None:

@@ -180,14 +180,25 @@ def test_lora_with_weights_and_windows(
 
 def test_schedules_have_loras(sd: Any, tmp_path: Path) -> None:
     deltas = {"text_encoder": random_deltas(sd.text_encoder, 2, 5)}
-    path = write_lora(tmp_path / "style.safetensors", "kohya", deltas)
-    plan = bridge.schedule("a [cat:dog:2] <lora:style:0.5>", steps=4, model=sd, loras=path)
-    reference = fused(sd, deltas, 0.5)
+    write_lora(tmp_path / "style.safetensors", "kohya", deltas)
+    texts = ["a [cat:dog:2] <lora:style:0.5>", "red"]
+    plan = bridge.schedule(texts, steps=4, model=sd, loras=tmp_path)
+    reference, red = fused(sd, deltas, 0.5), wanted(sd, "red")[0]
     for step, text in ((1, "a cat"), (3, "a dog")):
-        torch.testing.assert_close(
-            plan.at(step).prompt_embeds, wanted(reference, text)[0], rtol=0, atol=1e-4
-        )
-        assert plan.at(step).addons[0].strengths == (0.5,)
+        both_rows = torch.cat([wanted(reference, text)[0], red])
+        torch.testing.assert_close(plan.at(step).prompt_embeds, both_rows, rtol=0, atol=1e-4)
+        assert plan.at(step).addons[0].strengths == (0.5, 0.0)
+
+
+def test_all_parts_of_an_and_have_the_loras_of_their_prompt(sd: Any, tmp_path: Path) -> None:
+    deltas = {"text_encoder": random_deltas(sd.text_encoder, 2, 5)}
+    write_lora(tmp_path / "style.safetensors", "kohya", deltas)
+    prompts = ["red AND two", "a cat AND a dog <lora:style:0.5>"]
+    found = bridge.compose(prompts, model=sd, loras=tmp_path).parts
+    reference = fused(sd, deltas, 0.5)
+    rows = [(sd, "red"), (sd, "two"), (reference, "a cat"), (reference, "a dog")]
+    by_hand = torch.cat([wanted(pipe, text)[0] for pipe, text in rows])
+    torch.testing.assert_close(found.prompt_embeds, by_hand, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -331,9 +342,10 @@ def test_loras_for_other_models_are_refused_before_towers_load(
     path = write_lora(tmp_path / "wide.safetensors", "kohya", wide)
     with pytest.raises(WeightsError, match=r"fc1 is \(64, 48\) in it, and \(64, 32\) in the"):
         bridge.condition("a cat", model=tmp_path / "sd", loras=path)
-    deep = {"text_encoder": {"encoder.layers.9.mlp.fc1": (torch.ones(2, 32), torch.ones(64, 2))}}
+    beyond = f"encoder.layers.{sd.text_encoder.config.num_hidden_layers}.mlp.fc1"  # from 0
+    deep = {"text_encoder": {beyond: (torch.ones(2, 32), torch.ones(64, 2))}}
     path = write_lora(tmp_path / "deep.safetensors", "kohya", deep)
-    with pytest.raises(WeightsError, match=r"encoder\.layers\.9\.mlp\.fc1, and the tower does not"):
+    with pytest.raises(WeightsError, match=f"{beyond}, and the tower does not"):
         bridge.condition("a cat", model=tmp_path / "sd", loras=path)
     cross = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k.lora_down.weight"
     save_file({cross: torch.zeros(2, 768)}, tmp_path / "unet.safetensors")

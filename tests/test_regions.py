@@ -216,6 +216,12 @@ def test_several_pictures_and_long_prompts(pipe: Any) -> None:
     assert relative(two, draw(pipe, plan).repeat(2, 1, 1, 1)) <= 1e-4
 
 
+def test_base_and_regions_skip_layers(pipe: Any) -> None:
+    plan = bridge.regional("red", [Region("a cat", box=LEFT)], model=pipe, clip_skip=1)
+    texts = bridge.condition(["red", "a cat"], model=pipe, clip_skip=1).prompt_embeds
+    torch.testing.assert_close(plan.joined.prompt_embeds, torch.cat([*texts])[None])
+
+
 def test_weights_that_act_in_the_unet_stay_with_their_region(sd: Any) -> None:
     options = {"model": sd, "emphasis": "unet_attention_bias"}
     plan = bridge.regional("red", [Region("a (cat:3)", box=LEFT), Region("a (cat:3)", box=RIGHT)],

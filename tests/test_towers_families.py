@@ -203,6 +203,8 @@ def test_align(tmp_path: Path) -> None:
     near(normalize(states.pooled, dim=-1), whole.text_embeds)
     near(normalize(seen.pooled, dim=-1), whole.image_embeds)
     near(text.scores(states.pooled, seen.pooled), whole.logits_per_text)
+    chances = image.scoring.probabilities(states.pooled, seen.pooled)
+    near(chances, whole.logits_per_image.softmax(1).T)  # over the texts
     grid = whole.vision_model_output.last_hidden_state
     assert seen.grid == tuple(grid.shape[-2:])
     near(seen.patches[0][:, 1], grid.flatten(2)[:, :, 1])
