@@ -17,8 +17,8 @@ from tiny_models import tiny_sdxl_pipeline
 import bridge
 from bridge.errors import OptionError, PromptError, UnknownModelError
 from bridge.lab.cache import Cache
-from bridge.lab.measures import UNRELATED, cosine, rollout, texts_without
-from bridge.lab.passes import read_weighted
+from bridge.lab.measures import UNRELATED, above_chance, cosine, mean_cosine, rollout, texts_without
+from bridge.lab.passes import read_texts, read_weighted
 from bridge.lab.variants import Variant
 from bridge.towers import TextTower
 from bridge.towers.families import TEXT_FAMILIES
@@ -159,6 +159,10 @@ def test_figures_are_those_of_transformers(pipe: Any, towers: list[TextTower]) -
     unrelated = torch.cat([run(text).text_embeds for text in UNRELATED])
     centred = cosine(a.text_embeds[0], b.text_embeds[0], unrelated.mean(0))
     assert row.pooled_centred == pytest.approx(centred, abs=1e-4)
+    about, chance = found.towers.iloc[1], mean_cosine(unrelated)
+    assert about.chance == pytest.approx(chance, abs=TOLERANCE) != about.token_chance
+    above = above_chance(row.pooled_cosine, about.chance)
+    assert row.pooled_above_chance == pytest.approx(above)
     without = run("a cat")
     word = found.words[(found.words.tower == "two") & (found.words.word == "red")].iloc[0]
     assert word.leave_one_out == pytest.approx(
@@ -173,6 +177,15 @@ def test_figures_are_those_of_transformers(pipe: Any, towers: list[TextTower]) -
     eos = rollout([layer[0] for layer in layers])[-1]
     wanted = float(eos[2] / eos[1:4].sum())
     assert word.rollout_share == pytest.approx(wanted, abs=TOLERANCE)
+
+
+@torch.no_grad()
+def test_content_states_are_those_of_the_words(pipe: Any, towers: list[TextTower]) -> None:
+    found = read_texts(towers[0], ["a red cat"], Cache(None), "")["a red cat"]
+    ids = pipe.tokenizer("a red cat", padding="max_length", return_tensors="pt").input_ids
+    assert found.content_ids == ids[0, 1:4].tolist()
+    states = pipe.text_encoder(ids).last_hidden_state[0]
+    torch.testing.assert_close(found.content_states, states[1:4])
 
 
 @pytest.mark.parametrize("dialect", ["a1111", "comfy", "compel"])

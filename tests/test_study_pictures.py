@@ -26,6 +26,7 @@ from bridge.lab import overlay
 from bridge.lab.ablation import ablated, choices_of
 from bridge.lab.marks import model_mark
 from bridge.lab.picture_drift import pixel_distance
+from bridge.lab.variants import Variant
 from bridge.towers import TextTower
 from bridge.towers.families import TEXT_FAMILIES
 
@@ -155,6 +156,20 @@ def test_drawing_that_was_cut_off_goes_on(pipe: Any, tmp_path: Path) -> None:
         assert a.image.tobytes() == b.image.tobytes()
         assert a.heat.keys() == b.heat.keys()
         assert all(torch.equal(a.heat[word], b.heat[word]) for word in a.heat)
+
+
+def test_pictures_that_are_kept_are_of_their_dialect_and_choice(pipe: Any, tmp_path: Path) -> None:
+    dialects = ("plain", "a1111")
+    options: dict[str, Any] = {
+        "variants": [Variant("mine", "a (cat:1.9)", dialect=dialect) for dialect in dialects],
+        "model": pipe, "choices": ["whole", "pooled"], "heat": False, **DRAW, "steps": 1,
+    }  # fmt: skip
+    plain, made, kept = (
+        [each.image.tobytes() for each in bridge.study(PROMPT, **options, cache=cache).drawn]
+        for cache in (None, tmp_path, tmp_path)
+    )
+    assert made == kept == plain
+    assert len(set(plain)) == len(plain) == 3 * 2
 
 
 def test_a_model_changed_is_another_model() -> None:

@@ -224,10 +224,12 @@ def test_splice_places_soft_tokens_and_counts_positions() -> None:
 # -- streaming ----------------------------------------------------------------------------
 
 
-def test_streamed_pieces_join_to_the_answer(vlm: BridgeVLM) -> None:
+@pytest.mark.parametrize("history", [(), HISTORY], ids=["first", "later"])
+def test_streamed_pieces_join_to_the_answer(vlm: BridgeVLM, history: Any) -> None:
+    asked: dict[str, Any] = {"history": history, "max_new_tokens": 20}
     for seed in range(4):
-        pieces = list(vlm.stream(picture(seed), QUESTIONS[0], max_new_tokens=20))
-        assert "".join(pieces) == vlm.answer(picture(seed), QUESTIONS[0], max_new_tokens=20)
+        pieces = list(vlm.stream(picture(seed), QUESTIONS[0], **asked))
+        assert "".join(pieces) == vlm.answer(picture(seed), QUESTIONS[0], **asked)
         assert all(pieces)
 
 
@@ -298,10 +300,12 @@ def test_describe_answers_streams_and_keeps_the_model(folder: Path, tmp_path: Pa
     )
 
 
-def test_describe_takes_a_loaded_model(vlm: BridgeVLM) -> None:
-    assert describe(picture(), "what?", model=vlm, max_new_tokens=4) == vlm.answer(
-        picture(), "what?", max_new_tokens=4
-    )
+def test_describe_takes_a_loaded_model_and_tells_it_the_history(vlm: BridgeVLM) -> None:
+    asked: dict[str, Any] = {"history": HISTORY, "max_new_tokens": 12}
+    want = vlm.answer(picture(), QUESTIONS[0], **asked)
+    assert describe(picture(), QUESTIONS[0], model=vlm, **asked) == want
+    assert "".join(describe(picture(), QUESTIONS[0], model=vlm, stream=True, **asked)) == want
+    assert describe(picture(), QUESTIONS[0], model=vlm, max_new_tokens=12) != want
 
 
 @pytest.mark.parametrize(

@@ -497,6 +497,16 @@ def test_an_overrun_is_said_before_the_tower_runs() -> None:
         vlm.choose(picture(), "what?", ["yes", "no " * 200])
 
 
+def test_a_chat_that_fills_the_context_leaves_no_room_for_an_answer() -> None:
+    vlm = tiny_pair()
+    used = len(vlm.prompt_ids(ASKED, 16))
+    vlm.llm.config.max_position_embeddings = used + 1
+    assert len(replace(vlm).prompt_ids(ASKED, 16)) == used  # replaced, for a writer of its own
+    vlm.llm.config.max_position_embeddings = used
+    with pytest.raises(PromptError, match=f"takes {used} positions .* has {used} in all"):
+        replace(vlm).answer(picture(), ASKED[0][0])
+
+
 @pytest.mark.parametrize(
     ("widths", "match"),
     [((20, 32), r"takes states of width 20.*CLIPVisionModel has 24"),

@@ -46,8 +46,16 @@ STOCK: dict[str, dict[str, Any]] = {
     "siglip + llama": {"tower": "siglip", "select_layer": -1},
 }
 OWN: dict[str, dict[str, Any]] = {
-    "dinov2 + gpt2": {"tower": "dinov2_registers", "llm": "GPT2"},
-    "pixel shuffle": {"tower": "siglip", "projector": "pixel_shuffle"},
+    "dinov2 + gpt2, two layers": {
+        "tower": "dinov2_registers",
+        "llm": "GPT2",
+        "select_layer": (-2, -1),
+    },
+    "pixel shuffle, last layer": {
+        "tower": "siglip",
+        "projector": "pixel_shuffle",
+        "select_layer": -1,
+    },
     "bloom": {"llm": "Bloom", "projector": "linear", "select_feature": "cls_patch"},
 }
 
@@ -59,6 +67,7 @@ def test_loaded_is_saved(name: str, tmp_path: Path) -> None:
     assert (why_not(vlm) is None) == (name in STOCK)
     save_vlm(vlm, tmp_path / "saved")
     loaded = load_vlm(tmp_path / "saved", device="cpu")
+    assert loaded.select_layer == vlm.select_layer
     assert torch.equal(logits(loaded), logits(vlm))
     assert loaded.answer(picture(3), "what?") == vlm.answer(picture(3), "what?")
     assert not list((tmp_path / "saved").glob(".*"))

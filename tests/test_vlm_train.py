@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,13 @@ import torch
 from tiny_training import COLOURS, conversations, tiny_vlm
 
 from bridge.errors import DataError, OptionError, UnsupportedModelError
-from bridge.vlm import BridgeVLM, load_vlm, train_vlm
+from bridge.vlm import BridgeVLM, TrainOptions, load_vlm, train_vlm
+from bridge.vlm.aspect import OneView
 from bridge.vlm.train import journal
 from bridge.vlm.train import run as run_module
 from bridge.vlm.train.checkpoint import CHECKPOINT
+from bridge.vlm.train.lora import LoraLinear, add_lora, lora_layers, take_lora
+from bridge.vlm.train.parts import trained_parts
 
 # The tiny language model is random, and so wide that answers vary; a higher rate than LLaVA's.
 FAST = {"learning_rate": 1e-2, "batch_size": 4, "samples": 0, "seed": 3}
@@ -91,8 +96,6 @@ def test_lora_ends_up_in_plain_weights(tmp_path: Path) -> None:
 
 
 def test_a_fresh_lora_changes_nothing_and_a_merged_one_says_the_same() -> None:
-    from bridge.vlm.train.lora import LoraLinear, add_lora, take_lora
-
     llm = tiny_vlm().llm
     ids = torch.arange(5, 25)[None]
     with torch.inference_mode():
@@ -112,6 +115,13 @@ def test_a_fresh_lora_changes_nothing_and_a_merged_one_says_the_same() -> None:
     assert torch.allclose(merged, beside, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("options", "scale"), [({}, 2.0), ({"lora_alpha": 3.0}, 0.75)])
+def test_a_lora_acts_at_twice_its_size_unless_told(options: dict[str, Any], scale: float) -> None:
+    vlm = tiny_vlm()
+    with trained_parts(vlm, TrainOptions(stage=2, lora=4, **options)):
+        assert {layer.scale for layer in lora_layers(vlm.llm).values()} == {scale}
+
+
 def test_half_precision_is_trained_in_single_and_given_back(tmp_path: Path) -> None:
     """In bfloat16 a step of 1e-5 would be rounded away."""
     vlm = tiny_vlm()
@@ -124,6 +134,35 @@ def test_half_precision_is_trained_in_single_and_given_back(tmp_path: Path) -> N
     assert done.losses[-1] < done.losses[0]
     assert {p.dtype for p in vlm.llm.parameters()} == {torch.bfloat16}
     assert {p.dtype for p in vlm.projector.parameters()} == {torch.bfloat16}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("max_grad_norm", "low", "high"),
+    [
+        (1.0, 1e-2, 1),
+        (0.0, 1e-2, 1),  # no limit
+        (1e-13, 0, 1e-5),  # so far below AdamW's epsilon, 1e-8, that nothing moves
+    ],
+)
+def test_gradients_are_clipped(
+    max_grad_norm: float, low: float, high: float, tmp_path: Path
+) -> None:
+    vlm = tiny_vlm()
+    before, data = weights(vlm), conversations(tmp_path / "data")
+    options = {**FAST, "warmup_ratio": 0.0, "max_grad_norm": max_grad_norm}
+    train_vlm(vlm, data, tmp_path / "out", steps=3, **options)
+    assert low <= apart(weights(vlm), before) < high
+
+
+def test_weights_decay(tmp_path: Path) -> None:
+    data, sizes = conversations(tmp_path / "data"), []
+    for decay in (0.0, 10.0):
+        vlm = tiny_vlm()
+        options = {**FAST, "warmup_ratio": 0.0, "weight_decay": decay}
+        train_vlm(vlm, data, tmp_path / str(decay), steps=3, **options)
+        matrices = [p for p in vlm.projector.parameters() if p.ndim > 1]  # type: ignore[union-attr]
+        sizes.append(sum(float(p.detach().square().sum()) for p in matrices))
+    assert sizes[1] < 0.9 * sizes[0]
 
 
 # -- resumption ---------------------------------------------------------------------------
@@ -234,6 +273,24 @@ def test_stored_features_are_live_features(tmp_path: Path) -> None:
     assert not torch.equal(other(pictures[:1])[0], stored(pictures[:1])[0])
 
 
+def test_features_of_other_choices_are_others(tmp_path: Path) -> None:
+    from bridge.vlm.train.seen import StoredStates
+
+    vlm = tiny_vlm()
+    processor = copy.deepcopy(vlm.image_processor)
+    processor.image_mean = [0.1, 0.2, 0.3]
+    changes: list[dict[str, Any]] = [
+        {},
+        {"select_layer": -1},
+        {"select_feature": "cls_patch"},
+        {"aspect": OneView((1, 2, 3))},
+        {"image_processor": processor},
+    ]
+    folders = [StoredStates(replace(vlm, **change), tmp_path).folder for change in changes]
+    assert len(set(folders)) == len(changes)
+    assert StoredStates(tiny_vlm(), tmp_path).folder == folders[0]
+
+
 def test_a_feature_folder_may_be_below_home(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -341,8 +398,6 @@ def test_what_cannot_be_trained(tmp_path: Path) -> None:
 def test_the_learning_rate_is_transformers_cosine() -> None:
     from transformers import get_cosine_schedule_with_warmup
 
-    from bridge.vlm.train.options import TrainOptions
-
     options = TrainOptions(warmup_ratio=0.1)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
     schedule = get_cosine_schedule_with_warmup(optimizer, 4, 40)
@@ -350,5 +405,22 @@ def test_the_learning_rate_is_transformers_cosine() -> None:
         assert options.rate_at(step, 40) == pytest.approx(schedule.get_last_lr()[0], abs=1e-9)
         optimizer.step()
         schedule.step()
-    assert (TrainOptions().rates, TrainOptions(stage=2).rates) == ((1e-3, 1e-3), (2e-5, 2e-5))
-    assert TrainOptions(stage=2, lora=8).rates == (2e-5, 2e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "rates"),
+    [
+        ({}, (1e-3, 1e-3)),
+        ({"stage": 2}, (2e-5, 2e-5)),
+        ({"stage": 2, "lora": 8}, (2e-5, 2e-4)),
+        ({"projector_learning_rate": 3e-4}, (3e-4, 1e-3)),
+        (
+            {"stage": 2, "lora": 8, "projector_learning_rate": 3e-4, "learning_rate": 1e-4},
+            (3e-4, 1e-4),
+        ),
+    ],
+)
+def test_the_projector_may_have_a_rate_of_its_own(
+    options: dict[str, Any], rates: tuple[float, float]
+) -> None:
+    assert TrainOptions(**options).rates == rates

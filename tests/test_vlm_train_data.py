@@ -23,7 +23,7 @@ from bridge.vlm.prompting import ChatWriter
 from bridge.vlm.train.data import CAPTION_QUESTION, read_data
 from bridge.vlm.train.labels import encode
 from bridge.vlm.train.order import Order
-from bridge.vlm.train.rows import Row
+from bridge.vlm.train.rows import Picture, Row
 
 
 def plain(rows: list[Row]) -> list[Any]:
@@ -290,6 +290,16 @@ def test_pictures_are_not_learnt_and_long_rows_lose_their_last_turns(tmp_path: P
         encode(made, row, [16], 20)
     with pytest.raises(DataError, match=r"row 9: .*'</s>', a control token"):
         encode(made, Row((), (("a</s>", "b"),), "row 9"), [], None)
+
+
+def test_pictures_of_a_turn_that_is_lost_are_lost_with_it() -> None:
+    made = writer(None)
+    pictures = tuple(Picture(name, (8, 8), lambda: b"never read") for name in ("one", "two"))
+    row = Row(pictures, (("<image>\nwhat?", "a cat"), ("and <image>?", "a dog")), "row 1")
+    whole = encode(made, row, [3, 5], None)
+    assert (whole.ids.count(made.image_id), whole.pictures) == (3 + 5, pictures)
+    cut = encode(made, row, [3, 5], len(whole.ids) - 1)
+    assert (cut.ids.count(made.image_id), cut.pictures) == (3, pictures[:1])
 
 
 # -- order --------------------------------------------------------------------------------
