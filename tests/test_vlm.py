@@ -367,8 +367,9 @@ def test_answers_stop_at_the_end_of_the_context(vlm: BridgeVLM) -> None:
     turns = [("zq " * 25, "")]
     rows = vlm.splice_checked([picture()], [turns])
     length = rows.inputs_embeds.shape[1]
-    new = vlm._generate(rows, 4096)
-    assert length + new.shape[1] <= vlm.context
+    endless = {"suppress_tokens": [vlm.tokenizer.eos_token_id]}
+    assert length + vlm._generate(rows, 4096, **endless).shape[1] == vlm.context
+    assert vlm._generate(rows, 5, **endless).shape[1] == 5
 
 
 # -- loading ------------------------------------------------------------------------------

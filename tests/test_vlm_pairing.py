@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -114,6 +115,7 @@ def worst(name: str, vlm: BridgeVLM, padding: Any) -> float:
         want = logits_by_hand(name, vlm, images, turns)
         got = found[index, -len(want) :] if padding == "left" else found[index, : len(want)]
         rows.append(relative(got, want))
+    assert all(map(math.isfinite, rows))  # max would pass over a NaN
     return max(rows)
 
 
@@ -410,7 +412,15 @@ def test_messages() -> None:
     assert vlm.chat(messages, max_new_tokens=8) == want
     third = {"role": "assistant", "content": "no"}
     last = {"role": "user", "content": [{"type": "image", "image": picture(3)}]}
-    assert isinstance(vlm.chat([*messages, third, last], max_new_tokens=4), str)
+    # With a picture in a later message, each stands in its own.
+    asked: dict[str, Any] = {
+        "question": "<image>\n",
+        "history": [("<image>\n<image>\nwhat is it?", "a cat"), (LATER[1][0], "no")],
+        "max_new_tokens": 8,
+    }
+    want = vlm.answer([picture(1), picture(2), picture(3)], **asked)
+    assert vlm.chat([*messages, third, last], max_new_tokens=8) == want
+    assert vlm.answer([picture(3), picture(2), picture(1)], **asked) != want
 
 
 IMAGES = [{"type": "image", "image": picture(seed)} for seed in (1, 2)]

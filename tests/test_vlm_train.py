@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,9 +51,11 @@ def changed(before: dict[str, torch.Tensor], vlm: BridgeVLM) -> set[str]:
 
 def apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
     """The largest difference of weights, in units of the largest weight of its tensor."""
-    return max(
+    found = [
         float((one[n] - t).abs().max() / t.abs().max().clamp(min=1e-3)) for n, t in other.items()
-    )
+    ]
+    assert all(map(math.isfinite, found))  # max would pass over a NaN
+    return max(found)
 
 
 # -- what is trained ----------------------------------------------------------------------
