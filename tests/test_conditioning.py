@@ -7,6 +7,7 @@ up in another order. What is seen here is below 1e-6.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import warnings
 from collections.abc import Iterator
@@ -18,7 +19,9 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
 from comparisons import Compared, relative
+from diffusers.hooks import apply_group_offloading
 from PIL import Image
 from tiny_models import (
     PICTURE_SIZE,
@@ -29,6 +32,7 @@ from tiny_models import (
 
 import bridge
 from bridge.conditioning import RECIPES, find_recipe, forget_towers, open_kit, tokenizers_of
+from bridge.conditioning.offloading import execution_device, is_offloaded
 from bridge.conditioning.sizes import make_sizes
 from bridge.errors import (
     BridgeError,
@@ -443,12 +447,31 @@ def test_rows_of_a_repeated_conditioning_know_their_prompt(pipes: dict[str, Any]
 
 def test_a_tower_runs_where_it_lies(pipes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     # As a pipeline on a GPU whose text encoders were left on the CPU, which diffusers runs.
-    split = type(pipes["sdxl"])
-    monkeypatch.setattr(split, "_execution_device", torch.device("meta"))
+    pipe = pipes["sdxl"]
+    monkeypatch.setattr(type(pipe), "_execution_device", torch.device("meta"))
+    monkeypatch.setattr(pipe, "vae", copy.deepcopy(pipe.vae).to("meta"))
     found = bridge.condition("a cat", "ugly", model=pipes["sdxl"])
     assert found.prompt_embeds.device.type == "meta"
     assert found.pooled_prompt_embeds is not None
     assert found.prompt_embeds.shape == (1, 77, found.prompt_embeds.shape[2])
+
+
+def test_a_pipeline_with_offloaded_parts_says_where_it_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pipe = make("sd15")
+    here = pipe._execution_device
+    monkeypatch.setattr(type(pipe), "_execution_device", torch.device("meta"))
+    assert execution_device(pipe) == here
+    part = pipe.unet.mid_block
+    add_hook_to_module(part, ModelHook())
+    assert is_offloaded(pipe.unet)
+    assert execution_device(pipe).type == "meta"
+    remove_hook_from_module(part)
+    assert not is_offloaded(pipe.unet)
+    assert execution_device(pipe) == here
+    apply_group_offloading(pipe.unet, onload_device=here, offload_type="leaf_level")
+    assert execution_device(pipe).type == "meta"
 
 
 def test_dtype_and_device_options(pipes: dict[str, Any], folders: dict[str, Path]) -> None:

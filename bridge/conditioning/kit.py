@@ -21,6 +21,7 @@ from bridge.conditioning.account import AddOn
 from bridge.conditioning.adapters.opened import forget_opened
 from bridge.conditioning.addons import NO_ADDONS, AddOns
 from bridge.conditioning.brought import forget_brought
+from bridge.conditioning.offloading import execution_device
 from bridge.conditioning.recipes import Recipe, TowerUse, find_recipe
 from bridge.conditioning.sizes import latent_scale
 from bridge.errors import (
@@ -301,7 +302,7 @@ def _kit_of_pipeline(pipe: Any) -> Kit:
         else None,
         wants_score=bool(pipe.config.get("requires_aesthetics_score", False)),
         load=lambda: Towers(
-            modules, tuple(fingerprint(module) for module in modules), pipe._execution_device
+            modules, tuple(fingerprint(module) for module in modules), execution_device(pipe)
         ),
         zeros=None if missing is None else _zeros(missing, parts["transformer"].config),
     )

@@ -12,6 +12,7 @@ from torch import Tensor
 from bridge.conditioning.drift import Drift, drifts_of, figures_of
 from bridge.conditioning.emphasis import Emphasis, Row
 from bridge.conditioning.join import join_pooled, join_states
+from bridge.conditioning.offloading import is_offloaded
 from bridge.conditioning.uneven import fitted, joined_length
 from bridge.prompt import LongPrompt, TokenPlan
 from bridge.towers import TEXT_TOWERS, Layer, TextStates
@@ -74,7 +75,7 @@ def encode_plans(
             places.setdefault((row, each.strengths), len(places))
     layers = tuple(dict.fromkeys(each.layer for each in wanted))
     rows, strengths = zip(*places, strict=True)
-    here = device if _is_offloaded(module) else module.device
+    here = device if is_offloaded(module) else module.device
     ids = torch.tensor([row.ids for row in rows], device=here)
     mask = _mask(rows, masked, here)
     if addons is None:
@@ -101,13 +102,6 @@ def encode_plans(
             pooled.append(join_pooled(of_windows, long))
     drifts = drifts_of([each.plan for each in wanted], figures)
     return Encoded(torch.stack(states), torch.stack(pooled) if pooled else None, drifts)
-
-
-def _is_offloaded(module: Any) -> bool:
-    """Whether accelerate or diffusers brings its weights when it runs."""
-    hooks = {"_hf_hook", "_diffusers_hook"}
-    # vars, since asking a module for what it lacks is slow, and a tower has hundreds of parts.
-    return any(not hooks.isdisjoint(vars(part)) for part in module.modules())
 
 
 def finish(

@@ -12,11 +12,13 @@ from __future__ import annotations
 import hashlib
 import json
 from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 import torch
 
 _SAMPLES = 16
+_PLAIN = (torch.Tensor, torch.nn.Parameter)  # others may keep their values packed
 # Keys that differ between two loadings of one tower. diffusers lists the arguments that were left
 # out in another order in each process.
 _PROVENANCE = {
@@ -37,17 +39,17 @@ def fingerprint(module: Any, dtype: torch.dtype | None = None) -> str:
     Parameters that accelerate has offloaded are read where it keeps them; others on the meta
     device count by name and shape only. ``dtype``: as if the module were cast to it.
     """
-    config = json.dumps(lasting_config(module), sort_keys=True, default=str)
-    digest = hashlib.sha256(config.encode())
+    told = [json.dumps(lasting_config(module), sort_keys=True, default=str)]
     samples: list[torch.Tensor] = []
     for name, parameter in sorted(module.named_parameters()):
-        digest.update(f"{name}{tuple(parameter.shape)}{dtype or parameter.dtype}".encode())
+        told.append(f"{name}{tuple(parameter.shape)}{dtype or parameter.dtype}")
         values = _kept(module, name) if parameter.is_meta else parameter
         if values is not None and parameter.numel():
             samples.append(_spread(values))
+    digest = hashlib.sha256("".join(told).encode())
     # One operation and one transfer for all of a kind: on a GPU hundreds of small ones would take
     # longer than the tower itself.
-    for kind, some in groupby(samples, lambda each: (each.dtype, each.device)):
+    for kind, some in groupby(samples, attrgetter("dtype", "device")):
         joined = torch.cat(list(some)).to(dtype or kind[0])
         digest.update(joined.float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
@@ -74,10 +76,9 @@ def lasting_config(part: Any) -> dict[str, Any]:
 
 def _spread(parameter: torch.Tensor) -> torch.Tensor:
     """Up to 16 of its values."""
-    values = parameter.detach()
-    length = values.numel()
+    length = parameter.numel()
     step = max(1, length // _SAMPLES)
-    if type(values) is torch.Tensor and values.is_contiguous():
+    if type(parameter) in _PLAIN and parameter.is_contiguous():
         # The same by one operation instead of three, for towers have hundreds of parameters.
-        return values.as_strided((min(_SAMPLES, -(-length // step)),), (step,))
-    return values.reshape(-1)[::step][:_SAMPLES]
+        return parameter.as_strided((min(_SAMPLES, -(-length // step)),), (step,))
+    return parameter.detach().reshape(-1)[::step][:_SAMPLES]
