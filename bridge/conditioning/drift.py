@@ -74,12 +74,19 @@ def figures_of(plan: TokenPlan, states: Tensor, weighed: Tensor) -> Tensor:
     before, after = states.float(), weighed.float()
     weights = torch.tensor([window.weights for window in plan.windows], device=before.device)
     content = weights != 1
-    lengths = (after.norm(dim=-1) / before.norm(dim=-1))[content]
-    length = lengths[lengths.log().abs().argmax()]
+    lengths = after.norm(dim=-1) / before.norm(dim=-1)
+    # Neither [content] nor [argmax]: on a GPU both wait for the tower to be done.
+    furthest = lengths.log().abs().masked_fill(~content, -1).argmax()
     mean = (after.mean((1, 2)) - before.mean((1, 2))) / before.std((1, 2))
     ones = (~content)[..., None]
     rest = (after * before * ones).sum((1, 2)) / (before * before * ones).sum((1, 2))
-    return torch.stack([length, mean[mean.abs().argmax()], rest[(rest - 1).abs().argmax()]])
+    return torch.stack(
+        [
+            lengths.take(furthest),
+            mean.take(mean.abs().argmax()),
+            rest.take((rest - 1).abs().argmax()),
+        ]
+    )
 
 
 def drifts_of(plans: Sequence[TokenPlan], figures: Sequence[Tensor]) -> tuple[Drift | None, ...]:

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from bridge.prompt import LongPrompt, TokenPlan
+
+
+def rows_at(states: Tensor, places: Sequence[int]) -> Tensor:
+    """The rows of ``states`` at ``places``; a view where they follow each other.
+
+    As ``states[places]``, but that copies a list to the GPU, and waits for all that runs there.
+    """
+    first, count = (places[0], len(places)) if places else (0, 0)
+    if [*places] == [*range(first, first + count)]:
+        return states[first : first + count]
+    return torch.stack([states[place] for place in places])
 
 
 def join_states(states: Tensor, plan: TokenPlan, long: LongPrompt) -> Tensor:

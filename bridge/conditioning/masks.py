@@ -50,9 +50,10 @@ def prompt_masks(
     Returns:
         ``(B, length * T)``; 1 or True for what may be seen. Of a blend, what any part has.
     """
-    seen = torch.tensor([_seen(plan, kind) for plan in plans], device=like.device)
+    seen = torch.tensor([_seen(plan, kind) for plan in plans])
     masks = torch.stack([_of_group(seen, group, length) for group in groups])
-    return masks.to({"int": torch.int64, "bool": torch.bool, "one_pad": like.dtype}[kind])
+    dtype = {"int": torch.int64, "bool": torch.bool, "one_pad": like.dtype}[kind]
+    return masks.to(like.device, dtype)
 
 
 def _seen(plan: TokenPlan, kind: MaskKind) -> list[bool]:

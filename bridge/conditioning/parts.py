@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from bridge.conditioning.join import rows_at
 from bridge.prompt import Prompt
 from bridge.prompt.schedule import first_step
 from bridge.prompt.tree import Branch
@@ -68,7 +69,7 @@ def join_parts(
 
 
 def _joined(states: Tensor, group: Group, empty: Tensor | None, length: int) -> Tensor:
-    own = states[list(group.rows)]
+    own = rows_at(states, group.rows)
     if group.kind in ("blend", "sum"):
         own = _mixed(own, group)[None]
     if length == 1:
@@ -83,7 +84,7 @@ def _joined(states: Tensor, group: Group, empty: Tensor | None, length: int) -> 
 
 def join_pooled_parts(pooled: Tensor, groups: Sequence[Group]) -> Tensor:
     """Pooled states ``(B, P)`` of prompts out of those of their parts."""
-    return torch.stack([_mixed(pooled[list(group.rows)], group) for group in groups])
+    return torch.stack([_mixed(rows_at(pooled, group.rows), group) for group in groups])
 
 
 def _mixed(rows: Tensor, group: Group) -> Tensor:

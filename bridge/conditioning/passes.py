@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bridge.conditioning.drift import Drift, drifts_of, figures_of
 from bridge.conditioning.emphasis import Emphasis, Row
-from bridge.conditioning.join import join_pooled, join_states
+from bridge.conditioning.join import join_pooled, join_states, rows_at
 from bridge.conditioning.offloading import is_offloaded
 from bridge.conditioning.uneven import fitted, joined_length
 from bridge.prompt import LongPrompt, TokenPlan
@@ -92,13 +92,14 @@ def encode_plans(
     for each, (own, extra) in zip(wanted, needs, strict=True):
         hidden = out.hidden[layers.index(each.layer)]
         at = [places[row, each.strengths] for row in own]
-        beside = hidden[[places[row, each.strengths] for row in extra]]
+        beside = rows_at(hidden, [places[row, each.strengths] for row in extra])
         empty = hidden[places[Row.of(each.plan.empty), each.strengths]] if fills else None
-        joined, moved = finish(each.plan, hidden[at], beside, empty, emphasis, long, length)
+        base = rows_at(hidden, at)
+        joined, moved = finish(each.plan, base, beside, empty, emphasis, long, length)
         states.append(joined)
         figures += moved
         if out.pooled is not None:
-            of_windows = out.pooled[at[: len(each.plan.windows)]]
+            of_windows = rows_at(out.pooled, at[: len(each.plan.windows)])
             pooled.append(join_pooled(of_windows, long))
     drifts = drifts_of([each.plan for each in wanted], figures)
     return Encoded(torch.stack(states), torch.stack(pooled) if pooled else None, drifts)
