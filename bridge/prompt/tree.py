@@ -113,7 +113,9 @@ def texts(source: str, start: int, end: int, escape: re.Pattern[str], base: int 
 
     ``source`` begins at ``base`` of the prompt.
     """
-    cuts = [match.span() for match in escape.finditer(source, start, end)]
+    # In a copy, where `escape` cannot look behind the start.
+    spans = [match.span() for match in escape.finditer(source[start:end])]
+    cuts = [(start + a, start + b) for a, b in spans]
     starts = [start, *(after for _, after in cuts)]
     ends = [*(before for before, _ in cuts), end]
     pieces = [(a, b) for a, b in zip(starts, ends, strict=True) if a < b]

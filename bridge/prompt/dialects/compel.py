@@ -40,7 +40,8 @@ from bridge.prompt.tree import (
 )
 
 _COMMA = re.compile(r",(\S)")
-_ESCAPE = re.compile(r'\\+(?=[()"])')
+# From a run's beginning on: else a run of N that escapes nothing would be tried N times.
+_ESCAPE = re.compile(r'(?<!\\)\\+(?=[()"])')
 _QUOTE_END = re.compile(r'\\"|["\n\r]')
 # Inside quotes pyparsing turns these two characters into one blank.
 _BLANK_ESCAPE = re.compile(r"\\([tnfr])")
