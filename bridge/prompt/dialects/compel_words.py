@@ -20,7 +20,7 @@ _WORD = re.compile(rf"""\\[()",.+\-=]|[+-](?![{_BLANK}()",.+\-=]|\Z)|[^{_SPACE}(
 _RUN = re.compile(r"\++|-+")
 _NUMBER = re.compile(_NUMBER_PATTERN)
 _KEYWORD = re.compile(r"[A-Za-z0-9_-]+")
-_FREE = re.compile(f"[^{_SPACE}]+")
+_FREE = re.compile(f"[^{_SPACE},]*,?")  # to a comma, with it
 _LORA = re.compile(
     rf"(?:useLora|withLora)[{_BLANK}]*\([{_BLANK}]*[A-Za-z0-9_-]+[{_BLANK}]*"
     rf"(?:,[{_BLANK}]*{_NUMBER_PATTERN}[{_BLANK}]*)?\)"
@@ -72,13 +72,11 @@ class Words:
 
     def free(self, at: int) -> int:
         """Where the characters up to the next space end, whatever they are."""
-        found = _FREE.match(self.text, at)
-        if found is None:
-            return at
-        comma = self.text.find(",", at, found.end())
-        while comma >= 0 and self._base + comma + 1 not in self._parted:
-            comma = self.text.find(",", comma + 1, found.end())
-        return found.end() if comma < 0 else comma + 1
+        while (found := _FREE.match(self.text, at)) and found.end() > at:
+            at = found.end()
+            if self._base + at in self._parted and self.text[at - 1] == ",":
+                break
+        return at
 
     def strength(self, at: int, numbers: bool) -> tuple[float, int] | None:
         """The weight at ``at`` and its end: pluses, minuses or, if allowed, a number."""
