@@ -52,7 +52,7 @@ FIGURES = (
 )
 
 
-_ROWS = 20  # that the page shows of a table
+_ROWS = 12  # that the page shows of a table
 
 
 def run_table(args: argparse.Namespace) -> None:
