@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.results import Row, report, save, share_row, show
+from benchmarks.results import Row, ratio_interval, report, save, share_row, show
 from benchmarks.retrieval import first_ranks, make_scenes
 from bridge.emoji.art import load_sprites
 from bridge.emoji.languages import LANGUAGES, words_in
@@ -28,7 +28,6 @@ from bridge.pictures import CHART, save_figure
 from bridge.towers import TextTower, open_image_tower, open_text_tower
 
 ENGLISH, MULTILINGUAL = "emoji-1", "emoji-multilingual"
-_RESAMPLES = 2000
 Found = Mapping[str, Sequence[bool]]  # language -> was each caption's own picture first?
 
 
@@ -100,13 +99,10 @@ def gap_row(name: str, english: Found, multilingual: Found, languages: Sequence[
     top = np.asarray(english["en"], dtype=float)
     below = np.mean([english[language] for language in languages], axis=0)
     found = np.mean([multilingual[language] for language in languages], axis=0)
-    drawn = np.random.default_rng(0).integers(0, len(top), (_RESAMPLES, len(top)))
     gap, more = top - below, found - below
     if gap.mean() <= 0:
         raise ValueError(f"{name}: foreign captions find as much as English ones")
-    gaps = gap[drawn].mean(1)
-    shares = more[drawn].mean(1)[gaps > 0] / gaps[gaps > 0]
-    ends = (more.mean() / gap.mean(), *np.quantile(shares, (0.025, 0.975)))
+    ends = (more.mean() / gap.mean(), *ratio_interval(more, gap))
     value, low, high = (round(100 * float(share), 2) for share in ends)
     return Row(name, value, low, high, len(top) * len(languages), "%")
 

@@ -83,10 +83,18 @@ def grouped_share_row(name: str, groups: Sequence[Sequence[bool]]) -> Row:
     if len(counts) == n or share in (0, 1):
         low, high = wilson(round(share * len(counts)), len(counts))
     else:
-        drawn = np.random.default_rng(0).integers(0, len(counts), (2000, len(counts)))
-        low, high = np.quantile(right[drawn].sum(1) / sizes[drawn].sum(1), (0.025, 0.975))
+        low, high = ratio_interval(right, sizes)
     value, low, high = (round(100 * float(end), 2) for end in (share, low, high))
     return Row(name, value, low, high, n, "%")
+
+
+def ratio_interval(parts: np.ndarray, wholes: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval of sum(parts) / sum(wholes): the bootstrap's over pairs (2,000 resamples,
+    fixed seed). Resamples without a whole above 0 say nothing and are left out."""
+    drawn = np.random.default_rng(0).integers(0, len(wholes), (2000, len(wholes)))
+    part, whole = parts[drawn].sum(1), wholes[drawn].sum(1)
+    low, high = np.quantile(part[whole > 0] / whole[whole > 0], (0.025, 0.975))
+    return float(low), float(high)
 
 
 def median_row(name: str, values: Sequence[float], unit: str, digits: int = 3) -> Row:
