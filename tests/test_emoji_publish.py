@@ -78,6 +78,7 @@ def test_the_published_folder_draws_with_the_stock_pipeline(tmp_path: Path) -> N
     }
     with Image.open(weights / "curves" / "clip.webp") as curve:
         assert curve.format == "WEBP" and curve.width == 640
+        assert curve.convert("RGB").getcolors(256)  # a palette's worth
     manifest = json.loads((weights / "manifest.json").read_text())["files"]
     for name in (
         "emoji-xl/model_index.json",
