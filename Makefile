@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed$(BRIDGE_TORCH:%=-%)
 INPUTS := pyproject.toml setup.py constraints.txt tools/install.sh
 
-.PHONY: app test test-slow bench lint clean
+.PHONY: app test test-slow fuzz bench lint clean
 .DEFAULT_GOAL := app
 
 app: $(STAMP)
@@ -23,6 +23,11 @@ test: $(STAMP)-test lint
 
 test-slow: $(STAMP)-test
 	@$(BIN)/python -m pytest -q -m slow
+
+# The fuzzers of the tests, sixty times as many cases: about an hour. SEED=1000 tries others.
+fuzz: $(STAMP)-test
+	@BRIDGE_FUZZ_TIMES=$(or $(TIMES),60) BRIDGE_FUZZ_SEED=$(or $(SEED),0) \
+		$(BIN)/python -m pytest -q tests/fuzz --fuzz-results out/fuzz.json
 
 lint: $(STAMP)-test
 	@$(BIN)/ruff check --quiet .

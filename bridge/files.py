@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,14 +15,53 @@ from typing import Any
 from bridge.errors import WeightsError
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a model folder. Raises WeightsError if it is missing or damaged."""
+# No configuration, tokenizer or index of a model comes near it; a longer one is not read to its end.
+MOST_TEXT = 256 << 20
+
+
+def check_regular(path: Path) -> None:
+    """Refuse what is not a plain file before it is opened: a pipe or a device may never end.
+
+    Raises WeightsError, for a missing file too.
+    """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        mode = path.stat().st_mode
     except FileNotFoundError as error:
         raise WeightsError(f"{path} is missing; the model folder is incomplete.") from error
+    # ValueError: a NUL in the name. OSError: a name too long, a folder that may not be entered.
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{path} cannot be read as JSON ({error}); fetch it again.") from error
+        raise WeightsError(f"{str(path)!r} cannot be read: {error}") from error
+    if not stat.S_ISREG(mode):
+        raise WeightsError(f"{path} is not a regular file; bridge reads plain files only.")
+
+
+def read_text(path: Path, most: int = MOST_TEXT) -> str:
+    """A file's text in UTF-8, of at most ``most`` bytes. Raises WeightsError."""
+    check_regular(path)
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(most + 1)
+        if len(data) > most:
+            raise WeightsError(f"{path} is larger than {most:,} bytes, too large for its kind.")
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise WeightsError(f"{path} is not text in UTF-8 ({error.reason}).") from error
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error}") from error
+
+
+def parse_json(text: str | bytes, source: str) -> Any:
+    """The value of a JSON text; ``source`` names it in the error. Raises WeightsError."""
+    try:
+        return json.loads(text)
+    # RecursionError: nested thousands deep. ValueError: no JSON, or a number of 5,000 digits.
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{source} cannot be read as JSON ({error}); fetch it again.") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a model folder. Raises WeightsError if it is missing or damaged."""
+    value = parse_json(read_text(path), str(path))
     if not isinstance(value, dict):
         raise WeightsError(f"{path} holds no JSON object; fetch it again.")
     return value
@@ -66,7 +106,7 @@ def hash_file(path: Path) -> str:
 def stamp(path: Path) -> tuple[int, int] | None:
     """Size and time of change, None for a file that is not there."""
     try:
-        stat = path.stat()
-    except OSError:
+        found = path.stat()
+    except (OSError, ValueError):
         return None
-    return stat.st_size, stat.st_mtime_ns
+    return found.st_size, found.st_mtime_ns

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 # Set before any test module imports huggingface_hub, which reads them at import. Tests of the
-# hub's own errors must see a missing network the same way everywhere.
+# hub's own errors must see a missing network, and an empty cache, the same way everywhere.
+_HUB = tempfile.TemporaryDirectory(prefix="bridge-tests-hub-")
+os.environ["HF_HOME"] = _HUB.name
+for _name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE"):
+    os.environ.pop(_name, None)
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -24,6 +29,7 @@ COMPARISONS = pytest.StashKey[list[comparisons.Comparison]]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--comparisons", type=Path, help="write what peers were compared by here")
+    parser.addoption("--fuzz-results", type=Path, help="write what the fuzzers tried here")
 
 
 def pytest_configure(config: pytest.Config) -> None:

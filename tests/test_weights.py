@@ -45,7 +45,7 @@ FOLDERS = (
     "emoji-gemma",
     "emoji-multilingual",
 )
-MOST_BYTES = 60 * 2**20
+MOST_BYTES = 62 * 2**20
 PICKLED = {".bin", ".ckpt", ".pkl", ".pt", ".pth", ".npy", ".npz", ".h5", ".msgpack", ".onnx"}
 PROMPTS = ["two red apples left of a cat, blue background, noto style", "🐈, 🍎🍎, twemoji", ""]
 NEGATIVE = "a big green dog"

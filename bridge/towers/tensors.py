@@ -2,14 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from bridge.errors import WeightsError
-from bridge.files import read_json
+from bridge.files import check_regular, read_json
+
+
+@contextmanager
+def open_tensors(file: Path) -> Iterator[Any]:
+    """A safetensors file, as ``safe_open`` opens it on the CPU.
+
+    Whatever reading it raises inside the block is a WeightsError that names the file; so is a
+    file that is missing, damaged or no plain file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    check_regular(file)
+    try:
+        with safe_open(file, framework="pt") as opened:
+            yield opened
+    # AttributeError and RuntimeError: dtypes that this torch lacks, shapes that do not fit.
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        RuntimeError,
+        AttributeError,
+        OverflowError,
+        MemoryError,
+        SafetensorError,
+    ) as error:
+        if isinstance(error, WeightsError):
+            raise
+        raise WeightsError(
+            f"{file} cannot be read as safetensors: {error}; fetch it again"
+        ) from error
 
 
 def read_tensors(
@@ -19,16 +51,23 @@ def read_tensors(
 
     Raises WeightsError when it is missing or damaged.
     """
-    from safetensors import SafetensorError, safe_open
+    with open_tensors(file) as opened:
+        for name in filter(wanted, opened.keys()):
+            yield name, opened.get_tensor(name)
 
-    try:
-        with safe_open(file, framework="pt") as opened:
-            for name in filter(wanted, opened.keys()):
-                yield name, opened.get_tensor(name)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise WeightsError(
-            f"{file} cannot be read as safetensors: {error}; fetch it again"
-        ) from error
+
+def check_finite(source: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Refuse NaN and infinity in what a file brings. Raises WeightsError that names the tensor."""
+    for name, tensor in tensors:
+        if not tensor.is_floating_point():
+            continue
+        # torch has no isfinite for some kinds of float8.
+        wide = tensor.float() if tensor.itemsize == 1 else tensor
+        if not bool(wide.isfinite().all()):
+            raise WeightsError(
+                f"{source}: its tensor {name!r} holds numbers that are not finite (NaN or "
+                "infinity); the file is damaged, or its training ran away. Take another."
+            )
 
 
 def load_pickle(file: Path, *, mmap: bool = False) -> Any:
