@@ -14,8 +14,7 @@ from typing import Any
 
 from bridge.errors import WeightsError
 
-
-# No configuration, tokenizer or index of a model comes near it; a longer one is not read to its end.
+# No configuration, tokenizer or index comes near it; a longer file is not read to its end.
 MOST_TEXT = 256 << 20
 
 

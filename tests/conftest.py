@@ -7,6 +7,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import comparisons
+import pytest
+import torch
+
 # Set before any test module imports huggingface_hub, which reads them at import. Tests of the
 # hub's own errors must see a missing network, and an empty cache, the same way everywhere.
 _HUB = tempfile.TemporaryDirectory(prefix="bridge-tests-hub-")
@@ -16,10 +20,6 @@ for _name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE"):
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-
-import comparisons
-import pytest
-import torch
 
 # Fixtures that assert; their files import a constant of it before pytest takes it as a plugin.
 pytest.register_assert_rewrite("app_pages")
