@@ -79,7 +79,7 @@ Fuzz = Callable[[str, int], AbstractContextManager[Run]]
 
 
 def damage_bytes(rng: random.Random, data: bytes) -> bytes:
-    """``data`` with one kind of damage: flipped bits, cut short, a stretch lost or doubled, noise."""
+    """``data`` damaged in one way: flipped bits, cut short, a stretch lost or doubled, noise."""
     kind = rng.randrange(6)
     at = rng.randrange(len(data) + 1)
     if kind == 0:
