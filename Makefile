@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed$(BRIDGE_TORCH:%=-%)
 INPUTS := pyproject.toml setup.py constraints.txt tools/install.sh
 
-.PHONY: app test test-slow fuzz bench lint clean
+.PHONY: app test test-slow fuzz parity bench lint clean
 .DEFAULT_GOAL := app
 
 app: $(STAMP)
@@ -28,6 +28,13 @@ test-slow: $(STAMP)-test
 fuzz: $(STAMP)-test
 	@BRIDGE_FUZZ_TIMES=$(or $(TIMES),60) BRIDGE_FUZZ_SEED=$(or $(SEED),0) \
 		$(BIN)/python -m pytest -q tests/fuzz --fuzz-results out/fuzz.json
+
+# Runs the peers' own code beside ours, in an environment of its own. PEERS names the folder of
+# the clones that tests/parity/peers.py lists.
+parity:
+	@PYTHON=$(PYTHON) tools/parity.sh .venv-parity
+	@BRIDGE_PARITY_STRICT=1 .venv-parity/bin/python -m pytest -q tests/parity \
+		--parity-results benchmarks/results/parity.json
 
 lint: $(STAMP)-test
 	@$(BIN)/ruff check --quiet .

@@ -29,6 +29,7 @@ COMPARISONS = pytest.StashKey[list[comparisons.Comparison]]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--comparisons", type=Path, help="write what peers were compared by here")
+    parser.addoption("--parity-results", type=Path, help="write what peers read the same here")
     parser.addoption("--fuzz-results", type=Path, help="write what the fuzzers tried here")
 
 

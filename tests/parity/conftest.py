@@ -1,0 +1,68 @@
+"""What parity tests share: the fixture ``equal``, and the table of a session."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import peers
+import pytest
+import torch
+from parity_support import Count, Equal
+
+# transformers imports torchvision where its wheel is found, and that asks torch for operators
+# which the CPU build beside it does not register. The names are enough.
+_LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
+for _schema in (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+):
+    if not hasattr(torch.ops.torchvision, _schema.partition("(")[0]):
+        _LIBRARY.define(_schema)
+
+COUNTS = pytest.StashKey[list[Count]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[COUNTS] = []
+
+
+@pytest.fixture
+def equal(request: pytest.FixtureRequest) -> Equal:
+    """``with equal("webui: parser") as count: for prompt in ...: count.check(same, prompt)``
+
+    The test fails at the block's end if a case differs that is not among the named differences.
+    """
+
+    @contextmanager
+    def start(row: str) -> Iterator[Count]:
+        count = Count(row)
+        request.config.stash.setdefault(COUNTS, []).append(count)
+        yield count
+        assert not count.differing, (
+            f"{len(count.differing)} of {count.tried} differ from {row}:\n"
+            + "\n".join(count.differing[:20])
+        )
+
+    return start
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    path: Path | None = session.config.getoption("--parity-results")
+    counts = session.config.stash.get(COUNTS, [])
+    if path is None or not counts:
+        return
+    rows = [
+        {
+            "name": count.row,
+            "value": count.tried - len(count.differing),
+            "n": count.tried,
+            "unit": "equal",
+            "on_purpose": count.on_purpose,
+        }
+        for count in counts
+    ]
+    text = json.dumps({"peers": peers.versions(), "rows": rows}, indent=1, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,60 @@
+"""Prompts that exercise a grammar: seeded, so that a number names a prompt for good."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+WORDS = (
+    "a", "cat", "red", "two apples", "left of the dog", "castle at night", "8k", "photo of",
+    "naïve café", "1girl", "x-ray", "don't", "Ünïcode", "🐈", "!", "masterpiece",
+)  # fmt: skip
+LONG = "an old lighthouse above the sea, storm clouds, oil on canvas, "
+
+
+def _weight(rng: random.Random) -> str:
+    return rng.choice(("1.3", "0.5", "1", ".7", "1.05", "2", "0", "-1", "+1.2", " 1.1 "))
+
+
+def a1111(rng: random.Random, depth: int = 2) -> str:
+    """One prompt with the webui's marks: brackets, weights, BREAK, escapes, commas."""
+    made = []
+    for _ in range(rng.randint(1, 4)):
+        word = rng.choice(WORDS) if depth == 0 or rng.random() < 0.5 else a1111(rng, depth - 1)
+        made.append(
+            rng.choice(
+                (
+                    f"{word}",
+                    f"({word})",
+                    f"(({word}))",
+                    f"[{word}]",
+                    f"({word}:{_weight(rng)})",
+                    f"{word} BREAK",
+                    rf"\({word}\)",
+                    f"{word},",
+                    f"({word}",
+                    f"{word})",
+                    f"{word}:1.2",
+                    LONG * rng.choice((1, 1, 6)) if rng.random() < 0.05 else word,
+                )
+            )
+        )
+    return rng.choice((" ", ", ", "")).join(made)
+
+
+def scheduled(rng: random.Random) -> str:
+    """One prompt with edits and alternations."""
+    a, b = rng.choice(WORDS), rng.choice(WORDS)
+    when = rng.choice(("0.5", "0.25", "3", "10", "1", "0.05", "15"))
+    inner = rng.choice(
+        (f"[{a}:{b}:{when}]", f"[{a}|{b}]", f"[{a}:{when}]", f"[{a}::{when}]", f"[{a}|{b}|dog]",
+         f"[{a}:[{b}|dog]:{when}]", f"([{a}:{b}:{when}]:1.2)")
+    )  # fmt: skip
+    return f"{rng.choice(WORDS)} {inner} {rng.choice(WORDS)}"
+
+
+def draw(kind: str, count: int) -> Iterator[str]:
+    """``count`` prompts of a kind, the same ones in each run."""
+    makers = {"a1111": a1111, "scheduled": scheduled}
+    for number in range(count):
+        yield makers[kind](random.Random(f"{kind}/{number}"))
