@@ -26,7 +26,7 @@ STRICT = bool(os.environ.get("BRIDGE_PARITY_STRICT"))
 
 @dataclass(frozen=True)
 class Clone:
-    """A peer that is read from a clone: its folder below ``PEERS``, and the commit compared with."""
+    """A peer that is read from a clone: its folder below ``PEERS``, and its commit."""
 
     folder: str
     repository: str
