@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 # Run as a script, Python looks for modules beside this file, not in the repository's root.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -18,14 +19,22 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gradio as gr
+from starlette.middleware import Middleware
 
+from bridge.errors import BridgeError
 from bridge.prompt import TruncationWarning
 from demos.ask_tab import ask_tab
+from demos.door import Door
 from demos.draw_tab import draw_tab
+from demos.gates import Gates
+from demos.hosts import hosts_for, is_loopback
+from demos.limits import MOST_SESSIONS, MOST_UPLOAD, MOST_WAITING, QUICK
 from demos.messages import explain
 from demos.models import Models
+from demos.sessions import sweeping
 from demos.study_tab import study_tab
 from demos.theme import CSS, theme
+from demos.uploads import picture_of, uploaded
 
 TITLE = "bridge: words into pictures, pictures into words"
 # In the page's head, since Gradio rewrites the selectors of its own ``css`` option one by one
@@ -48,7 +57,7 @@ _FOCUS_QUESTION = """() => {
 
 def build(models: Models) -> gr.Blocks:
     """The whole app, ready to launch. Loads no model."""
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 86400)) as app:
+    with Door(title=TITLE, analytics_enabled=False, delete_cache=(3600, 86400)) as app:
         gr.HTML(
             "<h1>bridge</h1><p>Words into pictures, pictures into words.</p>",
             elem_id="bridge-title",
@@ -61,15 +70,19 @@ def build(models: Models) -> gr.Blocks:
             with gr.Tab("Study", id="study"):
                 study_tab(models)
 
-        def hand_over(pictures: list[Any] | None, index: int) -> dict[Any, Any]:
-            if not pictures:
-                return {}
-            image = pictures[min(index, len(pictures) - 1)][0]
+        def hand_over(shown: Any, index: Any) -> dict[Any, Any]:
+            begun_anew: dict[Any, Any] = {asked.chat: [], asked.turns: []}
+            try:
+                path = chosen_picture(shown, index)
+                if path is None:
+                    return {asked.status: ""}
+                picture = picture_of(path)
+            except BridgeError as error:
+                return {tabs: gr.Tabs(selected="ask"), asked.status: explain(error)}
             return {
+                **begun_anew,
                 tabs: gr.Tabs(selected="ask"),
-                asked.picture: image,
-                asked.chat: [],
-                asked.turns: [],
+                asked.picture: picture,
                 asked.status: "",
             }
 
@@ -77,12 +90,24 @@ def build(models: Models) -> gr.Blocks:
             hand_over,
             [drawn.gallery, drawn.selected],
             [tabs, asked.picture, asked.chat, asked.turns, asked.status],
-            queue=False,
+            preprocess=False,
             api_visibility="private",
+            **QUICK,
         )
         handed.then(None, None, None, js=_FOCUS_QUESTION)
         asked.look.follow(asked.turns, handed)
+    # Without the queue an event would wait for no lane.
+    app.queue(api_open=False, max_size=MOST_WAITING)
     return app
+
+
+def chosen_picture(shown: Any, index: Any) -> Path | None:
+    """The file of a gallery's picture, of the last if there are fewer. Raises ImageError."""
+    if not isinstance(shown, list) or not shown:
+        return None
+    place = min(index, len(shown) - 1) if isinstance(index, int) and index >= 0 else 0
+    item = shown[place]
+    return uploaded(item.get("image") if isinstance(item, dict) else item)
 
 
 def warm(models: Models) -> None:
@@ -102,11 +127,34 @@ def _port(text: str) -> int:
     )
 
 
+def _login(text: str) -> tuple[str, str]:
+    name, colon, password = text.partition(":")
+    if not (name and colon and password):
+        # The text itself is not shown: it may be the password.
+        raise argparse.ArgumentTypeError(
+            "a name and a password are wanted, with a colon between them, such as anna:secret"
+        )
+    return name, password
+
+
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=_port, default=7860, help="0 takes a free one")
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a further name that browsers may open the app by, such as that of a proxy",
+    )
+    parser.add_argument(
+        "--auth",
+        type=_login,
+        metavar="USER:PASSWORD",
+        help="ask for a name and a password; other users of this machine may see them here",
+    )
     parser.add_argument("--share", action="store_true", help="a public link, through gradio.live")
     parser.add_argument("--open", action="store_true", help="open a browser window")
     parser.add_argument("--model", default="emoji-xl", help="draws: name, folder or hub id")
@@ -115,32 +163,52 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Serve until interrupted. The server is up first; the models load behind it."""
-    given = options(arguments)
-    # The token report shows on the page what this would say in the terminal.
-    warnings.filterwarnings("ignore", category=TruncationWarning)
-    models = Models(given.model, given.vlm, given.device)
+def serve(models: Models, given: argparse.Namespace) -> gr.Blocks:
+    """Serve the app in threads of its own, and return at once. Loads no model."""
     app = build(models)
+    hosts = hosts_for(given.host, given.allow_host)
     try:
-        app.launch(
+        _, _, shared = app.launch(
             server_name=given.host,
             server_port=given.port or None,
             share=given.share,
+            auth=given.auth,
             inbrowser=given.open,
             prevent_thread_lock=True,
-            max_file_size="100mb",
+            max_file_size=MOST_UPLOAD,
+            state_session_capacity=MOST_SESSIONS,
+            enable_monitoring=False,
             footer_links=[],
             theme=theme(),
             head=_HEAD,
             ssr_mode=False,
             run_history=False,
+            app_kwargs={"middleware": [Middleware(Gates, hosts=hosts)], "lifespan": sweeping},
         )
     except OSError as error:
         raise SystemExit(
             f"bridge: cannot listen on {given.host} port {given.port}: {error} "
             "Is another app running there? --port takes another number, 0 a free one."
         ) from None
+    if shared:
+        hosts.add(urlsplit(shared).netloc)
+    if given.auth is None and (shared or not is_loopback(given.host)):
+        where = shared or f"{given.host} port {app.server_port}"
+        print(
+            f"bridge: warning: whoever reaches {where} can use this app; "
+            "--auth USER:PASSWORD asks for a password.",
+            file=sys.stderr,
+        )
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Serve until interrupted. The server is up first; the models load behind it."""
+    given = options(arguments)
+    # The token report shows on the page what this would say in the terminal.
+    warnings.filterwarnings("ignore", category=TruncationWarning)
+    models = Models(given.model, given.vlm, given.device)
+    app = serve(models, given)
     threading.Thread(target=warm, args=(models,), name="bridge-warm", daemon=True).start()
     app.block_thread()
 

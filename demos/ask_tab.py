@@ -8,10 +8,12 @@ from typing import Any
 
 import gradio as gr
 
-from demos.asking import NO_WORDS, Turn, answer, picture_of, uploaded
+from demos.asking import NO_WORDS, Turn, answer
+from demos.limits import ASK, QUICK, read_text
 from demos.look_panel import LookPanel, look_panel
 from demos.messages import explain, problem
 from demos.models import Models
+from demos.uploads import picture_of, uploaded
 
 QUESTIONS = [
     "what is on the left?",
@@ -87,17 +89,19 @@ def ask_tab(models: Models) -> AskTab:
     turns = gr.State([])
     panel.wire(picture, turns)
 
-    def run(given: Any, asked: str, earlier: list[Turn]) -> Iterator[dict[Any, Any]]:
-        path = uploaded(given)
-        if path is None:
-            yield {status: problem(_NO_PICTURE)}
-            return
+    def run(given: Any, asked: Any, earlier: list[Turn]) -> Iterator[dict[Any, Any]]:
         try:
+            asked = read_text(asked, "the question")
+            path = uploaded(given)
+            if path is None:
+                yield {status: problem(_NO_PICTURE)}
+                return
+            seen = picture_of(path)
             yield {chat: messages(earlier, (asked, "…")), status: "", question: ""}
-            text = ""
-            for text in answer(models, path, asked, earlier):
-                yield {chat: messages(earlier, (asked, text))}
-            told = text or NO_WORDS
+            said = ""
+            for said in answer(models, seen, asked, earlier):
+                yield {chat: messages(earlier, (asked, said))}
+            told = said or NO_WORDS
             yield {
                 chat: messages(earlier, (asked, told)),
                 turns: [*earlier, (asked, told)],
@@ -108,10 +112,10 @@ def ask_tab(models: Models) -> AskTab:
 
     def check(given: Any) -> dict[Any, Any]:
         begun_anew: dict[Any, Any] = {chat: [], turns: []}
-        path = uploaded(given)
-        if path is None:
-            return {**begun_anew, status: ""}
         try:
+            path = uploaded(given)
+            if path is None:
+                return {**begun_anew, status: ""}
             return {**begun_anew, picture: picture_of(path), status: ""}
         except Exception as error:
             return {**begun_anew, picture: None, status: explain(error)}
@@ -126,13 +130,13 @@ def ask_tab(models: Models) -> AskTab:
             check,
             picture,
             [picture, chat, turns, status],
-            queue=False,
             preprocess=False,
             api_visibility="private",
+            **QUICK,
         ),
-        picture.clear(wipe, None, [picture, *shown], queue=False, api_visibility="private"),
-        chat.clear(lambda: ([], ""), None, [turns, status], queue=False, api_visibility="private"),
-        clear.click(wipe, None, [picture, *shown], queue=False, api_visibility="private"),
+        picture.clear(wipe, None, [picture, *shown], api_visibility="private", **QUICK),
+        chat.clear(lambda: ([], ""), None, [turns, status], api_visibility="private", **QUICK),
+        clear.click(wipe, None, [picture, *shown], api_visibility="private", **QUICK),
         gr.on(
             [question.submit, ask.click],
             run,
@@ -140,20 +144,23 @@ def ask_tab(models: Models) -> AskTab:
             shown,
             preprocess=False,
             show_progress="hidden",
-            concurrency_limit=4,
-            concurrency_id="ask",
             api_name="ask",
+            **ASK,
         ),
         examples.click(
-            lambda sample: sample[0], examples, question, queue=False, api_visibility="private"
+            lambda sample: sample[0] if sample else "",
+            examples,
+            question,
+            api_visibility="private",
+            **QUICK,
         ).then(
             run,
             form,
             shown,
             preprocess=False,
             show_progress="hidden",
-            concurrency_id="ask",
             api_visibility="private",
+            **ASK,
         ),
     ]
     panel.follow(turns, *changes)

@@ -10,6 +10,7 @@ import gradio as gr
 
 from bridge.diffusion.options import default_guidance
 from demos.drawing import Drawn, Stops, Wish, draw
+from demos.limits import DRAW, QUICK, STOP, TYPING
 from demos.messages import explain, note
 from demos.models import Models
 from demos.pictures import columns_for, progress_html
@@ -167,18 +168,20 @@ def draw_tab(models: Models) -> DrawTab:
     def halt(request: gr.Request) -> None:
         stops.stop(str(request.session_hash))
 
-    def select(event: gr.SelectData) -> int:
-        return int(event.index)
+    def select(event: gr.EventData) -> int:
+        # Not gr.SelectData, which takes for granted that the page sent it.
+        index = event._data.get("index") if isinstance(event._data, dict) else None
+        return index if isinstance(index, int) else 0
 
     prompt.change(
         lambda text: token_html(models, text),
         prompt,
         tokens,
-        queue=False,
         show_progress="hidden",
         # While one report is made only the latest text waits: typing is never queued up.
         trigger_mode="always_last",
         api_visibility="private",
+        **TYPING,
     )
     form = [prompt, negative, rolled, seed, steps, guidance, count]
     shown = [status, gallery, ask, start, stop, selected, seed]
@@ -188,24 +191,27 @@ def draw_tab(models: Models) -> DrawTab:
         form,
         shown,
         show_progress="hidden",
-        concurrency_limit=4,
-        concurrency_id="draw",
         api_name="draw",
+        **DRAW,
     )
     examples.click(
-        lambda sample: sample[0], examples, prompt, queue=False, api_visibility="private"
+        lambda sample: sample[0] if sample else "",
+        examples,
+        prompt,
+        api_visibility="private",
+        **QUICK,
     ).then(
         run,
         form,
         shown,
         show_progress="hidden",
-        concurrency_id="draw",
         api_visibility="private",
+        **DRAW,
     )
-    stop.click(halt, None, None, queue=False, api_visibility="private")
-    seed.input(lambda: False, None, rolled, queue=False, api_visibility="private")
+    stop.click(halt, None, None, api_visibility="private", **STOP)
+    seed.input(lambda: False, None, rolled, api_visibility="private", **QUICK)
     gallery.select(
-        select, None, selected, queue=False, show_progress="hidden", api_visibility="private"
+        select, None, selected, show_progress="hidden", api_visibility="private", **QUICK
     )
     return DrawTab(gallery, selected, ask, status)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import bridge
 from bridge.diffusion.options import checked_options
+from demos.limits import read_number, read_prompt, read_text, read_whole
 from demos.models import Models
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _PREVIEW_SECONDS = 0.25
 
 @dataclass(frozen=True)
 class Wish:
-    """What was asked for, as the form gives it: numbers may come as floats, a seed as None."""
+    """What was asked for, as it came: numbers may be floats, a seed None, anything of any kind."""
 
     prompt: str
     negative: str = ""
@@ -32,13 +33,14 @@ class Wish:
     count: float = 1
 
     def options(self) -> dict[str, Any]:
-        """The options of `bridge.generate`."""
+        """The options of `bridge.generate`, the prompt too. Raises PromptError and OptionError."""
         return {
-            "negative_prompt": self.negative.strip() or None,
-            "seed": None if self.seed is None else int(self.seed),
-            "steps": int(self.steps),
-            "guidance_scale": float(self.guidance),
-            "num_images": int(self.count),
+            "prompt": read_prompt(self.prompt),
+            "negative_prompt": read_text(self.negative, "negative prompt").strip() or None,
+            "seed": None if self.seed is None else read_whole(self.seed, "seed"),
+            "steps": read_whole(self.steps, "steps"),
+            "guidance_scale": read_number(self.guidance, "guidance"),
+            "num_images": read_whole(self.count, "the number of pictures"),
         }
 
 
@@ -93,7 +95,7 @@ def draw(models: Models, wish: Wish, stop: threading.Event) -> Iterator[Progress
     iterator stops the worker at its next step. Raises what `bridge.generate` raises.
     """
     # Bad input is told before the models load.
-    checked_options(wish.prompt, height=None, width=None, **wish.options())
+    checked_options(height=None, width=None, **wish.options())
     reports: queue.SimpleQueue[Progress | Drawn | BaseException] = queue.SimpleQueue()
     worker = threading.Thread(
         target=_work, args=(models, wish, stop, reports), name="bridge-draw", daemon=True
@@ -135,7 +137,7 @@ def _work(
     try:
         pipeline = models.pipeline()
         began = time.monotonic()
-        made = bridge.generate(wish.prompt, pipeline=pipeline, on_step=on_step, **wish.options())
+        made = bridge.generate(pipeline=pipeline, on_step=on_step, **wish.options())
         seconds = time.monotonic() - began
         reports.put(Drawn(made.images, made.seeds, seconds, made.steps_done, made.stopped))
     except BaseException as error:

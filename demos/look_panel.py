@@ -8,10 +8,22 @@ from typing import Any
 
 import gradio as gr
 
-from demos.asking import NO_WORDS, Turn, uploaded
-from demos.looking import BLANKED, KINDS, NEAREST, WHOLE, Look, look, look_html, word_choices
+from demos.asking import NO_WORDS, Turn
+from demos.limits import ASK, QUICK
+from demos.looking import (
+    BLANKED,
+    KINDS,
+    NEAREST,
+    Look,
+    kind_of,
+    look,
+    look_html,
+    word_choices,
+    word_of,
+)
 from demos.messages import explain, note
 from demos.models import Models
+from demos.uploads import picture_of, uploaded
 
 # The picture comes below the fold on most screens.
 _SHOW = """() => document.querySelector('#look-figure')
@@ -50,16 +62,16 @@ class LookPanel:
             shown,
             preprocess=False,
             show_progress="hidden",
-            concurrency_id="ask",
             api_visibility="private",
+            **ASK,
         ).then(None, None, None, js=_SHOW)
         self.word.input(
             self._pick,
             [self.kind, self.word, self.sight],
             self.figure,
-            queue=False,
             preprocess=False,
             api_visibility="private",
+            **QUICK,
         )
 
     def follow(self, turns: gr.State, *changes: Any) -> None:
@@ -69,9 +81,9 @@ class LookPanel:
                 self._close,
                 [turns, self.sight],
                 [self.button, self.panel, self.kind],
-                queue=False,
                 show_progress="hidden",
                 api_visibility="private",
+                **QUICK,
             )
 
     def _close(self, turns: list[Turn], sight: Sight) -> dict[Any, Any]:
@@ -87,23 +99,23 @@ class LookPanel:
         self,
         given: Any,
         turns: list[Turn],
-        kind: str,
-        word: int | None,
+        kind: Any,
+        word: Any,
         sight: Sight,
     ) -> Iterator[dict[Any, Any]]:
-        path = uploaded(given)
-        if path is None or not turns:
-            return
         begun = sight.closings
         try:
+            kind, path = kind_of(kind), uploaded(given)
+            if path is None or not turns:
+                return
             of, found = sight.looks.get(kind, (None, None))
             if found is None or of != turns:
                 yield {self.panel: gr.Column(visible=True), self.figure: note("Looking…")}
-                found = look(self.models, path, turns, kind)
+                found = look(self.models, picture_of(path), turns, kind)
                 if sight.closings != begun:
                     return  # the picture of an answer that is no longer the last
                 sight.looks[kind] = (turns, found)
-            picked = WHOLE if word is None or word >= len(found.words) else word
+            picked = word_of(word, found)
             yield {
                 self.panel: gr.Column(visible=True),
                 # The lens is of the picture, whatever was answered: there is no word to pick.
@@ -118,8 +130,11 @@ class LookPanel:
                 return
             yield {self.panel: gr.Column(visible=False), self.status: explain(error)}
 
-    def _pick(self, kind: str, word: int, sight: Sight) -> str:
-        return look_html(sight.looks[kind][1], word) if kind in sight.looks else ""
+    def _pick(self, kind: Any, word: Any, sight: Sight) -> str:
+        if kind not in list(sight.looks):  # a list, since what is sent need not be hashable
+            return ""
+        seen = sight.looks[kind][1]
+        return look_html(seen, word_of(word, seen))
 
 
 def look_panel(models: Models, status: gr.HTML) -> LookPanel:

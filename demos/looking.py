@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bridge.errors import OptionError
 from bridge.vlm import attention_rollout, heat_overlay, lens, lens_overlay, occlusion
 from bridge.vlm.image import load_image
 from demos.asking import REMEMBERED, Turn, with_turns_that_fit
@@ -52,6 +53,20 @@ def look(models: Models, picture: str | Image, turns: Sequence[Turn], kind: str)
     return with_turns_that_fit(
         earlier[-REMEMBERED:], lambda history: make(vlm, image, question, answer, history)
     )
+
+
+def kind_of(value: object) -> str:
+    """A way of looking, as it was sent. Raises OptionError."""
+    for kind in KINDS:
+        if value == kind:
+            return kind
+    raise OptionError(f"There is no such way of looking; there is: {', '.join(KINDS)}.")
+
+
+def word_of(value: object, seen: Look) -> int:
+    """The word picker's value as it was sent; the whole answer where it is no word of it."""
+    named = isinstance(value, int) and 0 <= value < len(seen.words)
+    return int(value) if named else WHOLE  # type: ignore[call-overload]
 
 
 def word_choices(seen: Look) -> list[tuple[str, int]]:

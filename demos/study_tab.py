@@ -11,6 +11,7 @@ import gradio as gr
 
 from bridge.lab.variants import USUAL
 from demos.drawing import Stops
+from demos.limits import QUICK, STOP, STUDY
 from demos.messages import explain, note
 from demos.models import TOWERS, Models
 from demos.study_page import pictures_html, step_html, summary, tables_html
@@ -132,9 +133,9 @@ def study_tab(models: Models) -> None:
         lambda ticked: gr.Column(visible=ticked),
         draws,
         brush,
-        queue=False,
         show_progress="hidden",
         api_visibility="private",
+        **QUICK,
     )
     gr.on(
         [prompt.submit, start.click],
@@ -142,16 +143,15 @@ def study_tab(models: Models) -> None:
         [prompt, own, operations, towers, draws, heat, choices, steps, seed],
         [status, results, tables, word, pictures, page, sheet, studied, start, stop],
         show_progress="hidden",
-        concurrency_limit=4,
-        concurrency_id="study",
         api_name="study",
+        **STUDY,
     ).then(None, None, None, js=_SHOW)
-    stop.click(halt, None, None, queue=False, api_visibility="private")
+    stop.click(halt, None, None, api_visibility="private", **STOP)
     word.input(
         lambda found, picked: pictures_html(found, picked) if found else "",
         [studied, word],
         pictures,
-        queue=False,
         show_progress="hidden",
         api_visibility="private",
+        **QUICK,
     )

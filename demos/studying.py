@@ -15,6 +15,7 @@ from bridge.diffusion.options import checked_options
 from bridge.errors import OptionError, PromptError
 from bridge.lab.variants import ORIGINAL, Settings, Variant, own, read_variants
 from bridge.prompt import check_prompts
+from demos.limits import read_prompt, read_text, read_whole
 from demos.models import TOWERS, Models
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 MOST_CHARACTERS = 400
 MOST_PHRASINGS = 300
 MOST_DRAWN = 12
+MOST_OWN = MOST_PHRASINGS * MOST_CHARACTERS
 
 # How long a press on Stop may go unseen while another study runs.
 _LOOK_UP_SECONDS = 0.2
@@ -55,18 +57,29 @@ class Inquiry:
 
     @property
     def first_seed(self) -> int:
-        """The seed of pictures and shuffles; an emptied box means 0."""
-        return int(self.seed or 0)
+        """The seed of pictures and shuffles; an emptied box means 0. Raises OptionError."""
+        return 0 if self.seed is None else read_whole(self.seed, "seed")
+
+    @property
+    def step_count(self) -> int:
+        """The steps of each picture. Raises OptionError."""
+        return read_whole(self.steps, "steps")
 
     def variants(self) -> list[Variant]:
         """The phrasings beside the prompt.
 
         Raises PromptError and OptionError for what cannot be read or is too much.
         """
-        (prompt,) = check_prompts(self.prompt)
+        (prompt,) = check_prompts(read_prompt(self.prompt))
         if not prompt.strip():
             raise PromptError("The prompt is empty; write one to compare phrasings of.")
-        lines = [line.strip() for line in self.own.splitlines() if line.strip()]
+        lines = read_text(self.own, "the phrasings of your own", MOST_OWN).splitlines()
+        lines = [line.strip() for line in lines if line.strip()]
+        if len(lines) >= MOST_PHRASINGS:
+            raise OptionError(
+                f"These are {1 + len(lines)} phrasings with the prompt, and this page takes at "
+                f"most {MOST_PHRASINGS}; leave some out. (bridge.study has no such bound.)"
+            )
         for line in (prompt, *lines):
             if len(line) > MOST_CHARACTERS:
                 raise OptionError(
@@ -74,6 +87,8 @@ class Inquiry:
                     f"most {MOST_CHARACTERS}."
                 )
         ready = own(lines) if lines else []
+        for line in lines:
+            read_prompt(line, "a phrasing")
         if not self.operations and not ready:
             raise OptionError(
                 "There is nothing to compare with; tick a kind of variant, or write phrasings of "
@@ -151,7 +166,7 @@ def checked(asked: Inquiry) -> list[Variant]:
             "Nothing is ticked that draws; tick “whole model”, or leave pictures out."
         )
     checked_options(
-        asked.prompt, None, seed=asked.first_seed, steps=int(asked.steps), guidance_scale=5.0,
+        asked.prompt, None, seed=asked.first_seed, steps=asked.step_count, guidance_scale=5.0,
         num_images=1, height=None, width=None,
     )  # fmt: skip
     count, most = 1 + len(variants), MOST_DRAWN if asked.draws else MOST_PHRASINGS
@@ -190,7 +205,7 @@ def _work(
                 "model": models.watched_pipeline(),
                 "image_tower": models.image_tower(),
                 "choices": list(asked.choices),
-                "steps": int(asked.steps),
+                "steps": asked.step_count,
                 "seeds": asked.first_seed,
                 "heat": asked.heat,
             }

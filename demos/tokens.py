@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from bridge.prompt import TokenReport, plan_report
+from demos.limits import read_text
 from demos.messages import explain
 from demos.models import Models
 
@@ -13,11 +14,12 @@ from demos.models import Models
 _TOWERS = {"text_encoder": "Tower 1", "text_encoder_2": "Tower 2", "text_encoder_3": "Tower 3"}
 
 
-def token_html(models: Models, prompt: str) -> str:
+def token_html(models: Models, prompt: str | None) -> str:
     """Which tokens each tower reads, how many of its context, and what is cut off."""
-    if not prompt.strip():
-        return ""
     try:
+        prompt = read_text(prompt, "prompt")
+        if not prompt.strip():
+            return ""
         return _joined(plan_report(prompt, models.tokenizers())).html()
     except Exception as error:
         return explain(error)

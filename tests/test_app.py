@@ -20,7 +20,7 @@ from tiny_vlm import tiny_llava
 from bridge.errors import ImageError, PromptError, UnknownModelError
 from demos.app import build, main, options
 from demos.ask_tab import messages
-from demos.asking import answer, picture_of, uploaded
+from demos.asking import answer
 from demos.draw_tab import EXAMPLES, draw_tab, summary
 from demos.drawing import Drawn, Progress, Stops, Wish, draw
 from demos.messages import explain, note
@@ -28,6 +28,7 @@ from demos.models import Models
 from demos.pictures import columns_for, progress_html
 from demos.theme import CSS, theme
 from demos.tokens import token_html
+from demos.uploads import NOT_UPLOADED, picture_of, uploaded
 
 PROMPT = "two red apples left of a cat"
 
@@ -183,7 +184,8 @@ def test_long_and_weighted_prompts_are_shown(models: Models) -> None:
 
 
 def test_a_prompt_too_long_is_told_in_words(models: Models) -> None:
-    assert "at most 32" in token_html(models, "a red apple left of a blue car, " * 1250)
+    assert "at most 32" in token_html(models, "7" * 4_000)  # each digit is a token
+    assert "at most 4,000. Shorten it." in token_html(models, "7" * 4_001)
 
 
 @pytest.mark.parametrize("prompt", ["", "  "])
@@ -241,16 +243,19 @@ def test_chat_messages_alternate() -> None:
 # -- uploads ---------------------------------------------------------------------------
 
 
-def test_an_upload_reaches_bridge_as_it_is(tmp_path: Path) -> None:
+def test_an_upload_reaches_bridge_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     file = tmp_path / "notes.png"
     file.write_text("no picture at all")
     path = uploaded({"path": str(file), "orig_name": "notes.png"})
-    assert path == str(file)
+    assert path == file
     with pytest.raises(ImageError, match="not an image") as caught:
         picture_of(path)
     # Named as its owner knows it, not by where the app keeps it.
     assert str(caught.value).startswith("'notes.png'")
     assert uploaded(None) is None
+    with pytest.raises(ImageError, match=NOT_UPLOADED):
+        uploaded({"path": str(tmp_path / "gone.png")})
 
 
 def test_a_truncated_upload_is_refused(tmp_path: Path, picture: Image.Image) -> None:

@@ -112,7 +112,8 @@ def panel(models: Models) -> LookPanel:
 
 
 @pytest.fixture
-def file(picture: Image.Image, tmp_path: Path) -> dict[str, str]:
+def file(picture: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     picture.save(tmp_path / "a.png")
     return {"path": str(tmp_path / "a.png")}
 
@@ -129,14 +130,15 @@ def test_a_look_that_comes_after_the_next_answer_is_not_shown(
     assert len(made) == 2 and "<img" in made[-1][panel.figure]
 
 
-def test_an_error_of_an_old_look_is_not_told(panel: LookPanel) -> None:
+def test_an_error_of_an_old_look_is_not_told(panel: LookPanel, file: dict[str, str]) -> None:
+    Path(file["path"]).write_text("no picture at all")
     sight = Sight()
-    late = panel._open({"path": "no such file"}, TURNS, ATTENTION, None, sight)
+    late = panel._open(file, TURNS, ATTENTION, None, sight)
     next(late)
     panel._close(TURNS, sight)
     assert list(late) == []
-    told = list(panel._open({"path": "no such file"}, TURNS, ATTENTION, None, sight))
-    assert "no such file" in told[-1][panel.status]
+    told = list(panel._open(file, TURNS, ATTENTION, None, sight))
+    assert "not an image" in told[-1][panel.status]
 
 
 def test_a_look_is_worked_out_once_for_one_answer(panel: LookPanel, file: dict[str, str]) -> None:
