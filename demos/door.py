@@ -8,9 +8,8 @@ from typing import Any
 import gradio as gr
 
 from bridge.errors import BridgeError
+from demos.limits import UNREADABLE
 from demos.uploads import screened
-
-_NOT_OURS = "The app cannot read what was sent. Reload the page and try again."
 
 
 class Door(gr.Blocks):
@@ -32,4 +31,4 @@ class Door(gr.Blocks):
         except Exception as error:
             # Its words may hold anything that was sent; the terminal gets its kind.
             print(f"bridge: a request was refused: {type(error).__name__}", file=sys.stderr)
-            raise gr.Error(_NOT_OURS, print_exception=False) from None
+            raise gr.Error(UNREADABLE, print_exception=False) from None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from bridge.errors import ImageError
 from demos.hosts import Hosts
-from demos.limits import MOST_REQUEST, MOST_UPLOAD
+from demos.limits import MOST_REQUEST, MOST_UPLOAD, UNREADABLE
 from demos.uploads import admitted
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -62,6 +63,12 @@ class Gates:
         except TooLong:
             if not begun:
                 await _refuse(scope, send, 413, _too_long(most))
+        except Exception as error:
+            if begun or not scope["path"].startswith(_API):
+                raise
+            # Gradio trusts what its page sends: an event that there is not is a KeyError.
+            print(f"bridge: a request was refused: {type(error).__name__}", file=sys.stderr)
+            await _refuse(scope, send, 400, UNREADABLE)
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         """The status and the words to refuse a request with, by its head alone."""

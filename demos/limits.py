@@ -13,6 +13,9 @@ from bridge.errors import OptionError, PromptError
 from bridge.prompt import parse
 from bridge.prompt.tree import parts_of
 
+UNREADABLE = "The app cannot read what was sent. Reload the page and try again."
+"""What a request that no page makes is answered with."""
+
 MOST_CHARACTERS = 4_000
 MOST_PARTS = 16
 """Prompts joined by ``AND``: each takes as much work and memory as a picture of its own."""

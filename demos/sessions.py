@@ -13,18 +13,19 @@ from demos.limits import IDLE_SECONDS
 _SWEEP_SECONDS = 60
 
 
-def forget_idle(app: Any, idle_seconds: float = IDLE_SECONDS) -> None:
+def forget_idle(app: Any, idle_seconds: float) -> None:
     """Forget the visitors of Gradio's server who did nothing for ``idle_seconds``."""
-    holder, waiting = app.state_holder, app.get_blocks()._queue.pending_event_ids_session
+    holder, queue = app.state_holder, app.get_blocks()._queue
     oldest = datetime.now() - timedelta(seconds=idle_seconds)
     for session, used in list(holder.time_last_used.items()):
         if used <= oldest:
             holder.session_data.pop(session, None)
             holder.time_last_used.pop(session, None)
-    # Gradio notes here what each visitor waits for, and never that he is gone.
-    for session, events in list(waiting.items()):
+    # What each visitor waits for, and is to be told; Gradio keeps the empty lists, too.
+    for session, events in list(queue.pending_event_ids_session.items()):
         if not events and session not in holder:
-            waiting.pop(session, None)
+            queue.pending_event_ids_session.pop(session, None)
+            queue.pending_messages_per_session.pop(session, None)
 
 
 @asynccontextmanager
@@ -34,7 +35,7 @@ async def sweeping(app: Any) -> AsyncIterator[None]:
     async def sweep() -> None:
         while True:
             await asyncio.sleep(_SWEEP_SECONDS)
-            forget_idle(app)
+            forget_idle(app, IDLE_SECONDS)
 
     task = asyncio.create_task(sweep())
     try:

@@ -90,23 +90,22 @@ class Visitor:
         joined = self.join(number, data, **more)
         if joined.status_code != 200:
             return [{"refused": joined.status_code, "text": joined.text}]
-        heard = []
+        # A session hears of all its events; "unexpected_error" is of none.
+        ours = (joined.json()["event_id"], None)
+        heard: list[dict[str, Any]] = []
         query = {"session_hash": self.session}
         with self.client.stream("GET", "gradio_api/queue/data", params=query) as lines:
             for line in lines.iter_lines():
-                if line.startswith("data:"):
-                    heard.append(json.loads(line[5:]))
-                    if heard[-1]["msg"] in ("process_completed", "unexpected_error"):
+                told = json.loads(line[5:]) if line.startswith("data:") else {}
+                if told and told.get("event_id") in ours:
+                    heard.append(told)
+                    if told["msg"] in ("process_completed", "unexpected_error"):
                         break
         return heard
 
     def call(self, number: int, data: Any, **more: Any) -> str:
         """The end of a call as text, without what differs from one call to the next."""
-        last = self.messages(number, data, **more)[-1]
-        output = last.get("output") or {}
-        told = {key: output[key] for key in ("data", "error") if key in output}
-        rest = {key: last[key] for key in ("refused", "text", "success") if key in last}
-        return _TIMES.sub("", json.dumps({**rest, **told}, ensure_ascii=False))
+        return end_of(self.messages(number, data, **more))
 
     def run(self, number: int, data: Any) -> httpx.Response:
         """The older door, which has no queue."""
@@ -117,6 +116,15 @@ class Visitor:
         """Upload a file; what the page would then send as its value."""
         answer = self.client.post("gradio_api/upload", files={"files": (name, content)})
         return as_file(answer.raise_for_status().json()[0], orig_name=name)
+
+
+def end_of(messages: list[dict[str, Any]]) -> str:
+    """The last message of a call as text, without what differs from one call to the next."""
+    last = messages[-1]
+    output = last.get("output") or {}
+    told = {key: output[key] for key in ("data", "error") if key in output}
+    rest = {key: last[key] for key in ("refused", "text", "success") if key in last}
+    return _TIMES.sub("", json.dumps({**rest, **told}, ensure_ascii=False))
 
 
 def as_file(path: str, **more: Any) -> dict[str, Any]:
@@ -172,6 +180,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Models:
     folder = tmp_path_factory.mktemp("models")
     tiny_sdxl_pipeline().save_pretrained(folder / "draws")
     return Models(str(folder / "draws"), str(tiny_llava(folder)))
+
+
+def with_short_work(endpoint: Endpoint, data: list[Any]) -> list[Any]:
+    """``data`` for an endpoint, with one step and the seed as given where it draws."""
+    if "slider" not in endpoint.kinds:
+        return data
+    short = {"checkbox": False, "slider": 1}
+    return [short.get(kind, value) for kind, value in zip(endpoint.kinds, data, strict=True)]
 
 
 @pytest.fixture(scope="module")

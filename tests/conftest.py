@@ -22,7 +22,7 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 # Fixtures that assert; their files import a constant of it before pytest takes it as a plugin.
-pytest.register_assert_rewrite("app_pages")
+pytest.register_assert_rewrite("app_pages", "app_calls")
 
 COMPARISONS = pytest.StashKey[list[comparisons.Comparison]]()
 
