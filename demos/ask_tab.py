@@ -8,8 +8,8 @@ from typing import Any
 
 import gradio as gr
 
-from demos.asking import NO_WORDS, Turn, answer
-from demos.limits import ASK, QUICK, read_text
+from demos.asking import NO_WORDS, Turn, answer, read_question
+from demos.limits import ASK, QUICK
 from demos.look_panel import LookPanel, look_panel
 from demos.messages import explain, problem
 from demos.models import Models
@@ -91,11 +91,11 @@ def ask_tab(models: Models) -> AskTab:
 
     def run(given: Any, asked: Any, earlier: list[Turn]) -> Iterator[dict[Any, Any]]:
         try:
-            asked = read_text(asked, "the question")
             path = uploaded(given)
             if path is None:
                 yield {status: problem(_NO_PICTURE)}
                 return
+            asked = read_question(asked)
             seen = picture_of(path)
             yield {chat: messages(earlier, (asked, "…")), status: "", question: ""}
             said = ""
@@ -108,7 +108,7 @@ def ask_tab(models: Models) -> AskTab:
             }
         except Exception as error:
             # The question goes back into its box, so that it can be put right.
-            yield {chat: messages(earlier), status: explain(error), question: asked}
+            yield {chat: messages(earlier), status: explain(error), question: _again(asked)}
 
     def check(given: Any) -> dict[Any, Any]:
         begun_anew: dict[Any, Any] = {chat: [], turns: []}
@@ -165,6 +165,11 @@ def ask_tab(models: Models) -> AskTab:
     ]
     panel.follow(turns, *changes)
     return AskTab(picture, chat, turns, status, question, panel)
+
+
+def _again(asked: Any) -> str:
+    """A question for the box that it came from; half a character cannot be sent back."""
+    return asked.encode("utf-8", "replace").decode() if isinstance(asked, str) else ""
 
 
 def messages(turns: Sequence[Turn], newest: Turn | None = None) -> list[dict[str, str]]:

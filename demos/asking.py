@@ -23,6 +23,12 @@ Made = TypeVar("Made")
 REMEMBERED = 3
 
 
+def read_question(value: object) -> str:
+    """A question as it was sent. Raises PromptError."""
+    ((asked, _),) = checked_turns(read_text(value, "the question"), [])
+    return asked
+
+
 def answer(
     models: Models, picture: str | Image, question: str, turns: Sequence[Turn]
 ) -> Iterator[str]:
@@ -32,7 +38,7 @@ def answer(
     Raises ImageError, PromptError, and what loading the model raises.
     """
     # Bad input is told before the model loads.
-    checked_turns(read_text(question, "the question"), [])
+    read_question(question)
     image = load_image(picture)
     vlm = models.vlm()
     said = ""

@@ -130,7 +130,7 @@ def study_tab(models: Models) -> None:
         stops.stop(str(request.session_hash))
 
     draws.change(
-        lambda ticked: gr.Column(visible=ticked),
+        lambda ticked: gr.Column(visible=bool(ticked)),
         draws,
         brush,
         show_progress="hidden",

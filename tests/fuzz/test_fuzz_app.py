@@ -160,10 +160,13 @@ def judge(run: Run, heard: list[dict[str, Any]], what: str) -> None:
 def test_wrong_values(
     fuzz: Fuzz, chatting: Visitor, endpoints: list[Endpoint], capfd: pytest.CaptureFixture[str]
 ) -> None:
+    mine = chatting.upload("mine.png", png_of((12, 190, 60)))
     with fuzz("wrong values at every endpoint of the app", 100) as run:
         for rng in run.draws():
             endpoint = rng.choice(endpoints)
             data = with_short_work(endpoint, list(endpoint.values))
+            if endpoint.kinds[0] in ("image", "gallery") and rng.random() < 0.7:
+                data[0] = mine if endpoint.kinds[0] == "image" else [{"image": mine}]
             for place in rng.sample(
                 endpoint.open_inputs, rng.randint(1, len(endpoint.open_inputs))
             ):
