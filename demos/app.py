@@ -140,7 +140,12 @@ def _login(text: str) -> tuple[str, str]:
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on; browsers open the app by it, or by localhost. 0.0.0.0 is every "
+        "address of this machine: then any IP address and the machine's own names are answered",
+    )
     parser.add_argument("--port", type=_port, default=7860, help="0 takes a free one")
     parser.add_argument(
         "--allow-host",

@@ -160,7 +160,7 @@ def test_keys_pull_the_weight_of_the_word_at_the_cursor(page: Any) -> None:
 def test_a_prompt_too_long_is_told_in_words(page: Any) -> None:
     page.locator("#prompt textarea").fill("a red apple left of a blue car, " * 1250)
     expect(page.locator("#tokens [role=alert]").first).to_contain_text(
-        "at most 32", timeout=PATIENCE
+        "at most 4,000", timeout=PATIENCE
     )
 
 
