@@ -174,7 +174,10 @@ def serve(models: Models, given: argparse.Namespace) -> gr.Blocks:
     hosts = hosts_for(given.host, given.allow_host)
     try:
         _, _, shared = app.launch(
-            server_name=given.host,
+            # In brackets, as addresses on the web have IPv6.
+            server_name=f"[{given.host.strip('[]')}]"
+            if ":" in given.host.strip("[]")
+            else given.host,
             server_port=given.port or None,
             share=given.share,
             auth=given.auth,

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-_ANYWHERE = ("0.0.0.0", "::", "")
+_ANYWHERE = ("0.0.0.0", "::")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Hosts:
     def answer_to(self, host: str) -> bool:
         """Is ``host``, the header as it came, one of the app's own?"""
         name = _bare(host)
-        return name in self.names or (self.by_number and _is_address(name))
+        return name != "" and (name in self.names or (self.by_number and _is_address(name)))
 
     def add(self, host: str) -> None:
         """Answer to ``host`` as well."""
