@@ -10,7 +10,7 @@ import gradio as gr
 
 from demos.asking import NO_WORDS, Turn, answer, picture_of, uploaded
 from demos.look_panel import LookPanel, look_panel
-from demos.messages import explain, problem
+from demos.messages import explain, problem, show_alert
 from demos.models import Models
 
 QUESTIONS = [
@@ -157,6 +157,8 @@ def ask_tab(models: Models) -> AskTab:
         ),
     ]
     panel.follow(turns, *changes)
+    for each in changes:
+        each.then(None, None, None, js=show_alert("ask-status"))
     return AskTab(picture, chat, turns, status, question, panel)
 
 

@@ -10,7 +10,7 @@ import gradio as gr
 
 from bridge.diffusion.options import default_guidance
 from demos.drawing import Drawn, Stops, Wish, draw
-from demos.messages import explain, note
+from demos.messages import explain, kept, note, show_alert, warning
 from demos.models import Models
 from demos.pictures import columns_for, progress_html
 from demos.tokens import token_html
@@ -28,6 +28,14 @@ KEYS_HINT = (
     '<p class="bridge-note"><kbd>Ctrl</kbd> + <kbd>↑</kbd> or <kbd>↓</kbd> pulls the weight of '
     "the word at the cursor.</p>"
 )
+
+
+@dataclass(frozen=True)
+class Pictured:
+    """What the gallery shows: of which prompt, and each picture's seed."""
+
+    prompt: str = ""
+    seeds: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,8 +93,9 @@ def draw_tab(models: Models) -> DrawTab:
                     rolled = gr.Checkbox(
                         label="🎲 New seed every time", value=True, min_width=150, elem_id="dice"
                     )
+                    # Without a minimum: bridge itself says which seeds there are.
                     seed = gr.Number(
-                        label="Seed", value=0, precision=0, minimum=0, min_width=150, elem_id="seed"
+                        label="Seed", value=0, precision=0, min_width=150, elem_id="seed"
                     )
                 steps = gr.Slider(1, 50, value=20, step=1, label="Steps")
                 guidance = gr.Slider(
@@ -106,6 +115,7 @@ def draw_tab(models: Models) -> DrawTab:
             )
 
     selected = gr.State(0)
+    pictured = gr.State(Pictured())
     stops = Stops()
 
     def run(
@@ -116,6 +126,7 @@ def draw_tab(models: Models) -> DrawTab:
         steps: float,
         guidance: float,
         count: float,
+        before: Pictured,
         request: gr.Request,
     ) -> Iterator[dict[Any, Any]]:
         halted = stops.begin(str(request.session_hash))
@@ -138,7 +149,7 @@ def draw_tab(models: Models) -> DrawTab:
         except Exception as error:
             yield {
                 **idle,
-                status: explain(error),
+                status: explain(error) + (kept(_still(before)) if before.seeds else ""),
                 gallery: gr.Gallery(visible=True),
                 ask: gr.Button(visible=True),
             }
@@ -149,7 +160,7 @@ def draw_tab(models: Models) -> DrawTab:
         captions = [f"Seed {number}: {prompt[:200]}" for number in drawn.seeds]
         n = len(drawn.images)
         return {
-            status: note(summary(drawn)),
+            status: note(summary(drawn)) + "".join(map(warning, drawn.warnings)),
             gallery: gr.Gallery(
                 value=list(zip(drawn.images, captions, strict=True)),
                 columns=columns_for(n),
@@ -162,13 +173,17 @@ def draw_tab(models: Models) -> DrawTab:
             selected: 0,
             # What was rolled stays at hand: without the tick it draws the same again.
             seed: drawn.seeds[0],
+            pictured: Pictured(prompt, drawn.seeds),
         }
 
     def halt(request: gr.Request) -> None:
         stops.stop(str(request.session_hash))
 
-    def select(event: gr.SelectData) -> int:
-        return int(event.index)
+    def select(now: Pictured, event: gr.SelectData) -> dict[Any, Any]:
+        index = int(event.index)
+        if index >= len(now.seeds):
+            return {selected: index}
+        return {selected: index, seed: now.seeds[index]}
 
     prompt.change(
         lambda text: token_html(models, text),
@@ -180,9 +195,9 @@ def draw_tab(models: Models) -> DrawTab:
         trigger_mode="always_last",
         api_visibility="private",
     )
-    form = [prompt, negative, rolled, seed, steps, guidance, count]
-    shown = [status, gallery, ask, start, stop, selected, seed]
-    gr.on(
+    form = [prompt, negative, rolled, seed, steps, guidance, count, pictured]
+    shown = [status, gallery, ask, start, stop, selected, seed, pictured]
+    drawn = gr.on(
         [prompt.submit, start.click],
         run,
         form,
@@ -192,7 +207,7 @@ def draw_tab(models: Models) -> DrawTab:
         concurrency_id="draw",
         api_name="draw",
     )
-    examples.click(
+    drawn_example = examples.click(
         lambda sample: sample[0], examples, prompt, queue=False, api_visibility="private"
     ).then(
         run,
@@ -202,10 +217,17 @@ def draw_tab(models: Models) -> DrawTab:
         concurrency_id="draw",
         api_visibility="private",
     )
+    for each in (drawn, drawn_example):
+        each.then(None, None, None, js=show_alert("draw-status"))
     stop.click(halt, None, None, queue=False, api_visibility="private")
     seed.input(lambda: False, None, rolled, queue=False, api_visibility="private")
     gallery.select(
-        select, None, selected, queue=False, show_progress="hidden", api_visibility="private"
+        select,
+        pictured,
+        [selected, seed],
+        queue=False,
+        show_progress="hidden",
+        api_visibility="private",
     )
     return DrawTab(gallery, selected, ask, status)
 
@@ -218,3 +240,9 @@ def summary(drawn: Drawn) -> str:
     steps = "1 step" if drawn.steps_done == 1 else f"{drawn.steps_done} steps"
     stopped = f", stopped after {steps}" if drawn.stopped else ""
     return f"{what} in {drawn.seconds:.1f} s{stopped} · {seeds}"
+
+
+def _still(before: Pictured) -> str:
+    what = "This is still the picture" if len(before.seeds) == 1 else "These are still the pictures"
+    prompt = before.prompt.strip()
+    return f"{what} of “{prompt if len(prompt) <= 80 else prompt[:80] + '…'}”."

@@ -10,12 +10,8 @@ import gradio as gr
 
 from demos.asking import NO_WORDS, Turn, uploaded
 from demos.looking import BLANKED, KINDS, NEAREST, WHOLE, Look, look, look_html, word_choices
-from demos.messages import explain, note
+from demos.messages import explain, note, scrolled, show_alert
 from demos.models import Models
-
-# The picture comes below the fold on most screens.
-_SHOW = """() => document.querySelector('#look-figure')
-  ?.scrollIntoView({block: 'nearest', behavior: 'smooth'})"""
 
 
 @dataclass(eq=False)
@@ -43,7 +39,7 @@ class LookPanel:
     def wire(self, picture: gr.Image, turns: gr.State) -> None:
         """Show the last of ``turns``."""
         shown = [self.panel, self.word, self.figure, self.status]
-        gr.on(
+        opened = gr.on(
             [self.button.click, self.kind.input],
             self._open,
             [picture, turns, self.kind, self.word, self.sight],
@@ -52,7 +48,10 @@ class LookPanel:
             show_progress="hidden",
             concurrency_id="ask",
             api_visibility="private",
-        ).then(None, None, None, js=_SHOW)
+        )
+        # The picture comes below the fold on most screens, and what went wrong above it.
+        for script in (scrolled("#look-figure", "nearest"), show_alert("ask-status")):
+            opened.then(None, None, None, js=script)
         self.word.input(
             self._pick,
             [self.kind, self.word, self.sight],

@@ -11,17 +11,13 @@ import gradio as gr
 
 from bridge.lab.variants import USUAL
 from demos.drawing import Stops
-from demos.messages import explain, note
+from demos.messages import explain, note, scrolled
 from demos.models import TOWERS, Models
 from demos.study_page import pictures_html, step_html, summary, tables_html
 from demos.studying import CHOICES, MOST_DRAWN, Inquiry, Step, Stopped, Studied, heat_words, study
 
 PROMPT = "a red cat left of a blue dog"
 OWN = "a blue dog right of a red cat\na blue cat left of a red dog"
-
-# The results come below the fold.
-_SHOW = """() => document.querySelector('#study-status')
-  ?.scrollIntoView({block: 'start', behavior: 'smooth'})"""
 
 
 def study_tab(models: Models) -> None:
@@ -61,7 +57,7 @@ def study_tab(models: Models) -> None:
                     steps = gr.Slider(1, 30, value=8, step=1, label="Steps")
             seed = gr.Number(
                 label="Seed", info="Of pictures and of shuffled words.", value=0, precision=0,
-                minimum=0, elem_id="study-seed",
+                elem_id="study-seed",
             )  # fmt: skip
     start = gr.Button("Study", variant="primary", elem_id="study")
     stop = gr.Button("Stop", variant="stop", visible=False, elem_id="study-stop")
@@ -145,7 +141,7 @@ def study_tab(models: Models) -> None:
         concurrency_limit=4,
         concurrency_id="study",
         api_name="study",
-    ).then(None, None, None, js=_SHOW)
+    ).then(None, None, None, js=scrolled("#study-status", "start"))
     stop.click(halt, None, None, queue=False, api_visibility="private")
     word.input(
         lambda found, picked: pictures_html(found, picked) if found else "",
