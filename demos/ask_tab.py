@@ -23,6 +23,14 @@ QUESTIONS = [
     "describe the picture.",
 ]
 
+# For models that are not known here.
+OTHER_QUESTIONS = [
+    "describe the picture.",
+    "what is in the foreground?",
+    "which colours are there?",
+    "what could be its title?",
+]
+
 _EMPTY = "Upload a picture, or draw one and press “Ask about this picture”. Then ask."
 _NO_PICTURE = "There is no picture yet. Upload one, or draw one first."
 
@@ -41,6 +49,7 @@ class AskTab:
 
 def ask_tab(models: Models) -> AskTab:
     """Lay out the tab and wire its own events, inside an open `gr.Blocks`."""
+    questions = QUESTIONS if models.answers_emoji else OTHER_QUESTIONS
     with gr.Row(elem_classes="bridge-grid"):
         with gr.Column(elem_classes="bridge-words"):
             picture = gr.Image(
@@ -66,7 +75,7 @@ def ask_tab(models: Models) -> AskTab:
                 question = gr.Textbox(
                     label="Question",
                     value="",
-                    placeholder=QUESTIONS[0],
+                    placeholder=questions[0],
                     lines=1,
                     max_lines=4,
                     scale=5,
@@ -79,7 +88,7 @@ def ask_tab(models: Models) -> AskTab:
         with gr.Column(elem_classes="bridge-more"):
             examples = gr.Dataset(
                 components=[gr.Textbox(visible=False)],
-                samples=[[text] for text in QUESTIONS],
+                samples=[[text] for text in questions],
                 label="Examples: a click asks",
                 elem_id="ask-examples",
             )

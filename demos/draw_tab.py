@@ -24,6 +24,14 @@ EXAMPLES = [
     "four bananas",
 ]
 
+# For models that are not known here: what any of them has seen.
+OTHER_EXAMPLES = [
+    "a red bicycle leaning on a white wall",
+    "a bowl of oranges on a wooden table, morning light",
+    "a lighthouse on a cliff at dusk, oil painting",
+    "a (blue:1.2) car parked beside a green tree",
+]
+
 KEYS_HINT = (
     '<p class="bridge-note"><kbd>Ctrl</kbd> + <kbd>↑</kbd> or <kbd>↓</kbd> pulls the weight of '
     "the word at the cursor.</p>"
@@ -50,12 +58,13 @@ class DrawTab:
 
 def draw_tab(models: Models) -> DrawTab:
     """Lay out the tab and wire its own events, inside an open `gr.Blocks`."""
+    prompts = EXAMPLES if models.draws_emoji else OTHER_EXAMPLES
     with gr.Row(elem_classes="bridge-grid"):
         with gr.Column(elem_classes="bridge-words"):
             prompt = gr.Textbox(
                 label="Prompt",
                 value="",
-                placeholder=EXAMPLES[0],
+                placeholder=prompts[0],
                 lines=1,  # one line, so that Enter draws; it still grows with the text
                 max_lines=5,
                 autofocus=True,
@@ -109,7 +118,7 @@ def draw_tab(models: Models) -> DrawTab:
                 count = gr.Slider(1, 8, value=1, step=1, label="Pictures at once")
             examples = gr.Dataset(
                 components=[gr.Textbox(visible=False)],
-                samples=[[text] for text in EXAMPLES],
+                samples=[[text] for text in prompts],
                 label="Examples: a click draws",
                 elem_id="draw-examples",
             )

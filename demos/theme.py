@@ -54,7 +54,7 @@ CSS = """
 /* What says nothing takes no room. */
 #bridge-title .html-container, #tokens .html-container,
 #draw-status .html-container, #ask-status .html-container,
-#study-status .html-container { padding: 0; }
+#study-status .html-container, #study-count .html-container { padding: 0; }
 /* Hidden by its being empty, never by what it holds: a new kind of message is never invisible. */
 :is(#tokens, #draw-status, #ask-status, #study-status):has(.prose:empty) { display: none; }
 .bridge-note, .bridge-problem, .bridge-warning { margin: 0; padding: .1rem .25rem; }
