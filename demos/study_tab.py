@@ -69,7 +69,7 @@ def study_tab(models: Models) -> None:
                 label="Seed", info="Of pictures and of shuffled words.", value=0, precision=0,
                 elem_id="study-seed",
             )  # fmt: skip
-    count = gr.HTML(elem_id="study-count")
+    count = gr.HTML(count_html(Inquiry(PROMPT, OWN)), elem_id="study-count")
     start = gr.Button("Study", variant="primary", elem_id="study")
     stop = gr.Button("Stop", variant="stop", visible=False, elem_id="study-stop")
     status = gr.HTML(elem_id="study-status")
