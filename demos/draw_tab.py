@@ -194,9 +194,10 @@ def draw_tab(models: Models) -> DrawTab:
             return {selected: index}
         return {selected: index, seed: now.seeds[index]}
 
-    prompt.change(
-        lambda text: token_html(models, text),
-        prompt,
+    gr.on(
+        [prompt.change, steps.change],
+        lambda text, steps: token_html(models, text, steps),
+        [prompt, steps],
         tokens,
         queue=False,
         show_progress="hidden",

@@ -72,6 +72,8 @@ CSS = """
 
 .bridge-tokens { font-size: .82rem; padding: 0 .25rem; }
 .bridge-tokens .bridge-count { margin: 0; }
+.bridge-tokens .bridge-when { font-weight: 600; color: #4338ca; }
+.dark .bridge-tokens .bridge-when { color: #a5b4fc; }
 .bridge-tokens .bridge-row { margin: .1rem 0 .5rem; max-height: 9.5rem; overflow-y: auto; }
 .bridge-tokens .bridge-cut { margin: 0 0 .5rem; color: #b91c1c; overflow-wrap: anywhere; }
 .dark .bridge-tokens .bridge-cut { color: #fca5a5; }

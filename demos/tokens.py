@@ -13,12 +13,14 @@ from demos.models import Models
 _TOWERS = {"text_encoder": "Tower 1", "text_encoder_2": "Tower 2", "text_encoder_3": "Tower 3"}
 
 
-def token_html(models: Models, prompt: str) -> str:
-    """Which tokens each tower reads, how many of its context, and what is cut off."""
+def token_html(models: Models, prompt: str, steps: float | None = 20) -> str:
+    """Which tokens each tower reads, at which of the run's steps, how many of its context, and
+    what is cut off."""
     if not prompt.strip():
         return ""
     try:
-        return _joined(plan_report(prompt, models.tokenizers())).html()
+        report = plan_report(prompt, models.tokenizers(), steps=max(1, int(steps or 1)))
+        return _joined(report).html()
     except Exception as error:
         return explain(error)
 
