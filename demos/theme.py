@@ -68,7 +68,7 @@ CSS = """
 /* What is still there of before. Its words say so; the picture itself is paled too. */
 .bridge-kept { font-weight: 600; opacity: 1; padding-top: .4rem; overflow-wrap: anywhere; }
 .bridge-picture:has(.bridge-kept) #pictures img { opacity: .35; }
-#study-status:has(.bridge-kept) ~ #study-results { opacity: .6; }
+#study-status:has(.bridge-kept) ~ #study-results :is(img, .bar) { opacity: .4; }
 
 .bridge-tokens { font-size: .82rem; padding: 0 .25rem; }
 .bridge-tokens .bridge-count { margin: 0; }

@@ -125,7 +125,7 @@ def test_a_drawing_tells_of_weights_that_go_too_far(models: Models) -> None:
         return last(draw(models, Wish(prompt, "a (tree:9)", steps=4), threading.Event())).warnings
 
     (of_prompt, of_negative) = told("a (dog:9)")
-    assert of_prompt.startswith("prompt: its weights leave what the towers give")
+    assert of_prompt.startswith("prompt: its weights go beyond what the model has seen")
     assert of_negative.startswith("negative prompt: its weights")
     # Also of a step that is not the first, and once for all steps that are alike.
     assert len(told("[a cat:a (dog:9):2]")) == 2

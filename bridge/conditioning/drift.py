@@ -102,8 +102,8 @@ def off_manifold(drifts: Sequence[Drift], what: str) -> str:
     if not told:
         return ""
     return (
-        f"{what}: its weights leave what the towers give ({'; '.join(told)}). "
-        "Weights nearer to 1, or another emphasis, keep pictures whole."
+        f"{what}: its weights go beyond what the model has seen ({'; '.join(told)}), so pictures "
+        "may come out broken. Weights nearer to 1, or another emphasis, keep them whole."
     )
 
 
