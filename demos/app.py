@@ -34,15 +34,17 @@ from demos.models import Models
 from demos.sessions import sweeping
 from demos.study_tab import study_tab
 from demos.theme import CSS, theme
+from demos.title import title_html
 from demos.uploads import picture_of, uploaded
 
 TITLE = "bridge: words into pictures, pictures into words"
 # In the page's head, since Gradio rewrites the selectors of its own ``css`` option one by one
 # and breaks those in media queries and in :has().
-_KEYS = (Path(__file__).parent / "weight_keys.js").read_text(encoding="utf-8")
-_HEAD = (
-    f'<meta name="color-scheme" content="light dark"><style>{CSS}</style><script>{_KEYS}</script>'
+_SCRIPTS = "".join(
+    f"<script>{(Path(__file__).parent / name).read_text(encoding='utf-8')}</script>"
+    for name in ("weight_keys.js", "focus.js")
 )
+_HEAD = f'<meta name="color-scheme" content="light dark"><style>{CSS}</style>{_SCRIPTS}'
 # The tab's contents are mounted a moment after it is selected.
 _FOCUS_QUESTION = """() => {
   let left = 40;
@@ -58,10 +60,7 @@ _FOCUS_QUESTION = """() => {
 def build(models: Models) -> gr.Blocks:
     """The whole app, ready to launch. Loads no model."""
     with Door(title=TITLE, analytics_enabled=False, delete_cache=(3600, 86400)) as app:
-        gr.HTML(
-            "<h1>bridge</h1><p>Words into pictures, pictures into words.</p>",
-            elem_id="bridge-title",
-        )
+        gr.HTML(title_html(models), elem_id="bridge-title")
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Draw", id="draw"):
                 drawn = draw_tab(models)

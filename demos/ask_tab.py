@@ -11,7 +11,7 @@ import gradio as gr
 from demos.asking import NO_WORDS, Turn, answer, read_question
 from demos.limits import ASK, QUICK
 from demos.look_panel import LookPanel, look_panel
-from demos.messages import explain, problem
+from demos.messages import explain, problem, show_alert
 from demos.models import Models
 from demos.uploads import picture_of, uploaded
 
@@ -23,6 +23,14 @@ QUESTIONS = [
     "which style is it?",
     "what is the background colour?",
     "describe the picture.",
+]
+
+# For models that are not known here.
+OTHER_QUESTIONS = [
+    "describe the picture.",
+    "what is in the foreground?",
+    "which colours are there?",
+    "what could be its title?",
 ]
 
 _EMPTY = "Upload a picture, or draw one and press “Ask about this picture”. Then ask."
@@ -43,6 +51,7 @@ class AskTab:
 
 def ask_tab(models: Models) -> AskTab:
     """Lay out the tab and wire its own events, inside an open `gr.Blocks`."""
+    questions = QUESTIONS if models.answers_emoji else OTHER_QUESTIONS
     with gr.Row(elem_classes="bridge-grid"):
         with gr.Column(elem_classes="bridge-words"):
             picture = gr.Image(
@@ -68,7 +77,7 @@ def ask_tab(models: Models) -> AskTab:
                 question = gr.Textbox(
                     label="Question",
                     value="",
-                    placeholder=QUESTIONS[0],
+                    placeholder=questions[0],
                     lines=1,
                     max_lines=4,
                     scale=5,
@@ -81,7 +90,7 @@ def ask_tab(models: Models) -> AskTab:
         with gr.Column(elem_classes="bridge-more"):
             examples = gr.Dataset(
                 components=[gr.Textbox(visible=False)],
-                samples=[[text] for text in QUESTIONS],
+                samples=[[text] for text in questions],
                 label="Examples: a click asks",
                 elem_id="ask-examples",
             )
@@ -164,6 +173,8 @@ def ask_tab(models: Models) -> AskTab:
         ),
     ]
     panel.follow(turns, *changes)
+    for each in changes:
+        each.then(None, None, None, js=show_alert("ask-status"))
     return AskTab(picture, chat, turns, status, question, panel)
 
 

@@ -11,7 +11,7 @@ import gradio as gr
 from bridge.diffusion.options import default_guidance
 from demos.drawing import Drawn, Stops, Wish, draw
 from demos.limits import DRAW, QUICK, STOP, TYPING
-from demos.messages import explain, note
+from demos.messages import explain, kept, note, show_alert, warning
 from demos.models import Models
 from demos.pictures import columns_for, progress_html
 from demos.tokens import token_html
@@ -25,10 +25,26 @@ EXAMPLES = [
     "four bananas",
 ]
 
+# For models that are not known here: what any of them has seen.
+OTHER_EXAMPLES = [
+    "a red bicycle leaning on a white wall",
+    "a bowl of oranges on a wooden table, morning light",
+    "a lighthouse on a cliff at dusk, oil painting",
+    "a (blue:1.2) car parked beside a green tree",
+]
+
 KEYS_HINT = (
     '<p class="bridge-note"><kbd>Ctrl</kbd> + <kbd>↑</kbd> or <kbd>↓</kbd> pulls the weight of '
     "the word at the cursor.</p>"
 )
+
+
+@dataclass(frozen=True)
+class Pictured:
+    """What the gallery shows: of which prompt, and each picture's seed."""
+
+    prompt: str = ""
+    seeds: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,12 +59,13 @@ class DrawTab:
 
 def draw_tab(models: Models) -> DrawTab:
     """Lay out the tab and wire its own events, inside an open `gr.Blocks`."""
+    prompts = EXAMPLES if models.draws_emoji else OTHER_EXAMPLES
     with gr.Row(elem_classes="bridge-grid"):
         with gr.Column(elem_classes="bridge-words"):
             prompt = gr.Textbox(
                 label="Prompt",
                 value="",
-                placeholder=EXAMPLES[0],
+                placeholder=prompts[0],
                 lines=1,  # one line, so that Enter draws; it still grows with the text
                 max_lines=5,
                 autofocus=True,
@@ -86,8 +103,9 @@ def draw_tab(models: Models) -> DrawTab:
                     rolled = gr.Checkbox(
                         label="🎲 New seed every time", value=True, min_width=150, elem_id="dice"
                     )
+                    # Without a minimum: bridge itself says which seeds there are.
                     seed = gr.Number(
-                        label="Seed", value=0, precision=0, minimum=0, min_width=150, elem_id="seed"
+                        label="Seed", value=0, precision=0, min_width=150, elem_id="seed"
                     )
                 steps = gr.Slider(1, 50, value=20, step=1, label="Steps")
                 guidance = gr.Slider(
@@ -101,12 +119,13 @@ def draw_tab(models: Models) -> DrawTab:
                 count = gr.Slider(1, 8, value=1, step=1, label="Pictures at once")
             examples = gr.Dataset(
                 components=[gr.Textbox(visible=False)],
-                samples=[[text] for text in EXAMPLES],
+                samples=[[text] for text in prompts],
                 label="Examples: a click draws",
                 elem_id="draw-examples",
             )
 
     selected = gr.State(0)
+    pictured = gr.State(Pictured())
     stops = Stops()
 
     def run(
@@ -117,6 +136,7 @@ def draw_tab(models: Models) -> DrawTab:
         steps: float,
         guidance: float,
         count: float,
+        before: Pictured,
         request: gr.Request,
     ) -> Iterator[dict[Any, Any]]:
         halted = stops.begin(str(request.session_hash))
@@ -139,7 +159,7 @@ def draw_tab(models: Models) -> DrawTab:
         except Exception as error:
             yield {
                 **idle,
-                status: explain(error),
+                status: explain(error) + (kept(_still(before)) if before.seeds else ""),
                 gallery: gr.Gallery(visible=True),
                 ask: gr.Button(visible=True),
             }
@@ -150,7 +170,7 @@ def draw_tab(models: Models) -> DrawTab:
         captions = [f"Seed {number}: {prompt[:200]}" for number in drawn.seeds]
         n = len(drawn.images)
         return {
-            status: note(summary(drawn)),
+            status: note(summary(drawn)) + "".join(map(warning, drawn.warnings)),
             gallery: gr.Gallery(
                 value=list(zip(drawn.images, captions, strict=True)),
                 columns=columns_for(n),
@@ -163,19 +183,23 @@ def draw_tab(models: Models) -> DrawTab:
             selected: 0,
             # What was rolled stays at hand: without the tick it draws the same again.
             seed: drawn.seeds[0],
+            pictured: Pictured(prompt, drawn.seeds),
         }
 
     def halt(request: gr.Request) -> None:
         stops.stop(str(request.session_hash))
 
-    def select(event: gr.EventData) -> int:
+    def select(now: Pictured, event: gr.EventData) -> dict[Any, Any]:
         # Not gr.SelectData, which takes for granted that the page sent it.
         index = event._data.get("index") if isinstance(event._data, dict) else None
-        return index if isinstance(index, int) else 0
+        if not isinstance(index, int) or not 0 <= index < len(now.seeds):
+            return {selected: index if isinstance(index, int) else 0}
+        return {selected: index, seed: now.seeds[index]}
 
-    prompt.change(
-        lambda text: token_html(models, text),
-        prompt,
+    gr.on(
+        [prompt.change, steps.change],
+        lambda text, steps: token_html(models, text, steps),
+        [prompt, steps],
         tokens,
         show_progress="hidden",
         # While one report is made only the latest text waits: typing is never queued up.
@@ -183,9 +207,9 @@ def draw_tab(models: Models) -> DrawTab:
         api_visibility="private",
         **TYPING,
     )
-    form = [prompt, negative, rolled, seed, steps, guidance, count]
-    shown = [status, gallery, ask, start, stop, selected, seed]
-    gr.on(
+    form = [prompt, negative, rolled, seed, steps, guidance, count, pictured]
+    shown = [status, gallery, ask, start, stop, selected, seed, pictured]
+    drawn = gr.on(
         [prompt.submit, start.click],
         run,
         form,
@@ -194,7 +218,7 @@ def draw_tab(models: Models) -> DrawTab:
         api_name="draw",
         **DRAW,
     )
-    examples.click(
+    drawn_example = examples.click(
         lambda sample: sample[0] if sample else "",
         examples,
         prompt,
@@ -208,10 +232,17 @@ def draw_tab(models: Models) -> DrawTab:
         api_visibility="private",
         **DRAW,
     )
+    for each in (drawn, drawn_example):
+        each.then(None, None, None, js=show_alert("draw-status"))
     stop.click(halt, None, None, api_visibility="private", **STOP)
     seed.input(lambda: False, None, rolled, api_visibility="private", **QUICK)
     gallery.select(
-        select, None, selected, show_progress="hidden", api_visibility="private", **QUICK
+        select,
+        pictured,
+        [selected, seed],
+        show_progress="hidden",
+        api_visibility="private",
+        **QUICK,
     )
     return DrawTab(gallery, selected, ask, status)
 
@@ -224,3 +255,9 @@ def summary(drawn: Drawn) -> str:
     steps = "1 step" if drawn.steps_done == 1 else f"{drawn.steps_done} steps"
     stopped = f", stopped after {steps}" if drawn.stopped else ""
     return f"{what} in {drawn.seconds:.1f} s{stopped} · {seeds}"
+
+
+def _still(before: Pictured) -> str:
+    what = "This is still the picture" if len(before.seeds) == 1 else "These are still the pictures"
+    prompt = before.prompt.strip()
+    return f"{what} of “{prompt if len(prompt) <= 80 else prompt[:80] + '…'}”."

@@ -55,13 +55,15 @@ class Progress:
 
 @dataclass(frozen=True)
 class Drawn:
-    """The pictures. ``stopped`` after ``steps_done`` steps if somebody pressed Stop."""
+    """The pictures. ``stopped`` after ``steps_done`` steps if somebody pressed Stop; ``warnings``
+    as `bridge.generate` tells them."""
 
     images: list[Image]
     seeds: tuple[int, ...]
     seconds: float
     steps_done: int
     stopped: bool
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +141,8 @@ def _work(
         began = time.monotonic()
         made = bridge.generate(pipeline=pipeline, on_step=on_step, **wish.options())
         seconds = time.monotonic() - began
-        reports.put(Drawn(made.images, made.seeds, seconds, made.steps_done, made.stopped))
+        reports.put(
+            Drawn(made.images, made.seeds, seconds, made.steps_done, made.stopped, made.warnings)
+        )
     except BaseException as error:
         reports.put(error)

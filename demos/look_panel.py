@@ -21,13 +21,9 @@ from demos.looking import (
     word_choices,
     word_of,
 )
-from demos.messages import explain, note
+from demos.messages import explain, note, scrolled, show_alert
 from demos.models import Models
 from demos.uploads import picture_of, uploaded
-
-# The picture comes below the fold on most screens.
-_SHOW = """() => document.querySelector('#look-figure')
-  ?.scrollIntoView({block: 'nearest', behavior: 'smooth'})"""
 
 
 @dataclass(eq=False)
@@ -55,7 +51,7 @@ class LookPanel:
     def wire(self, picture: gr.Image, turns: gr.State) -> None:
         """Show the last of ``turns``."""
         shown = [self.panel, self.word, self.figure, self.status]
-        gr.on(
+        opened = gr.on(
             [self.button.click, self.kind.input],
             self._open,
             [picture, turns, self.kind, self.word, self.sight],
@@ -64,7 +60,10 @@ class LookPanel:
             show_progress="hidden",
             api_visibility="private",
             **ASK,
-        ).then(None, None, None, js=_SHOW)
+        )
+        # The picture comes below the fold on most screens, and what went wrong above it.
+        for script in (scrolled("#look-figure", "nearest"), show_alert("ask-status")):
+            opened.then(None, None, None, js=script)
         self.word.input(
             self._pick,
             [self.kind, self.word, self.sight],

@@ -36,10 +36,11 @@ class Look:
     words: tuple[str, ...]
     picture: Image  # as the model saw it
     heat: np.ndarray  # (W + 1, rows, columns); the last is the whole answer's
-    least: float  # what is at least needed to be shown in full colour
+    least: float  # what a part at least needs; where none has it, there is no map
     texts: np.ndarray | None = None  # (rows, columns) of words, for "Nearest words"
     told: str = ""  # what is said under the whole answer's picture
     told_word: str = ""  # and under a word's, which stands for {name}
+    none: str = ""  # and where no part has as much as ``least``
 
 
 def look(models: Models, picture: str | Image, turns: Sequence[Turn], kind: str) -> Look:
@@ -85,8 +86,10 @@ def look_html(seen: Look, word: int = WHOLE) -> str:
     heat = seen.heat[word]
     whole = word == WHOLE
     name = "the answer" if whole else f"“{seen.words[word]}”"
-    scale = max(float(np.nanmax(np.abs(heat))), seen.least)
-    shown = heat_overlay(seen.picture, heat, scale=scale)
+    if not float(np.nanmax(np.abs(heat))) >= seen.least:
+        # Neither colours nor what they would mean.
+        return _figure(seen.picture, "The picture as the model saw it", seen.none.format(name=name))
+    shown = heat_overlay(seen.picture, heat)
     told = seen.told if whole else seen.told_word.format(name=name)
     return _figure(shown, f"Where {name} came from", told)
 
@@ -103,6 +106,8 @@ def _blanked(vlm: Any, image: Image, question: str, answer: str, history: list[T
         least=_LEAST_DROP,
         told=told.format(name="the answer"),
         told_word=told,
+        none="No single part of the picture is evidence for {name}: whichever is blanked, it stays "
+        "about as likely. There is no map to show.",
     )
 
 
@@ -127,6 +132,8 @@ def _attention(vlm: Any, image: Image, question: str, answer: str, history: list
         least=1e-6,
         told=told.format(name="the answer"),
         told_word=told_word,
+        none="No part of the picture had more of the attention of {name} than others. There is no "
+        "map to show.",
     )
 
 

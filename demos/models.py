@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any
 
-TOWERS = ("emoji-1", "emoji-2")
-"""The text towers that a study can choose from."""
+from bridge.store import EMBEDDED
 
-_PARTS = ("tokenizers", "pipeline", "vlm", "text_towers", "image_tower", "watched")
+TOWERS = ("emoji-1", "emoji-2")
+"""The text towers of the embedded model that draws, by the names that they are also to be had by
+alone."""
+
+_OWN_NAMES = {"emoji-xl": TOWERS}
+_PARTS = ("tokenizers", "pipeline", "vlm", "text_towers", "image_tower", "watched", "choices")
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +32,16 @@ class Models:
     # Apart, so that typing (tokenizers) does not wait while a pipeline loads.
     _locks: dict[str, Lock] = field(default_factory=lambda: {name: Lock() for name in _PARTS})
     studying: Lock = field(default_factory=Lock)
+
+    @property
+    def draws_emoji(self) -> bool:
+        """Whether an embedded model draws, which knows the emoji world and no other."""
+        return self.draws in EMBEDDED
+
+    @property
+    def answers_emoji(self) -> bool:
+        """Whether an embedded model answers."""
+        return self.answers in EMBEDDED
 
     def tokenizers(self) -> list[tuple[str, Any]]:
         """The (tower name, tokenizer) pairs of the drawing model; loads no weights."""
@@ -67,13 +81,38 @@ class Models:
 
         return self._once("watched", load)
 
+    def tower_names(self) -> tuple[str, ...]:
+        """The text towers that the drawing model reads with; loads no weights."""
+        return _OWN_NAMES.get(self.draws) or tuple(name for name, _ in self.tokenizers())
+
+    def choices(self) -> tuple[str, ...]:
+        """What can draw alone of the drawing model, as `bridge.study` names it; loads no
+        weights."""
+
+        def load() -> tuple[str, ...]:
+            from bridge.conditioning.kit import open_kit
+            from bridge.lab.ablation import choices_of
+
+            return choices_of(open_kit(self.draws))
+
+        return self._once("choices", load)
+
     def text_towers(self) -> dict[str, Any]:
-        """The `bridge.towers.TextTower`s of ``TOWERS``, by name."""
+        """The `bridge.towers.TextTower`s of ``tower_names``, by name."""
 
         def load() -> dict[str, Any]:
+            from bridge.conditioning.kit import open_kit
+            from bridge.lab.run import own_towers
             from bridge.towers import open_text_tower
 
-            return {name: open_text_tower(name, device=self.device) for name in TOWERS}
+            if self.draws in _OWN_NAMES:
+                names = _OWN_NAMES[self.draws]
+                return {name: open_text_tower(name, device=self.device) for name in names}
+            found = own_towers(open_kit(self.pipeline()))
+            # With tokenizers of their own: a tower sets them to cut, and drawings must not see it.
+            return {
+                each.name: replace(each, tokenizer=copy.deepcopy(each.tokenizer)) for each in found
+            }
 
         return self._once("text_towers", load)
 
@@ -83,8 +122,9 @@ class Models:
         def load() -> Any:
             from bridge.towers import open_image_tower
 
-            embedded = self.draws.startswith("emoji-")
-            return open_image_tower(TOWERS[0], device=self.device) if embedded else None
+            if not self.draws_emoji:
+                return None
+            return open_image_tower(TOWERS[0], device=self.device)
 
         return self._once("image_tower", load)
 

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from bridge.errors import BridgeError
 from bridge.lab import overlay
 from bridge.lab.variants import ORIGINAL
+from demos.messages import note, warning
 from demos.pictures import data_uri
-from demos.studying import CHOICES, Step, Studied
+from demos.studying import CHOICES, Inquiry, Step, Studied
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -20,6 +22,19 @@ if TYPE_CHECKING:
 # Beside each other on the page; a model of 1024 pixels a side need not send them all.
 _SHOWN_SIDE = 384
 _CHOICE_NAMES = {choice: name for name, choice in CHOICES.items()}
+
+
+def count_html(asked: Inquiry) -> str:
+    """How many phrasings a press on Study would compare, of how many at most."""
+    try:
+        count = 1 + len(asked.variants())
+    except BridgeError as error:
+        return note(str(error))
+    most = f"at most {asked.most}{' with pictures' if asked.draws else ''}"
+    if count <= asked.most:
+        return note(f"{count} phrasings with the prompt, of {most}.")
+    cure = "Untick variants, or leave pictures out." if asked.draws else "Untick variants."
+    return warning(f"{count} phrasings with the prompt are too many: {most}. {cure}")
 
 
 def step_html(step: Step) -> str:
@@ -162,12 +177,12 @@ def pictures_html(studied: Studied, word: str | None) -> str:
         "</section>"
         for (_, text, _), figures in cards.items()
     )
-    seed = found.settings["seeds"][0]
+    seed, guidance = found.settings["seeds"][0], found.settings["guidance_scale"]
     return (
         '<div class="bridge-study"><h3>What is drawn</h3><p class="bridge-note">All with seed '
-        f"{seed}. Drift is from the prompt's own picture: the root mean square of pixels, "
-        "and 1 − cosine in an image tower's space where there is one. Heat maps are of the whole "
-        f'model.</p><div class="cards">{sections}</div></div>'
+        f"{seed} and guidance {guidance:g}. Drift is from the prompt's own picture: the root mean "
+        "square of pixels, and 1 − cosine in an image tower's space where there is one. Heat maps "
+        f'are of the whole model.</p><div class="cards">{sections}</div></div>'
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import bridge
-from bridge.diffusion.options import checked_options
+from bridge.diffusion.options import checked_options, default_guidance
 from bridge.errors import OptionError, PromptError
 from bridge.lab.variants import ORIGINAL, Settings, Variant, own, read_variants
 from bridge.prompt import check_prompts
@@ -54,6 +54,11 @@ class Inquiry:
     choices: Sequence[str] = ("whole",)
     steps: float = 8
     seed: float | None = 0
+
+    @property
+    def most(self) -> int:
+        """How many phrasings this page takes on, the prompt among them."""
+        return MOST_DRAWN if self.draws else MOST_PHRASINGS
 
     @property
     def first_seed(self) -> int:
@@ -166,10 +171,10 @@ def checked(asked: Inquiry) -> list[Variant]:
             "Nothing is ticked that draws; tick “whole model”, or leave pictures out."
         )
     checked_options(
-        asked.prompt, None, seed=asked.first_seed, steps=asked.step_count, guidance_scale=5.0,
+        asked.prompt, None, seed=asked.first_seed, steps=asked.step_count, guidance_scale=1.0,
         num_images=1, height=None, width=None,
     )  # fmt: skip
-    count, most = 1 + len(variants), MOST_DRAWN if asked.draws else MOST_PHRASINGS
+    count, most = 1 + len(variants), asked.most
     if count > most:
         raise OptionError(
             f"These are {count} phrasings with the prompt, and this page takes at most {most}"
@@ -200,12 +205,15 @@ def _work(
 
     try:
         drawing: dict[str, Any] = {}
+        _check_there("tower", asked.towers, models.tower_names())
         if asked.draws:
+            _check_there("part that draws", asked.choices, models.choices())
             drawing = {
                 "model": models.watched_pipeline(),
                 "image_tower": models.image_tower(),
                 "choices": list(asked.choices),
                 "steps": asked.step_count,
+                "guidance_scale": default_guidance(models.draws),
                 "seeds": asked.first_seed,
                 "heat": asked.heat,
             }
@@ -223,6 +231,15 @@ def _work(
         reports.put(Studied(found, pieces, time.monotonic() - began))
     except Exception as error:
         reports.put(error)
+
+
+def _check_there(what: str, wanted: Sequence[str], there: Sequence[str]) -> None:
+    """Raise OptionError for a name that the drawing model does not have."""
+    for name in wanted:
+        if name not in there:
+            raise OptionError(
+                f"The model that draws has no {what} {name!r}; it has {', '.join(there)}."
+            )
 
 
 @contextmanager

@@ -33,7 +33,9 @@ CSS = """
 @media (max-width: 600px) { .gradio-container .main.app { padding: .75rem !important; } }
 #bridge-title { padding: 0 .25rem; }
 #bridge-title h1 { font-size: 1.5rem; margin: 0; }
-#bridge-title p { margin: .1rem 0 0; opacity: .75; }
+#bridge-title p { margin: .1rem 0 0; opacity: .8; }
+#bridge-title .bridge-models { font-size: .85rem; overflow-wrap: anywhere; opacity: 1; }
+.bridge-models span { margin-inline-end: 1rem; }
 
 /* Two columns on a desk; on a phone the picture comes right after the words. */
 .bridge-grid { display: grid !important; gap: 1rem; grid-template-columns: minmax(0, 1fr); }
@@ -52,20 +54,26 @@ CSS = """
 /* What says nothing takes no room. */
 #bridge-title .html-container, #tokens .html-container,
 #draw-status .html-container, #ask-status .html-container,
-#study-status .html-container { padding: 0; }
-#tokens:not(:has(.bridge-tokens, p)), #draw-status:not(:has(p)), #ask-status:not(:has(p)),
-#study-status:not(:has(p, div.bridge-problem)) {
-  display: none;
-}
-.bridge-note, .bridge-problem { margin: 0; padding: .1rem .25rem; }
+#study-status .html-container, #study-count .html-container { padding: 0; }
+/* Hidden by its being empty, never by what it holds: a new kind of message is never invisible. */
+:is(#tokens, #draw-status, #ask-status, #study-status):has(.prose:empty) { display: none; }
+.bridge-note, .bridge-problem, .bridge-warning { margin: 0; padding: .1rem .25rem; }
 .bridge-note { opacity: .8; }
-.bridge-problem {
+.bridge-problem, .bridge-warning {
   border-left: 4px solid #dc2626; border-radius: 4px; padding: .6rem .8rem;
   background: rgb(220 38 38 / .1); overflow-wrap: anywhere;
 }
+.bridge-warning { border-color: #d97706; background: rgb(217 119 6 / .12); margin-top: .35rem; }
+.bridge-problem pre { overflow-x: auto; margin: .3rem 0 0 !important; }
+/* What is still there of before. Its words say so; the picture itself is paled too. */
+.bridge-kept { font-weight: 600; opacity: 1; padding-top: .4rem; overflow-wrap: anywhere; }
+.bridge-picture:has(.bridge-kept) #pictures img { opacity: .35; }
+#study-status:has(.bridge-kept) ~ #study-results :is(img, .bar) { opacity: .4; }
 
 .bridge-tokens { font-size: .82rem; padding: 0 .25rem; }
 .bridge-tokens .bridge-count { margin: 0; }
+.bridge-tokens .bridge-when { font-weight: 600; color: #4338ca; }
+.dark .bridge-tokens .bridge-when { color: #a5b4fc; }
 .bridge-tokens .bridge-row { margin: .1rem 0 .5rem; max-height: 9.5rem; overflow-y: auto; }
 .bridge-tokens .bridge-cut { margin: 0 0 .5rem; color: #b91c1c; overflow-wrap: anywhere; }
 .dark .bridge-tokens .bridge-cut { color: #fca5a5; }

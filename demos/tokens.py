@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from bridge.diffusion.options import MAX_STEPS
 from bridge.prompt import TokenReport, plan_report
-from demos.limits import read_text
+from demos.limits import read_text, read_whole
 from demos.messages import explain
 from demos.models import Models
 
@@ -14,13 +15,16 @@ from demos.models import Models
 _TOWERS = {"text_encoder": "Tower 1", "text_encoder_2": "Tower 2", "text_encoder_3": "Tower 3"}
 
 
-def token_html(models: Models, prompt: str | None) -> str:
-    """Which tokens each tower reads, how many of its context, and what is cut off."""
+def token_html(models: Models, prompt: Any, steps: Any = 20) -> str:
+    """Which tokens each tower reads, at which of the run's steps, how many of its context, and
+    what is cut off."""
     try:
         prompt = read_text(prompt, "prompt")
         if not prompt.strip():
             return ""
-        return _joined(plan_report(prompt, models.tokenizers())).html()
+        run = min(max(read_whole(steps, "steps"), 1), MAX_STEPS)
+        report = plan_report(prompt, models.tokenizers(), steps=run)
+        return _joined(report).html()
     except Exception as error:
         return explain(error)
 

@@ -13,6 +13,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,18 +54,14 @@ def wait_until_served(url: str, app: subprocess.Popen[bytes], log: Path) -> None
     pytest.fail(f"the app did not start:\n{log.read_text()}")
 
 
-@pytest.fixture(scope="module")
-def app(
-    embedded: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[str, Path]]:
+@contextmanager
+def served(folder: Path, *options: str) -> Iterator[tuple[str, Path]]:
     """The address of the app, run as a user runs it, and the file of what it prints."""
-    for name in ("emoji-xl", "emoji-llava"):
-        embedded(name)
-    log = tmp_path_factory.mktemp("app") / "log.txt"
+    log = folder / "log.txt"
     port = free_port()
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, str(ROOT / "demos" / "app.py"), "--port", str(port)],
+            [sys.executable, str(ROOT / "demos" / "app.py"), "--port", str(port), *options],
             stdout=out,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
@@ -82,6 +79,17 @@ def app(
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+@pytest.fixture(scope="module")
+def app(
+    embedded: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, Path]]:
+    """The app with the models that ship: its address, and the file of what it prints."""
+    for name in ("emoji-xl", "emoji-llava"):
+        embedded(name)
+    with served(tmp_path_factory.mktemp("app")) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

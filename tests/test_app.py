@@ -21,7 +21,7 @@ from bridge.errors import ImageError, PromptError, UnknownModelError
 from demos.app import build, main, options
 from demos.ask_tab import messages
 from demos.asking import answer
-from demos.draw_tab import EXAMPLES, draw_tab, summary
+from demos.draw_tab import EXAMPLES, Pictured, draw_tab, summary
 from demos.drawing import Drawn, Progress, Stops, Wish, draw
 from demos.messages import explain, note
 from demos.models import Models
@@ -120,6 +120,19 @@ def test_an_unknown_model_is_told_to_the_reader(nowhere: Models) -> None:
         list(draw(nowhere, Wish(PROMPT), threading.Event()))
 
 
+@pytest.mark.filterwarnings("ignore::bridge.errors.OffManifoldWarning")
+def test_a_drawing_tells_of_weights_that_go_too_far(models: Models) -> None:
+    def told(prompt: str) -> tuple[str, ...]:
+        return last(draw(models, Wish(prompt, "a (tree:9)", steps=4), threading.Event())).warnings
+
+    (of_prompt, of_negative) = told("a (dog:9)")
+    assert of_prompt.startswith("prompt: its weights go beyond what the model has seen")
+    assert of_negative.startswith("negative prompt: its weights")
+    # Also of a step that is not the first, and once for all steps that are alike.
+    assert len(told("[a cat:a (dog:9):2]")) == 2
+    assert len(told("a (dog:1.1) on a mat")) == 1
+
+
 def test_one_session_does_not_stop_another() -> None:
     stops = Stops()
     mine, yours = stops.begin("me"), stops.begin("you")
@@ -148,7 +161,7 @@ def test_a_failed_drawing_gives_the_button_below_the_pictures_back(nowhere: Mode
         tab = draw_tab(nowhere)
     run = next(event.fn for event in app.fns.values() if event.api_name == "draw")
     visitor = SimpleNamespace(session_hash="me")
-    reports = list(run(PROMPT, "", True, 0, 20, 3, 1, visitor))
+    reports = list(run(PROMPT, "", True, 0, 20, 3, 1, Pictured(), visitor))
     changes = [report[tab.ask].constructor_args for report in reports if tab.ask in report]
     # Gone with the pictures while it draws, back with them, and never disabled.
     assert changes == [{"visible": False}, {"visible": True}]

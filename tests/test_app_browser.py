@@ -13,6 +13,7 @@ from app_pages import PATIENCE
 from judge_world import picture, sample_scenes
 from PIL import Image
 from playwright.sync_api import expect
+from seen import why_unseen
 
 pytestmark = pytest.mark.browser
 pytest_plugins = ["app_pages"]
@@ -88,7 +89,9 @@ def test_several_turns_and_what_each_answer_looked_at(page: Any, tmp_path: Path)
         # An answer comes without overlays, until somebody asks for them.
         expect(panel).to_be_hidden(timeout=PATIENCE)
         button.click()
-        expect(caption).to_contain_text("blanked, the answer", timeout=PATIENCE)
+        # A background is in no single part of a picture, and the page says so.
+        told = "no map" if "background" in text else "blanked, the answer"
+        expect(caption).to_contain_text(told, timeout=PATIENCE)
         answer = answers.last.inner_text().split()
         words = page.locator("#look-word label")
         expect(words).to_have_text(["whole answer", *answer], timeout=PATIENCE)
@@ -129,6 +132,22 @@ def test_a_long_prompt_shows_its_windows_and_weights(page: Any) -> None:
     page.locator("#prompt textarea").fill("a (red:1.3) apple left of a blue car, " * 12)
     expect(page.locator("#tokens")).to_contain_text("windows of 77", timeout=PATIENCE)
     expect(page.locator("#tokens sup").first).to_contain_text("1.3")
+
+
+def test_a_prompt_that_changes_shows_what_acts_when(page: Any) -> None:
+    prompt, tokens = page.locator("#prompt textarea"), page.locator("#tokens")
+    prompt.fill("a [cat:dog:0.5]")
+    expect(tokens).to_contain_text("steps 1 to 10 of 20", timeout=PATIENCE)
+    lines = tokens.locator(".bridge-tower")
+    expect(lines).to_contain_text(["cat", "dog"])
+    assert not why_unseen(tokens.locator(".bridge-when"), "steps 11 to 20 of 20")
+    page.locator("#settings button").first.click()
+    page.get_by_label("number input for Steps").fill("8")
+    expect(tokens).to_contain_text("steps 5 to 8 of 8", timeout=PATIENCE)
+    prompt.fill("a cat AND a dog:0.7")
+    expect(lines).to_contain_text(
+        ["part 1 of 2, weight 1", "part 2 of 2, weight 0.7"], timeout=PATIENCE
+    )
 
 
 def test_keys_pull_the_weight_of_the_word_at_the_cursor(page: Any) -> None:
@@ -178,6 +197,103 @@ def test_a_question_without_a_picture_is_told_in_words(page: Any) -> None:
     page.locator("#ask-examples button", has_text="is there a dog?").click()
     problem = page.locator("#ask-status [role=alert]")
     expect(problem).to_contain_text("no picture yet", timeout=PATIENCE)
+
+
+def focused(page: Any) -> str:
+    return str(page.evaluate("document.activeElement.id || document.activeElement.tagName"))
+
+
+def test_a_picture_of_an_earlier_prompt_is_marked_as_such(page: Any) -> None:
+    prompt, image = page.locator("#prompt textarea"), page.locator("#pictures img").first
+    kept, status = page.locator(".bridge-kept"), page.locator("#draw-status")
+    # Nothing is kept before there is a picture.
+    page.locator("#draw").click()
+    assert not why_unseen(page.locator("#draw-status [role=alert]"), "rompt is empty")
+    expect(kept).to_have_count(0)
+
+    prompt.fill("four bananas")
+    page.locator("#draw").click()
+    expect(status).to_contain_text("1 picture in", timeout=PATIENCE)
+    assert image.evaluate("image => getComputedStyle(image).opacity") == "1"
+    prompt.fill("a dog <lora:none:1>")
+    page.locator("#draw").click()
+    assert not why_unseen(page.locator("#draw-status [role=alert]"), "none")
+    assert not why_unseen(kept, "This is still the picture of “four bananas”.")
+    expect(image).to_be_visible()
+    assert float(image.evaluate("image => getComputedStyle(image).opacity")) < 0.5
+
+    prompt.fill("a dog")
+    prompt.press("Enter")
+    expect(status).to_contain_text("1 picture in", timeout=PATIENCE)
+    expect(kept).to_have_count(0)
+    assert image.evaluate("image => getComputedStyle(image).opacity") == "1"
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_weights_that_spoil_the_picture_are_told_beside_it(page: Any, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 844})
+    page.locator("#prompt textarea").fill("a (dog:9) left of a cat")
+    page.locator("#draw").click()
+    expect(page.locator("#draw-status")).to_contain_text("1 picture in", timeout=PATIENCE)
+    assert not why_unseen(page.locator("#draw-status .bridge-warning"), "Weights nearer to 1")
+    page.locator("#prompt textarea").fill("a (dog:1.2) left of a cat")
+    page.locator("#draw").click()
+    expect(page.locator("#draw-status .bridge-warning")).to_have_count(0, timeout=PATIENCE)
+
+
+def test_the_focus_stays_with_the_button_or_the_prompt(page: Any) -> None:
+    status, prompt = page.locator("#draw-status"), page.locator("#prompt textarea")
+    prompt.fill("a cat")
+    page.locator("#draw").click()
+    page.wait_for_function("document.activeElement.id === 'stop'")
+    expect(status).to_contain_text("1 picture in", timeout=PATIENCE)
+    page.wait_for_function("document.activeElement.id === 'draw'")
+    # So many pictures that Stop comes in time.
+    page.locator("#settings button").first.click()
+    page.get_by_label("number input for Pictures at once").fill("8")
+    page.locator("#draw").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.activeElement.id === 'stop'")
+    page.keyboard.press("Enter")
+    expect(status).to_contain_text(re.compile("pictures in .* stopped"), timeout=PATIENCE)
+    page.wait_for_function("document.activeElement.id === 'draw'")
+
+    page.get_by_label("number input for Pictures at once").fill("1")
+
+    # Who draws from the prompt types on there; who goes elsewhere is not called back.
+    prompt.press("Enter")
+    page.wait_for_selector("#stop")
+    assert focused(page) == "TEXTAREA"
+    page.wait_for_selector("#draw")
+    assert focused(page) == "TEXTAREA"
+    page.locator("#draw").click()
+    page.wait_for_function("document.activeElement.id === 'stop'")
+    page.locator("#bridge-title h1").click()
+    page.wait_for_selector("#draw")
+    assert focused(page) == "BODY"
+
+
+def test_a_picked_picture_brings_its_own_seed(page: Any) -> None:
+    page.locator("#settings button").first.click()
+    page.get_by_label("number input for Pictures at once").fill("3")
+    page.locator("#dice input").uncheck()
+    seed = page.locator("#seed input")
+    seed.fill("40")
+    page.locator("#prompt textarea").fill("three stars")
+    page.locator("#prompt textarea").press("Enter")
+    expect(page.locator("#draw-status")).to_contain_text("3 pictures in", timeout=PATIENCE)
+    expect(seed).to_have_value("40")
+    page.locator("#pictures button.thumbnail-item").nth(2).click()
+    expect(seed).to_have_value("42", timeout=PATIENCE)
+    page.locator("#pictures button.thumbnail-item").nth(1).click()
+    expect(seed).to_have_value("41", timeout=PATIENCE)
+
+
+def test_the_page_says_which_models_draw_and_answer(page: Any) -> None:
+    for name in ("Draw", "Ask", "Study"):
+        page.get_by_role("tab", name=name, exact=True).click()
+        assert not why_unseen(page.locator(".bridge-models span"), "Draws: emoji-xl")
+        assert not why_unseen(page.locator(".bridge-models span"), "Answers: emoji-llava")
 
 
 @pytest.mark.parametrize("width", [320, 390, 1440])

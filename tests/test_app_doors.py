@@ -305,14 +305,14 @@ def test_a_password_is_asked_for(locked: str) -> None:
     visitor = Visitor(locked)
     assert visitor.client.get("config").status_code == 401
     assert visitor.client.get("gradio_api/info").status_code == 401
-    assert visitor.join(0, ["a cat"]).status_code == 401
+    assert visitor.join(0, ["a cat", 20]).status_code == 401
     refused = visitor.client.post("gradio_api/upload", files={"files": ("a.png", b"a")})
     assert refused.status_code == 401
     wrong = visitor.client.post("login", data={"username": "anna", "password": "a"})
     assert wrong.status_code == 400
     right = visitor.client.post("login", data={"username": "anna", "password": "a:b"})
     assert right.status_code == 200
-    assert "bridge-tokens" in visitor.call(0, ["a cat"])
+    assert "bridge-tokens" in visitor.call(0, ["a cat", 20])
 
 
 def test_allowed_names_and_numbers_reach_it_and_others_do_not(locked: str) -> None:

@@ -31,7 +31,7 @@ def endpoint(visitor: Visitor, name: str) -> Endpoint:
 
 
 def typing_of(visitor: Visitor) -> Endpoint:
-    return next(each for each in visitor.endpoints() if each.kinds == ("textbox",))
+    return next(each for each in visitor.endpoints() if each.kinds == ("textbox", "slider"))
 
 
 def filled(made: Endpoint, place: int, value: Any) -> list[Any]:
@@ -79,14 +79,14 @@ def test_a_bound_is_told(visitor: Visitor, name: str, place: int, value: str, to
 def test_as_much_as_is_told_is_taken(visitor: Visitor) -> None:
     draw = endpoint(visitor, "draw")
     assert "1 picture in" in visitor.call(draw.number, filled(draw, 0, PARTS[len("a cat AND ") :]))
-    assert "bridge-tokens" in visitor.call(typing_of(visitor).number, ["a " * 2_000])
+    assert "bridge-tokens" in visitor.call(typing_of(visitor).number, ["a " * 2_000, 20])
 
 
 @pytest.mark.parametrize("word", ["a", "ä", "((", "[a|", "\0", "a AND "])
 def test_a_million_typed_characters_cost_nothing(visitor: Visitor, word: str) -> None:
     typed = word * (1_000_000 // len(word))
     began = time.monotonic()
-    told = visitor.call(typing_of(visitor).number, [typed])
+    told = visitor.call(typing_of(visitor).number, [typed, 20])
     # Seen: 0.1 s; it was 29 to 53 s. The wall is that of a machine with much else to do.
     assert time.monotonic() - began < 10
     assert f"Prompt has {len(typed):,} characters; this app takes at most 4,000." in told
@@ -95,7 +95,7 @@ def test_a_million_typed_characters_cost_nothing(visitor: Visitor, word: str) ->
 @pytest.mark.parametrize("word", ["(a:1.1)", "((((", "[a|b]", "[a:b:3]", "\\(", "💡", "__a", "ä("])
 def test_the_longest_prompt_is_reported_soon(visitor: Visitor, word: str) -> None:
     began = time.monotonic()
-    told = visitor.call(typing_of(visitor).number, [(word * 4_000)[:4_000]])
+    told = visitor.call(typing_of(visitor).number, [(word * 4_000)[:4_000], 20])
     assert time.monotonic() - began < 20  # seen: up to 1 s
     assert "bridge-tokens" in told or "bridge-problem" in told
     assert "went wrong" not in told
@@ -170,7 +170,7 @@ def test_typing_and_stop_wait_for_no_drawing(visitor: Visitor) -> None:
     for thread in threads:
         thread.start()
     for _ in range(3):
-        assert "bridge-tokens" in visitor.call(typing_of(visitor).number, ["a cat"])
+        assert "bridge-tokens" in visitor.call(typing_of(visitor).number, ["a cat", 20])
     typed_before = len(ended)
     for other in others:
         for each in stop:
@@ -201,7 +201,7 @@ def test_an_idle_visitor_is_forgotten(
         assert app.state_session_capacity == MOST_SESSIONS
         for _ in range(20):
             visitor = Visitor(app.local_url)
-            assert "bridge-tokens" in visitor.call(0, ["a cat"])
+            assert "bridge-tokens" in visitor.call(0, ["a cat", 20])
         kept = (
             app.app.state_holder.session_data,
             app.app.state_holder.time_last_used,
@@ -212,6 +212,6 @@ def test_an_idle_visitor_is_forgotten(
         while any(kept) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not any(kept)
-        assert "bridge-tokens" in visitor.call(0, ["a cat"])  # and is welcome again
+        assert "bridge-tokens" in visitor.call(0, ["a cat", 20])  # and is welcome again
     finally:
         app.close()

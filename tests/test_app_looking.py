@@ -84,11 +84,17 @@ def test_the_nearest_words_are_told(models: Models, picture: Image.Image) -> Non
     assert shown(look_html(seen)).shape == (768, 768, 3)
 
 
-def test_what_changes_next_to_nothing_does_not_light_up() -> None:
+def test_a_word_without_evidence_says_so_instead_of_a_legend() -> None:
     white = Image.new("RGB", (32, 32), "white")
-    faint = np.full((2, 2, 2), 0.001)
-    seen = Look(BLANKED, ("a",), white, faint, least=0.25, told_word="{name}")
-    assert (np.abs(shown(look_html(seen, 0)).astype(int) - 255) < 6).all()
+    heat = np.stack([np.full((2, 2), 0.001), np.zeros((2, 2)), np.eye(2)])
+    seen = Look(
+        BLANKED, ("a", "b"), white, heat, 0.25, None, "legend", "legend of {name}", "no {name}"
+    )
+    for word, name in enumerate(seen.words):
+        html = look_html(seen, word)
+        assert f"no “{name}”" in html and "legend" not in html and "came from" not in html
+        assert (np.abs(shown(html).astype(int) - 255) < 6).all()
+    assert "legend" in look_html(seen) and "no the answer" not in look_html(seen)
 
 
 def test_words_are_escaped() -> None:

@@ -17,6 +17,7 @@ from bridge.errors import OptionError, PromptError, UnsupportedModelError
 from bridge.prompt import (
     Prompt,
     TokenReport,
+    at_step,
     check_paired,
     check_prompts,
     check_text,
@@ -245,6 +246,76 @@ def test_report_shows_weights_and_windows() -> None:
     html = report.html()
     assert "cat<sup>1.3</sup>" in html and "dog<sup>0.909</sup>" in html
     assert html.count("<br>") == 1 and html.count("rgba(") == 2
+
+
+def said(prompt: str, **options: Any) -> list[tuple[str, str, str]]:
+    """Part, steps and words of each line of a report."""
+    lines = []
+    for tower in plan_report(prompt, [("one", EOS_PADDED)], **options).towers:
+        words = " ".join(row.text for row in tower.rows if not row.special)
+        lines.append((tower.part, tower.when, words))
+    return lines
+
+
+def test_a_report_has_both_sides_of_a_schedule_and_says_when_they_act() -> None:
+    assert said("a [cat:dog:0.5]") == [
+        ("", "steps 1 to 10 of 20", "a cat"),
+        ("", "steps 11 to 20 of 20", "a dog"),
+    ]
+    assert said("a [cat:dog:5]", steps=6) == [
+        ("", "steps 1 to 5 of 6", "a cat"),
+        ("", "step 6 of 6", "a dog"),
+    ]
+    assert said("[cat|dog] [apple::2]", steps=5) == [
+        ("", "step 1 of 5", "cat apple"),
+        ("", "step 2 of 5", "dog apple"),
+        ("", "steps 3, 5 of 5", "cat"),
+        ("", "step 4 of 5", "dog"),
+    ]
+    assert said("[cat|dog]", steps=20)[1][1] == "steps 2, 4, 6, … 20 of 20"
+    # A side that comes after the run's end is not read.
+    assert said("[cat:dog:30]", steps=20) == [("", "", "cat")]
+
+
+def test_a_report_has_the_parts_of_and_apart_with_their_weights() -> None:
+    assert said("a cat AND two dog:0.7") == [
+        ("part 1 of 2, weight 1", "", "a cat"),
+        ("part 2 of 2, weight 0.7", "", "two dog"),
+    ]
+    # Only what changes is told step by step.
+    assert said("a cat AND [red:two:0.5] dog:-1", steps=4) == [
+        ("part 1 of 2, weight 1", "", "a cat"),
+        ("part 2 of 2, weight -1", "steps 1 to 2 of 4", "red dog"),
+        ("part 2 of 2, weight -1", "steps 3 to 4 of 4", "two dog"),
+    ]
+    assert said('("cat", "dog").blend(0.3, 0.7)', dialect="compel") == [
+        ("part 1 of 2, weight 0.3", "", "cat"),
+        ("part 2 of 2, weight 0.7", "", "dog"),
+    ]
+
+
+@pytest.mark.parametrize("prompt", ["a [cat:dog:0.3] [red|two]", "[[cat|dog]:[apple::12]:4]"])
+def test_a_report_says_of_each_step_what_is_drawn_at_it(prompt: str) -> None:
+    parsed, steps = parse(prompt), 20
+    reported = {words for _, _, words in said(prompt)}
+    drawn = [at_step(parsed, step, steps).parts[0].text.split() for step in range(1, steps + 1)]
+    assert {" ".join(words) for words in drawn} == reported
+
+
+def test_a_report_of_a_prompt_that_changes_has_all_of_it_in_text_html_and_json() -> None:
+    report = plan_report("[cat:dog:0.5] AND red:2", [("one", EOS_PADDED), ("two", ZERO_PADDED)])
+    assert [(t.name, t.part[:6], t.when[:7]) for t in report.towers] == [
+        ("one", "part 1", "steps 1"),
+        ("two", "part 1", "steps 1"),
+        ("one", "part 1", "steps 1"),
+        ("two", "part 1", "steps 1"),
+        ("one", "part 2", ""),
+        ("two", "part 2", ""),
+    ]
+    assert "one, part 1 of 2, weight 1, steps 11 to 20 of 20: 3 of 77 tokens" in report.text()
+    assert report.html().count("part 2 of 2, weight 2") == 2
+    assert report.to_dict()["towers"][2]["when"] == "steps 11 to 20 of 20"
+    assert report.prompt == "[cat:dog:0.5] AND red:2"
 
 
 def test_a_report_of_very_many_windows_shows_the_first_ones() -> None:

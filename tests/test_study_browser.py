@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from app_pages import PATIENCE
 from playwright.sync_api import expect
+from seen import why_unseen
 
 pytestmark = pytest.mark.browser
 pytest_plugins = ["app_pages"]
@@ -81,21 +82,46 @@ def test_two_towers_three_phrasings_pictures_and_heat_maps(page: Any, tmp_path: 
         assert all(phrasing in text for phrasing in PHRASINGS)
 
 
-def test_too_much_and_nothing_are_told_in_words(page: Any) -> None:
+def test_too_much_and_nothing_are_told_before_and_after_a_press(page: Any) -> None:
     open_study(page)
-    problem = page.locator("#study-status [role=alert]")
+    problem, count = page.locator("#study-status [role=alert]"), page.locator("#study-count")
+    expect(count).to_contain_text("3 phrasings with the prompt, of at most 300", timeout=PATIENCE)
     page.locator("#study-own textarea").fill("")
+    expect(count).to_contain_text("nothing to compare with", timeout=PATIENCE)
     page.locator("#study").click()
     expect(problem).to_contain_text("nothing to compare with", timeout=PATIENCE)
-    page.locator("#study-draw input").check()
     page.get_by_label("template").check()
     page.get_by_label("typo").check()
+    page.locator("#study-draw input").check()
+    assert not why_unseen(count.locator("[role=alert]"), "too many: at most 12 with pictures")
     page.locator("#study").click()
     expect(problem).to_contain_text("at most 12 with pictures", timeout=PATIENCE)
+    page.locator("#study-draw input").uncheck()
+    expect(count.locator("[role=alert]")).to_have_count(0, timeout=PATIENCE)
     page.locator("#study-prompt textarea").fill(" ")
     page.locator("#study").click()
     expect(problem).to_contain_text("prompt is empty", timeout=PATIENCE)
     expect(page.locator("#study-results")).to_be_hidden()
+
+
+def test_an_earlier_study_beneath_an_error_is_marked_as_such(page: Any) -> None:
+    open_study(page)
+    page.locator("#study").click()
+    status, kept = page.locator("#study-status"), page.locator("#study-status .bridge-kept")
+    expect(status).to_contain_text("3 phrasings", timeout=PATIENCE)
+    expect(kept).to_have_count(0)
+    expect(page.locator("#study-html")).to_have_text("Report (HTML)")
+    page.locator("#study-own textarea").fill("")
+    page.locator("#study").click()
+    assert not why_unseen(page.locator("#study-status [role=alert]"), "nothing to compare with")
+    assert not why_unseen(kept, "Below is still the earlier study of “a red cat left")
+    expect(page.locator("#study-html")).to_have_text("Earlier study: Report (HTML)")
+    expect(page.locator("#study-csv")).to_have_text("Earlier study: Table (CSV)")
+    page.locator("#study-own textarea").fill("a dog")
+    page.locator("#study").click()
+    expect(status).to_contain_text("2 phrasings", timeout=PATIENCE)
+    expect(kept).to_have_count(0)
+    expect(page.locator("#study-html")).to_have_text("Report (HTML)")
 
 
 def test_operations_alone_are_read_without_pictures(page: Any) -> None:

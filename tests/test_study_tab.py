@@ -16,18 +16,19 @@ from tiny_models import tiny_sdxl_pipeline
 import bridge
 from bridge.errors import OptionError, PromptError, UnknownModelError
 from bridge.lab.variants import USUAL
-from demos.models import TOWERS, Models
+from demos.models import Models
 from demos.study_page import pictures_html, step_html, summary, tables_html
 from demos.studying import Inquiry, Step, Stopped, Studied, checked, heat_words, study
 
 NASTY = '<b>"a dog'
-ASKED = Inquiry("a red cat", f"a blue dog\n\n  {NASTY} \na blue dog", steps=2.0)
+TOWERS = ("text_encoder", "text_encoder_2")
+ASKED = Inquiry("a red cat", f"a blue dog\n\n  {NASTY} \na blue dog", towers=TOWERS, steps=2.0)
 DRAWN = replace(ASKED, draws=True, choices=("whole", "pooled"), seed=3.0)
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
-    """A tiny random model that draws; the towers that ship."""
+    """A tiny random model of two towers that draws."""
     folder = tmp_path_factory.mktemp("models") / "draws"
     tiny_sdxl_pipeline().save_pretrained(folder)
     return Models(str(folder), "no-such-model")
@@ -107,7 +108,7 @@ def test_the_stream_counts_up_and_ends_with_what_bridge_study_finds(
     # Two towers read; three phrasings are drawn in two ways.
     assert [(step.step, step.steps) for step in steps[1:]] == [(n, 8) for n in range(1, 9)]
     want = bridge.study(
-        "a red cat", towers=list(TOWERS), variants={"own": ["a blue dog", NASTY]},
+        "a red cat", towers=None, guidance_scale=5.0, variants={"own": ["a blue dog", NASTY]},
         model=models.pipeline(), choices=["whole", "pooled"], steps=2, seeds=3,
     )  # fmt: skip
     assert_frame_equal(studied.study.table, want.table)
@@ -118,8 +119,8 @@ def test_the_stream_counts_up_and_ends_with_what_bridge_study_finds(
 
 def test_pieces_are_the_text_cut_up(studied: Studied) -> None:
     assert set(studied.pieces) == set(TOWERS)
-    assert studied.pieces["emoji-1"]["a red cat"] == ("a", "red", "cat")
-    assert "".join(studied.pieces["emoji-2"][NASTY]) == NASTY.replace(" ", "")
+    assert studied.pieces["text_encoder"]["a red cat"] == ("a", "red", "cat")
+    assert "".join(studied.pieces["text_encoder_2"][NASTY]) == NASTY.replace(" ", "")
 
 
 def test_stop_and_leaving_end_the_worker(models: Models) -> None:
@@ -157,7 +158,7 @@ def test_one_study_at_a_time_uses_the_tokenizers(
         return {}
 
     monkeypatch.setattr("demos.studying._split", split)
-    list(run(models, Inquiry("a cat", "a dog", towers=["emoji-1"])))
+    list(run(models, Inquiry("a cat", "a dog", towers=["text_encoder"])))
     assert alone == [True]
 
 
@@ -213,11 +214,11 @@ def test_texts_are_escaped(studied: Studied) -> None:
 
 
 def test_weights_are_told_by_dialect_and_towers_without_pictures(models: Models) -> None:
-    *_, found = run(models, Inquiry("a cat", operations=["emphasis"], towers=["emoji-1"]))
+    *_, found = run(models, Inquiry("a cat", operations=["emphasis"], towers=["text_encoder"]))
     assert isinstance(found, Studied)
     html = tables_html(found)
     assert "a1111" in html
-    assert "emoji-2" not in html
+    assert "text_encoder_2" not in html
     assert pictures_html(found, None) == ""
     assert "1 tower in" in summary(found)
 

@@ -415,6 +415,11 @@ def test_heat_lies_where_the_cells_are() -> None:
     assert np.ptp(clear) <= 2
     assert np.ptp(hollow) < np.ptp(cold)
     assert (np.asarray(heat_overlay(grey, cells * 0)) == clear).all()
+    # A cell of zero stays clear up to its border, whatever its neighbours are.
+    beside = np.array([[4.0, 0.0], [-4.0, 1e-9]])
+    painted = np.asarray(heat_overlay(grey, beside, side=64)).astype(int)
+    assert (painted[:, 32:] == clear).all()
+    assert (painted[:, :31] != clear).any(-1).mean() > 0.9
     half = np.asarray(heat_overlay(grey, cells, scale=4.0, side=64)).astype(int)
     assert 0 < half[8, 8, 0] - half[8, 8, 2] < warm[0] - warm[2]
 

@@ -96,17 +96,23 @@ def drifts_of(plans: Sequence[TokenPlan], figures: Sequence[Tensor]) -> tuple[Dr
     return tuple(Drift(plan.tower, *next(rows)) if plan.is_weighted else None for plan in plans)
 
 
+def off_manifold(drifts: Sequence[Drift], what: str) -> str:
+    """One sentence if the prompt that is called ``what`` has left the manifold in any tower."""
+    told = [f"{d.tower}: {', '.join(d.reasons)}" for d in drifts if d.reasons]
+    if not told:
+        return ""
+    return (
+        f"{what}: its weights go beyond what the model has seen ({'; '.join(told)}), so pictures "
+        "may come out broken. Weights nearer to 1, or another emphasis, keep them whole."
+    )
+
+
 def warn_of_drifts(drifts: Sequence[Sequence[Drift]], what: str, stacklevel: int) -> None:
     """One ``OffManifoldWarning`` for each prompt that has left the manifold in any tower."""
     for index, of_prompt in enumerate(drifts):
-        told = [f"{d.tower}: {', '.join(d.reasons)}" for d in of_prompt if d.reasons]
+        told = off_manifold(of_prompt, f"{what} {index}")
         if told:
-            warnings.warn(
-                f"{what} {index}: its weights leave what the towers give ({'; '.join(told)}). "
-                "Weights nearer to 1, or another emphasis, keep pictures whole.",
-                OffManifoldWarning,
-                stacklevel=stacklevel + 1,
-            )
+            warnings.warn(told, OffManifoldWarning, stacklevel=stacklevel + 1)
 
 
 def _within(ratio: float) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bridge.conditioning.account import AddOn, taken
 from bridge.conditioning.recipes import Recipe
+from bridge.conditioning.remarks import remarks_of
 from bridge.conditioning.sizes import Sizes
 from bridge.conditioning.trace import Trace
 from bridge.errors import OptionError
@@ -167,6 +168,14 @@ class Conditioning:
             addons=self.addons,
             traces=self.traces,
             negative_traces=self.negative_traces,
+        )
+
+    def warnings(self) -> tuple[str, ...]:
+        """A sentence for each text that was cut off and each emphasis beyond its limits, as Python
+        warned of when it was made."""
+        return (
+            *remarks_of(self.plans, self.traces, "prompt"),
+            *remarks_of(self.negative_plans, self.negative_traces, "negative prompt"),
         )
 
     def interpolate(self, other: Conditioning, t: float, *, method: str = "linear") -> Conditioning:

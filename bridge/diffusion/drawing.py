@@ -57,7 +57,9 @@ class Generation:
     """Pictures with what made them. ``seeds[i]`` alone draws ``images[i]`` again.
 
     ``conditioning`` is that of the first step, for prompts that change from step to step; with
-    ``AND`` in a prompt it has a row for every part.
+    ``AND`` in a prompt it has a row for every part. ``warnings`` are sentences on what was cut off
+    and which weights go too far at any step; Python warns of the same, but of no call in
+    particular.
     """
 
     images: list[Image]
@@ -65,6 +67,7 @@ class Generation:
     conditioning: Conditioning = field(repr=False)
     steps_done: int
     stopped: bool
+    warnings: tuple[str, ...] = ()
 
 
 OnStep = Callable[[StepPreview], object]
@@ -254,7 +257,8 @@ def _draw(
             "ask for fewer, or for smaller ones"
         ) from error
     used = _parts(plan.at(1))
-    return Generation(list(result.images), options.seeds, used, done[0], stopped[0])
+    told = dict.fromkeys(line for each in plan.conditionings for line in _parts(each).warnings())
+    return Generation(list(result.images), options.seeds, used, done[0], stopped[0], tuple(told))
 
 
 def _size(options: Options) -> dict[str, int]:

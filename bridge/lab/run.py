@@ -238,20 +238,24 @@ def _name_of(tower: Any) -> str:
     return tower.name if isinstance(tower, TextTower) else os.fspath(tower)
 
 
+def own_towers(kit: Kit) -> list[TextTower]:
+    """A model's text towers, each by the name of its component."""
+    modules = kit.load().modules
+    return [
+        TextTower.from_modules(module, tokenizer, name=use.component)
+        for use, module, tokenizer in zip(kit.recipe.towers, modules, kit.tokenizers, strict=True)
+    ]
+
+
 def _open_towers(
     given: Sequence[Any] | None, kit: Kit | None, device: Any, dtype: Any
 ) -> list[TextTower]:
     """The towers; beside a model where its own are and as precise, so that they can draw."""
-    loaded = None if kit is None else kit.load()
     if given is None:
-        assert kit is not None and loaded is not None
-        return [
-            TextTower.from_modules(module, tokenizer, name=use.component)
-            for use, module, tokenizer in zip(
-                kit.recipe.towers, loaded.modules, kit.tokenizers, strict=True
-            )
-        ]
-    if loaded is not None:
+        assert kit is not None
+        return own_towers(kit)
+    if kit is not None:
+        loaded = kit.load()
         device, dtype = device or loaded.device, dtype or loaded.modules[0].dtype
     return [open_tower(each, device, dtype) for each in given]
 

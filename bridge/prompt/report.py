@@ -1,24 +1,33 @@
 """The token report: which tokens a prompt becomes, with which weight, and what is cut off.
 
+A prompt that changes from step to step is reported as often as it says something else, and one of
+several parts (``AND``) part by part, as they are encoded.
+
 Fast enough for every keystroke, and free of torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from itertools import groupby
 from typing import Any
 
 from bridge.prompt.loras import as_written, take_tags
-from bridge.prompt.plan import Token, TokenPlan, Window, plan
-from bridge.prompt.syntax import parse
+from bridge.prompt.plan import Token, TokenPlan, Window, plan_many
+from bridge.prompt.schedule import Part, Rule, intervals
+from bridge.prompt.spans import Span
+from bridge.prompt.syntax import Prompt, parse
 
 # How much of a cut-off text is quoted; to_dict() has all of it.
 _QUOTED = 200
 # How many windows the HTML shows; a person reads no more of a prompt of ten thousand words.
 SHOWN_WINDOWS = 8
+# And how many towers' lines, which are more than towers where a prompt changes or has parts.
+SHOWN_LINES = 24
+# Stretches of steps that are told before the rest is left out.
+_SHOWN_STRETCHES = 4
 
 
 @dataclass(frozen=True)
@@ -42,10 +51,12 @@ class TokenRow:
 
 @dataclass(frozen=True)
 class TowerReport:
-    """One tower's share of a report.
+    """What one tower reads at some steps of one part of a prompt; in most prompts, all there is.
 
-    ``used`` counts the tokens of all windows, BOS and EOS included; ``limit`` is the context of
-    one window, ``windows`` how many there are.
+    ``when`` says at which steps of a run, such as ``steps 1 to 10 of 20``, and is empty where the
+    part does not change; ``part`` which part it is and by what weight, such as ``part 2 of 2,
+    weight 0.7``, and is empty where there is one. ``used`` counts the tokens of all windows, BOS
+    and EOS included; ``limit`` is the context of one window, ``windows`` how many there are.
     """
 
     name: str
@@ -55,6 +66,13 @@ class TowerReport:
     cut: str
     cut_tokens: int
     windows: int = 1
+    when: str = ""
+    part: str = ""
+
+    @property
+    def label(self) -> str:
+        """``part`` and ``when``."""
+        return ", ".join(filter(None, (self.part, self.when)))
 
 
 @dataclass(frozen=True)
@@ -75,7 +93,9 @@ class TokenReport:
 
     def html(self) -> str:
         """The report as an HTML fragment. All text is escaped and kept apart by direction."""
-        inner = "".join(_tower_html(tower) for tower in self.towers)
+        inner = "".join(_tower_html(tower) for tower in self.towers[:SHOWN_LINES])
+        if len(self.towers) > SHOWN_LINES:
+            inner += f'<p class="bridge-count">and {len(self.towers) - SHOWN_LINES} more</p>'
         return f'<div class="bridge-tokens">{inner}</div>'
 
     def to_dict(self) -> dict[str, Any]:
@@ -85,6 +105,8 @@ class TokenReport:
             "towers": [
                 {
                     "name": t.name,
+                    "when": t.when,
+                    "part": t.part,
                     "used": t.used,
                     "limit": t.limit,
                     "windows": t.windows,
@@ -112,6 +134,8 @@ def plan_report(
     tokenizers: Sequence[tuple[str, Any]],
     dialect: str = "a1111",
     split: str | None = "comma",
+    steps: int = 20,
+    rule: Rule = "new",
 ) -> TokenReport:
     """The report of one prompt for ``(tower name, tokenizer)`` pairs.
 
@@ -120,16 +144,28 @@ def plan_report(
         tokenizers: as ``bridge.conditioning.tokenizers_of`` gives them.
         dialect: as in ``parse``.
         split: as in ``plan_many``.
+        steps, rule: of the run, as in ``intervals``, for prompts that change over it.
 
     Raises:
         PromptError: text that cannot be encoded or that the dialect refuses.
-        OptionError: a dialect that does not exist.
+        OptionError: a dialect or rule that does not exist, no steps.
         UnsupportedModelError: a tokenizer that bridge cannot plan with.
     """
     tagged = take_tags(prompt, dialect)
     parsed = parse(tagged.text, dialect)
-    return report_of(
-        as_written(plan(parsed, tokenizer, name, split), tagged) for name, tokenizer in tokenizers
+    readings = _readings(parsed, steps, rule)
+    texts = [replace(parsed, spans=reading.spans) for reading in readings]
+    by_tower = [
+        [as_written(plan, tagged) for plan in plan_many(texts, tokenizer, name, split)]
+        for name, tokenizer in tokenizers
+    ]
+    return TokenReport(
+        prompt,
+        tuple(
+            replace(_tower(plan), when=reading.when, part=reading.part)
+            for reading, plans in zip(readings, zip(*by_tower, strict=True), strict=False)
+            for plan in plans
+        ),
     )
 
 
@@ -137,6 +173,49 @@ def report_of(plans: Any) -> TokenReport:
     """The report of plans of one prompt, one a tower."""
     plans = tuple(plans)
     return TokenReport(plans[0].source if plans else "", tuple(_tower(p) for p in plans))
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What one part of a prompt says at some steps."""
+
+    when: str
+    part: str
+    spans: tuple[Span, ...]
+
+
+def _readings(parsed: Prompt, steps: int, rule: Rule) -> list[_Reading]:
+    """For each part of a prompt what it says over a run, each different thing once."""
+    run = intervals(parsed, steps, rule)
+    starts = (1, *(interval.last_step + 1 for interval in run))
+    count = len(run[0].flat.parts)
+    found = []
+    for number in range(count):
+        stretches: dict[Part, list[tuple[int, int]]] = {}
+        for start, interval in zip(starts, run, strict=False):
+            own = stretches.setdefault(interval.flat.parts[number], [])
+            if own and own[-1][1] == start - 1:
+                start = own.pop()[0]
+            own.append((start, interval.last_step))
+        for part, own in stretches.items():
+            which = f"part {number + 1} of {count}, weight {part.weight:.4g}"
+            found.append(
+                _Reading(
+                    "" if len(stretches) == 1 else _steps(own, steps),
+                    "" if count == 1 else which,
+                    part.spans,
+                )
+            )
+    return found
+
+
+def _steps(stretches: list[tuple[int, int]], steps: int) -> str:
+    """``steps 1 to 3, 5 of 20``; of very many stretches the first ones and the last."""
+    told = [str(a) if a == b else f"{a} to {b}" for a, b in stretches]
+    if len(told) > _SHOWN_STRETCHES:
+        told = [*told[: _SHOWN_STRETCHES - 1], "…", told[-1]]
+    single = stretches[0][0] == stretches[-1][1]
+    return f"{'step' if single else 'steps'} {', '.join(told)} of {steps}".replace("…,", "…")
 
 
 def _tower(p: TokenPlan) -> TowerReport:
@@ -178,7 +257,8 @@ def _count(tower: TowerReport) -> str:
 
 def _tower_text(tower: TowerReport) -> str:
     words = " ".join(_word(row) for row in tower.rows)
-    line = f"{tower.name}: {_count(tower)}: {words}"
+    name = ", ".join(filter(None, (tower.name, tower.label)))
+    line = f"{name}: {_count(tower)}: {words}"
     if tower.cut_tokens:
         line += f"\n  cut off ({tower.cut_tokens} tokens): {_quote(tower.cut)}"
     return line
@@ -198,9 +278,10 @@ def _tower_html(tower: TowerReport) -> str:
     ]
     if tower.windows > SHOWN_WINDOWS:
         lines.append(f"and {tower.windows - SHOWN_WINDOWS} more windows")
+    label = f'<span class="bridge-when">{escape(tower.label)}</span> ' if tower.label else ""
     parts = [
         f'<div class="bridge-tower"><p class="bridge-count"><b>{escape(tower.name)}</b> '
-        f"{_count(tower)}</p>"
+        f"{label}{_count(tower)}</p>"
         f'<p class="bridge-row" style="line-height:2;overflow-wrap:anywhere">'
         f"{'<br>'.join(lines)}</p>"
     ]

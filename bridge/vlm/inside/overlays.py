@@ -23,7 +23,7 @@ def heat_overlay(
 
     The picture is paled; positive cells become orange and negative ones blue, the more opaque the
     larger. ``scale`` is what is fully opaque (default: the largest magnitude, so that pictures
-    compare only when given one scale). NaN stays clear.
+    compare only when given one scale). Cells of zero stay clear, as do those of NaN.
     """
     from PIL import Image
 
@@ -33,7 +33,10 @@ def heat_overlay(
     level = np.clip(values / top, -1, 1) if top > 0 else values * 0
     # Bilinear between the cells' centres: a cell is no sharper than the window that made it.
     wide = Image.fromarray(level.astype(np.float32)).resize(shown.size, Image.Resampling.BILINEAR)
-    strength = np.asarray(wide)[..., None]
+    # But what would not show by itself takes no colour from its neighbours.
+    shows = np.abs(level) * _OPACITY * 255 >= 1
+    own = Image.fromarray(shows).resize(shown.size, Image.Resampling.NEAREST)
+    strength = (np.asarray(wide) * np.asarray(own))[..., None]
     base = np.asarray(shown, dtype=np.float32)
     pale = 0.45 * base.mean(-1, keepdims=True) + 0.25 * base + 0.3 * 255
     colour = np.where(strength > 0, np.asarray(FOR, np.float32), np.asarray(AGAINST, np.float32))
