@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge.errors import OptionError
+from bridge.files import check_output_file
 from bridge.lab.result import ENDINGS, Study
 from bridge.lab.run import study
 from bridge.lab.variants import own
@@ -83,8 +84,7 @@ def _check_used(options: Namespace, operations: Sequence[str]) -> None:
 def _check_output(path: Path) -> None:
     if path.suffix.lower() not in ENDINGS:
         raise OptionError(f"output {str(path)!r} must end in one of {', '.join(ENDINGS)}")
-    if path.is_dir() or not path.parent.is_dir():
-        raise OptionError(f"output {str(path)!r}: give a file in a folder that exists")
+    check_output_file(path)
 
 
 def _read_names(given: str) -> dict[str, dict[str, str]] | list[str]:

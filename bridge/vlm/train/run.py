@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bridge.errors import DataError, OptionError, UnsupportedModelError
-from bridge.files import write_whole
+from bridge.files import check_output_folder, write_whole
 from bridge.runtime import resolve_device
 from bridge.towers.fingerprinting import fingerprint
 from bridge.vlm.load import load_vlm
@@ -93,6 +93,10 @@ def train_vlm(
     if settings.stage == 1 and not any(row.pictures for row in rows):
         raise DataError("no row has a picture; stage 1 learns from pictures alone")
     folder = _checked_output(output)
+    features = Path(feature_folder or folder / "features").expanduser()
+    kept = features if store_features else None
+    if kept is not None:
+        check_output_folder(kept, "feature folder")
     live = isinstance(model, BridgeVLM) and device is None
     place = model.device if live else resolve_device(device)  # type: ignore[union-attr]
     with accelerator_of(place, settings.mixed_precision) as accelerator:
@@ -103,8 +107,6 @@ def train_vlm(
         check_can_save(vlm)
         for part in (vlm.vision, vlm.projector, vlm.llm):
             part.to(accelerator.device)  # type: ignore[union-attr]
-        features = Path(feature_folder or folder / "features").expanduser()
-        kept = features if store_features else None
         journal = _train(vlm, rows, settings, folder, kept, accelerator, progress)
         if accelerator.is_main_process:
             save_vlm(vlm, folder)
@@ -219,14 +221,7 @@ def _told(
 
 def _checked_output(output: str | os.PathLike[str]) -> Path:
     folder = Path(output).expanduser()
-    if folder.exists() and not folder.is_dir():
-        raise OptionError(f"output {str(folder)!r} is a file; give a folder")
+    check_output_folder(folder)
     if (folder / "config.json").exists() and not (folder / CHECKPOINT).exists():
         raise OptionError(f"output {str(folder)!r} holds a model already; give another folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OptionError(f"output {str(folder)!r} cannot be made: {error}") from error
-    if not os.access(folder, os.W_OK):
-        raise OptionError(f"output {str(folder)!r}: no permission to write there")
     return folder
