@@ -224,12 +224,13 @@ def check_output_folder(path: Path, named: str = "output") -> None:
 
 
 def _try_out(folder: Path, path: Path) -> None:
-    """Make ``path`` in a workplace of ``folder``: modes do not tell of read-only disks, of names
-    too long or of what root may."""
+    """Make ``path``, and a page of data, in a workplace of ``folder``: modes do not tell of disks
+    that are full or read-only, of names too long or of what root may."""
     if not folder.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     with workplace(folder) as place:
-        (place / path.relative_to(folder)).mkdir(parents=True, exist_ok=True)
+        (place / "page").write_bytes(bytes(4096))
+        (place / "tree" / path.relative_to(folder)).mkdir(parents=True)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -179,7 +180,10 @@ def test_draw_refuses(
 
 
 def test_no_permission_to_write(sd: str, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(os, "access", lambda *_: False)
+    def refused(*_: Any) -> None:  # root, as tests may be, may write anywhere
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "mkdir", refused)
     assert "permission" in failure(capsys, ["draw", PROMPT, "-m", sd, "-o", "out.png"])
 
 
