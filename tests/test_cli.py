@@ -145,7 +145,7 @@ def test_a_watcher_sees_the_steps(sd: str, monkeypatch: Any) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     assert main(["draw", PROMPT, "-m", sd, "--steps", "2", "-o", "o.png"]) == 0
-    assert "step 1 of 2\r" in terminal.getvalue()
+    assert "drawing: 1 of 2 steps\r" in terminal.getvalue()
     assert terminal.getvalue().endswith("\r\033[K")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from bridge.files import check_output_file
 from bridge.lab.result import ENDINGS, Study
 from bridge.lab.run import study
 from bridge.lab.variants import own
+from bridge.progress import OnProgress
 
 _DRAWS = ("choices", "images", "steps", "guidance", "image_tower")  # the options of pictures
 
@@ -20,7 +21,7 @@ _DRAWS = ("choices", "images", "steps", "guidance", "image_tower")  # the option
 def run_study(
     options: Namespace,
     own_lines: Sequence[str] | None,
-    on_progress: Callable[[str], object] | None,
+    on_progress: OnProgress,
 ) -> tuple[Study, list[Path]]:
     """The study that the options ask for, and the files written.
 

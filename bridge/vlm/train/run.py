@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,12 +15,12 @@ import torch
 
 from bridge.errors import DataError, OptionError, UnsupportedModelError
 from bridge.files import check_output_folder, write_whole
+from bridge.progress import OnProgress, Progress, ProgressLine, unwatched
 from bridge.runtime import resolve_device
 from bridge.towers.fingerprinting import fingerprint
 from bridge.vlm.load import load_vlm
 from bridge.vlm.model import BridgeVLM
 from bridge.vlm.save import check_can_save, save_vlm
-from bridge.vlm.train.bar import ProgressBar
 from bridge.vlm.train.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from bridge.vlm.train.data import CAPTION_QUESTION, Data, read_data
 from bridge.vlm.train.journal import Journal, ask_samples, askable
@@ -107,7 +108,9 @@ def train_vlm(
         check_can_save(vlm)
         for part in (vlm.vision, vlm.projector, vlm.llm):
             part.to(accelerator.device)  # type: ignore[union-attr]
-        journal = _train(vlm, rows, settings, folder, kept, accelerator, progress)
+        with ProgressLine(sys.stderr) as show:
+            watched = show if progress and accelerator.is_main_process else unwatched
+            journal = _train(vlm, rows, settings, folder, kept, accelerator, watched)
         if accelerator.is_main_process:
             save_vlm(vlm, folder)
             told = {"rows": len(rows), "options": asdict(settings)}
@@ -132,14 +135,13 @@ def _train(
     folder: Path,
     kept: Path | None,
     accelerator: Accelerator,
-    progress: bool,
+    on_progress: OnProgress,
 ) -> Journal:
     """All of a run between loading and saving."""
-    bar = ProgressBar(progress and accelerator.is_main_process)
     first = next((row.pictures[0] for row in rows if row.pictures), None)
     view = None if first is None else view_size(vlm, first)
     encoded = [_encoded(vlm, row, view, options) for row in rows]
-    seen = _seen(vlm, encoded, kept, accelerator, bar)
+    seen = _seen(vlm, encoded, kept, accelerator, on_progress)
     steps = options.n_steps(len(rows))
     told = _told(vlm, encoded, options, steps)
     journal, path, start = Journal(folder), folder / CHECKPOINT, 0
@@ -158,9 +160,10 @@ def _train(
         each = Steps(accelerator, module, optimizer, options, order, encoded, seen, vlm.pad_id)
         asked = askable(rows, options.samples)
         set_mode(vlm, options, training=True)
-        for step in bar(range(start, steps), "training"):
+        for step in range(start, steps):
             journal.log.append(each.take(step))
-            bar.show(loss=f"{journal.log[-1]['loss']:.4f}")
+            loss = f"loss {journal.log[-1]['loss']:.4f}"
+            on_progress(Progress("training", step + 1, steps, "steps", loss))
             done, last = step + 1, step + 1 == steps
             if asked and (last or done % options.sample_every == 0):
                 set_mode(vlm, options, training=False)
@@ -188,14 +191,14 @@ def _seen(
     rows: Sequence[Encoded],
     kept: Path | None,
     accelerator: Accelerator,
-    bar: ProgressBar,
+    on_progress: OnProgress,
 ) -> Seen:
     if kept is None:
         return LiveStates(vlm)
     stored = StoredStates(vlm, kept)
     pictures = [picture for row in rows for picture in row.pictures]
     mine = pictures[accelerator.process_index :: accelerator.num_processes]
-    stored.fill(mine, lambda stretches: bar(stretches, "image features"))
+    stored.fill(mine, on_progress)
     accelerator.wait_for_everyone()
     return stored
 
