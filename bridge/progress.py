@@ -51,7 +51,7 @@ class ProgressLine:
         self._stream, self._clock = stream, clock
         self._live = stream.isatty()
         self._every = 0.1 if self._live else 10.0  # seconds between lines
-        self._shown_at = clock()
+        self._shown_at: float | None = None  # or when the work began: models may load before it
         self._shown = False
         self._stage = ""
         self._begun, self._begun_at = 0, 0.0
@@ -73,6 +73,8 @@ class ProgressLine:
         is_new = now.what != self._stage
         if is_new:
             self._stage, self._begun, self._begun_at = now.what, now.done, at
+        if self._shown_at is None:
+            self._shown_at = at
         if at - self._shown_at < self._every and not (is_new and self._live):
             return
         self._shown_at, self._shown = at, True

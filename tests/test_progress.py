@@ -54,6 +54,14 @@ def test_a_log_of_a_short_run_stays_empty() -> None:
     assert run(io.StringIO(), 99, 0.1) == ""
 
 
+def test_loading_is_no_part_of_a_run() -> None:
+    clock, stream = Clock(), io.StringIO()
+    with ProgressLine(stream, clock) as show:
+        clock.now += 60
+        show(Progress("drawing", 1, 1, "steps"))
+    assert stream.getvalue() == ""
+
+
 def test_slow_things_have_a_line_each() -> None:
     assert len(run(io.StringIO(), 5, 40.0).splitlines()) == 5
 
