@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import io
 import json
 import os
 import sys
@@ -16,20 +17,25 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from bridge import __version__
 from bridge.console import ends_with_its_reader
 from bridge.errors import BridgeError, OptionError, PromptError
-from bridge.files import stamp, whole, write_whole
+from bridge.files import (
+    check_output_file,
+    check_output_folder,
+    filled_folder,
+    stamp,
+    write_whole,
+)
 from bridge.lab.arguments import add_arguments as add_study_arguments
+from bridge.progress import Progress, ProgressLine
 from bridge.vlm.train.command import add_arguments as add_training_arguments
 from bridge.vlm.train.command import run_command as train_command
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-    from bridge.diffusion import StepPreview
 
 _PICTURE_KINDS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
@@ -193,31 +199,32 @@ def _wording_options() -> _Parser:
 
 
 def _draw(options: argparse.Namespace) -> None:
-    _check_output(options.output)
+    _check_output(options.output, options.images)
     from bridge.diffusion import generate
     from bridge.diffusion.options import default_guidance
 
     guidance = default_guidance(options.model) if options.guidance is None else options.guidance
     started = time.perf_counter()
-    made = generate(
-        options.prompt,
-        negative_prompt=options.negative,
-        model=options.model,
-        seed=options.seed,
-        steps=options.steps,
-        guidance_scale=guidance,
-        num_images=options.images,
-        height=options.height,
-        width=options.width,
-        device=options.device,
-        dtype=options.dtype,
-        on_step=_step_counter(sys.stderr),
-        dialect=options.dialect,
-        emphasis=options.emphasis,
-        long_prompt=options.long_prompt,
-        **_brought(options),
-        **_swapped(options),
-    )
+    with ProgressLine(sys.stderr) as show:
+        made = generate(
+            options.prompt,
+            negative_prompt=options.negative,
+            model=options.model,
+            seed=options.seed,
+            steps=options.steps,
+            guidance_scale=guidance,
+            num_images=options.images,
+            height=options.height,
+            width=options.width,
+            device=options.device,
+            dtype=options.dtype,
+            on_step=lambda at: show(Progress("drawing", at.step, at.steps, "steps")),
+            dialect=options.dialect,
+            emphasis=options.emphasis,
+            long_prompt=options.long_prompt,
+            **_brought(options),
+            **_swapped(options),
+        )
     seconds = time.perf_counter() - started
     paths = _output_paths(options.output, made.seeds)
     for path, picture in zip(paths, made.images, strict=True):
@@ -277,6 +284,7 @@ def _tokens(options: argparse.Namespace) -> None:
 
 def _encode(options: argparse.Namespace) -> None:
     """One file a prompt, named by its place and by all that makes it; what is there stays."""
+    check_output_folder(options.output)
     lines = _prompt_lines(options.prompts)
     from bridge.conditioning import condition, save_conditioning
     from bridge.conditioning.brought import bring
@@ -289,7 +297,6 @@ def _encode(options: argparse.Namespace) -> None:
     for each in tagged:
         parse(each.text, options.dialect)
     bring(**brought, tagged=tagged)
-    options.output.mkdir(parents=True, exist_ok=True)
     settings = {
         "negative_prompt": options.negative,
         "model": options.model,
@@ -303,17 +310,17 @@ def _encode(options: argparse.Namespace) -> None:
     settings |= _swapped(options)
     makers = [settings, *_stamps(options, brought)]
     files, made = [], 0
-    for number, line in enumerate(lines, 1):
-        key = hashlib.sha256(json.dumps([line, *makers]).encode()).hexdigest()[:8]
-        path = options.output / f"{number:05}-{key}.safetensors"
-        files.append({"file": path.name, "prompt": line})
-        if not path.exists():
-            cond = condition(line, device=options.device, **settings)
-            save_conditioning(cond, path)
-            made += 1
-        if sys.stderr.isatty():
-            end = "\r" if number < len(lines) else "\r\033[K"
-            print(f"{number} of {len(lines)}", end=end, file=sys.stderr, flush=True)
+    # One workplace for all: to look for those that were left takes longer in a fuller folder.
+    with filled_folder(options.output) as place, ProgressLine(sys.stderr) as show:
+        for number, line in enumerate(lines, 1):
+            key = hashlib.sha256(json.dumps([line, *makers]).encode()).hexdigest()[:8]
+            name = f"{number:05}-{key}.safetensors"
+            files.append({"file": name, "prompt": line})
+            if not (options.output / name).exists():
+                show(Progress("encoding", number - 1, len(lines), "prompts"))
+                cond = condition(line, device=options.device, **settings)
+                save_conditioning(cond, place / name).replace(options.output / name)
+                made += 1
     index = json.dumps({**settings, "files": files}, ensure_ascii=False, indent=1) + "\n"
     write_whole(options.output / "index.json", index.encode())
     if options.json:
@@ -368,18 +375,18 @@ def _convert(options: argparse.Namespace) -> None:
     def count(number: int) -> None:
         nonlocal done
         done = number
-        if sys.stderr.isatty():
-            print(f"{number} tensors", end="\r", file=sys.stderr, flush=True)
+        show(Progress("converting", number, None, "tensors"))
 
-    path = convert(
-        options.source,
-        options.output,
-        to=options.to,
-        allow_pickle=options.allow_pickle,
-        base=options.base,
-        vision_tower=options.vision_tower,
-        on_tensor=count,
-    )
+    with ProgressLine(sys.stderr) as show:
+        path = convert(
+            options.source,
+            options.output,
+            to=options.to,
+            allow_pickle=options.allow_pickle,
+            base=options.base,
+            vision_tower=options.vision_tower,
+            on_tensor=count,
+        )
     if options.json:
         _print_json({"output": str(path), "to": options.to, "tensors": done})
     else:
@@ -390,12 +397,8 @@ def _study(options: argparse.Namespace) -> None:
     from bridge.lab.command import run_study
 
     own_lines = _prompt_lines(options.own) if options.own else None
-    say = _line_counter(sys.stderr)
-    try:
-        found, written = run_study(options, own_lines, say)
-    finally:
-        if say is not None:
-            say("")  # clears the last line
+    with ProgressLine(sys.stderr) as show:
+        found, written = run_study(options, own_lines, show)
     if options.json:
         _print_json(found.to_dict())
         return
@@ -403,13 +406,6 @@ def _study(options: argparse.Namespace) -> None:
         print(path)
     if not written:
         print(found.summary())
-
-
-def _line_counter(stream: TextIO) -> Any:
-    """Shows lines that overwrite each other, or None where nobody watches."""
-    if not stream.isatty():
-        return None
-    return lambda line: print(f"\r\033[K{line}", end="\r", file=stream, flush=True)
 
 
 def _train_vlm(options: argparse.Namespace) -> None:
@@ -465,19 +461,17 @@ def _row(name: str, kind: str, source: object, state: str) -> dict[str, str]:
 # ---------------------------------------------------------------- files
 
 
-def _check_output(output: Path | None) -> None:
+def _check_output(output: Path | None, images: int) -> None:
     """Refuse a file that could not be written, before minutes are spent on its picture."""
     if output is None:
+        check_output_file(Path("bridge-0.png"))
         return
     if output.suffix.lower() not in _PICTURE_KINDS:
         kinds = ", ".join(_PICTURE_KINDS)
         raise OptionError(f"output {str(output)!r} must end in one of {kinds}")
-    if output.is_dir():
-        raise OptionError(f"output {str(output)!r} is a directory; give a file name")
-    if not output.parent.is_dir():
-        raise OptionError(f"output {str(output)!r}: there is no directory {str(output.parent)!r}")
-    if not os.access(output.parent, os.W_OK):
-        raise OptionError(f"output {str(output)!r}: no permission to write there")
+    check_output_file(output)
+    if images > 1:
+        check_output_file(_numbered(output, images))
 
 
 def _output_paths(output: Path | None, seeds: Sequence[int]) -> list[Path]:
@@ -486,16 +480,18 @@ def _output_paths(output: Path | None, seeds: Sequence[int]) -> list[Path]:
         return [Path(f"bridge-{seed}.png") for seed in seeds]
     if len(seeds) == 1:
         return [output]
-    return [
-        output.with_name(f"{output.stem}-{number}{output.suffix}")
-        for number in range(1, len(seeds) + 1)
-    ]
+    return [_numbered(output, number) for number in range(1, len(seeds) + 1)]
+
+
+def _numbered(output: Path, number: int) -> Path:
+    return output.with_name(f"{output.stem}-{number}{output.suffix}")
 
 
 def write_picture(picture: Image, path: Path) -> None:
-    """Save beside the target and rename, so that no reader ever sees half a file."""
-    with whole(path) as part, part.open("xb") as stream:
-        picture.save(stream, _PICTURE_KINDS[path.suffix.lower()])
+    """Save whole, so that no reader ever sees half a file."""
+    data = io.BytesIO()
+    picture.save(data, _PICTURE_KINDS[path.suffix.lower()])
+    write_whole(path, data.getvalue())
 
 
 # ---------------------------------------------------------------- standard error
@@ -507,19 +503,6 @@ def _say(text: str) -> None:
 
 def _print_json(value: dict[str, Any]) -> None:
     print(json.dumps(value, ensure_ascii=False))
-
-
-def _step_counter(stream: TextIO) -> Any:
-    """A counter that overwrites itself, or None where nobody watches."""
-    if not stream.isatty():
-        return None
-
-    def show(preview: StepPreview) -> None:
-        end = "\r" if preview.step < preview.steps else "\r\033[K"
-        stream.write(f"step {preview.step} of {preview.steps}{end}")
-        stream.flush()
-
-    return show
 
 
 @contextlib.contextmanager

@@ -39,6 +39,10 @@ class WeightsError(BridgeError, OSError):
     """A weights file that is missing, damaged or of the wrong layout."""
 
 
+class WriteError(BridgeError, OSError):
+    """A file or folder that cannot be written: a full disk, a name too long, no permission."""
+
+
 class HubError(BridgeError, OSError):
     """A hub repository that could not be fetched (no network, no access, no such id)."""
 

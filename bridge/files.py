@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
-import secrets
+import re
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from bridge.errors import WeightsError
+from bridge.errors import BridgeError, OptionError, WeightsError, WriteError
+from bridge.workplace import workplace
 
 # No configuration, tokenizer or index comes near it; a longer file is not read to its end.
 MOST_TEXT = 256 << 20
@@ -68,29 +70,177 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def default_cache() -> Path:
     """Where what is made once is kept: ``$BRIDGE_CACHE`` or ``~/.cache/bridge``."""
-    return Path(os.environ.get("BRIDGE_CACHE", Path.home() / ".cache" / "bridge"))
+    chosen = os.environ.get("BRIDGE_CACHE")
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "bridge"
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A new name beside ``path`` to write to, which takes its place when the block is done.
+    """A name to write a file or a folder to, which takes the place of ``path`` when the block ends.
 
-    A reader sees the old file or the new one, never a part; after an error the old one stays.
+    A reader sees the old one or the new one, never a part; after an error or a kill the old one
+    stays. What a killed process left in the folder is removed. (An old folder must be empty.)
+    Raises WriteError.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Random: two threads may write the same file.
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
+    with ExitStack() as stack:
+        with _named(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):
+                path.lstat()  # a name that cannot be is told before time is spent on its content
+            place = stack.enter_context(workplace(path.parent))
+        with full_disk_named(path):
+            yield place / path.name
+        with _named(path):
+            (place / path.name).replace(path)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """An empty folder to fill, which becomes ``path`` when the block ends: `whole` for folders."""
+    with whole(path) as part:
+        part.mkdir()
         yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def filled_folder(folder: Path) -> Iterator[Path]:
+    """A workplace in ``folder``, from which the block moves what is whole into it.
+
+    The folder is made if need be, and is gone again if nothing comes into it. Raises WriteError.
+    """
+    with ExitStack() as stack:
+        with _named(folder):
+            if not folder.exists():
+                folder.mkdir(parents=True, exist_ok=True)
+                stack.callback(_remove_if_empty, folder)
+            place = stack.enter_context(workplace(folder))
+        with full_disk_named(folder):
+            yield place
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write ``data`` so that a reader sees the old file or the new one, never a part."""
-    with whole(path) as part:
+    with whole(path) as part, _named(path):
         part.write_bytes(data)
+
+
+@contextmanager
+def full_disk_named(path: Path) -> Iterator[None]:
+    """Where a block finds no room on the disk, that is one WriteError that names ``path``.
+
+    Whatever wrote: Rust's libraries (safetensors, tokenizers) have exceptions of their own.
+    """
+    try:
+        yield
+    except Exception as error:
+        # Of a file within a workplace: the reader knows no other name than the outer one's.
+        cause = error.__cause__ if isinstance(error, WriteError) else error
+        if is_full_disk(cause) or isinstance(error, WriteError):
+            raise _write_error(path, cause) from cause
+        raise
+
+
+def is_full_disk(error: BaseException | None) -> bool:
+    """Whether an error says that there is no room for a file."""
+    return _error_number(error) in _NO_ROOM
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """What a block of system calls on ``path`` raises, as one WriteError that names it."""
+    try:
+        yield
+    # ValueError: a NUL in the name.
+    except (OSError, ValueError) as error:
+        if isinstance(error, BridgeError):
+            raise
+        raise _write_error(path, error) from error
+
+
+_NO_ROOM = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota on that disk is used up",
+    errno.EFBIG: "it would be larger than the system allows a file to be",
+}
+_NO_PLACE = {
+    errno.ENAMETOOLONG: "the name is too long for the system",
+    errno.EEXIST: "a file stands where its folder should be",
+    errno.ENOTDIR: "a file stands where its folder should be",
+    errno.EISDIR: "a folder has that name",
+    errno.ENOTEMPTY: "a folder has that name",
+    errno.EROFS: "the disk is read-only",
+    errno.EACCES: "no permission to write there",
+    errno.EPERM: "no permission to write there",
+}
+
+
+def _write_error(path: Path, error: BaseException | None) -> WriteError:
+    return WriteError(f"{str(path)!r} cannot be written: {_why(error)}")
+
+
+def _why(error: BaseException | None) -> str:
+    number = _error_number(error)
+    if number in _NO_ROOM:
+        return f"{_NO_ROOM[number]}; make room, or give another place"
+    if isinstance(error, ValueError):
+        return f"the name has a character that the system does not take ({error}); give another"
+    told = _NO_PLACE.get(number or 0) or (isinstance(error, OSError) and error.strerror) or error
+    return f"{told}; give another place"
+
+
+def _error_number(error: BaseException | None) -> int | None:
+    """The system's number of an error, also where a library of Rust tells it in words alone."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
+
+
+# ---------------------------------------------------------------- before any work
+
+
+def check_output_file(path: Path, named: str = "output") -> None:
+    """Refuse a file that could not be written before time is spent on it. Raises OptionError."""
+    with _refused(path, named):
+        if os.path.isdir(path):
+            raise OptionError(f"{named} {str(path)!r} is a directory; give a file name")
+        if not os.path.lexists(path.parent):
+            raise OptionError(f"{named} {str(path)!r}: there is no directory {str(path.parent)!r}")
+        _try_out(path.parent, path)
+
+
+def check_output_folder(path: Path, named: str = "output") -> None:
+    """Refuse a folder that could not be made or written to, as above."""
+    with _refused(path, named):
+        there = path.absolute()
+        while not os.path.lexists(there):
+            there = there.parent
+        _try_out(there, path.absolute())
+
+
+def _try_out(folder: Path, path: Path) -> None:
+    """Make ``path``, and a page of data, in a workplace of ``folder``: modes do not tell of disks
+    that are full or read-only, of names too long or of what root may."""
+    if not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    with workplace(folder) as place:
+        (place / "page").write_bytes(bytes(4096))
+        (place / "tree" / path.relative_to(folder)).mkdir(parents=True)
+
+
+@contextmanager
+def _refused(path: Path, named: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if isinstance(error, BridgeError):
+            raise
+        raise OptionError(f"{named} {_write_error(path, error)}") from error
 
 
 def hash_file(path: Path) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 
 from bridge.console import ends_with_its_reader
 from bridge.errors import BridgeError, HubError, OptionError, UnknownModelError, WeightsError
-from bridge.files import write_whole
+from bridge.files import is_full_disk, write_whole
 
 EMBEDDED = (
     "emoji-xl",
@@ -203,6 +203,12 @@ def _fetch(
     # Connection, timeout, proxy, full disk: the exception classes differ between the hub
     # client's major versions (requests, httpx), so whatever else it raises is reported here.
     except Exception as error:
+        if is_full_disk(error):
+            raise HubError(
+                f"{repo!r} could not be fetched from the hub: there is no room for it on the disk "
+                f"({_first_line(error)}). Make room, or set HF_HOME to a place that has some."
+                f"{otherwise}"
+            ) from error
         raise HubError(
             f"{repo!r} could not be fetched from the hub and is not in the local cache "
             f"({type(error).__name__}: {_first_line(error)}). Go online once and retry, or fetch "

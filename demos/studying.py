@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import bridge
 from bridge.diffusion.options import checked_options, default_guidance
 from bridge.errors import OptionError, PromptError
+from bridge.lab.passes import TEXTS
 from bridge.lab.variants import ORIGINAL, Settings, Variant, own, read_variants
+from bridge.progress import Progress
 from bridge.prompt import check_prompts
 from demos.limits import read_prompt, read_text, read_whole
 from demos.models import TOWERS, Models
@@ -196,12 +198,14 @@ def _work(
         steps += (1 + len(variants)) * len(asked.choices)
     done = 0
 
-    def on_progress(line: str) -> None:
+    def on_progress(now: Progress) -> None:
         nonlocal done
         if stop.is_set():
             raise Stopped
+        if now.unit == TEXTS and now.done:
+            return  # a tower is one step here, in however many passes it reads
         done += 1
-        reports.put(Step(line, done, steps))
+        reports.put(Step(str(now), done, steps))
 
     try:
         drawing: dict[str, Any] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -144,7 +145,7 @@ def test_a_watcher_sees_the_steps(sd: str, monkeypatch: Any) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     assert main(["draw", PROMPT, "-m", sd, "--steps", "2", "-o", "o.png"]) == 0
-    assert "step 1 of 2\r" in terminal.getvalue()
+    assert "drawing: 1 of 2 steps\r" in terminal.getvalue()
     assert terminal.getvalue().endswith("\r\033[K")
 
 
@@ -179,7 +180,10 @@ def test_draw_refuses(
 
 
 def test_no_permission_to_write(sd: str, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(os, "access", lambda *_: False)
+    def refused(*_: Any) -> None:  # root, as tests may be, may write anywhere
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "mkdir", refused)
     assert "permission" in failure(capsys, ["draw", PROMPT, "-m", sd, "-o", "out.png"])
 
 

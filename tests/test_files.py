@@ -15,7 +15,7 @@ def test_a_file_is_written_whole(tmp_path: Path) -> None:
     write_whole(target, b"old")
     with whole(target) as part:
         part.write_bytes(b"new")
-        assert part.parent == target.parent and target.read_bytes() == b"old"
+        assert part.parent.parent == target.parent and target.read_bytes() == b"old"
     assert target.read_bytes() == b"new"
     assert list(target.parent.iterdir()) == [target]
 

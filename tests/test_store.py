@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 import time
@@ -136,6 +138,17 @@ def test_offline_mode_is_the_same_error(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_malformed_hub_id() -> None:
     with pytest.raises(HubError, match="no valid hub id"):
         store.resolve("owner/two--dashes..")
+
+
+def test_a_full_disk_is_not_a_missing_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", full)
+    with pytest.raises(HubError, match=r"no room .* on the disk .* Make room, or set HF_HOME"):
+        store.resolve("someone/something")
 
 
 def test_pickles_are_never_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

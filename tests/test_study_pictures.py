@@ -415,4 +415,4 @@ def test_no_line_of_progress_is_left(capsys: Any, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(sys, "stderr", terminal)
         assert main(["study", "a cat", "--variants", "case", *arguments]) == done
         shown, _, last = terminal.getvalue().rpartition("\r\033[K")
-        assert (last == "\r") == (done == 0) and ("emoji-1 reads" in shown) == (done == 0)
+        assert (last == "") == (done == 0) and ("emoji-1 reads" in shown) == (done == 0)

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, models
 
 from benchmarks import forgetting
 from bridge.emoji.train.gemma import LAYERS, join
-from bridge.errors import MissingDependencyError, UnsupportedModelError, WeightsError
+from bridge.errors import MissingDependencyError, UnsupportedModelError, WeightsError, WriteError
 from bridge.vlm import (
     BridgeVLM,
     load_llm,
@@ -274,6 +274,26 @@ def test_what_was_half_deleted_is_unpacked_again(unpackings: list[str]) -> None:
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
     assert len(unpackings) == 1 + 2 * len(whole) >= 11
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+@pytest.mark.parametrize("place", ["file/cache", "n" * 300, "/proc/nowhere"])
+def test_a_cache_that_cannot_be_is_named(
+    unpackings: list[str], place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("BRIDGE_CACHE", str(tmp_path / place))
+    with pytest.raises(WriteError, match=r"gemma-270m-.*cannot be written"):
+        packaged.packaged_folder("gemma-270m")
+    assert not unpackings  # before the work
+
+
+def test_an_empty_or_tilded_cache_is_a_place_at_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for given, place in (("", ".cache/bridge"), ("~/kept", "kept")):
+        monkeypatch.setenv("BRIDGE_CACHE", given)
+        assert packaged.PACKAGED["gemma-270m"].folder.parent == tmp_path / place
 
 
 def test_half_a_cache_is_not_at_hand_without_the_package(

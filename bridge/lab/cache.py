@@ -18,8 +18,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from bridge.errors import OptionError
-from bridge.files import write_whole
+from bridge.files import check_output_folder, write_whole
 from bridge.lab.reading import Reading
 
 # Raise it when what is stored changes its meaning.
@@ -33,18 +32,12 @@ def key_of(**what: Any) -> str:
 
 
 class Cache:
-    """A folder, or None to keep nothing. Raises OptionError for what is no folder."""
+    """A folder, or None to keep nothing. Raises OptionError for one that cannot be written."""
 
     def __init__(self, folder: str | os.PathLike[str] | None) -> None:
         self._folder = None if folder is None else Path(folder).expanduser()
-        if self._folder is None:
-            return
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OptionError(
-                f"cache {str(folder)!r} cannot be a folder ({error.strerror}); give another."
-            ) from error
+        if self._folder is not None:
+            check_output_folder(self._folder, "cache")
 
     def reading(self, key: str) -> Reading | None:
         """A reading, if it is there and whole."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bridge.errors import OptionError
+from bridge.files import check_output_file
 from bridge.lab.result import ENDINGS, Study
 from bridge.lab.run import study
 from bridge.lab.variants import own
+from bridge.progress import OnProgress
 
 _DRAWS = ("choices", "images", "steps", "guidance", "image_tower")  # the options of pictures
 
@@ -19,7 +21,7 @@ _DRAWS = ("choices", "images", "steps", "guidance", "image_tower")  # the option
 def run_study(
     options: Namespace,
     own_lines: Sequence[str] | None,
-    on_progress: Callable[[str], object] | None,
+    on_progress: OnProgress,
 ) -> tuple[Study, list[Path]]:
     """The study that the options ask for, and the files written.
 
@@ -83,8 +85,7 @@ def _check_used(options: Namespace, operations: Sequence[str]) -> None:
 def _check_output(path: Path) -> None:
     if path.suffix.lower() not in ENDINGS:
         raise OptionError(f"output {str(path)!r} must end in one of {', '.join(ENDINGS)}")
-    if path.is_dir() or not path.parent.is_dir():
-        raise OptionError(f"output {str(path)!r}: give a file in a folder that exists")
+    check_output_file(path)
 
 
 def _read_names(given: str) -> dict[str, dict[str, str]] | list[str]:

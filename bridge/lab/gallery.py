@@ -12,6 +12,7 @@ from bridge.lab.painting import Drawn, Painter, draw_variant
 from bridge.lab.picture_drift import pixel_distance, tower_distances
 from bridge.lab.subject import Subject
 from bridge.lab.variants import ORIGINAL
+from bridge.progress import OnProgress, Progress
 from bridge.towers import ImageTower
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def paint(
     painter: Painter,
     subjects: Sequence[Subject],
     choices: Sequence[str],
-    say: Callable[[str], object],
+    on_progress: OnProgress,
 ) -> list[tuple[str, Drawn]]:
     """``(prompt, picture)`` of all, in the order of the variants; equal texts are drawn once."""
     found = []
@@ -44,7 +45,8 @@ def paint(
                     (subject.prompt, Drawn(variant, each.choice, each.seed, each.image, each.heat))
                     for each in done[key]
                 ]
-                say(f"{len(found) // len(painter.brush.seeds)} of {total} variants drawn")
+                drawn = len(found) // len(painter.brush.seeds)
+                on_progress(Progress("drawing", drawn, total, "variants"))
     return found
 
 

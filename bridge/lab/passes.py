@@ -13,16 +13,22 @@ from bridge.conditioning.wording import read_wording
 from bridge.lab.cache import Cache, key_of
 from bridge.lab.pooled_row import pooled_row
 from bridge.lab.reading import Reading, reading_of
+from bridge.progress import OnProgress, Progress, unwatched
 from bridge.prompt import Reader, plan_many
 from bridge.towers import TEXT_TOWERS, Layer, TextBatch, TextTower
 
 # Tokens of one pass at most, padding included: 850 texts of CLIP. More go in several passes.
 MOST_TOKENS = 1 << 16
+TEXTS = "texts"  # what `Progress` counts here
 _ATTENTIONS = 32  # texts of one pass that keeps attention
 
 
 def read_texts(
-    tower: TextTower, texts: Iterable[str], cache: Cache, mark: str
+    tower: TextTower,
+    texts: Iterable[str],
+    cache: Cache,
+    mark: str,
+    on_progress: OnProgress = unwatched,
 ) -> dict[str, Reading]:
     """The reading of each text, made or found in the cache.
 
@@ -43,6 +49,8 @@ def read_texts(
     ]
     found = {text: cache.reading(key) for text, key in zip(wanted, keys, strict=True)}
     missing = [at for at, text in enumerate(wanted) if found[text] is None]
+    read = len(wanted) - len(missing)
+    on_progress(Progress(f"{tower.name} reads", read, len(wanted), TEXTS))
     for rows in _lengths(tower, batch, missing):
         part = tower.tokenize([wanted[at] for at in rows])
         states = tower.encode(part)
@@ -50,6 +58,8 @@ def read_texts(
             reading = reading_of(part, states, row)
             cache.keep_reading(keys[at], reading)
             found[wanted[at]] = reading
+        read += len(rows)
+        on_progress(Progress(f"{tower.name} reads", read, len(wanted), TEXTS))
     return {text: reading for text, reading in found.items() if reading is not None}
 
 

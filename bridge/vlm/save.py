@@ -4,10 +4,10 @@ that the model is, else bridge's own (`bridge.vlm.own_layout`)."""
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 from bridge.errors import UnsupportedModelError
+from bridge.files import filled_folder
 from bridge.runtime import quiet_loading
 from bridge.vlm.aspect import OneView
 from bridge.vlm.model import BridgeVLM
@@ -38,17 +38,13 @@ def save_vlm(
 
     check_can_save(vlm, llm)
     place = Path(folder).expanduser()
-    part = place / f".saving.{os.getpid()}.part"
-    part.mkdir(parents=True)
-    try:
+    with filled_folder(place) as part:
         with quiet_loading():
             if vision is None and llm is None and why_not(vlm) is None:
                 write_stock(vlm, part)
             else:
                 write_own(vlm, part, vision=vision, llm=llm)
         _put(part, place)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return place
 
 

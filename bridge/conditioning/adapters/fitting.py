@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from bridge.conditioning.adapters.regression import (
 from bridge.conditioning.adapters.training import train_resampler
 from bridge.conditioning.kit import Kit, Towers, open_kit
 from bridge.errors import OptionError
+from bridge.progress import OnProgress, Progress, unwatched
 from bridge.prompt import check_prompts
 from bridge.runtime import resolve_device
 from bridge.towers import Layer, TextTower
@@ -66,6 +67,7 @@ def fit_adapter(
     steps: int = 1500,
     seed: int = 0,
     device: torch.device | str | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Adapter:
     """Fit what takes a foreign text tower's states to those that a model was trained with.
 
@@ -88,6 +90,8 @@ def fit_adapter(
         steps: of training, for the resampler: some 0.2 s each on two CPU cores.
         seed: of the training and of the random features.
         device: where it is done. Default: CUDA if there is one; a live pipeline's own.
+        on_progress: called with a `bridge.progress.Progress`, which is a line as text: ``print``
+            will do.
 
     Raises:
         OptionError: too few prompts, no such kind, a layer that the tower lacks, a tower whose
@@ -125,7 +129,9 @@ def fit_adapter(
     if kind == "procrustes":  # a turn of one layer's states
         chosen = chosen[:1]
     linear = kind in _LINEAR
-    batches: Iterable[_Batch] = _batches(kit, towers, foreign, chosen, texts)
+    say = on_progress or unwatched
+    read = _batches(kit, towers, foreign, chosen, texts)
+    batches: Iterable[_Batch] = _told(read, len(texts), say)
     batches = batches if linear else list(batches)  # which are gone through more than once
     features = {} if linear else _features(_moments(list(batches)[:_SCALED], {}), len(texts), seed)
     one = next(_batches(kit, towers, foreign, chosen, texts[:1]))
@@ -139,7 +145,14 @@ def fit_adapter(
     if kind == "resampler":
         for component in maps:
             data = [(batch.natives[component], batch.readings) for batch in batches]
-            trained, scores = train_resampler(maps[component], data, _HELD, steps, seed)
+            trained, scores = train_resampler(
+                maps[component],
+                data,
+                _HELD,
+                steps,
+                seed,
+                _counted(component, steps, say),
+            )
             maps[component] = replace(maps[component], resampler=trained)
             explained[component] |= scores
     return Adapter(
@@ -210,6 +223,17 @@ def _batches(
     for start in range(0, len(texts), _BATCH):
         natives = native_states(kit, towers, texts[start : start + _BATCH])
         yield _Batch(start, natives, foreign_readings(foreign, natives, layers, towers.device))
+
+
+def _told(batches: Iterable[_Batch], prompts: int, on_progress: OnProgress) -> Iterator[_Batch]:
+    for batch in batches:
+        read = min(batch.start + _BATCH, prompts)
+        on_progress(Progress("reading", read, prompts, "prompts"))
+        yield batch
+
+
+def _counted(component: str, steps: int, on_progress: OnProgress) -> Callable[[int], object]:
+    return lambda done: on_progress(Progress(f"training {component}", done, steps, "steps"))
 
 
 def _moments(batches: Iterable[_Batch], features: _Features) -> _Sums:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,6 +40,7 @@ def train_resampler(
     held: int,
     steps: int,
     seed: int,
+    on_step: Callable[[int], object] = lambda done: None,
     hidden: int = 192,
 ) -> tuple[Resampler, dict[str, float]]:
     """Train what adds to ``base``.
@@ -53,6 +54,7 @@ def train_resampler(
         base: the closed form.
         data: batches of native states with the foreign readings of their texts.
         held: every so many prompts one is left out, and scored at the end.
+        on_step: called after each step with how many are done.
         hidden: the resampler's width.
 
     Returns:
@@ -66,7 +68,7 @@ def train_resampler(
     with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(seed)
         model = _made(base, used, hidden)
-        _trained(model, used, steps, random.Random(seed))
+        _trained(model, used, steps, random.Random(seed), on_step)
     model.eval().requires_grad_(False)
     model.shrink(*_shares(model, left_out or used))
     return model, _scores(model, left_out or used)
@@ -106,7 +108,11 @@ def _made(base: TowerMap, examples: Sequence[_Example], hidden: int) -> Resample
 
 
 def _trained(
-    model: Resampler, examples: Sequence[_Example], steps: int, rng: random.Random
+    model: Resampler,
+    examples: Sequence[_Example],
+    steps: int,
+    rng: random.Random,
+    on_step: Callable[[int], object],
 ) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE, weight_decay=0.01)
 
@@ -115,7 +121,7 @@ def _trained(
         return rise * 0.5 * (1 + math.cos(math.pi * step / steps))
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-    for _ in range(steps):
+    for step in range(steps):
         batch = rng.sample(examples, min(_BATCH, len(examples)))
         pairs = _whitened(model, batch)
         errors = [(found - wanted).square().mean() for wanted, _, found in pairs.values()]
@@ -125,6 +131,7 @@ def _trained(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
+        on_step(step + 1)
 
 
 def _whitened(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bridge.errors import OptionError, UnsupportedModelError, WeightsError
-from bridge.files import read_json
+from bridge.files import check_output_file, read_json, whole_folder
 from bridge.vlm.checkpoints import names
 from bridge.vlm.checkpoints.settings import (
     ADDED_ROWS,
@@ -81,18 +81,13 @@ def convert(
     target = _checked_target(Path(out).expanduser())
     folder = resolve(source).absolute()
     _check_direction(folder, to)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    part.mkdir()
-    try:
+    with whole_folder(target) as part:
         if to == "hf":
             _to_hf(folder, part, allow_pickle, base, on_tensor)
         else:
             _to_llava(folder, part, vision_tower, on_tensor)
         if target.exists():
             raise OptionError(f"output {str(target)!r} has come to be meanwhile; nothing written")
-        part.rename(target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return target
 
 
@@ -220,13 +215,9 @@ def _clip_settings(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _checked_target(target: Path) -> Path:
-    if target.exists() or target.is_symlink():
+    if os.path.lexists(target):
         raise OptionError(f"output {str(target)!r} is there already; give a new folder name")
-    parent = target.absolute().parent
-    if not parent.is_dir():
-        raise OptionError(f"output {str(target)!r}: there is no directory {str(parent)!r}")
-    if not os.access(parent, os.W_OK):
-        raise OptionError(f"output {str(target)!r}: no permission to write there")
+    check_output_file(target)
     return target.absolute()
 
 

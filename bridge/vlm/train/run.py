@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bridge.errors import DataError, OptionError, UnsupportedModelError
-from bridge.files import write_whole
+from bridge.files import check_output_folder, write_whole
+from bridge.progress import OnProgress, Progress, ProgressLine, unwatched
 from bridge.runtime import resolve_device
 from bridge.towers.fingerprinting import fingerprint
 from bridge.vlm.load import load_vlm
 from bridge.vlm.model import BridgeVLM
 from bridge.vlm.save import check_can_save, save_vlm
-from bridge.vlm.train.bar import ProgressBar
 from bridge.vlm.train.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from bridge.vlm.train.data import CAPTION_QUESTION, Data, read_data
 from bridge.vlm.train.journal import Journal, ask_samples, askable
@@ -93,6 +94,10 @@ def train_vlm(
     if settings.stage == 1 and not any(row.pictures for row in rows):
         raise DataError("no row has a picture; stage 1 learns from pictures alone")
     folder = _checked_output(output)
+    features = Path(feature_folder or folder / "features").expanduser()
+    kept = features if store_features else None
+    if kept is not None:
+        check_output_folder(kept, "feature folder")
     live = isinstance(model, BridgeVLM) and device is None
     place = model.device if live else resolve_device(device)  # type: ignore[union-attr]
     with accelerator_of(place, settings.mixed_precision) as accelerator:
@@ -103,9 +108,9 @@ def train_vlm(
         check_can_save(vlm)
         for part in (vlm.vision, vlm.projector, vlm.llm):
             part.to(accelerator.device)  # type: ignore[union-attr]
-        features = Path(feature_folder or folder / "features").expanduser()
-        kept = features if store_features else None
-        journal = _train(vlm, rows, settings, folder, kept, accelerator, progress)
+        with ProgressLine(sys.stderr) as show:
+            watched = show if progress and accelerator.is_main_process else unwatched
+            journal = _train(vlm, rows, settings, folder, kept, accelerator, watched)
         if accelerator.is_main_process:
             save_vlm(vlm, folder)
             told = {"rows": len(rows), "options": asdict(settings)}
@@ -130,14 +135,13 @@ def _train(
     folder: Path,
     kept: Path | None,
     accelerator: Accelerator,
-    progress: bool,
+    on_progress: OnProgress,
 ) -> Journal:
     """All of a run between loading and saving."""
-    bar = ProgressBar(progress and accelerator.is_main_process)
     first = next((row.pictures[0] for row in rows if row.pictures), None)
     view = None if first is None else view_size(vlm, first)
     encoded = [_encoded(vlm, row, view, options) for row in rows]
-    seen = _seen(vlm, encoded, kept, accelerator, bar)
+    seen = _seen(vlm, encoded, kept, accelerator, on_progress)
     steps = options.n_steps(len(rows))
     told = _told(vlm, encoded, options, steps)
     journal, path, start = Journal(folder), folder / CHECKPOINT, 0
@@ -156,9 +160,10 @@ def _train(
         each = Steps(accelerator, module, optimizer, options, order, encoded, seen, vlm.pad_id)
         asked = askable(rows, options.samples)
         set_mode(vlm, options, training=True)
-        for step in bar(range(start, steps), "training"):
+        for step in range(start, steps):
             journal.log.append(each.take(step))
-            bar.show(loss=f"{journal.log[-1]['loss']:.4f}")
+            loss = f"loss {journal.log[-1]['loss']:.4f}"
+            on_progress(Progress("training", step + 1, steps, "steps", loss))
             done, last = step + 1, step + 1 == steps
             if asked and (last or done % options.sample_every == 0):
                 set_mode(vlm, options, training=False)
@@ -186,14 +191,14 @@ def _seen(
     rows: Sequence[Encoded],
     kept: Path | None,
     accelerator: Accelerator,
-    bar: ProgressBar,
+    on_progress: OnProgress,
 ) -> Seen:
     if kept is None:
         return LiveStates(vlm)
     stored = StoredStates(vlm, kept)
     pictures = [picture for row in rows for picture in row.pictures]
     mine = pictures[accelerator.process_index :: accelerator.num_processes]
-    stored.fill(mine, lambda stretches: bar(stretches, "image features"))
+    stored.fill(mine, on_progress)
     accelerator.wait_for_everyone()
     return stored
 
@@ -219,14 +224,7 @@ def _told(
 
 def _checked_output(output: str | os.PathLike[str]) -> Path:
     folder = Path(output).expanduser()
-    if folder.exists() and not folder.is_dir():
-        raise OptionError(f"output {str(folder)!r} is a file; give a folder")
+    check_output_folder(folder)
     if (folder / "config.json").exists() and not (folder / CHECKPOINT).exists():
         raise OptionError(f"output {str(folder)!r} holds a model already; give another folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OptionError(f"output {str(folder)!r} cannot be made: {error}") from error
-    if not os.access(folder, os.W_OK):
-        raise OptionError(f"output {str(folder)!r}: no permission to write there")
     return folder

@@ -5,16 +5,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import torch
 from safetensors.torch import save
 
 from bridge.errors import WeightsError
 from bridge.files import write_whole
+from bridge.progress import OnProgress, Progress, unwatched
 from bridge.towers.fingerprinting import fingerprint
 from bridge.towers.tensors import read_tensors
 from bridge.vlm.features import image_states
@@ -23,9 +24,6 @@ from bridge.vlm.preprocess import view_pixels
 from bridge.vlm.train.rows import Picture
 
 _AT_ONCE = 16  # pictures through the tower in one pass
-
-Item = TypeVar("Item")
-Watched = Callable[[Sequence[Item]], Iterable[Item]]
 
 
 class Seen(Protocol):
@@ -55,19 +53,19 @@ class StoredStates:
         self.folder = folder / states_fingerprint(vlm)
         self._keys: dict[Picture, str] = {}
 
-    def fill(self, pictures: Sequence[Picture], watched: Watched[Sequence[Picture]] = iter) -> int:
+    def fill(self, pictures: Sequence[Picture], on_progress: OnProgress = unwatched) -> int:
         """Run the tower for the pictures that are not on the disk; gives how many those were.
 
-        ``watched`` passes on the stretches of pictures as they are done, for a progress bar.
         Safe to run in several processes at once: a file is written whole or not at all.
         """
         new = {self._key(p): p for p in pictures if not self._path(self._key(p)).is_file()}
         todo = list(new.values())
-        stretches = [todo[at : at + _AT_ONCE] for at in range(0, len(todo), _AT_ONCE)]
-        for stretch in watched(stretches):
+        for at in range(0, len(todo), _AT_ONCE):
+            stretch = todo[at : at + _AT_ONCE]
             for picture, states in zip(stretch, picture_states(self._vlm, stretch), strict=True):
                 data = save({"states": states.cpu().contiguous()})
                 write_whole(self._path(self._key(picture)), data)
+            on_progress(Progress("image features", at + len(stretch), len(todo), "pictures"))
         return len(todo)
 
     def __call__(self, pictures: Sequence[Picture]) -> list[torch.Tensor]:
