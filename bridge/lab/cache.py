@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from bridge.errors import OptionError
+from bridge.errors import OptionError, WeightsError
 from bridge.files import write_whole
 from bridge.lab.reading import Reading
+from bridge.towers.tensors import check_finite, load_tensors
 
 # Raise it when what is stored changes its meaning.
 _VERSION = 1
@@ -49,7 +50,7 @@ class Cache:
     def reading(self, key: str) -> Reading | None:
         """A reading, if it is there and whole."""
         found = self.tensors(key)
-        if found is None or found.keys() != {"pooled", "states", "ids", "offsets", "cut"}:
+        if found is None or not _is_reading(found):
             return None
         offsets = tuple(
             (start, end) if start < end else None for start, end in found["offsets"].tolist()
@@ -71,18 +72,26 @@ class Cache:
             },
         )
 
+    def floats(self, key: str, dimensions: int) -> dict[str, Tensor] | None:
+        """Tensors of float32 and of so many dimensions, if they are there and whole."""
+        found = self.tensors(key)
+        if found is None or any(
+            tensor.ndim != dimensions or tensor.dtype != torch.float32 for tensor in found.values()
+        ):
+            return None
+        return found
+
     def tensors(self, key: str) -> dict[str, Tensor] | None:
         """Tensors, if they are there and whole."""
         path = self._path(key, ".safetensors")
         if path is None or not path.is_file():
             return None
-        from safetensors import SafetensorError
-        from safetensors.torch import load
-
         try:
-            return load(path.read_bytes())
-        except (OSError, SafetensorError):
+            tensors, _ = load_tensors(path)
+            check_finite(path, tensors.items())
+        except WeightsError:
             return None
+        return tensors
 
     def keep_tensors(self, key: str, tensors: dict[str, Tensor]) -> None:
         """Keep tensors."""
@@ -99,7 +108,8 @@ class Cache:
             return None
         try:
             return Image.open(BytesIO(path.read_bytes())).convert("RGB")
-        except (OSError, UnidentifiedImageError):
+        # PIL raises SyntaxError, ValueError, zlib's and struct's own, by how a file is damaged.
+        except Exception:
             return None
 
     def keep_picture(self, key: str, picture: Image.Image) -> None:
@@ -113,3 +123,15 @@ class Cache:
     def _path(self, key: str, ending: str) -> Path | None:
         # Folders of few files each, as git keeps its objects.
         return None if self._folder is None else self._folder / key[:2] / f"{key}{ending}"
+
+
+def _is_reading(found: dict[str, Tensor]) -> bool:
+    """Whether tensors are those that ``keep_reading`` writes, as far as their shapes tell."""
+    dimensions = {name: tensor.ndim for name, tensor in found.items()}
+    if dimensions != {"pooled": 1, "states": 2, "ids": 1, "offsets": 2, "cut": 0}:
+        return False
+    count = len(found["ids"])
+    floats = all(found[name].dtype == torch.float32 for name in ("pooled", "states"))
+    whole = all(found[name].dtype == torch.int64 for name in ("ids", "offsets", "cut"))
+    places = found["offsets"].shape == (count, 2) and len(found["states"]) == count
+    return floats and whole and places and bool((found["offsets"] >= 0).all())

@@ -79,6 +79,21 @@ def load_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
+def check_computable(source: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Refuse what is not finite, or in no precision that torch computes with: small files of
+    weights. Raises WeightsError that names the tensor."""
+    import torch
+
+    kinds = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+    for name, tensor in tensors:
+        if tensor.dtype not in kinds:
+            raise WeightsError(
+                f"{source}: its tensor {name!r} is of {tensor.dtype}; weights are float32, "
+                "float16, bfloat16 or float64. The file is damaged or quantized."
+            )
+        check_finite(source, [(name, tensor)])
+
+
 def _wide(source: Path, name: str, tensor: Tensor) -> Tensor:
     """A tensor of one byte a number in float32: torch computes little in these kinds."""
     try:
