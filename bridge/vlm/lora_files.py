@@ -68,11 +68,12 @@ def load_lora(llm: Any, folder: str | os.PathLike[str]) -> None:
     """
     place = Path(folder).expanduser()
     config = read_json(place / CONFIG)
-    rank, alpha, names = (config.get(key) for key in ("r", "lora_alpha", "target_modules"))
+    rank, names = (config.get(key) for key in ("r", "target_modules"))
+    alpha = _number(config.get("lora_alpha"))
     if (
         config.get("peft_type") != "LORA"
         or not (isinstance(rank, int) and rank > 0)
-        or not _is_number(alpha)
+        or alpha is None
         or not (isinstance(names, list) and all(isinstance(name, str) for name in names))
     ):
         raise WeightsError(
@@ -88,7 +89,7 @@ def load_lora(llm: Any, folder: str | os.PathLike[str]) -> None:
     if ranks != {(rank,)}:
         raise WeightsError(f"{place / WEIGHTS} is not of the rank {rank} that {CONFIG} says")
     try:
-        layers = add_lora(llm, rank, float(alpha), seed=0, only=names)
+        layers = add_lora(llm, rank, alpha, seed=0, only=names)
     except UnsupportedModelError as error:
         raise WeightsError(f"{place / CONFIG} does not go on this model: {error}") from error
     wanted = {
@@ -109,8 +110,8 @@ def load_lora(llm: Any, folder: str | os.PathLike[str]) -> None:
         weight.copy_(tensors[name])
 
 
-def _is_number(value: object) -> bool:
-    """Whether it is a number of ordinary size: not NaN, not infinite, and no truth value."""
+def _number(value: object) -> float | None:
+    """A number of ordinary size: not NaN, not infinite, and no truth value; else None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return math.isfinite(value) and abs(value) < 1e30
+        return None
+    return float(value) if math.isfinite(value) and abs(value) < 1e30 else None

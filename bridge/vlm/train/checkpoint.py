@@ -74,9 +74,8 @@ def load_checkpoint(
     parameters = trained(module)
     if parameters.keys() != {n.removeprefix("weight.") for n in tensors if n.startswith("weight.")}:
         raise WeightsError(f"{path} holds other weights than are trained here; delete it")
-    states = {
-        name: _state(path, name, parameter, tensors) for name, parameter in parameters.items()
-    }
+    # All are checked before the first is put in place.
+    states = {name: _state(path, name, own, tensors) for name, own in parameters.items()}
     for name, parameter in parameters.items():
         moments = states[name]
         parameter.copy_(tensors[f"weight.{name}"])
@@ -92,15 +91,11 @@ def _state(
     path: Path, name: str, parameter: torch.Tensor, tensors: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
     """AdamW's state of one parameter; empty before its first step. Raises WeightsError."""
-    own = {
-        moment: tensors[f"{moment}.{name}"] for moment in _MOMENTS if f"{moment}.{name}" in tensors
-    }
+    own = {m: tensors[f"{m}.{name}"] for m in _MOMENTS if f"{m}.{name}" in tensors}
     shapes = {"step": torch.Size()} | dict.fromkeys(_MOMENTS[1:], parameter.shape)
-    fits = all(t.shape == shapes[moment] and t.is_floating_point() for moment, t in own.items())
-    weight = tensors[f"weight.{name}"]
-    whole_state = len(own) in (0, len(_MOMENTS))
-    if not (
-        fits and whole_state and weight.shape == parameter.shape and weight.is_floating_point()
-    ):
+    every = [(tensors[f"weight.{name}"], parameter.shape)]
+    every += [(tensor, shapes[moment]) for moment, tensor in own.items()]
+    fits = all(tensor.shape == shape and tensor.is_floating_point() for tensor, shape in every)
+    if not fits or len(own) not in (0, len(_MOMENTS)):
         raise WeightsError(f"{path}: what it holds of {name} does not fit; delete it")
     return own
