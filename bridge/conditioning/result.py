@@ -14,7 +14,7 @@ from bridge.conditioning.recipes import Recipe
 from bridge.conditioning.sizes import Sizes
 from bridge.conditioning.trace import Trace
 from bridge.errors import OptionError
-from bridge.markup import fill, joined
+from bridge.markup import Markup, fill, joined
 from bridge.prompt import TokenPlan, TokenReport, report_of
 
 TENSORS = (
@@ -236,11 +236,12 @@ class ConditioningReport:
 
     def html(self) -> str:
         """All reports as an HTML fragment; all text is escaped."""
+        return str(self.__html__())
+
+    def __html__(self) -> Markup:
         of_prompts = (fill("<h4>{}</h4>{}{}", *titled) for titled in self._titled())
         lines = (fill('<p class="bridge-addon">{}</p>', each.text()) for each in self.addons)
-        return str(joined([*of_prompts, *lines]))
-
-    __html__ = html
+        return joined([*of_prompts, *lines])
 
     def to_dict(self) -> dict[str, Any]:
         """All reports as plain values, ready for JSON."""

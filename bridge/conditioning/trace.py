@@ -56,16 +56,15 @@ class Trace:
 
     def html(self) -> str:
         """The trace as an HTML fragment; warnings have ``role="alert"``."""
+        return str(self.__html__())
+
+    def __html__(self) -> Markup:
         alerts = [False] * len(self.pooled) + [bool(drift.reasons) for drift in self.drifts]
         alarm = Markup(' role="alert"')
-        return str(
-            joined(
-                fill('<p class="bridge-trace"{}>{}</p>', alarm if alert else "", line)
-                for line, alert in zip(self.lines(), alerts, strict=True)
-            )
+        return joined(
+            fill('<p class="bridge-trace"{}>{}</p>', alarm if alert else "", line)
+            for line, alert in zip(self.lines(), alerts, strict=True)
         )
-
-    __html__ = html
 
     def to_dict(self) -> dict[str, Any]:
         """The trace as plain values, ready for JSON."""

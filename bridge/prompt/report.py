@@ -75,10 +75,10 @@ class TokenReport:
 
     def html(self) -> str:
         """The report as an HTML fragment. All text is escaped and kept apart by direction."""
-        inner = joined(map(_tower_html, self.towers))
-        return str(fill('<div class="bridge-tokens">{}</div>', inner))
+        return str(self.__html__())
 
-    __html__ = html
+    def __html__(self) -> Markup:
+        return fill('<div class="bridge-tokens">{}</div>', joined(map(_tower_html, self.towers)))
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain lists, dicts, strings and numbers, ready for JSON."""

@@ -171,6 +171,7 @@ def test_no_report_runs_a_script(fuzz: Fuzz, browser: Any, sources: Sources) -> 
             html = kind(rng, sources, payload.format(f"window.ran.push({run.seed})"))
             if html:
                 shown[run.seed] = f"<section>{html}</section>"
+                run.expect("&lt;div" not in html, "escaped twice")
         for some in batched(shown.values(), 40):
             for run.seed in scripts_run(page, some):
                 run.fail("a script ran")
