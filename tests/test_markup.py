@@ -36,6 +36,6 @@ def faults(path: Path) -> Iterator[str]:
             )
             if TAG.search(text):
                 yield f"{path}:{node.lineno}: an f-string with tags"
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "fill":
-            if not isinstance(node.args[0], ast.Constant):
-                yield f"{path}:{node.lineno}: a template that is no literal"
+        filled = isinstance(node, ast.Call) and getattr(node.func, "id", "") == "fill"
+        if filled and not isinstance(node.args[0], ast.Constant):
+            yield f"{path}:{node.lineno}: a template that is no literal"
