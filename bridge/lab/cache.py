@@ -21,7 +21,7 @@ from torch import Tensor
 from bridge.errors import OptionError, WeightsError
 from bridge.files import write_whole
 from bridge.lab.reading import Reading
-from bridge.towers.tensors import check_finite, load_tensors
+from bridge.towers.tensors import load_tensors
 
 # Raise it when what is stored changes its meaning.
 _VERSION = 1
@@ -50,7 +50,7 @@ class Cache:
     def reading(self, key: str) -> Reading | None:
         """A reading, if it is there and whole."""
         found = self.tensors(key)
-        if found is None or not _is_reading(found):
+        if found is None or found.keys() != {"pooled", "states", "ids", "offsets", "cut"}:
             return None
         offsets = tuple(
             (start, end) if start < end else None for start, end in found["offsets"].tolist()
@@ -72,26 +72,16 @@ class Cache:
             },
         )
 
-    def floats(self, key: str, dimensions: int) -> dict[str, Tensor] | None:
-        """Tensors of float32 and of so many dimensions, if they are there and whole."""
-        found = self.tensors(key)
-        if found is None or any(
-            tensor.ndim != dimensions or tensor.dtype != torch.float32 for tensor in found.values()
-        ):
-            return None
-        return found
-
     def tensors(self, key: str) -> dict[str, Tensor] | None:
         """Tensors, if they are there and whole."""
         path = self._path(key, ".safetensors")
         if path is None or not path.is_file():
             return None
         try:
-            tensors, _ = load_tensors(path)
-            check_finite(path, tensors.items())
+            tensors, metadata = load_tensors(path)
         except WeightsError:
             return None
-        return tensors
+        return tensors if metadata.get("sha256") == _digest(tensors) else None
 
     def keep_tensors(self, key: str, tensors: dict[str, Tensor]) -> None:
         """Keep tensors."""
@@ -99,7 +89,8 @@ class Cache:
 
         path = self._path(key, ".safetensors")
         if path is not None:
-            write_whole(path, save({name: each.contiguous() for name, each in tensors.items()}))
+            whole = {name: each.contiguous() for name, each in tensors.items()}
+            write_whole(path, save(whole, {"sha256": _digest(whole)}))
 
     def picture(self, key: str) -> Image.Image | None:
         """A picture, if it is there and whole."""
@@ -125,13 +116,8 @@ class Cache:
         return None if self._folder is None else self._folder / key[:2] / f"{key}{ending}"
 
 
-def _is_reading(found: dict[str, Tensor]) -> bool:
-    """Whether tensors are those that ``keep_reading`` writes, as far as their shapes tell."""
-    dimensions = {name: tensor.ndim for name, tensor in found.items()}
-    if dimensions != {"pooled": 1, "states": 2, "ids": 1, "offsets": 2, "cut": 0}:
-        return False
-    count = len(found["ids"])
-    floats = all(found[name].dtype == torch.float32 for name in ("pooled", "states"))
-    whole = all(found[name].dtype == torch.int64 for name in ("ids", "offsets", "cut"))
-    places = found["offsets"].shape == (count, 2) and len(found["states"]) == count
-    return floats and whole and places and bool((found["offsets"] >= 0).all())
+def _digest(tensors: dict[str, Tensor]) -> str:
+    """A hash of names, shapes and numbers, by which a damaged file is known."""
+    from safetensors.torch import save
+
+    return hashlib.sha256(save(tensors)).hexdigest()

@@ -164,7 +164,7 @@ def _maps(heat: HeatMaps, words: Sequence[str], image: int) -> dict[str, Tensor]
 
 
 def _kept_maps(cache: Cache, key: str) -> dict[str, Tensor] | None:
-    found = cache.floats(key, 2)
+    found = cache.tensors(key)
     return found and {name.removeprefix("word "): tensor for name, tensor in found.items()}
 
 

@@ -140,7 +140,7 @@ def read_rollouts(
     """
     wanted = list(dict.fromkeys(texts))
     keys = {text: key_of(tower=mark, text=text, rollout=True) for text in wanted}
-    kept = {text: cache.floats(keys[text], 1) for text in wanted}
+    kept = {text: cache.tensors(keys[text]) for text in wanted}
     found = {text: each["row"] for text, each in kept.items() if each and "row" in each}
     missing = [text for text in wanted if text not in found]
     for start in range(0, len(missing), _ATTENTIONS):

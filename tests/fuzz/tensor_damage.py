@@ -29,7 +29,9 @@ def damaged(rng: random.Random, data: bytes) -> bytes:
     header, body = unpacked(data)
     body = rng.choice(WAYS)(rng, header, body)
     # What is damaged already need not bear more.
-    with suppress(ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+    with suppress(
+        ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError
+    ):
         if rng.random() < 0.3:
             body = rng.choice(WAYS)(rng, header, body)
     return packed(header, body)
