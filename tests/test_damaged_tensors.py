@@ -295,7 +295,7 @@ def test_patterns_that_are_refused(sd: Any, tmp_path: Path, pattern: str) -> Non
 def test_patterns_take_linear_time(sd: Any, tmp_path: Path) -> None:
     deltas = {"text_encoder": random_deltas(sd.text_encoder, 2, 1)}
     path = write_lora(tmp_path / "x.safetensors", "diffusers", deltas, alpha=1.0)
-    slow = [".*" * 95 + "x", "(.|.)" * 39 + "x", "(.|.|.|..|){999}" * 12, ".?" * 95, "\\w*" * 66]
+    slow = [".*" * 95 + "x", "(.|.)" * 39 + "x", "(.|.|.|..|){999}" * 12, ".?" * 95, "\\w*" * 60]
     start = time.monotonic()
     for pattern in slow:
         config = {"text_encoder.alpha_pattern": {f"{pattern}x{at}": 4 for at in range(19)}}

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save, save_file
 from tensor_damage import damaged, damaged_json
 from tiny_gemma import tiny_gemma3
 from tiny_models import text_config, tiny_clip_tokenizer, tiny_sd_pipeline, tiny_sdxl_pipeline
+from tiny_vlm import tiny_llava
 from torch import nn
 from transformers import CLIPTextModel
 
@@ -26,6 +27,7 @@ from bridge.conditioning import forget_towers, load_conditioning, save_condition
 from bridge.errors import BridgeError
 from bridge.towers import TextTower, read_lora, read_textual_inversion
 from bridge.vlm import build_projector, load_projector, save_projector
+from bridge.vlm.load import load_vlm
 from bridge.vlm.lora_files import load_lora, save_lora
 from bridge.vlm.train.checkpoint import load_checkpoint, save_checkpoint
 from bridge.vlm.train.lora import add_lora, take_lora
@@ -309,6 +311,29 @@ def test_towers(fuzz: Fuzz, sd: Any, tmp_path: Path) -> None:
             raise type(error)(str(error).replace("text_encoder ", f"{file.name} ")) from error
 
     checked(fuzz, 10, [(file, use)])
+
+
+def test_pipelines_and_vision_language_models(fuzz: Fuzz, sd: Any, tmp_path: Path) -> None:
+    painter = tmp_path / "painter"
+    sd.save_pretrained(painter)
+    llava = tiny_llava(tmp_path)
+    parts = [(f"{part}/diffusion_pytorch_model", painter) for part in ("unet", "vae")]
+
+    def use(load: Callable[[Path], Any], folder: Path, file: Path) -> Callable[[], Any]:
+        def used() -> None:
+            try:
+                load(folder)
+            except BridgeError as error:
+                # Where the parts are named by transformers and diffusers, it is by their folder.
+                assert str(folder) in str(error)
+                raise type(error)(file.name) from error
+
+        return used
+
+    files = [(folder / f"{name}.safetensors", folder) for name, folder in parts]
+    uses = [(file, use(bridge.load_pipeline, folder, file)) for file, folder in files]
+    whole = llava / "model.safetensors"
+    checked(fuzz, 16, [*uses, (whole, use(load_vlm, llava, whole))])
 
 
 def test_the_damage_is_of_all_kinds() -> None:
