@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 from bridge.errors import BridgeError
 from bridge.lab import overlay
 from bridge.lab.variants import ORIGINAL
+from bridge.markup import Markup, fill, joined
 from demos.messages import note, warning
 from demos.pictures import data_uri
 from demos.studying import CHOICES, Inquiry, Step, Studied
@@ -39,10 +39,14 @@ def count_html(asked: Inquiry) -> str:
 
 def step_html(step: Step) -> str:
     """A progress bar and what goes on."""
-    at = f" max='{step.steps}' value='{step.step}'" if step.steps else ""
-    return (
-        f"<div class='bridge-drawing'><progress aria-label='Studying'{at}></progress>"
-        f"<p class='bridge-note' role='status'>{escape(step.line)}</p></div>"
+    at = fill(" max='{}' value='{}'", step.steps, step.step) if step.steps else ""
+    return str(
+        fill(
+            "<div class='bridge-drawing'><progress aria-label='Studying'{}></progress>"
+            "<p class='bridge-note' role='status'>{}</p></div>",
+            at,
+            step.line,
+        )
     )
 
 
@@ -63,32 +67,39 @@ def summary(studied: Studied) -> str:
 
 def tables_html(studied: Studied) -> str:
     """The prompt's words and the phrasings, as each tower reads them."""
-    return (
-        '<div class="bridge-study"><h3>Which words matter</h3><p class="bridge-note">How the '
-        "prompt is split into tokens, and under each word how far the pooled state moves when the "
-        f"word is left out (1 − cosine).</p>{_words(studied)}"
-        '<h3>How near each phrasing stays</h3><p class="bridge-note">Cosine of pooled states with '
-        "the prompt's own. Bars begin at chance, the mean cosine of unrelated texts, and end at "
-        "1. “By token” is the mean cosine of the tokens that both texts have.</p>"
-        f"{_phrasings(studied)}</div>"
+    return str(
+        fill(
+            '<div class="bridge-study"><h3>Which words matter</h3><p class="bridge-note">How the '
+            "prompt is split into tokens, and under each word how far the pooled state moves when "
+            "the word is left out (1 − cosine).</p>{}<h3>How near each phrasing stays</h3>"
+            '<p class="bridge-note">Cosine of pooled states with the prompt\'s own. Bars begin at '
+            "chance, the mean cosine of unrelated texts, and end at 1. “By token” is the mean "
+            "cosine of the tokens that both texts have.</p>{}</div>",
+            _words(studied),
+            _phrasings(studied),
+        )
     )
 
 
-def _words(studied: Studied) -> str:
+def _words(studied: Studied) -> Markup:
     table = studied.study.words
     if table.empty:
-        return ""
+        return Markup()
     lines = []
     for tower, own in table.groupby("tower", sort=False):
         rows = own.sort_values("position").to_dict("records")
         top = max(row["leave_one_out"] for row in rows) or 1.0
-        chips = "".join(
-            f'<li style="--heat:{max(0.0, row["leave_one_out"]) / top:.3f}">'
-            f"<bdi>{_pieces(_word_pieces(row))}</bdi><small>{row['leave_one_out']:.3f}</small></li>"
+        chips = joined(
+            fill(
+                '<li style="--heat:{:.3f}"><bdi>{}</bdi><small>{:.3f}</small></li>',
+                max(0.0, row["leave_one_out"]) / top,
+                _pieces(_word_pieces(row)),
+                row["leave_one_out"],
+            )
             for row in rows
         )
-        lines.append(f'<h4>{escape(tower)}</h4><ol class="chips">{chips}</ol>')
-    return "".join(lines)
+        lines.append(fill('<h4>{}</h4><ol class="chips">{}</ol>', tower, chips))
+    return joined(lines)
 
 
 def _word_pieces(row: dict[str, Any]) -> list[str]:
@@ -97,29 +108,34 @@ def _word_pieces(row: dict[str, Any]) -> list[str]:
     return pieces or [row["word"]]
 
 
-def _phrasings(studied: Studied) -> str:
+def _phrasings(studied: Studied) -> Markup:
     found = studied.study
     towers = found.towers.to_dict("records")
     of: dict[tuple[str, ...], dict[str, Any]] = {}
     for row in found.table.to_dict("records"):
         key = (row["operation"], row["detail"], row["text"], row["dialect"])
         of.setdefault(key, {})[row["tower"]] = row
-    head = "".join(
-        f'<th scope="col">{escape(tower["tower"])}<small>chance {tower["chance"]:.2f}</small></th>'
+    head = joined(
+        fill('<th scope="col">{}<small>chance {:.2f}</small></th>', tower["tower"], tower["chance"])
         for tower in towers
     )
-    lines = "".join(
-        f'<tr><th scope="row">{_phrasing(studied, *key)}</th>'
-        f"{''.join(_nearness(by[tower['tower']]) for tower in towers)}</tr>"
+    lines = joined(
+        fill(
+            '<tr><th scope="row">{}</th>{}</tr>',
+            _phrasing(studied, *key),
+            joined(_nearness(by[tower["tower"]]) for tower in towers),
+        )
         for key, by in of.items()
     )
-    return (
-        f'<div class="rows" tabindex="0"><table><thead><tr><th scope="col">Phrasing</th>{head}</tr>'
-        f"</thead><tbody>{lines}</tbody></table></div>"
+    return fill(
+        '<div class="rows" tabindex="0"><table><thead><tr><th scope="col">Phrasing</th>{}</tr>'
+        "</thead><tbody>{}</tbody></table></div>",
+        head,
+        lines,
     )
 
 
-def _phrasing(studied: Studied, operation: str, detail: str, text: str, dialect: str) -> str:
+def _phrasing(studied: Studied, operation: str, detail: str, text: str, dialect: str) -> Markup:
     about = [operation, detail, dialect if dialect != "plain" else ""]
     splits: dict[tuple[str, ...], list[str]] = {}
     if dialect == "plain":
@@ -127,32 +143,37 @@ def _phrasing(studied: Studied, operation: str, detail: str, text: str, dialect:
             splits.setdefault(pieces[text], []).append(tower)
     # Towers that split alike say so once.
     named = {pieces: f"{', '.join(names)}: " for pieces, names in splits.items()}
-    split = "".join(
-        f'<span class="split">{escape(name) if len(named) > 1 else ""}'
-        f"<bdi>{_pieces(pieces)}</bdi></span>"
+    split = joined(
+        fill(
+            '<span class="split">{}<bdi>{}</bdi></span>',
+            name if len(named) > 1 else "",
+            _pieces(pieces),
+        )
         for pieces, name in named.items()
     )
-    return (
-        f"<bdi>{escape(text)}</bdi><small>{escape(' · '.join(filter(None, about)))}</small>{split}"
-    )
+    told = " · ".join(filter(None, about))
+    return fill("<bdi>{}</bdi><small>{}</small>{}", text, told, split)
 
 
-def _pieces(pieces: Sequence[str]) -> str:
-    return "<i>|</i>".join(map(escape, pieces))
+def _pieces(pieces: Sequence[str]) -> Markup:
+    return joined(pieces, "<i>|</i>")
 
 
-def _nearness(row: dict[str, Any]) -> str:
+def _nearness(row: dict[str, Any]) -> Markup:
     """A tower's cell: the pooled cosine with a bar, then tokens."""
     near = row.get("pooled_above_chance", math.nan)
     bar = 0.0 if math.isnan(near) else min(1.0, max(0.0, near))
     count, cut = row.get("tokens", math.nan), row.get("cut", 0)
-    tokens = "" if math.isnan(count) else f"<small>{count:.0f} tokens</small>"
+    tokens = Markup() if math.isnan(count) else fill("<small>{:.0f} tokens</small>", count)
     if cut and not math.isnan(cut):
-        tokens += f"<small>{cut:.0f} cut off</small>"
-    return (
-        f'<td><b>{_figure(row.get("pooled_cosine"))}</b><span class="bar"><span style="width:'
-        f'{bar:.1%}"></span></span><small>by token {_figure(row.get("token_cosine"))}</small>'
-        f"{tokens}</td>"
+        tokens += fill("<small>{:.0f} cut off</small>", cut)
+    return fill(
+        '<td><b>{}</b><span class="bar"><span style="width:{:.1%}"></span></span>'
+        "<small>by token {}</small>{}</td>",
+        _figure(row.get("pooled_cosine")),
+        bar,
+        _figure(row.get("token_cosine")),
+        tokens,
     )
 
 
@@ -168,30 +189,37 @@ def pictures_html(studied: Studied, word: str | None) -> str:
     found = studied.study
     if not found.drawn:
         return ""
-    cards: dict[tuple[str, str, str], list[str]] = {}
+    cards: dict[tuple[str, str, str], list[Markup]] = {}
     for row, drawn in zip(found.pictures.to_dict("records"), found.drawn, strict=True):
         key = (row["operation"], row["text"], row["dialect"])
         cards.setdefault(key, []).append(_figures(row, drawn, word))
-    sections = "".join(
-        f'<section><h4><bdi>{escape(text)}</bdi></h4><div class="figures">{"".join(figures)}</div>'
-        "</section>"
+    sections = joined(
+        fill(
+            '<section><h4><bdi>{}</bdi></h4><div class="figures">{}</div></section>',
+            text,
+            joined(figures),
+        )
         for (_, text, _), figures in cards.items()
     )
-    seed, guidance = found.settings["seeds"][0], found.settings["guidance_scale"]
-    return (
-        '<div class="bridge-study"><h3>What is drawn</h3><p class="bridge-note">All with seed '
-        f"{seed} and guidance {guidance:g}. Drift is from the prompt's own picture: the root mean "
-        "square of pixels, and 1 − cosine in an image tower's space where there is one. Heat maps "
-        f'are of the whole model.</p><div class="cards">{sections}</div></div>'
+    return str(
+        fill(
+            '<div class="bridge-study"><h3>What is drawn</h3><p class="bridge-note">All with seed '
+            "{} and guidance {:g}. Drift is from the prompt's own picture: the root mean square of "
+            "pixels, and 1 − cosine in an image tower's space where there is one. Heat maps are of "
+            'the whole model.</p><div class="cards">{}</div></div>',
+            found.settings["seeds"][0],
+            found.settings["guidance_scale"],
+            sections,
+        )
     )
 
 
-def _figures(row: dict[str, Any], drawn: Drawn, word: str | None) -> str:
+def _figures(row: dict[str, Any], drawn: Drawn, word: str | None) -> Markup:
     choice = _CHOICE_NAMES.get(drawn.choice, drawn.choice)
     drift = [_figure(row[name]) for name in ("pixel_distance", "tower_distance") if name in row]
     moved = row["operation"] != ORIGINAL
     shown = _figure_html(
-        f'<img src="{_small(drawn.image)}" alt="{escape(row["text"], quote=True)}, by {choice}">',
+        fill('<img src="{}" alt="{}, by {}">', _small(drawn.image), row["text"], choice),
         choice,
         f"drift {' · '.join(drift)}" if moved else "",
     )
@@ -199,17 +227,16 @@ def _figures(row: dict[str, Any], drawn: Drawn, word: str | None) -> str:
         return shown
     heat = drawn.heat.get(word)
     if heat is None:
-        return shown + _figure_html('<div class="none"></div>', f"no “{word}” in it", "")
-    name = f"where “{word}” was looked at"
+        nothing = Markup('<div class="none"></div>')
+        return shown + _figure_html(nothing, f"no “{word}” in it", "")
     source = _small(overlay(drawn.image, heat))
-    alt = escape(name, quote=True)
-    return shown + _figure_html(f'<img class="heat" src="{source}" alt="{alt}">', f"“{word}”", "")
+    shown_heat = fill('<img class="heat" src="{}" alt="where “{}” was looked at">', source, word)
+    return shown + _figure_html(shown_heat, f"“{word}”", "")
 
 
-def _figure_html(inner: str, caption: str, small: str) -> str:
-    return (
-        f"<figure>{inner}<figcaption>{escape(caption)}<small>{escape(small)}</small>"
-        "</figcaption></figure>"
+def _figure_html(inner: Markup, caption: str, small: str) -> Markup:
+    return fill(
+        "<figure>{}<figcaption>{}<small>{}</small></figcaption></figure>", inner, caption, small
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 from comparisons import relative
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from tiny_models import text_config, tiny_clip_tokenizer, tiny_sd_pipeline, tiny_sdxl_pipeline
 from tiny_t5 import tiny_t5_pipeline
 from transformers import CLIPTextModel
@@ -270,7 +272,7 @@ def test_files_that_are_no_adapters(adapter: Adapter, tmp_path: Path) -> None:
     save_file({"a": torch.ones(1)}, path)
     with pytest.raises(WeightsError, match="no adapter"):
         bridge.load_adapter(path)
-    with pytest.raises(WeightsError, match="cannot be read"):
+    with pytest.raises(WeightsError, match=r"none\.safetensors is missing"):
         bridge.load_adapter(tmp_path / "none.safetensors")
     for other in (1, 9):  # an earlier and a later one
         changed = whole.replace(b'\\"format\\": 2', f'\\"format\\": {other}'.encode())
@@ -278,6 +280,38 @@ def test_files_that_are_no_adapters(adapter: Adapter, tmp_path: Path) -> None:
         path.write_bytes(changed)
         with pytest.raises(WeightsError, match=f"format {other}; .*Fit the adapter again"):
             bridge.load_adapter(path)
+
+
+def test_a_damaged_adapter_is_refused(
+    pipe: Any, foreign: TextTower, adapter: Adapter, tmp_path: Path
+) -> None:
+    path = tmp_path / "one.safetensors"
+    weight = "text_encoder.linear.content.weight"
+
+    def refused(match: str, said: Any = None, **tensors: torch.Tensor) -> None:
+        adapter.save(path)
+        with safe_open(path, "pt") as opened:
+            header = json.loads(opened.metadata()["bridge_adapter"])
+        header.update(said or {})
+        save_file({**load_file(path), **tensors}, path, {"bridge_adapter": json.dumps(header)})
+        with pytest.raises(WeightsError, match=rf"one\.safetensors.*{match}"):
+            bridge.condition("a cat", model=pipe, towers=foreign, adapter=path)
+
+    stored = load_file(adapter.save(path))[weight]
+    for number in (float("nan"), float("inf")):
+        bad = stored.clone()
+        bad[0, 0] = number
+        refused(f"'{weight}' holds numbers that are not finite", **{weight: bad})
+    refused(r"the map of content is .* to states", **{weight: stored.T.contiguous()})
+    refused("the map of content takes", **{weight: stored[1:].contiguous()})
+    refused(r"it is of torch.float16, torch.float32", **{weight: stored.half()})
+    refused("belongs to none of its towers", more=torch.ones(1))
+    refused("prompts must be a whole number, not '<b>'", {"prompts": "<b>"})
+    card = {"name": "x", "width": [1], "fingerprints": {}}
+    refused(r"foreign\.width must be a whole number", {"foreign": card})
+    refused(r"layers\[0\]\[0\] must be a whole number", {"layers": [[10**400, True]]})
+    shape = {"length": 77, "width": 32, "pooled": 0, "memory": 48, "hidden": 192, "heads": 4}
+    refused("a resampler of", {"resamplers": {"text_encoder": {**shape, "layers": 10**9}}})
 
 
 def test_half_precision_is_the_same_tower(foreign: TextTower, adapter: Adapter) -> None:

@@ -8,12 +8,17 @@ from typing import Any
 import pytest
 import torch
 from accelerate import cpu_offload
+from diffusers import StableDiffusionXLImg2ImgPipeline
 from safetensors.torch import load_file, save_file
 from tiny_models import tiny_sd_pipeline, tiny_sdxl_pipeline
+from tiny_t5 import T5_KINDS, tiny_t5_pipeline
 
 import bridge
-from bridge.conditioning import load_conditioning, save_conditioning
+from bridge.conditioning import Conditioning, load_conditioning, save_conditioning
+from bridge.conditioning.emphasis import EMPHASES
+from bridge.conditioning.result import BIASES, TENSORS
 from bridge.errors import WeightsError
+from bridge.prompt import LONG_PROMPTS
 
 NAMES = (
     "prompt_embeds",
@@ -96,3 +101,65 @@ def test_files_that_are_no_conditioning(sdxl: Any, tmp_path: Path) -> None:
     (tmp_path / "later").write_bytes(data.replace(b'\\"format\\": 1', b'\\"format\\": 9'))
     with pytest.raises(WeightsError, match="format 9"):
         load_conditioning(tmp_path / "later")
+
+
+# ---------------------------------------------------------------- whatever bridge makes
+
+
+def same(cond: Conditioning, folder: Path) -> None:
+    """What is saved comes back, whatever the checks of a file ask for."""
+    back = load_conditioning(save_conditioning(cond, folder / "any.safetensors"))
+    for name in (*TENSORS, "add_time_ids", *BIASES):
+        one, two = getattr(cond, name), getattr(back, name)
+        assert (one is None) == (two is None) and (one is None or torch.equal(one, two)), name
+    assert back.plans == cond.plans and back.negative_plans == cond.negative_plans
+    assert back.report().html() == cond.report().html()
+
+
+LONG = "(a cat:1.4) 🎈 of two BREAK red apples, " * 20
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("long_prompt", LONG_PROMPTS)
+def test_every_way_with_long_prompts_is_read_back(
+    sdxl: Any, tmp_path: Path, long_prompt: str
+) -> None:
+    same(bridge.condition([LONG, ""], "a (dog:0)", model=sdxl, long_prompt=long_prompt), tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", T5_KINDS)
+def test_every_recipe_with_t5_is_read_back(tmp_path: Path, kind: str) -> None:
+    pipe = tiny_t5_pipeline(kind)
+    cond = bridge.condition(["A <Cat> 🎈\r\n  DOG", LONG], model=pipe)
+    for each in (cond, cond.repeat(2), cond.take([1, 1, 0]), cond.to(dtype=torch.bfloat16)):
+        same(each, tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_results_of_arithmetic_and_of_all_dialects_are_read_back(sdxl: Any, tmp_path: Path) -> None:
+    two = bridge.condition(["a cat", LONG], "b", model=sdxl, height=64, width=48)
+    one = bridge.condition("apples", "b", model=sdxl, height=64, width=48)
+    same(two.concatenate(one, one), tmp_path)
+    same(bridge.condition("a cat", model=sdxl).zero_negatives().repeat(3), tmp_path)
+    blended = bridge.condition(["a cat", "a dog"], "b", model=sdxl)
+    same(blended.interpolate(bridge.condition("of", "b", model=sdxl), 0.3).repeat(2), tmp_path)
+    same(bridge.compose("a cat AND a dog :0.7 AND LONG", model=sdxl).parts, tmp_path)
+    for dialect, text in (
+        ("compel", '("a cat", "a dog++").and(1, 0.5)'),
+        ("compel", '("a cat", "a dog").blend(1, -0.5)'),
+        ("comfy", "a \\(cat (dog:1.2)"),
+        ("a1111", "((a)) [cat] \\(dog"),
+        ("plain", "\x07 ﬁ İ 👩‍👩‍👧 a\u0301"),
+    ):
+        same(bridge.condition([text, "a"], model=sdxl, dialect=dialect), tmp_path)
+    for emphasis in EMPHASES:
+        if emphasis != "unet_attention_bias":
+            same(bridge.condition("a (cat:1.5) (dog:0.4)", model=sdxl, emphasis=emphasis), tmp_path)
+    half = tiny_sdxl_pipeline().to(dtype=torch.bfloat16)
+    same(bridge.condition("a cat", model=half, height=1023, width=777, dtype="float32"), tmp_path)
+    parts = {**tiny_sdxl_pipeline().components, "text_encoder": None, "tokenizer": None}
+    refiner = StableDiffusionXLImg2ImgPipeline(
+        **parts, requires_aesthetics_score=True, add_watermarker=False
+    )
+    same(bridge.condition("a cat", model=refiner), tmp_path)

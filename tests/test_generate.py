@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tiny_models import LATENT_SIZE, PICTURE_SIZE, tiny_sd_pipeline, tiny_sdxl_pipeline, tiny_vae
 
 import bridge
@@ -373,6 +375,20 @@ def test_a_folder_draws_what_its_pipeline_draws_and_stays_loaded(sd: Any, sd_fol
     assert np.abs(arrays(first) - arrays(live)).max() <= 1
 
 
+@pytest.mark.parametrize("part", ["text_encoder", "unet", "vae"])
+def test_a_part_that_lacks_a_tensor_is_not_made_up(
+    sd_folder: Path, tmp_path: Path, part: str
+) -> None:
+    folder = shutil.copytree(sd_folder, tmp_path / "model")
+    (file,) = (folder / part).glob("*.safetensors")
+    tensors = load_file(file)
+    lost = next(name for name in tensors if name.endswith((".fc1.weight", ".conv1.weight")))
+    del tensors[lost]
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(WeightsError, match=rf"{part} lacks 1 of its tensors .{lost}"):
+        load_pipeline(folder, device="cpu")
+
+
 def test_load_pipeline_gives_the_stock_class(sd_folder: Path, tmp_path: Path) -> None:
     pipe = load_pipeline(sd_folder, device="cpu", dtype="bfloat16")
     assert type(pipe).__name__ == "StableDiffusionPipeline"
@@ -402,8 +418,6 @@ def test_unknown_unsupported_and_damaged_models(sd_folder: Path, tmp_path: Path)
         load_pipeline(other)
     with pytest.raises(UnsupportedModelError, match="pipeline is a dict"):
         generate(PROMPT, pipeline={})
-    import shutil
-
     cut = tmp_path / "cut"
     shutil.copytree(sd_folder, cut)
     file = cut / "unet" / "diffusion_pytorch_model.safetensors"

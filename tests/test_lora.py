@@ -369,7 +369,7 @@ def test_files_that_are_no_lora(sd: Any, tmp_path: Path) -> None:
         "do not multiply",
         {f"{layer}.lora_down.weight": down, f"{layer}.lora_up.weight": down.clone()},
     )
-    with pytest.raises(WeightsError, match=r"gone\.safetensors cannot be read"):
+    with pytest.raises(WeightsError, match=r"gone\.safetensors is missing"):
         bridge.condition("a cat", model=sd, loras=tmp_path / "gone.safetensors")
     (tmp_path / "old.pt").write_bytes(b"pickled")
     with pytest.raises(WeightsError, match=r"old\.pt is no safetensors"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -135,6 +136,30 @@ def test_a_damaged_or_foreign_file_is_made_again(towers: list[TextTower], tmp_pa
         # Another tower's states are not taken for this one's.
         bridge.study("a cat", towers=towers[1], **options)
     assert passes["one"] == [1] and len(passes["two"]) == 2
+
+
+def test_no_cell_of_a_csv_is_a_formula(towers: list[TextTower], tmp_path: Path) -> None:
+    texts = ["=1+1", "+cat", "-2 cats", "@SUM(A1)", "\tcat", "'cat", "a = b"]
+    variants = {"=cmd|' /C calc'!A0": texts}
+    found = bridge.study("=HYPERLINK(1)", towers=towers, variants=variants)
+    with found.save(tmp_path / "t.csv").open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    cells = {cell for row in rows for cell in row if not _is_number(cell)}
+    assert not [cell for cell in (*header, *cells) if cell.startswith(("=", "+", "-", "@", "\t"))]
+    assert {f"'{text}" for text in texts[:5]} | {"'cat", "a = b", "'=HYPERLINK(1)"} <= cells
+    # Numbers stay numbers, also below 0.
+    column = header.index("pooled_above_chance")
+    stored = [float(row[column]) for row in rows if row[column]]
+    assert stored == pytest.approx(found.table["pooled_above_chance"].dropna().to_list())
+    assert min(stored) < 0
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 # ---------------------------------------------------------------- figures

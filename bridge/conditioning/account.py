@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -60,15 +60,6 @@ class AddOn:
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain values."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> AddOn:
-        """What ``to_dict`` gave."""
-        fields: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in values.items()
-        }
-        return cls(**fields)
 
 
 def taken(accounts: tuple[Any, ...], rows: Sequence[int], count: int) -> tuple[Any, ...]:

@@ -12,25 +12,21 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from bridge.conditioning.account import AddOn
-from bridge.conditioning.drift import Drift
+from bridge.conditioning.header import FORMAT, Header, faults_of
 from bridge.conditioning.kit import open_kit
 from bridge.conditioning.recipes import RECIPES
 from bridge.conditioning.result import BIASES, TENSORS, Conditioning
-from bridge.conditioning.sizes import Sizes
-from bridge.conditioning.trace import PooledSource, Trace
 from bridge.errors import WeightsError
-from bridge.files import write_whole
-from bridge.prompt import Token, TokenPlan, Window
-
-FORMAT = 1
+from bridge.files import parse_json, write_whole
+from bridge.schema import read_as
+from bridge.towers.tensors import check_finite, load_tensors
 
 
 def save_conditioning(cond: Conditioning, path: str | os.PathLike[str]) -> Path:
@@ -40,19 +36,19 @@ def save_conditioning(cond: Conditioning, path: str | os.PathLike[str]) -> Path:
         for name in (*TENSORS, "add_time_ids", *BIASES)
         if (tensor := getattr(cond, name)) is not None
     }
-    account = {
-        "format": FORMAT,
-        "recipe": cond.recipe.name,
-        "fingerprints": dict(cond.fingerprints),
-        "addons": [each.to_dict() for each in cond.addons],
-        "sizes": None if cond.sizes is None else asdict(cond.sizes),
-        "plans": [[asdict(plan) for plan in row] for row in cond.plans],
-        "negative_plans": [[asdict(plan) for plan in row] for row in cond.negative_plans],
-        "traces": [asdict(trace) for trace in cond.traces],
-        "negative_traces": [asdict(trace) for trace in cond.negative_traces],
-    }
+    header = Header(
+        recipe=cond.recipe.name,
+        fingerprints=dict(cond.fingerprints),
+        plans=cond.plans,
+        negative_plans=cond.negative_plans,
+        sizes=cond.sizes,
+        addons=cond.addons,
+        traces=cond.traces,
+        negative_traces=cond.negative_traces,
+        shapes={name: tuple(tensor.shape) for name, tensor in tensors.items()},
+    )
     target = Path(path)
-    write_whole(target, save(tensors, {"bridge": json.dumps(account, ensure_ascii=False)}))
+    write_whole(target, save(tensors, {"bridge": json.dumps(asdict(header), ensure_ascii=False)}))
     return target
 
 
@@ -78,19 +74,23 @@ def load_conditioning(
             "it again, or use the bridge that wrote it."
         )
     try:
-        cond = Conditioning(
-            **{name: tensors.get(name) for name in (*TENSORS, "add_time_ids", *BIASES)},  # type: ignore[arg-type]
-            plans=_plans(account["plans"]),
-            negative_plans=_plans(account["negative_plans"]),
-            recipe=RECIPES[account["recipe"]],
-            fingerprints=account["fingerprints"],
-            sizes=None if account["sizes"] is None else _sizes(account["sizes"]),
-            addons=tuple(map(AddOn.from_dict, account.get("addons", ()))),
-            traces=_traces(account.get("traces", [])),
-            negative_traces=_traces(account.get("negative_traces", [])),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"{source} is damaged: {type(error).__name__} {error}.") from error
+        header = read_as(Header, account)
+    except ValueError as error:
+        raise WeightsError(f"{source} is damaged: its header{error}.") from error
+    _refuse(source, next(header.faults(tensors), None))
+    names = (*TENSORS, "add_time_ids", *BIASES)
+    cond = Conditioning(
+        **{name: tensors.get(name) for name in names},  # type: ignore[arg-type]
+        plans=header.plans,
+        negative_plans=header.negative_plans,
+        recipe=RECIPES[header.recipe],
+        fingerprints=header.fingerprints,
+        sizes=header.sizes,
+        addons=header.addons,
+        traces=header.traces,
+        negative_traces=header.negative_traces,
+    )
+    _refuse(source, next(faults_of(cond), None))
     if model is not None and not any_towers:
         brought = {each.label for each in cond.addons}
         made_with = {n: f for n, f in cond.fingerprints.items() if n not in brought}
@@ -99,16 +99,21 @@ def load_conditioning(
 
 
 def _read(source: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    try:
-        with safe_open(source, "pt") as opened:
-            header = (opened.metadata() or {}).get("bridge")
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        account = json.loads(header) if header is not None else None
-    except (OSError, ValueError, SafetensorError) as error:
-        raise WeightsError(f"{source} cannot be read as a conditioning: {error}") from error
-    if not isinstance(account, dict) or "prompt_embeds" not in tensors:
+    tensors, metadata = load_tensors(source)
+    if "bridge" not in metadata or "prompt_embeds" not in tensors:
         raise WeightsError(f"{source} is a safetensors file, but no conditioning saved by bridge.")
+    account = parse_json(metadata["bridge"], f"{source}: its header")
+    if not isinstance(account, dict):
+        raise WeightsError(f"{source} is damaged: its header is no JSON object.")
+    # A bias of weight 0 is minus infinity.
+    biases = {name: tensors[name].float().exp() for name in BIASES if name in tensors}
+    check_finite(source, chain(biases.items(), (t for t in tensors.items() if t[0] not in BIASES)))
     return account, tensors
+
+
+def _refuse(source: Path, fault: str | None) -> None:
+    if fault is not None:
+        raise WeightsError(f"{source} is damaged: {fault}.")
 
 
 def _check_towers(source: Path, made_with: Mapping[str, str], model: Any) -> None:
@@ -124,31 +129,3 @@ def _check_towers(source: Path, made_with: Mapping[str, str], model: Any) -> Non
             f"{', '.join(differing)} differ. Encode the prompt again, or pass any_towers=True; a "
             "tower in another precision counts as another."
         )
-
-
-def _plans(rows: list[list[dict[str, Any]]]) -> tuple[tuple[TokenPlan, ...], ...]:
-    return tuple(tuple(_plan(plan) for plan in row) for row in rows)
-
-
-def _plan(values: dict[str, Any]) -> TokenPlan:
-    windows = tuple(_window(window) for window in values["windows"])
-    return TokenPlan(**{**values, "windows": windows, "empty": _window(values["empty"])})
-
-
-def _traces(rows: list[dict[str, Any]]) -> tuple[Trace, ...]:
-    return tuple(
-        Trace(
-            tuple(PooledSource(**source) for source in row["pooled"]),
-            tuple(Drift(**drift) for drift in row["drifts"]),
-        )
-        for row in rows
-    )
-
-
-def _window(values: dict[str, Any]) -> Window:
-    return Window(tuple(values["ids"]), tuple(Token(**token) for token in values["tokens"]))
-
-
-def _sizes(values: dict[str, Any]) -> Sizes:
-    pairs = {name: tuple(v) for name, v in values.items() if name != "given"}
-    return Sizes(**pairs, given=values["given"])

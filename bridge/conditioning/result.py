@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from html import escape
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from bridge.conditioning.remarks import remarks_of
 from bridge.conditioning.sizes import Sizes
 from bridge.conditioning.trace import Trace
 from bridge.errors import OptionError
+from bridge.markup import Markup, fill, joined
 from bridge.prompt import TokenPlan, TokenReport, report_of
 
 TENSORS = (
@@ -245,12 +245,12 @@ class ConditioningReport:
 
     def html(self) -> str:
         """All reports as an HTML fragment; all text is escaped."""
-        of_prompts = (
-            f"<h4>{title}</h4>{report.html()}{trace.html()}"
-            for title, report, trace in self._titled()
-        )
-        lines = (f'<p class="bridge-addon">{escape(each.text())}</p>' for each in self.addons)
-        return "".join([*of_prompts, *lines])
+        return str(self.__html__())
+
+    def __html__(self) -> Markup:
+        of_prompts = (fill("<h4>{}</h4>{}{}", *titled) for titled in self._titled())
+        lines = (fill('<p class="bridge-addon">{}</p>', each.text()) for each in self.addons)
+        return joined([*of_prompts, *lines])
 
     def to_dict(self) -> dict[str, Any]:
         """All reports as plain values, ready for JSON."""

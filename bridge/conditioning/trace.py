@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from html import escape
 from itertools import cycle
 from typing import Any
 
@@ -12,6 +11,7 @@ from bridge.conditioning.drift import Drift
 from bridge.conditioning.kit import Kit, Towers
 from bridge.conditioning.parts import Group
 from bridge.conditioning.wording import Wording
+from bridge.markup import Markup, fill, joined
 from bridge.prompt import LongPrompt, TokenPlan
 
 # Configs from before transformers#24773 say 2 for any vocabulary.
@@ -56,10 +56,13 @@ class Trace:
 
     def html(self) -> str:
         """The trace as an HTML fragment; warnings have ``role="alert"``."""
-        alarm = ' role="alert"'
+        return str(self.__html__())
+
+    def __html__(self) -> Markup:
         alerts = [False] * len(self.pooled) + [bool(drift.reasons) for drift in self.drifts]
-        return "".join(
-            f'<p class="bridge-trace"{alarm if alert else ""}>{escape(line)}</p>'
+        alarm = Markup(' role="alert"')
+        return joined(
+            fill('<p class="bridge-trace"{}>{}</p>', alarm if alert else "", line)
             for line, alert in zip(self.lines(), alerts, strict=True)
         )
 

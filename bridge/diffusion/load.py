@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bridge.diffusion.complete import check_complete, load_text_encoders
 from bridge.errors import UnsupportedModelError, WeightsError
 from bridge.files import read_json
 from bridge.runtime import check_dtype, quiet_loading, resolve_device, resolve_dtype
@@ -54,13 +55,15 @@ def load_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
     from safetensors import SafetensorError
 
     name = pipeline_class_name(folder)
+    towers = load_text_encoders(folder, dtype)
     with quiet_loading():
         try:
             pipe = getattr(diffusers, name).from_pretrained(
-                folder, dtype=dtype, local_files_only=True, use_safetensors=True
+                folder, dtype=dtype, local_files_only=True, use_safetensors=True, **towers
             )
         except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
             raise WeightsError(f"{folder}: the pipeline cannot load: {error}") from error
+    check_complete(folder, pipe)
     return pipe.to(device)
 
 

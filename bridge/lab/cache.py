@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
+from bridge.errors import WeightsError
 from bridge.files import check_output_folder, write_whole
 from bridge.lab.reading import Reading
+from bridge.towers.tensors import load_tensors
 
 # Raise it when what is stored changes its meaning.
 _VERSION = 1
@@ -69,13 +71,11 @@ class Cache:
         path = self._path(key, ".safetensors")
         if path is None or not path.is_file():
             return None
-        from safetensors import SafetensorError
-        from safetensors.torch import load
-
         try:
-            return load(path.read_bytes())
-        except (OSError, SafetensorError):
+            tensors, metadata = load_tensors(path)
+        except WeightsError:
             return None
+        return tensors if metadata.get("sha256") == _digest(tensors) else None
 
     def keep_tensors(self, key: str, tensors: dict[str, Tensor]) -> None:
         """Keep tensors."""
@@ -83,7 +83,8 @@ class Cache:
 
         path = self._path(key, ".safetensors")
         if path is not None:
-            write_whole(path, save({name: each.contiguous() for name, each in tensors.items()}))
+            whole = {name: each.contiguous() for name, each in tensors.items()}
+            write_whole(path, save(whole, {"sha256": _digest(whole)}))
 
     def picture(self, key: str) -> Image.Image | None:
         """A picture, if it is there and whole."""
@@ -92,7 +93,8 @@ class Cache:
             return None
         try:
             return Image.open(BytesIO(path.read_bytes())).convert("RGB")
-        except (OSError, UnidentifiedImageError):
+        # PIL raises SyntaxError, ValueError, zlib's and struct's own, by how a file is damaged.
+        except Exception:
             return None
 
     def keep_picture(self, key: str, picture: Image.Image) -> None:
@@ -106,3 +108,10 @@ class Cache:
     def _path(self, key: str, ending: str) -> Path | None:
         # Folders of few files each, as git keeps its objects.
         return None if self._folder is None else self._folder / key[:2] / f"{key}{ending}"
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    """A hash of names, shapes and numbers, by which a damaged file is known."""
+    from safetensors.torch import save
+
+    return hashlib.sha256(save(tensors)).hexdigest()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
+
+from bridge.markup import Markup, fill, joined
 
 # As wide as a phone, so that it never scrolls; the page enlarges it.
 _LEFT, _ROW, _WIDE, _RIGHT = 104, 24, 440, 16
@@ -15,7 +16,7 @@ def strips(
     chance: Mapping[str, float],
     series: Sequence[str],
     title: str,
-) -> str:
+) -> Markup:
     """A strip a row, a dot a value: ``rows[label] = [(series, value, hint), ...]``.
 
     The axis runs from below the lowest value, or from 0.5, to 1. A dashed line a series is its
@@ -32,29 +33,51 @@ def strips(
         return _LEFT + (value - low) / (1 - low) * (_WIDE - _LEFT - _RIGHT)
 
     drawn = [
-        f'<svg viewBox="0 0 {_WIDE} {high + 4:.0f}" role="img" aria-label="{escape(title)}">',
-        f"<title>{escape(title)}</title>",
+        fill(
+            '<svg viewBox="0 0 {} {:.0f}" role="img" aria-label="{}"><title>{}</title>',
+            _WIDE,
+            high + 4,
+            title,
+            title,
+        )
     ]
     for at in range(round((1 - low) / step) + 1):
         value = 1 - at * step
         drawn.append(
-            f'<line class="axis" x1="{x(value):.1f}" x2="{x(value):.1f}" y1="4" '
-            f'y2="{high - 22:.1f}"/><text class="tick" x="{x(value):.1f}" y="{high - 6:.1f}" '
-            f'text-anchor="middle">{value:.1f}</text>'
+            fill(
+                '<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="4" y2="{end:.1f}"/>'
+                '<text class="tick" x="{x:.1f}" y="{foot:.1f}" text-anchor="middle">{value:.1f}'
+                "</text>",
+                x=x(value),
+                end=high - 22,
+                foot=high - 6,
+                value=value,
+            )
         )
     for number, name in enumerate(series):
         line = chance.get(name, math.nan)
         if low <= line <= 1:
             drawn.append(
-                f'<line class="chance" style="stroke:var(--s{number % 6})" x1="{x(line):.1f}" '
-                f'x2="{x(line):.1f}" y1="4" y2="{high - 22:.1f}">'
-                f"<title>{escape(name)}: chance {line:.3f}</title></line>"
+                fill(
+                    '<line class="chance" style="stroke:var(--s{colour})" x1="{x:.1f}" '
+                    'x2="{x:.1f}" y1="4" y2="{end:.1f}">'
+                    "<title>{name}: chance {line:.3f}</title></line>",
+                    colour=number % 6,
+                    x=x(line),
+                    end=high - 22,
+                    name=name,
+                    line=line,
+                )
             )
     for place, (label, values) in enumerate(rows.items()):
         top = 6 + lane * place
         drawn.append(
-            f'<text class="label" x="{_LEFT - 8}" y="{top + lane / 2 + 2:.1f}" '
-            f'text-anchor="end">{escape(label)}</text>'
+            fill(
+                '<text class="label" x="{}" y="{:.1f}" text-anchor="end">{}</text>',
+                _LEFT - 8,
+                top + lane / 2 + 2,
+                label,
+            )
         )
         for name, value, hint in values:
             if math.isnan(value):
@@ -62,17 +85,26 @@ def strips(
             number = list(series).index(name)
             y = top + lane * (number + 1) / (len(series) + 1)
             drawn.append(
-                f'<circle cx="{x(max(low, value)):.1f}" cy="{y:.1f}" r="4.5" '
-                f'style="fill:var(--s{number % 6})"><title>{escape(hint)}</title></circle>'
+                fill(
+                    '<circle cx="{:.1f}" cy="{:.1f}" r="4.5" style="fill:var(--s{})">'
+                    "<title>{}</title></circle>",
+                    x(max(low, value)),
+                    y,
+                    number % 6,
+                    hint,
+                )
             )
-    return "".join([*drawn, "</svg>"])
+    return joined([*drawn, Markup("</svg>")])
 
 
-def legend(series: Sequence[str]) -> str:
+def legend(series: Sequence[str]) -> Markup:
     """The colours' names."""
     items = (
-        f'<li><span class="swatch" style="background:var(--s{at % 6})"></span>'
-        f"<bdi>{escape(name)}</bdi></li>"
+        fill(
+            '<li><span class="swatch" style="background:var(--s{})"></span><bdi>{}</bdi></li>',
+            at % 6,
+            name,
+        )
         for at, name in enumerate(series)
     )
-    return f'<ul class="legend">{"".join(items)}</ul>'
+    return fill('<ul class="legend">{}</ul>', joined(items))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from html import escape
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from bridge.lab.charts import legend, strips
 from bridge.lab.overlaying import overlay
 from bridge.lab.style import STYLE
 from bridge.lab.variants.variant import ORIGINAL
+from bridge.markup import Markup, fill, joined
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -44,29 +44,36 @@ def page(study: Study) -> str:
     """The whole page."""
     prompts = study.settings["prompts"]
     title = prompts[0] if len(prompts) == 1 else f"{len(prompts)} prompts"
-    body = "".join([_head(study), *(_prompt(study, prompt) for prompt in prompts), _foot(study)])
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
-        f"<title>{escape(title)} · bridge study</title><style>{STYLE}</style></head>"
-        f"<body><main>{body}</main></body></html>"
+    body = joined([_head(study), *(_prompt(study, prompt) for prompt in prompts), _foot(study)])
+    return str(
+        fill(
+            '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            '<meta name="color-scheme" content="light dark">'
+            "<title>{} · bridge study</title><style>{}</style></head>"
+            "<body><main>{}</main></body></html>",
+            title,
+            Markup(STYLE),
+            body,
+        )
     )
 
 
-def _head(study: Study) -> str:
+def _head(study: Study) -> Markup:
     towers = study.towers.to_dict("records")
     facts = [f"{study.settings['variants']} variants", f"{len(towers)} towers"]
     if study.drawn:
         facts.append(f"{len(study.drawn)} pictures by {study.settings['model']}")
-    return (
-        f"<h1>How phrasing is read</h1><p>{escape(', '.join(facts))}.</p>"
+    return fill(
+        "<h1>How phrasing is read</h1><p>{}.</p>"
         "<h2>Towers</h2><p>“Chance” is the mean cosine of unrelated texts: a cosine of that height "
-        "says nothing.</p>" + _table(towers)
+        "says nothing.</p>{}",
+        ", ".join(facts),
+        _table(towers),
     )
 
 
-def _prompt(study: Study, prompt: str) -> str:
+def _prompt(study: Study, prompt: str) -> Markup:
     rows = _of(study.table, prompt)
     names = [row["tower"] for row in study.towers.to_dict("records")]
     chance = {row["tower"]: row["chance"] for row in study.towers.to_dict("records")}
@@ -78,14 +85,16 @@ def _prompt(study: Study, prompt: str) -> str:
             strip_rows.setdefault(row["operation"], []).append(
                 (row["tower"], math.nan if value is None else float(value), hint)
             )
-    parts = [f'<section><h2><bdi class="prompt">{escape(prompt) or "(empty)"}</bdi></h2>']
+    parts = []
     if strip_rows:
-        parts += [
-            "<h3>How near each variant stays</h3><p>Cosine of pooled states with the prompt's own; "
-            "dashed lines are chance.</p>",
-            legend(names),
-            f'<div class="wide">{strips(strip_rows, chance, names, "Cosine by operation")}</div>',
-        ]
+        parts.append(
+            fill(
+                "<h3>How near each variant stays</h3><p>Cosine of pooled states with the prompt's "
+                'own; dashed lines are chance.</p>{}<div class="wide">{}</div>',
+                legend(names),
+                strips(strip_rows, chance, names, "Cosine by operation"),
+            )
+        )
     parts += [
         _pictures(study, prompt),
         _words(_of(study.words, prompt), names),
@@ -93,59 +102,61 @@ def _prompt(study: Study, prompt: str) -> str:
                 "Effective rank of the pooled states of a set of variants."),
         _titled("Do the towers agree?", _of(study.pairs, prompt),
                 "τ compares which variants move most, CKA which texts lie near which."),
-        "<details><summary>All variants</summary>",
-        _table([{k: v for k, v in row.items() if k != "prompt"} for row in rows]),
-        "</details></section>",
+        fill("<details><summary>All variants</summary>{}</details>", _table(_kept(rows))),
     ]  # fmt: skip
-    return "".join(parts)
+    return fill(
+        '<section><h2><bdi class="prompt">{}</bdi></h2>{}</section>',
+        prompt or "(empty)",
+        joined(parts),
+    )
 
 
-def _foot(study: Study) -> str:
+def _foot(study: Study) -> Markup:
     rows = study.verdicts.to_dict("records")
     shown = _titled("What the judge found", rows, "Means with 95 % intervals.")
-    settings = "".join(
-        f"<dt>{escape(str(name))}</dt><dd>{escape(str(value))}</dd>"
-        for name, value in study.settings.items()
-    )
-    return f"{shown}<h2>Settings</h2><dl>{settings}</dl>"
+    settings = joined(fill("<dt>{}</dt><dd>{}</dd>", *pair) for pair in study.settings.items())
+    return fill("{}<h2>Settings</h2><dl>{}</dl>", shown, settings)
 
 
 # ---------------------------------------------------------------- words and pictures
 
 
-def _words(rows: Sequence[Row], towers: Sequence[str]) -> str:
+def _words(rows: Sequence[Row], towers: Sequence[str]) -> Markup:
     """The prompt's words, the more marked the more each matters, tower by tower."""
     if not rows:
-        return ""
+        return Markup()
     lines = []
     for tower in towers:
         own = [row for row in rows if row["tower"] == tower]
         top = max((_known(row["leave_one_out"]) for row in own), default=0.0) or 1.0
-        marks = "".join(
-            f'<li style="--heat:{_known(row["leave_one_out"]) / top:.3f}"><bdi>'
-            f"{escape(str(row['word']))}</bdi><small>{_figure(row['leave_one_out'])}</small>"
-            f"<small>{_figure(row['rollout_share'])}</small></li>"
+        marks = joined(
+            fill(
+                '<li style="--heat:{:.3f}"><bdi>{}</bdi><small>{}</small><small>{}</small></li>',
+                _known(row["leave_one_out"]) / top,
+                row["word"],
+                _figure(row["leave_one_out"]),
+                _figure(row["rollout_share"]),
+            )
             for row in own
         )
-        lines.append(f'<h4><bdi>{escape(tower)}</bdi></h4><ol class="words">{marks}</ol>')
-    return (
+        lines.append(fill('<h4><bdi>{}</bdi></h4><ol class="words">{}</ol>', tower, marks))
+    return fill(
         "<h3>Which words matter</h3><p>Under each word how far the pooled state moves without it "
-        "(1 − cosine), and its share of the pooled state by attention rollout.</p>"
-        + "".join(lines)
-        + "<details><summary>Pieces and figures</summary>"
-        + _table([{k: v for k, v in row.items() if k != "prompt"} for row in rows])
-        + "</details>"
+        "(1 − cosine), and its share of the pooled state by attention rollout.</p>{}"
+        "<details><summary>Pieces and figures</summary>{}</details>",
+        joined(lines),
+        _table(_kept(rows)),
     )
 
 
-def _pictures(study: Study, prompt: str) -> str:
+def _pictures(study: Study, prompt: str) -> Markup:
     found = [
         (row, drawn)
         for row, drawn in zip(study.pictures.to_dict("records"), study.drawn, strict=True)
         if row["prompt"] == prompt
     ]
     if not found:
-        return ""
+        return Markup()
     cards = []
     for row, drawn in found:
         lines = [f"{row['operation']}, seed {row['seed']}"]
@@ -162,64 +173,80 @@ def _pictures(study: Study, prompt: str) -> str:
             for name, value in row.items()
             if name.startswith("judge_")
         ]
-        notes = "".join(f"<small>{escape(line)}</small>" for line in lines)
         cards.append(
-            f"<figure>{_img(drawn.image, row['text'])}<figcaption><bdi>{escape(row['text'])}</bdi>"
-            f"{notes}</figcaption>{_heats(drawn)}</figure>"
+            fill(
+                "<figure>{}<figcaption><bdi>{}</bdi>{}</figcaption>{}</figure>",
+                _img(drawn.image, row["text"]),
+                row["text"],
+                joined(fill("<small>{}</small>", line) for line in lines),
+                _heats(drawn),
+            )
         )
-    return f'<h3>What is drawn</h3><div class="grid">{"".join(cards)}</div>'
+    return fill('<h3>What is drawn</h3><div class="grid">{}</div>', joined(cards))
 
 
-def _heats(drawn: Drawn) -> str:
+def _heats(drawn: Drawn) -> Markup:
     if not drawn.heat:
-        return ""
-    maps = "".join(
-        f"<figure>{_img(overlay(drawn.image, heat), f'where {word} was looked at')}"
-        f"<figcaption><bdi>{escape(word)}</bdi></figcaption></figure>"
+        return Markup()
+    maps = joined(
+        fill(
+            "<figure>{}<figcaption><bdi>{}</bdi></figcaption></figure>",
+            _img(overlay(drawn.image, heat), f"where {word} was looked at"),
+            word,
+        )
         for word, heat in drawn.heat.items()
     )
-    return f'<details><summary>Heat maps</summary><div class="heats">{maps}</div></details>'
+    return fill('<details><summary>Heat maps</summary><div class="heats">{}</div></details>', maps)
 
 
-def _img(image: Image, alt: str) -> str:
+def _img(image: Image, alt: str) -> Markup:
     data = BytesIO()
     image.convert("RGB").save(data, "WEBP", quality=90)
     text = base64.b64encode(data.getvalue()).decode()
-    return (
-        f'<img loading="lazy" width="{image.width}" height="{image.height}" '
-        f'alt="{escape(alt)}" src="data:image/webp;base64,{text}">'
+    return fill(
+        '<img loading="lazy" width="{}" height="{}" alt="{}" src="data:image/webp;base64,{}">',
+        image.width,
+        image.height,
+        alt,
+        text,
     )
 
 
 # ---------------------------------------------------------------- tables
 
 
-def _titled(title: str, rows: Sequence[Row], about: str) -> str:
+def _titled(title: str, rows: Sequence[Row], about: str) -> Markup:
     if not rows:
-        return ""
-    kept = [{k: v for k, v in row.items() if k != "prompt"} for row in rows]
-    return f"<h3>{escape(title)}</h3><p>{escape(about)}</p>{_table(kept)}"
+        return Markup()
+    return fill("<h3>{}</h3><p>{}</p>{}", title, about, _table(_kept(rows)))
 
 
-def _table(rows: Sequence[Row]) -> str:
+def _kept(rows: Sequence[Row]) -> list[Row]:
+    """The rows of one prompt, which need not say it."""
+    return [{k: v for k, v in row.items() if k != "prompt"} for row in rows]
+
+
+def _table(rows: Sequence[Row]) -> Markup:
     if not rows:
-        return ""
+        return Markup()
     names = list(rows[0])
-    head = "".join(f'<th scope="col">{escape(_NAMES.get(name, name))}</th>' for name in names)
-    lines = "".join(f"<tr>{''.join(_cells(row, names))}</tr>" for row in rows)
-    return (
-        f'<div class="wide" tabindex="0"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{lines}</tbody></table></div>"
+    head = joined(fill('<th scope="col">{}</th>', _NAMES.get(name, name)) for name in names)
+    lines = joined(fill("<tr>{}</tr>", joined(_cells(row, names))) for row in rows)
+    return fill(
+        '<div class="wide" tabindex="0"><table><thead><tr>{}</tr></thead>'
+        "<tbody>{}</tbody></table></div>",
+        head,
+        lines,
     )
 
 
-def _cells(row: Row, names: Iterable[str]) -> Iterator[str]:
+def _cells(row: Row, names: Iterable[str]) -> Iterator[Markup]:
     for name in names:
         value = row.get(name)
         if isinstance(value, str):
-            yield f"<td><bdi>{escape(value)}</bdi></td>"
+            yield fill("<td><bdi>{}</bdi></td>", value)
         else:
-            yield f'<td class="n">{_figure(value)}</td>'
+            yield fill('<td class="n">{}</td>', _figure(value))
 
 
 def _figure(value: Any) -> str:
@@ -228,7 +255,7 @@ def _figure(value: Any) -> str:
         return "–"
     if isinstance(value, float):
         return str(int(value)) if value.is_integer() and abs(value) >= 2 else f"{value:.3f}"
-    return escape(str(value))
+    return str(value)
 
 
 def _known(value: Any) -> float:

@@ -21,6 +21,7 @@ TABLES = ("table", "words", "sets", "towers", "pairs", "pictures", "verdicts")
 
 ENDINGS = (".html", ".csv", ".json")
 """What ``save`` writes."""
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 MEANS = ("pieces_per_word", "pooled_cosine", "pooled_above_chance", "pooled_centred",
          "token_cosine", "token_centred")  # fmt: skip
 """The columns of ``table`` that ``summary`` has the means of."""
@@ -96,16 +97,27 @@ class Study:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a file by its ending: ``.html`` (the report), ``.csv`` (``table``) or ``.json``
-        (all tables). Raises OptionError for another ending."""
+        (all tables). In a ``.csv``, text that a spreadsheet would compute has an apostrophe before
+        it. Raises OptionError for another ending."""
         target = Path(path)
         ending = target.suffix.lower()
         if ending == ".html":
             text = self.html()
         elif ending == ".csv":
-            text = self.table.to_csv(index=False)
+            text = _inert(self.table).to_csv(index=False)
         elif ending == ".json":
             text = json.dumps(self.to_dict(), ensure_ascii=False, indent=1) + "\n"
         else:
             raise OptionError(f"{str(target)!r} must end in one of {', '.join(ENDINGS)}.")
         write_whole(target, text.encode("utf-8"))
         return target
+
+
+def _inert(table: DataFrame) -> DataFrame:
+    """The table with an apostrophe before each text that is a formula to a spreadsheet, as OWASP
+    has it ("CSV Injection"); numbers are as they were."""
+
+    def quoted(value: Any) -> Any:
+        return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+    return table.rename(columns=quoted).map(quoted)

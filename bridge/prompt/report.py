@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from html import escape
 from itertools import groupby
 from typing import Any
 
+from bridge.markup import Markup, fill, joined
 from bridge.prompt.loras import as_written, take_tags
 from bridge.prompt.plan import Token, TokenPlan, Window, plan_many
 from bridge.prompt.schedule import Part, Rule, intervals
@@ -93,10 +93,15 @@ class TokenReport:
 
     def html(self) -> str:
         """The report as an HTML fragment. All text is escaped and kept apart by direction."""
-        inner = "".join(_tower_html(tower) for tower in self.towers[:SHOWN_LINES])
-        if len(self.towers) > SHOWN_LINES:
-            inner += f'<p class="bridge-count">and {len(self.towers) - SHOWN_LINES} more</p>'
-        return f'<div class="bridge-tokens">{inner}</div>'
+        return str(self.__html__())
+
+    def __html__(self) -> Markup:
+        more = len(self.towers) - SHOWN_LINES
+        return fill(
+            '<div class="bridge-tokens">{}{}</div>',
+            joined(map(_tower_html, self.towers[:SHOWN_LINES])),
+            fill('<p class="bridge-count">and {} more</p>', more) if more > 0 else "",
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain lists, dicts, strings and numbers, ready for JSON."""
@@ -270,40 +275,43 @@ def _word(row: TokenRow) -> str:
     return row.text + part + weight
 
 
-def _tower_html(tower: TowerReport) -> str:
-    lines = [
-        "".join(_row_html(row) for row in rows)
+def _tower_html(tower: TowerReport) -> Markup:
+    lines: list[Markup | str] = [
+        joined(map(_row_html, rows))
         for number, rows in groupby(tower.rows, lambda row: row.window)
         if number < SHOWN_WINDOWS
     ]
     if tower.windows > SHOWN_WINDOWS:
         lines.append(f"and {tower.windows - SHOWN_WINDOWS} more windows")
-    label = f'<span class="bridge-when">{escape(tower.label)}</span> ' if tower.label else ""
-    parts = [
-        f'<div class="bridge-tower"><p class="bridge-count"><b>{escape(tower.name)}</b> '
-        f"{label}{_count(tower)}</p>"
-        f'<p class="bridge-row" style="line-height:2;overflow-wrap:anywhere">'
-        f"{'<br>'.join(lines)}</p>"
-    ]
-    if tower.cut_tokens:
-        parts.append(
-            f'<p class="bridge-cut" role="alert">Cut off ({tower.cut_tokens} tokens): '
-            f"<bdi><s>{escape(_quote(tower.cut))}</s></bdi></p>"
-        )
-    return "".join(parts) + "</div>"
+    cut = fill(
+        '<p class="bridge-cut" role="alert">Cut off ({} tokens): <bdi><s>{}</s></bdi></p>',
+        tower.cut_tokens,
+        _quote(tower.cut),
+    )
+    return fill(
+        '<div class="bridge-tower"><p class="bridge-count"><b>{}</b> {}{}</p>'
+        '<p class="bridge-row" style="line-height:2;overflow-wrap:anywhere">{}</p>{}</div>',
+        tower.name,
+        fill('<span class="bridge-when">{}</span> ', tower.label) if tower.label else "",
+        _count(tower),
+        joined(lines, "<br>"),
+        cut if tower.cut_tokens else "",
+    )
 
 
-def _row_html(row: TokenRow) -> str:
+def _row_html(row: TokenRow) -> Markup:
     # Borders take the text's own colour, so that light and dark pages both work.
-    kind = "bridge-special" if row.special else "bridge-token"
-    faint = "opacity:.55;" if row.special else ""
-    part = f"<sub>{row.part}/{row.parts}</sub>" if row.parts > 1 else ""
-    weight = "" if row.weight == 1 else f"<sup>{row.weight:.3g}</sup>"
-    title = f"id {row.id}" if row.weight == 1 else f"id {row.id}, weight {row.weight:.4g}"
-    return (
-        f'<bdi class="{kind}" title="{title}" style="{faint}{_tint(row.weight)}'
+    return fill(
+        '<bdi class="{kind}" title="{title}" style="{faint}{tint}'
         'border:1px solid currentColor;border-radius:.4em;padding:.1em .35em;margin:.1em">'
-        f"{escape(row.text)}{part}{weight}</bdi> "
+        "{text}{part}{weight}</bdi> ",
+        kind="bridge-special" if row.special else "bridge-token",
+        title=f"id {row.id}" if row.weight == 1 else f"id {row.id}, weight {row.weight:.4g}",
+        faint="opacity:.55;" if row.special else "",
+        tint=_tint(row.weight),
+        text=row.text,
+        part=fill("<sub>{}/{}</sub>", row.part, row.parts) if row.parts > 1 else "",
+        weight="" if row.weight == 1 else fill("<sup>{:.3g}</sup>", row.weight),
     )
 
 

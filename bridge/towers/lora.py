@@ -6,25 +6,22 @@ A ``(r, in)``, B ``(out, r)`` and s the strength of the call. Where no alpha is 
 
 from __future__ import annotations
 
-import json
-import math
 import os
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from bridge.errors import WeightsError
-from bridge.files import hash_file, read_json
+from bridge.files import hash_file
+from bridge.towers.lora_alpha import CONFIG, AlphaOf, alphas_beside, alphas_within
 from bridge.towers.lora_keys import Key, Role, is_cross_attention, is_text_key, read_key
 from bridge.towers.spec import TowerSpec
+from bridge.towers.tensors import check_finite, open_tensors
 
 # What peft and diffusers call the file in a folder that is one LoRA.
 FOLDER_FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
-_METADATA = "lora_adapter_metadata"
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +73,6 @@ def read_lora(path: str | os.PathLike[str], name: str | None = None) -> Lora:
         WeightsError: a file that is missing, damaged, pickled, no LoRA, or whose text part is of
             a kind that is not read here (DoRA, LoHa, LoKr ...).
     """
-    from safetensors import SafetensorError, safe_open
-
     source = file_of(Path(path))
     chosen = name or name_of(source)
     if source.suffix.lower() != ".safetensors":
@@ -85,22 +80,29 @@ def read_lora(path: str | os.PathLike[str], name: str | None = None) -> Lora:
             f"{source} is no safetensors file; other kinds can run code when they are opened. "
             "Take the LoRA's safetensors version."
         )
-    try:
-        with safe_open(source, "pt") as opened:
-            keys = list(opened.keys())
-            found = {key: read for key in keys if (read := read_key(key)) is not None}
-            tensors = {key: opened.get_tensor(key) for key in found}
-            crossing = next(filter(is_cross_attention, keys), None)
-            width = opened.get_slice(crossing).get_shape()[1] if crossing else None
-            metadata = opened.metadata() or {}
-    except (OSError, ValueError, SafetensorError) as error:
-        raise WeightsError(f"{source} cannot be read as safetensors: {error}") from error
+    with open_tensors(source) as opened:
+        keys = list(opened.keys())
+        found = {key: read for key in keys if (read := read_key(key)) is not None}
+        tensors = {key: opened.get_tensor(key) for key in found}
+        crossing = next(filter(is_cross_attention, keys), None)
+        shape = opened.get_slice(crossing).get_shape() if crossing else None
+        metadata = opened.metadata() or {}
     unused = tuple(key for key in keys if key not in found)
     _check_kind(source, keys, unused)
-    alpha_of = _alphas(source, metadata)
+    check_finite(source, tensors.items())
+    if shape is not None and len(shape) < 2:
+        raise WeightsError(f"{source}: {crossing!r} is {tuple(shape)}, no matrix; it is damaged.")
+    beside = source.parent / CONFIG
+    in_folder = source.name == FOLDER_FILES[0] and beside.is_file()
+    alpha_of = alphas_beside(beside) if in_folder else alphas_within(source, metadata)
     parts: dict[str, dict[str, dict[Role, Tensor]]] = {}
     for key, read in found.items():
-        parts.setdefault(read.tower, {}).setdefault(read.layer, {})[read.role] = tensors[key]
+        roles = parts.setdefault(read.tower, {}).setdefault(read.layer, {})
+        if read.role in roles:
+            raise WeightsError(
+                f"{source}: {key!r} is the second {read.role} of {read.layer}; it is damaged."
+            )
+        roles[read.role] = tensors[key]
     towers = {
         tower: {
             layer: _low_rank(source, Key(tower, layer, "down"), roles, alpha_of)
@@ -108,6 +110,7 @@ def read_lora(path: str | os.PathLike[str], name: str | None = None) -> Lora:
         }
         for tower, layers in parts.items()
     }
+    width = None if shape is None else int(shape[1])
     return Lora(chosen, towers, unused, width, str(source), hash_file(source))
 
 
@@ -135,39 +138,7 @@ def _check_kind(source: Path, keys: list[str], unused: tuple[str, ...]) -> None:
         )
 
 
-# ---------------------------------------------------------------- alpha
-
-AlphaOf = Callable[[Key, int], float | None]
-"""From a layer and its rank to the ``alpha / r`` that a config beside the tensors says."""
-
-
-def _alphas(source: Path, metadata: Mapping[str, str]) -> AlphaOf:
-    """What peft's config says: beside the file, or in the header as diffusers keeps it."""
-    beside = source.parent / "adapter_config.json"
-    if source.name == FOLDER_FILES[0] and beside.is_file():
-        config = read_json(beside)
-        return lambda key, rank: _scale(config, "", key.layer, rank)
-    if _METADATA in metadata:
-        try:
-            packed = json.loads(metadata[_METADATA])
-            assert isinstance(packed, dict)
-        except (ValueError, AssertionError) as error:
-            raise WeightsError(f"{source}: its {_METADATA} is no JSON object.") from error
-        return lambda key, rank: _scale(packed, f"{key.tower}.", key.layer, rank)
-    return lambda key, rank: None
-
-
-def _scale(config: Mapping[str, Any], prefix: str, layer: str, rank: int) -> float | None:
-    alpha = config.get(f"{prefix}lora_alpha")
-    for pattern, value in (config.get(f"{prefix}alpha_pattern") or {}).items():
-        # As peft: a pattern is the end of a layer's path.
-        if re.fullmatch(rf"(.*\.)?(?:{pattern})", f"text_model.{layer}"):
-            alpha = value
-            break
-    if alpha is None:
-        return None
-    stabilised = bool(config.get(f"{prefix}use_rslora"))
-    return float(alpha) / (math.sqrt(rank) if stabilised else rank)
+# ---------------------------------------------------------------- one layer
 
 
 def _low_rank(source: Path, key: Key, roles: Mapping[Role, Tensor], alpha_of: AlphaOf) -> LowRank:
@@ -181,9 +152,20 @@ def _low_rank(source: Path, key: Key, roles: Mapping[Role, Tensor], alpha_of: Al
             f"{where} has matrices of {tuple(down.shape)} and {tuple(up.shape)}, which do not "
             "multiply; it is damaged."
         )
+    if not (down.is_floating_point() and up.is_floating_point()):
+        raise WeightsError(
+            f"{where} has matrices of {down.dtype} and {up.dtype}, not of numbers with a point; "
+            "it is damaged, or quantized in a way that is not read here."
+        )
     rank = down.shape[0]
-    if "alpha" in roles:
-        scale = float(roles["alpha"]) / rank
+    alpha = roles.get("alpha")
+    if alpha is not None:
+        if alpha.numel() != 1 or alpha.is_complex():
+            raise WeightsError(
+                f"{where} has an alpha of {tuple(alpha.shape)} in {alpha.dtype}, not one number; "
+                "it is damaged."
+            )
+        scale = float(alpha) / rank
     else:
         said = alpha_of(key, rank)
         scale = 1.0 if said is None else said

@@ -22,7 +22,7 @@ Role = Literal["down", "up", "alpha"]
 
 _TOWER = r"(?P<tower>lora_te1?_|lora_te2_|text_encoder(?:_2)?\.|)"
 _LAYER = (
-    r"encoder[._]layers[._](?P<number>\d+)[._](?P<block>self_attn|mlp)[._]"
+    r"encoder[._]layers[._](?P<number>[0-9]{1,4})[._](?P<block>self_attn|mlp)[._]"
     r"(?P<linear>[qkv]_proj|out_proj|fc[12]|to_(?:q|k|v|out)_lora)"
 )
 _ROLE = (

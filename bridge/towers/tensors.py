@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,8 @@ def open_tensors(file: Path) -> Iterator[Any]:
     """
     from safetensors import SafetensorError, safe_open
 
+    if not os.path.lexists(file):
+        raise WeightsError(f"{file} is missing; check its path.")
     check_regular(file)
     try:
         with safe_open(file, framework="pt") as opened:
@@ -61,13 +64,44 @@ def check_finite(source: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
     for name, tensor in tensors:
         if not tensor.is_floating_point():
             continue
-        # torch has no isfinite for some kinds of float8.
-        wide = tensor.float() if tensor.itemsize == 1 else tensor
-        if not bool(wide.isfinite().all()):
+        if not bool(_wide(source, name, tensor).isfinite().all()):
             raise WeightsError(
                 f"{source}: its tensor {name!r} holds numbers that are not finite (NaN or "
                 "infinity); the file is damaged, or its training ran away. Take another."
             )
+
+
+def load_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors of a safetensors file and the texts of its header. Raises WeightsError."""
+    with open_tensors(file) as opened:
+        metadata = dict(opened.metadata() or {})
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    return tensors, metadata
+
+
+def check_computable(source: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Refuse what is not finite, or in no precision that torch computes with: small files of
+    weights. Raises WeightsError that names the tensor."""
+    import torch
+
+    kinds = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+    for name, tensor in tensors:
+        if tensor.dtype not in kinds:
+            raise WeightsError(
+                f"{source}: its tensor {name!r} is of {tensor.dtype}; weights are float32, "
+                "float16, bfloat16 or float64. The file is damaged or quantized."
+            )
+        check_finite(source, [(name, tensor)])
+
+
+def _wide(source: Path, name: str, tensor: Tensor) -> Tensor:
+    """A tensor of one byte a number in float32: torch computes little in these kinds."""
+    try:
+        return tensor.float() if tensor.itemsize == 1 else tensor
+    except NotImplementedError as error:
+        raise WeightsError(
+            f"{source}: its tensor {name!r} is of {tensor.dtype}, which torch cannot compute with."
+        ) from error
 
 
 def load_pickle(file: Path, *, mmap: bool = False) -> Any:

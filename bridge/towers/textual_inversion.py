@@ -21,7 +21,7 @@ from torch import Tensor
 
 from bridge.errors import WeightsError
 from bridge.files import hash_file
-from bridge.towers.tensors import load_pickle, read_tensors
+from bridge.towers.tensors import check_finite, load_pickle, read_tensors
 
 _PICKLED = {".pt", ".bin", ".pth", ".ckpt"}
 # Two-tower files name the tower; this is where a pipeline keeps it.
@@ -80,7 +80,7 @@ def read_textual_inversion(
             f"clip_l and clip_g ({', '.join(sorted(tensors)[:3])})."
         )
     chosen = word or named or source.stem
-    rows = {tower: _rows(tensor, source) for tower, tensor in vectors.items()}
+    rows = {tower: _rows(tensor, tower or "vectors", source) for tower, tensor in vectors.items()}
     if len({len(each) for each in rows.values()}) > 1:
         raise WeightsError(f"{source} has not as many vectors for each tower; it is damaged.")
     return TextualInversion(str(chosen), rows, str(source), hash_file(source))
@@ -100,13 +100,13 @@ def _read(source: Path, allow_pickle: bool) -> dict[str, Any]:
     return dict(read_tensors(source))
 
 
-def _rows(tensor: Tensor, source: Path) -> Tensor:
+def _rows(tensor: Tensor, name: str, source: Path) -> Tensor:
     rows = tensor.detach()[None] if tensor.ndim == 1 else tensor.detach()
     if rows.ndim != 2 or not len(rows) or not rows.is_floating_point():
         raise WeightsError(
             f"{source} is no textual inversion: its tensor is {tuple(tensor.shape)} of "
             f"{tensor.dtype}, not (vectors, width) of numbers with a point."
         )
-    if not bool(rows.isfinite().all()):
-        raise WeightsError(f"{source} holds vectors that are not finite; it is damaged.")
-    return rows
+    check_finite(source, [(name, rows)])
+    # torch neither stacks nor cuts numbers of one byte.
+    return rows.float() if rows.itemsize == 1 else rows

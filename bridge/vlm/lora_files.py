@@ -7,6 +7,7 @@ adapter_model.safetensors   "base_model.model.<layer>.lora_A.weight" and "...lor
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 
 from bridge.errors import UnsupportedModelError, WeightsError
 from bridge.files import read_json, write_whole
-from bridge.towers.tensors import read_tensors
+from bridge.towers.tensors import check_computable, read_tensors
 from bridge.vlm.train.lora import add_lora, lora_layers, take_lora
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -67,23 +68,28 @@ def load_lora(llm: Any, folder: str | os.PathLike[str]) -> None:
     """
     place = Path(folder).expanduser()
     config = read_json(place / CONFIG)
-    rank, alpha, names = (config.get(key) for key in ("r", "lora_alpha", "target_modules"))
+    rank, names = (config.get(key) for key in ("r", "target_modules"))
+    alpha = _number(config.get("lora_alpha"))
     if (
         config.get("peft_type") != "LORA"
         or not (isinstance(rank, int) and rank > 0)
-        or not isinstance(alpha, int | float)
-        or not isinstance(names, list)
+        or alpha is None
+        or not (isinstance(names, list) and all(isinstance(name, str) for name in names))
     ):
         raise WeightsError(
-            f"{place / CONFIG} needs peft_type LORA, r (above 0), lora_alpha and target_modules "
-            "(a list)"
+            f"{place / CONFIG} needs peft_type LORA, r (above 0), lora_alpha (a number) and "
+            "target_modules (a list of names)"
         )
     other = [key for key in _OTHER_SCALES if config.get(key)]
     if other:
         raise WeightsError(f"{place / CONFIG} has {other[0]}, a scaling that bridge does not read")
     tensors = {name.removeprefix(_PREFIX): tensor for name, tensor in read_tensors(place / WEIGHTS)}
+    check_computable(place / WEIGHTS, tensors.items())
+    ranks = {t.shape[:1] for name, t in tensors.items() if name.endswith(".lora_A.weight")}
+    if ranks != {(rank,)}:
+        raise WeightsError(f"{place / WEIGHTS} is not of the rank {rank} that {CONFIG} says")
     try:
-        layers = add_lora(llm, rank, float(alpha), seed=0, only=names)
+        layers = add_lora(llm, rank, alpha, seed=0, only=names)
     except UnsupportedModelError as error:
         raise WeightsError(f"{place / CONFIG} does not go on this model: {error}") from error
     wanted = {
@@ -102,3 +108,10 @@ def load_lora(llm: Any, folder: str | os.PathLike[str]) -> None:
         )
     for name, weight in wanted.items():
         weight.copy_(tensors[name])
+
+
+def _number(value: object) -> float | None:
+    """A number of ordinary size: not NaN, not infinite, and no truth value; else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) and abs(value) < 1e30 else None

@@ -9,48 +9,95 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from safetensors import SafetensorError, safe_open
+import torch
 from safetensors.torch import save
 from torch import Tensor
 
 from bridge.conditioning.adapters.adapter import Adapter, TowerCard
+from bridge.conditioning.adapters.faults import faults_of
 from bridge.conditioning.adapters.features import RandomFeatures
 from bridge.conditioning.adapters.maps import TowerMap
 from bridge.conditioning.adapters.regression import LinearMap
 from bridge.conditioning.adapters.resampler import Resampler
 from bridge.errors import WeightsError
-from bridge.files import write_whole
+from bridge.files import parse_json, write_whole
+from bridge.schema import read_as
 from bridge.towers import Layer
+from bridge.towers.tensors import check_finite, load_tensors
 
 FORMAT = 2
 _HEADER = "bridge_adapter"
 _RESAMPLER = "resampler."
 
 
+# A resampler of more layers takes minutes to build, from a file of no size.
+_MOST_LAYERS = 64
+
+
+@dataclass(frozen=True)
+class _Resampler:
+    """The arguments of a ``Resampler``."""
+
+    length: int
+    width: int
+    pooled: int
+    memory: int
+    hidden: int
+    layers: int
+    heads: int
+
+    def opened(self, tensors: Mapping[str, Tensor]) -> Resampler:
+        """The module with its tensors. Raises ValueError."""
+        numbers = (self.length, self.width, self.memory, self.hidden, self.layers, self.heads)
+        if min(numbers) < 1 or self.pooled < 0 or self.layers > _MOST_LAYERS:
+            raise ValueError(f"a resampler of {self}")
+        if self.hidden % self.heads:
+            raise ValueError(f"a resampler of {self.heads} heads for {self.hidden} numbers")
+        # On no device: what the header says may be larger than the memory.
+        with torch.device("meta"):
+            module = Resampler(**asdict(self))
+        module.load_state_dict(dict(tensors), assign=True)
+        module.eval().requires_grad_(False)
+        return module
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What the header says, as JSON. ``layers`` are ``Layer`` by index and norm."""
+
+    kind: str
+    recipe: str
+    layers: tuple[tuple[int, bool], ...]
+    foreign: TowerCard
+    natives: Mapping[str, TowerCard]
+    resamplers: Mapping[str, _Resampler]
+    explained: Mapping[str, Mapping[str, float]]
+    prompts: int
+    format: int = FORMAT
+
+
 def save_adapter(adapter: Adapter, path: str | os.PathLike[str]) -> Path:
     """Write ``adapter`` to ``path``, whole or not at all, and return the path."""
-    account = {
-        "format": FORMAT,
-        "kind": adapter.kind,
-        "recipe": adapter.recipe,
-        "layers": [[layer.index, layer.norm] for layer in adapter.layers],
-        "foreign": asdict(adapter.foreign),
-        "natives": {name: asdict(card) for name, card in adapter.natives.items()},
-        "resamplers": {
-            name: each.resampler.shape
+    header = _Header(
+        kind=adapter.kind,
+        recipe=adapter.recipe,
+        layers=tuple((layer.index, layer.norm) for layer in adapter.layers),
+        foreign=adapter.foreign,
+        natives=dict(adapter.natives),
+        resamplers={
+            name: _Resampler(**each.resampler.shape)
             for name, each in adapter.maps.items()
             if each.resampler is not None
         },
-        "explained": {name: dict(shares) for name, shares in adapter.explained.items()},
-        "prompts": adapter.prompts,
-    }
+        explained={name: dict(shares) for name, shares in adapter.explained.items()},
+        prompts=adapter.prompts,
+    )
     tensors = {n: t.detach().cpu().contiguous() for n, t in tensors_of(adapter).items()}
     target = Path(path)
-    write_whole(target, save(tensors, {_HEADER: json.dumps(account, ensure_ascii=False)}))
+    write_whole(target, save(tensors, {_HEADER: json.dumps(asdict(header), ensure_ascii=False)}))
     return target
 
 
@@ -61,40 +108,52 @@ def load_adapter(path: str | os.PathLike[str]) -> Adapter:
         WeightsError: a file that is missing, damaged, of another format or no adapter.
     """
     source = Path(path)
-    try:
-        with safe_open(source, "pt") as opened:
-            header = (opened.metadata() or {}).get(_HEADER)
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        account = None if header is None else json.loads(header)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise WeightsError(f"{source} cannot be read as an adapter: {error}") from error
-    if not isinstance(account, dict):
+    tensors, metadata = load_tensors(source)
+    if _HEADER not in metadata:
         raise WeightsError(
             f"{source} is a safetensors file, but no adapter of text towers saved by bridge."
         )
+    account = parse_json(metadata[_HEADER], f"{source}: its header")
+    if not isinstance(account, dict):
+        raise WeightsError(f"{source} is damaged: its header is no JSON object.")
     if account.get("format") != FORMAT:
         raise WeightsError(
             f"{source} is of format {account.get('format')!r}; this bridge reads {FORMAT}. Fit "
             "the adapter again, or use the bridge that wrote it."
         )
+    check_finite(source, tensors.items())
     try:
-        return Adapter(
-            kind=account["kind"],
-            recipe=account["recipe"],
-            layers=tuple(Layer(*layer) for layer in account["layers"]),
-            foreign=TowerCard(**account["foreign"]),
-            natives={name: TowerCard(**card) for name, card in account["natives"].items()},
+        header = read_as(_Header, account)
+    except ValueError as error:
+        raise WeightsError(f"{source} is damaged: its header{error}.") from error
+    try:
+        adapter = Adapter(
+            kind=header.kind,
+            recipe=header.recipe,
+            layers=tuple(Layer(*layer) for layer in header.layers),
+            foreign=header.foreign,
+            natives=header.natives,
             maps={
-                name: _map(_below(tensors, name + "."), account["resamplers"].get(name))
-                for name in account["natives"]
+                name: _map(_below(tensors, name + "."), header.resamplers.get(name))
+                for name in header.natives
             },
-            explained=account["explained"],
-            prompts=account["prompts"],
+            explained=header.explained,
+            prompts=header.prompts,
             source=str(source),
         )
     # torch raises RuntimeError for tensors of another shape.
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{source} is damaged: {type(error).__name__} {error}.") from error
+    strange = {*tensors} - {*tensors_of(adapter)}
+    if strange:
+        raise WeightsError(f"{source} is damaged: {min(strange)!r} belongs to none of its towers.")
+    dtypes = {str(tensor.dtype) for tensor in tensors.values()}
+    if dtypes != {"torch.float32"}:
+        raise WeightsError(f"{source} is damaged: it is of {', '.join(sorted(dtypes))}.")
+    fault = next(faults_of(adapter), None)
+    if fault is not None:
+        raise WeightsError(f"{source} is damaged: {fault}.")
+    return adapter
 
 
 def tensors_of(adapter: Adapter) -> dict[str, Tensor]:
@@ -114,13 +173,9 @@ def tensors_of(adapter: Adapter) -> dict[str, Tensor]:
     return found
 
 
-def _map(tensors: Mapping[str, Tensor], shape: Mapping[str, Any] | None) -> TowerMap:
+def _map(tensors: Mapping[str, Tensor], shape: _Resampler | None) -> TowerMap:
     linear, features = _below(tensors, "linear."), _below(tensors, "features.")
-    resampler = None
-    if shape is not None:
-        resampler = Resampler(**shape)
-        resampler.load_state_dict(_below(tensors, _RESAMPLER))
-        resampler.eval().requires_grad_(False)
+    resampler = None if shape is None else shape.opened(_below(tensors, _RESAMPLER))
     return TowerMap(
         linear={
             kind: LinearMap(linear[f"{kind}.weight"], linear[f"{kind}.bias"])

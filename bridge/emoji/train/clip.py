@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderTiny
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
@@ -44,6 +44,7 @@ from bridge.emoji.train.loop import Recipe, plain_attention
 from bridge.emoji.train.tokenizer import CONTEXT
 from bridge.emoji.train.vae import as_drawn
 from bridge.files import whole, write_whole
+from bridge.towers.tensors import read_tensors
 from bridge.vlm.preprocess import pil_clip_processor
 
 BATCH = 96
@@ -274,7 +275,7 @@ def trained_heads(run_folder: Path, width: int) -> DenseHeads:
     heads = DenseHeads(width)
     if not (run_folder / "state.safetensors").exists():
         return heads
-    state = load_file(run_folder / "state.safetensors")
+    state = dict(read_tensors(run_folder / "state.safetensors"))
     part = "average.heads."
     heads.load_state_dict({k.removeprefix(part): v for k, v in state.items() if part in k})
     return heads

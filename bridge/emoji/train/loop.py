@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
 
 from bridge.curves import draw_curve
 from bridge.files import whole, write_whole
+from bridge.towers.tensors import check_finite, load_tensors
 
 Trained = TypeVar("Trained", bound=nn.Module)
 
@@ -202,9 +202,8 @@ class Run:
 
     def _resume(self) -> None:
         path = self.folder / "state.safetensors"
-        with safe_open(path, "pt") as opened:
-            meta = opened.metadata()
-        tensors = load_file(path)
+        tensors, meta = load_tensors(path)
+        check_finite(path, tensors.items())
         part = "module."
         self.recipe.module.load_state_dict(
             {k[len(part) :]: v for k, v in tensors.items() if k.startswith(part)}

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from bridge.errors import OptionError, WeightsError
-from bridge.files import whole
-from bridge.towers.tensors import read_tensors
+from bridge.files import parse_json, whole
+from bridge.towers.tensors import check_finite, load_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -58,13 +57,13 @@ def load_checkpoint(
     Raises OptionError, naming what differs, for the checkpoint of a run with other settings,
     WeightsError for a damaged one.
     """
-    tensors = dict(read_tensors(path))
-    with safe_open(path, "pt") as opened:
-        meta = opened.metadata() or {}
-    try:
-        step, theirs = int(meta["step"]), json.loads(meta["told"])
-    except (KeyError, ValueError) as error:
-        raise WeightsError(f"{path} is no checkpoint of a training run; delete it") from error
+    tensors, meta = load_tensors(path)
+    if not meta.get("step", "").isdecimal() or len(meta["step"]) > 12 or "told" not in meta:
+        raise WeightsError(f"{path} is no checkpoint of a training run; delete it")
+    step, theirs = int(meta["step"]), parse_json(meta["told"], f"{path}: its settings")
+    if not isinstance(theirs, dict):
+        raise WeightsError(f"{path}: its settings are no JSON object; delete it")
+    check_finite(path, tensors.items())
     ours = json.loads(json.dumps(told))
     for key in [*ours, *theirs]:
         if ours.get(key) != theirs.get(key):
@@ -75,12 +74,28 @@ def load_checkpoint(
     parameters = trained(module)
     if parameters.keys() != {n.removeprefix("weight.") for n in tensors if n.startswith("weight.")}:
         raise WeightsError(f"{path} holds other weights than are trained here; delete it")
+    # All are checked before the first is put in place.
+    states = {name: _state(path, name, own, tensors) for name, own in parameters.items()}
     for name, parameter in parameters.items():
+        moments = states[name]
         parameter.copy_(tensors[f"weight.{name}"])
-        moments = {m: tensors[f"{m}.{name}"] for m in _MOMENTS if f"{m}.{name}" in tensors}
         if moments:
             # AdamW counts its steps on the CPU, and keeps the moments beside the weight.
             optimizer.state[parameter] = {
                 m: value if m == "step" else value.to(parameter) for m, value in moments.items()
             }
     return step
+
+
+def _state(
+    path: Path, name: str, parameter: torch.Tensor, tensors: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """AdamW's state of one parameter; empty before its first step. Raises WeightsError."""
+    own = {m: tensors[f"{m}.{name}"] for m in _MOMENTS if f"{m}.{name}" in tensors}
+    shapes = {"step": torch.Size()} | dict.fromkeys(_MOMENTS[1:], parameter.shape)
+    every = [(tensors[f"weight.{name}"], parameter.shape)]
+    every += [(tensor, shapes[moment]) for moment, tensor in own.items()]
+    fits = all(tensor.shape == shape and tensor.is_floating_point() for tensor, shape in every)
+    if not fits or len(own) not in (0, len(_MOMENTS)):
+        raise WeightsError(f"{path}: what it holds of {name} does not fit; delete it")
+    return own

@@ -17,7 +17,7 @@ from bridge.errors import WeightsError
 from bridge.files import write_whole
 from bridge.progress import OnProgress, Progress, unwatched
 from bridge.towers.fingerprinting import fingerprint
-from bridge.towers.tensors import read_tensors
+from bridge.towers.tensors import check_computable, read_tensors
 from bridge.vlm.features import image_states
 from bridge.vlm.model import BridgeVLM
 from bridge.vlm.preprocess import view_pixels
@@ -73,8 +73,9 @@ class StoredStates:
 
     def _read(self, path: Path) -> torch.Tensor:
         found = dict(read_tensors(path)).get("states")
-        if found is None:
+        if found is None or found.ndim != 3 or not found.numel():
             raise WeightsError(f"{path} holds no picture's states; delete it")
+        check_computable(path, [("states", found)])
         return found
 
     def _key(self, picture: Picture) -> str:
