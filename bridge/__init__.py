@@ -1,7 +1,7 @@
 """bridge: two roads out of CLIP, on one set of towers.
 
 ``import bridge`` is light: nothing heavier than the standard library loads until a
-verb is called. The verbs live in their rooms and are looked up on first use.
+verb is called. The verbs live in their rooms, and both are looked up on first use.
 """
 
 from __future__ import annotations
@@ -13,6 +13,15 @@ from bridge.lazy import lazy_names
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from bridge import comfyui as comfyui
+    from bridge import conditioning as conditioning
+    from bridge import diffusion as diffusion
+    from bridge import emoji as emoji
+    from bridge import errors as errors
+    from bridge import lab as lab
+    from bridge import prompt as prompt
+    from bridge import towers as towers
+    from bridge import vlm as vlm
     from bridge.conditioning import (
         Adapter,
         Composition,
@@ -61,6 +70,19 @@ _HOMES = {
     "train_vlm": "bridge.vlm",
 }
 
+# What `bridge.vlm.load_vision(...)` reaches after `import bridge` alone.
+_ROOMS = (
+    "comfyui",
+    "conditioning",
+    "diffusion",
+    "emoji",
+    "errors",
+    "lab",
+    "prompt",
+    "towers",
+    "vlm",
+)
+
 __all__ = [
     "Adapter",
     "BridgeError",
@@ -89,4 +111,4 @@ __all__ = [
     "train_vlm",
 ]
 
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES, _ROOMS)

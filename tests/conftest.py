@@ -31,6 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--comparisons", type=Path, help="write what peers were compared by here")
     parser.addoption("--parity-results", type=Path, help="write what peers read the same here")
     parser.addoption("--fuzz-results", type=Path, help="write what the fuzzers tried here")
+    parser.addoption("--fuzz-page", type=Path, help="put its table between this page's markers")
 
 
 def pytest_configure(config: pytest.Config) -> None:

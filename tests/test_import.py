@@ -41,6 +41,35 @@ def test_the_table_of_towers_is_read_without_torch() -> None:
     assert "torch" not in modules_after(f"{code}assert table_lines(towers())")
 
 
+# With a name of theirs where that is light; tests/test_docs.py runs what the documents write.
+REACHED = ["comfyui", "conditioning", "diffusion", "emoji", "errors.BridgeError", "lab.vary"]
+REACHED += ["lab.variants", "prompt.parse", "towers.towers", "towers.table.table_lines"]
+REACHED += ["vlm.load_image", "vlm.inside", "vlm.projectors", "vlm.stock"]
+
+
+@pytest.mark.parametrize("name", REACHED)
+def test_a_room_is_reached_after_import_bridge_alone(name: str) -> None:
+    modules_after(f"import bridge\nassert bridge.{name} is not None")
+
+
+def test_rooms_are_listed_before_they_load() -> None:
+    code = (
+        "import bridge, sys\n"
+        "assert {'vlm', 'lab', 'towers', 'conditioning', 'diffusion', 'prompt'} <= set(dir(bridge))"
+        "\nassert 'bridge.vlm' not in sys.modules"
+    )
+    assert not HEAVY & modules_after(code)
+
+
+@pytest.mark.parametrize("name", ["plan", "translate"])
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_a_function_of_a_module_s_name_stays_a_function(name: str, order: str) -> None:
+    """`bridge.prompt.plan` is the verb, whoever imports the module of that name, and when."""
+    steps = ["import bridge.prompt." + name, f"assert callable(bridge.prompt.{name})"]
+    steps = ["import bridge", *(steps if order == "before" else reversed(steps))]
+    modules_after("\n".join([*steps, f"assert callable(bridge.prompt.{name})"]))
+
+
 ROOMS = ["bridge.conditioning", "bridge.diffusion", "bridge.lab", "bridge.towers", "bridge.vlm"]
 
 

@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -76,3 +81,26 @@ def test_make_installs_again_for_another_build_of_torch_only(copy: Path) -> None
     wishes = ["cpu", "cpu", "cuda", "cuda", "cpu", "", ""]
     found = ["install" in noted(copy, "make", "app", BRIDGE_TORCH=wish) for wish in wishes]
     assert found == [True, False, True, False, True, True, False]
+
+
+def needed(wishes: list[str], extra: str = "") -> Iterator[str]:
+    """The names of what requirements ask for on this machine, and what those ask for."""
+    for wish in map(Requirement, wishes):
+        if wish.marker is None or wish.marker.evaluate({"extra": extra}):
+            yield canonicalize_name(wish.name)
+            for own in wish.extras or {""}:
+                yield from needed_by(canonicalize_name(wish.name), own)
+
+
+@cache
+def needed_by(name: str, extra: str) -> frozenset[str]:
+    return frozenset(needed(metadata.requires(name) or [], extra))
+
+
+def test_every_package_that_is_installed_is_pinned() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = {canonicalize_name(line.partition("==")[0]) for line in lines if "==" in line}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wishes = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    found = set(needed(wishes))
+    assert len(found) > 60 and found <= pins, found - pins

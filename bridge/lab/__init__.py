@@ -30,6 +30,9 @@ _HOMES = {
     "vary": "bridge.lab.variants",
 }
 
+# Submodules that are reached as attributes, without an import of their own.
+_ROOMS = ("measures", "variants")
+
 __all__ = [
     "OPERATIONS",
     "Judge",
@@ -42,4 +45,4 @@ __all__ = [
     "vary",
 ]
 
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES, _ROOMS)

@@ -64,6 +64,9 @@ _HOMES = {
     "towers": "bridge.towers.registry",
 }
 
+# Submodules that are reached as attributes, without an import of their own.
+_ROOMS = ("registry", "table")
+
 __all__ = [
     "IMAGE_FAMILIES",
     "IMAGE_TOWERS",
@@ -97,4 +100,4 @@ __all__ = [
     "towers",
 ]
 
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES, _ROOMS)

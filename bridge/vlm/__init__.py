@@ -67,6 +67,9 @@ _HOMES = {
     "train_vlm": "bridge.vlm.train.run",
 }
 
+# Submodules that are reached as attributes, without an import of their own.
+_ROOMS = ("checkpoints", "inside", "projectors", "stock", "train")
+
 __all__ = [
     "AttentionRollout",
     "Blanked",
@@ -102,4 +105,4 @@ __all__ = [
     "train_vlm",
 ]
 
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES, _ROOMS)

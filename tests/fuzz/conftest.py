@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from fuzz_support import Fuzz, Run
+from fuzz_table import put, results
 
-ROWS = pytest.StashKey[list[Run]]()
+from benchmarks.results import commit, save
+
+ROWS = pytest.StashKey[list[tuple[Run, str]]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[ROWS] = []
+    commit()  # as the code is now, whatever happens to the tree meanwhile
 
 
 @pytest.fixture
@@ -27,7 +30,8 @@ def fuzz(request: pytest.FixtureRequest) -> Fuzz:
     @contextmanager
     def start(row: str, cases: int) -> Iterator[Run]:
         run = Run(row, cases)
-        request.config.stash.setdefault(ROWS, []).append(run)
+        file = request.path.relative_to(request.config.rootpath).as_posix()
+        request.config.stash.setdefault(ROWS, []).append((run, file))
         yield run
         assert not run.failed, f"{len(run.failed)} of {run.tried}:\n" + "\n".join(run.failed[:20])
 
@@ -35,14 +39,13 @@ def fuzz(request: pytest.FixtureRequest) -> Fuzz:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    path: Path | None = session.config.getoption("--fuzz-results")
     runs = session.config.stash.get(ROWS, [])
-    if path is None or not runs:
+    path: Path | None = session.config.getoption("--fuzz-results")
+    page: Path | None = session.config.getoption("--fuzz-page")
+    if not runs or (path is None and page is None):
         return
-    rows: dict[str, dict[str, int]] = {}
-    for run in runs:
-        row = rows.setdefault(run.row, {"tried": 0, "failed": 0, "hung": 0})
-        row["tried"] += run.tried
-        row["failed"] += len(run.failed)
-        row["hung"] += run.hung
-    path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    found = results(runs)
+    if path is not None:
+        save(path, found)
+    if page is not None:
+        put(page, found)
