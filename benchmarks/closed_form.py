@@ -141,7 +141,7 @@ def stage_1(
         embeds = llm.get_input_embeddings()(ids)
         spots = (ids == vlm.image_token_id)[..., None]
         embeds = embeds.masked_scatter(spots, trained(states).to(embeds.dtype))
-        bias = torch.zeros(mask.shape).masked_fill(~mask, -1e4)
+        bias = torch.zeros(mask.shape, dtype=torch.float32).masked_fill(~mask, -1e4)
         out = llm.base_model(
             inputs_embeds=embeds,
             attention_mask=bias,

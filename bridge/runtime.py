@@ -56,7 +56,7 @@ def resolve_device(device: str | torch.device | None = None) -> torch.device:
             "use 'cpu' or leave the device out"
         )
     try:
-        torch.zeros(1, device=found).item()
+        torch.zeros(1, device=found, dtype=torch.float32).item()
     # What a missing backend raises depends on the backend (RuntimeError, AssertionError ...).
     except Exception as error:
         raise OptionError(
@@ -108,6 +108,17 @@ def has_bf16() -> bool:
 
 def _weights_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
+
+
+@contextmanager
+def building() -> Iterator[None]:
+    """Build modules of our own while no other thread of bridge loads a model.
+
+    Loading takes torch's initialisers away, and puts every new parameter on the device "meta",
+    for the whole process. What tensors are made of needs no such care: each call names its dtype.
+    """
+    with _LOADING:
+        yield
 
 
 @contextmanager

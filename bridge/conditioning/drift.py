@@ -72,7 +72,9 @@ def figures_of(plan: TokenPlan, states: Tensor, weighed: Tensor) -> Tensor:
         states, weighed: ``(k, T, D)``, before emphasis and after.
     """
     before, after = states.float(), weighed.float()
-    weights = torch.tensor([window.weights for window in plan.windows], device=before.device)
+    weights = torch.tensor(
+        [window.weights for window in plan.windows], device=before.device, dtype=torch.float32
+    )
     content = weights != 1
     lengths = after.norm(dim=-1) / before.norm(dim=-1)
     # Neither [content] nor [argmax]: on a GPU both wait for the tower to be done.

@@ -50,7 +50,7 @@ def prompt_masks(
     Returns:
         ``(B, length * T)``; 1 or True for what may be seen. Of a blend, what any part has.
     """
-    seen = torch.tensor([_seen(plan, kind) for plan in plans])
+    seen = torch.tensor([_seen(plan, kind) for plan in plans], dtype=torch.bool)
     masks = torch.stack([_of_group(seen, group, length) for group in groups])
     dtype = {"int": torch.int64, "bool": torch.bool, "one_pad": like.dtype}[kind]
     return masks.to(like.device, dtype)

@@ -76,7 +76,7 @@ def encode_plans(
     layers = tuple(dict.fromkeys(each.layer for each in wanted))
     rows, strengths = zip(*places, strict=True)
     here = device if is_offloaded(module) else module.device
-    ids = torch.tensor([row.ids for row in rows], device=here)
+    ids = torch.tensor([row.ids for row in rows], device=here, dtype=torch.long)
     mask = _mask(rows, masked, here)
     if addons is None:
         out = TEXT_TOWERS[architecture](module, ids, layers, mask)
@@ -137,10 +137,12 @@ def finish(
 def _mask(rows: tuple[Row, ...], masked: bool, device: torch.device) -> Tensor | None:
     """Of whole numbers, or of floats where attention is biased."""
     if any(row.bias for row in rows):
-        return torch.tensor([row.logits(masked) for row in rows], device=device)
+        return torch.tensor(
+            [row.logits(masked) for row in rows], device=device, dtype=torch.float32
+        )
     # Without anything to hide there is no mask: the tower then runs as in a stock pipeline.
     if masked or any(row.hidden for row in rows):
-        return torch.tensor([row.mask(masked) for row in rows], device=device)
+        return torch.tensor([row.mask(masked) for row in rows], device=device, dtype=torch.long)
     return None
 
 

@@ -269,15 +269,13 @@ def _box(
 
 
 def _mask(region: Region) -> Tensor:
+    import numpy as np
     from PIL.Image import Image
 
     raw = region.mask.convert("L") if isinstance(region.mask, Image) else region.mask
     try:
-        if isinstance(raw, Image):
-            import numpy as np
-
-            raw = np.array(raw)
-        found = torch.as_tensor(raw)
+        # By way of numpy, whose default for numbers is no setting of the process.
+        found = raw if isinstance(raw, Tensor) else torch.from_numpy(np.array(raw))
     except (TypeError, ValueError, RuntimeError) as error:
         raise OptionError(f"The mask of the region {region.prompt!r}: {error}.") from error
     scale = 255 if found.dtype == torch.uint8 and found.numel() and found.max() > 1 else 1

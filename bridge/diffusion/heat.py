@@ -188,7 +188,7 @@ class _Sums:
     def before_unet(self, args: tuple[Any, ...], kwargs: Kwargs) -> Call:
         call = by_name(args, kwargs)
         sample = call["sample"]
-        time = float(torch.as_tensor(call["timestep"]).flatten()[0])
+        time = float(torch.as_tensor(call["timestep"], dtype=torch.float32).flatten()[0])
         guided = is_guided(self._pipe)
         shape = (sample.shape[-2], sample.shape[-1])
         # A call sets its scheduler's time steps anew, and time runs down in it; where it jumps up,

@@ -81,7 +81,9 @@ def summed(prediction: Tensor, rows: Layout) -> Tensor:
             results.append(own[0])
             continue
         base = negatives[i].float()
-        mix = torch.tensor(weights, device=base.device).view(-1, *[1] * base.ndim)
+        mix = torch.tensor(weights, device=base.device, dtype=torch.float32).view(
+            -1, *[1] * base.ndim
+        )
         results.append((base + (mix * (own.float() - base)).sum(0)).to(prediction.dtype))
     composed = torch.stack(results)
     return torch.cat([negatives, composed]) if rows.guided else composed

@@ -123,7 +123,7 @@ def fit_latent_factors(vae: Any, *, pictures: int = 4, side: int = 16) -> torch.
     fields = []
     for index in range(pictures):
         cells = 2 ** (index % 4 + 1)
-        coarse = torch.rand(1, 3, cells, cells, generator=generator) * 2 - 1
+        coarse = torch.rand(1, 3, cells, cells, generator=generator, dtype=torch.float32) * 2 - 1
         fields.append(
             torch.nn.functional.interpolate(
                 coarse, size=(size, size), mode="bilinear", align_corners=False
@@ -134,8 +134,10 @@ def fit_latent_factors(vae: Any, *, pictures: int = 4, side: int = 16) -> torch.
     raw = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
     latents = raw.float().cpu().permute(0, 2, 3, 1).flatten(0, 2)
     colours = torch.nn.functional.avg_pool2d(rgb, factor).permute(0, 2, 3, 1).flatten(0, 2)
-    ones = torch.ones(len(latents), 1)
+    ones = torch.ones(len(latents), 1, dtype=torch.float32)
     # A little ridge keeps channels that say nothing about colour from exploding.
     design = torch.cat([latents, ones], dim=1)
-    normal = design.T @ design + 1e-3 * len(latents) * torch.eye(design.shape[1])
+    normal = design.T @ design + 1e-3 * len(latents) * torch.eye(
+        design.shape[1], dtype=torch.float32
+    )
     return torch.linalg.solve(normal, design.T @ colours)

@@ -60,9 +60,9 @@ class Cache:
             {
                 "pooled": reading.pooled,
                 "states": reading.states,
-                "ids": torch.tensor(reading.ids),
-                "offsets": torch.tensor(offsets).reshape(-1, 2),
-                "cut": torch.tensor(reading.cut),
+                "ids": torch.tensor(reading.ids, dtype=torch.long),
+                "offsets": torch.tensor(offsets, dtype=torch.long).reshape(-1, 2),
+                "cut": torch.tensor(reading.cut, dtype=torch.bool),
             },
         )
 

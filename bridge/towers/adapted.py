@@ -100,7 +100,8 @@ def _products(
             [
                 [row[i] * part.scale for i, part in parts for _ in range(part.down.shape[0])]
                 for row in strengths
-            ]
+            ],
+            dtype=torch.float32,
         )
         found[path] = _product(down, up, factors)
     return found

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from bridge.errors import OptionError, WeightsError
@@ -50,7 +51,7 @@ def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False)
     found = read_prefixed(folder, "text_projection.")
     if len(found) < 2:
         raise WeightsError(f"{folder} lacks text_projection; it is no whole AlignModel")
-    projection = nn.Linear(side.hidden_size, config.projection_dim)
+    projection = nn.Linear(side.hidden_size, config.projection_dim, dtype=torch.float32)
     projection.load_state_dict(found)
     module = Headed(encoder, projection.to(device, dtype).eval().requires_grad_(False))
     spec = TowerSpec(

@@ -80,8 +80,10 @@ def tokenize(tokenizer: Any, texts: Sequence[str], rule: TokenRule, context: int
     offsets = out["offset_mapping"] if exact else [[(0, 0)] * len(row) for row in rows]
     return TextBatch(
         texts=given,
-        ids=torch.tensor([row + [pad] * (width - len(row)) for row in rows]),
-        mask=torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows]),
+        ids=torch.tensor([row + [pad] * (width - len(row)) for row in rows], dtype=torch.long),
+        mask=torch.tensor(
+            [[1] * len(row) + [0] * (width - len(row)) for row in rows], dtype=torch.long
+        ),
         offsets=tuple(
             tuple(
                 None if token in special else _trimmed(text, *span)

@@ -22,12 +22,14 @@ def beam_search(
     after ``least`` tokens at the earliest; after ``most`` it is cut.
     """
     ids = torch.full((1, 1), start, dtype=torch.long, device=device)
-    scores = torch.zeros(1, device=device)
+    scores = torch.zeros(1, device=device, dtype=torch.float32)
     ended: list[tuple[float, list[int]]] = []
     for length in range(1, most + 1):
         likely = next_tokens(ids).float()
         if length <= least:  # on a copy: the table may be the model's own
-            likely = likely.index_fill(1, torch.tensor([end], device=device), -torch.inf)
+            likely = likely.index_fill(
+                1, torch.tensor([end], device=device, dtype=torch.long), -torch.inf
+            )
         total = (scores[:, None] + likely).flatten()
         best = total.topk(min(2 * beams, len(total)))
         going: list[tuple[float, int, int]] = []
@@ -41,10 +43,10 @@ def beam_search(
                 ended.append((score / length, ids[row, 1:].tolist()))
         if len(ended) >= beams or not going:
             break
-        rows = torch.tensor([row for _, row, _ in going], device=device)
-        tokens = torch.tensor([[token] for _, _, token in going], device=device)
+        rows = torch.tensor([row for _, row, _ in going], device=device, dtype=torch.long)
+        tokens = torch.tensor([[token] for _, _, token in going], device=device, dtype=torch.long)
         ids = torch.cat([ids[rows], tokens], 1)
-        scores = torch.tensor([score for score, _, _ in going], device=device)
+        scores = torch.tensor([score for score, _, _ in going], device=device, dtype=torch.float32)
     else:
         ended += [(s / most, row[1:]) for s, row in zip(scores.tolist(), ids.tolist(), strict=True)]
     return max(ended)[1]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bridge.errors import OptionError, UnsupportedModelError
-from bridge.runtime import resolve_device, resolve_dtype
+from bridge.runtime import building, resolve_device, resolve_dtype
 from bridge.towers.beam_search import beam_search
 from bridge.towers.coca import (
     FAMILY,
@@ -132,9 +132,10 @@ def open_captioner(
         )
     precision = resolve_dtype(dtype, place, folder)
     files = read_files(folder, allow_pickle)  # once: it has all three parts
-    said = text_parts(files, precision, place)
-    seen = image_parts(files, precision, place)
-    decoder = load_decoder(files, precision, place)
+    with building():
+        said = text_parts(files, precision, place)
+        seen = image_parts(files, precision, place)
+        decoder = load_decoder(files, precision, place)
     words = find_tokenizer(tokenizer) if tokenizer is not None else words
     reader = load_tokenizer(words or folder, TEXT.tokenizer)
     return Captioner(

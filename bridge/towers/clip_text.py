@@ -56,7 +56,9 @@ def causal(module: Any, mask: Tensor | None) -> Tensor | None:
     if mask is None or not mask.is_floating_point():
         return mask
     length = mask.shape[-1]
-    later = torch.full((length, length), -torch.inf, device=mask.device).triu(1)
+    later = torch.full((length, length), -torch.inf, device=mask.device, dtype=torch.float32).triu(
+        1
+    )
     return (mask[:, None, None] + later).to(module.dtype)
 
 

@@ -81,7 +81,9 @@ def encode_text(
     last = ids.new_full((batch, 1), module.config.vocab_size - 1)
     places = torch.cat([ids, last], 1)
     hidden = torch.cat([ids.new_zeros(batch, 1, dtype=torch.bool), ids == _PAD], 1)
-    shut = torch.zeros(hidden.shape, device=ids.device).masked_fill(hidden, -torch.inf)
+    shut = torch.zeros(hidden.shape, device=ids.device, dtype=torch.float32).masked_fill(
+        hidden, -torch.inf
+    )
     out = module(
         places,
         attention_mask=_mask(module, shut),
@@ -112,12 +114,14 @@ class CoCaImage(nn.Module):
         inner = vision.config.hidden_size
         self.vision = vision
         self.config = vision.config
-        self.query = nn.Parameter(torch.empty(queries, width))
-        self.attn = nn.MultiheadAttention(width, heads, kdim=inner, vdim=inner, batch_first=True)
-        self.ln_q = nn.LayerNorm(width)
-        self.ln_k = nn.LayerNorm(inner)
-        self.ln_post = nn.LayerNorm(width)
-        self.proj = nn.Linear(width, pooled, bias=False)
+        self.query = nn.Parameter(torch.empty(queries, width, dtype=torch.float32))
+        self.attn = nn.MultiheadAttention(
+            width, heads, kdim=inner, vdim=inner, batch_first=True, dtype=torch.float32
+        )
+        self.ln_q = nn.LayerNorm(width, dtype=torch.float32)
+        self.ln_k = nn.LayerNorm(inner, dtype=torch.float32)
+        self.ln_post = nn.LayerNorm(width, dtype=torch.float32)
+        self.proj = nn.Linear(width, pooled, bias=False, dtype=torch.float32)
 
     def pool(self, states: Tensor) -> Tensor:
         """States ``(B, N, D)`` as read by the queries, ``(B, Q, width)``; the first pools."""
@@ -139,7 +143,9 @@ def image_parts(files: OpenClipFiles, dtype: Any, device: Any) -> Parts:
     # The norm is the queries', and of their width; the transformer's own place for one is unused.
     norm = {f"ln_post.{kind}": state[f"vision_model.post_layernorm.{kind}"] for kind in _AFFINE}
     for kind, fill in _AFFINE.items():
-        state[f"vision_model.post_layernorm.{kind}"] = torch.full((config.hidden_size,), fill)
+        state[f"vision_model.post_layernorm.{kind}"] = torch.full(
+            (config.hidden_size,), fill, dtype=torch.float32
+        )
     proj = state.pop("visual_projection.weight")
     vision = load_tower(
         "CLIPVisionModel", folder, dtype=dtype, device=device, config=config, state=state

@@ -12,7 +12,8 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, empty, nn
+import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bridge.errors import UnsupportedModelError, WeightsError
@@ -33,9 +34,10 @@ class _Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.in_proj_weight = nn.Parameter(nn.init.xavier_uniform_(empty(3 * width, width)))
-        self.in_proj_bias = nn.Parameter(nn.init.zeros_(empty(3 * width)))
-        self.out_proj = nn.Linear(width, width)
+        weight = torch.empty(3 * width, width, dtype=torch.float32)
+        self.in_proj_weight = nn.Parameter(nn.init.xavier_uniform_(weight))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width, dtype=torch.float32))
+        self.out_proj = nn.Linear(width, width, dtype=torch.float32)
 
     def forward(self, x: Tensor, context: Tensor, causal: bool) -> Tensor:
         query, key, value = (
@@ -57,16 +59,16 @@ class _Block(nn.Module):
 
     def __init__(self, width: int, heads: int, inner: int, activation: str, cross: bool) -> None:
         super().__init__()
-        self.ln_1 = nn.LayerNorm(width)
+        self.ln_1 = nn.LayerNorm(width, dtype=torch.float32)
         if cross:
-            self.ln_1_kv = nn.LayerNorm(width)
+            self.ln_1_kv = nn.LayerNorm(width, dtype=torch.float32)
         self.attn = _Attention(width, heads)
-        self.ln_2 = nn.LayerNorm(width)
+        self.ln_2 = nn.LayerNorm(width, dtype=torch.float32)
         gelu = _QuickGELU() if activation == "quick_gelu" else nn.GELU()
         parts = [
-            ("c_fc", nn.Linear(width, inner)),
+            ("c_fc", nn.Linear(width, inner, dtype=torch.float32)),
             ("gelu", gelu),
-            ("c_proj", nn.Linear(inner, width)),
+            ("c_proj", nn.Linear(inner, width, dtype=torch.float32)),
         ]
         self.mlp = nn.Sequential(OrderedDict(parts))
 
@@ -93,8 +95,8 @@ class CoCaDecoder(nn.Module):
 
         self.resblocks = blocks(cross=False)
         self.cross_attn = blocks(cross=True)
-        self.ln_final = nn.LayerNorm(width)
-        self.text_projection = nn.Parameter(nn.init.zeros_(empty(width, vocabulary)))
+        self.ln_final = nn.LayerNorm(width, dtype=torch.float32)
+        self.text_projection = nn.Parameter(torch.zeros(width, vocabulary, dtype=torch.float32))
 
     def forward(self, picture: Tensor, text: Tensor) -> Tensor:
         """``picture (B, N, D)`` and ``text (B, T, D)`` to logits ``(B, T, V)``."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bridge.errors import OptionError
-from bridge.runtime import resolve_device, resolve_dtype
+from bridge.runtime import building, resolve_device, resolve_dtype
 from bridge.towers.families import IMAGE_FAMILIES, family_of
 from bridge.towers.fingerprinting import fingerprint
 from bridge.towers.image_processor import to_pixels
@@ -114,7 +114,7 @@ def open_image_tower(
     family = family or known or family_of(folder)
     if family not in IMAGE_FAMILIES:
         raise OptionError(f"{name} ({family}) has no image side; open it with open_text_tower")
-    parts = IMAGE_FAMILIES[family].load(
-        folder, resolve_dtype(dtype, place, folder), place, allow_pickle
-    )
+    precision = resolve_dtype(dtype, place, folder)
+    with building():
+        parts = IMAGE_FAMILIES[family].load(folder, precision, place, allow_pickle)
     return ImageTower(name, family, parts.spec, parts.module, parts.processor, parts.scoring)

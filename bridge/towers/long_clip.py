@@ -42,7 +42,7 @@ def stretched(positions: Tensor, to: int = 248, keep: int = 20) -> Tensor:
     exact = positions.float()
     # One more point beyond the last, on the line of the last step.
     points = torch.cat([exact[keep:], (2 * exact[-1] - exact[-2])[None]])
-    share = (torch.arange(factor, device=exact.device) / factor)[None, :, None]
+    share = (torch.arange(factor, device=exact.device, dtype=torch.float32) / factor)[None, :, None]
     between = points[:-1, None] * (1 - share) + points[1:, None] * share
     return torch.cat([exact[:keep], between.flatten(0, 1)]).to(positions.dtype)
 

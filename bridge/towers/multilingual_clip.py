@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from bridge.errors import WeightsError
@@ -37,7 +38,9 @@ def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False)
     changes = {k: config[k] for k in ("num_attention_heads",) if k in config}
     encoder = load_encoder(kind_of(base), inner, folder, dtype, device, **changes)
     pooled, width = head["weight"].shape
-    module = Headed(encoder, load_head(nn.Linear(width, pooled), head, dtype, device))
+    module = Headed(
+        encoder, load_head(nn.Linear(width, pooled, dtype=torch.float32), head, dtype, device)
+    )
     return Parts(module, spec_of(module, str(folder), pooled))
 
 

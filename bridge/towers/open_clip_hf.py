@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from bridge.errors import UnsupportedModelError
@@ -59,11 +60,13 @@ def _head(state: Mapping[str, Tensor]) -> nn.Module:
         return nn.Identity()
     if "weight" in state:
         pooled, width = state["weight"].shape
-        return nn.Linear(width, pooled, bias=False)
+        return nn.Linear(width, pooled, bias=False, dtype=torch.float32)
     inner, width = state["0.weight"].shape
     pooled = state["2.weight"].shape[0]
     return nn.Sequential(
-        nn.Linear(width, inner, bias=False), nn.GELU(), nn.Linear(inner, pooled, bias=False)
+        nn.Linear(width, inner, bias=False, dtype=torch.float32),
+        nn.GELU(),
+        nn.Linear(inner, pooled, bias=False, dtype=torch.float32),
     )
 
 

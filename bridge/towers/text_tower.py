@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bridge.errors import OptionError, UnsupportedModelError
-from bridge.runtime import resolve_device, resolve_dtype
+from bridge.runtime import building, resolve_device, resolve_dtype
 from bridge.towers.batch import TextBatch, tokenize
 from bridge.towers.families import TEXT_FAMILIES, family_of, family_of_config
 from bridge.towers.family import TextFamily
@@ -163,9 +163,9 @@ def open_text_tower(
     family = family or known or family_of(folder)
     if family not in TEXT_FAMILIES:
         raise OptionError(f"{name} ({family}) has no text side; open it with open_image_tower")
-    parts = TEXT_FAMILIES[family].load(
-        folder, resolve_dtype(dtype, place, folder), place, allow_pickle
-    )
+    precision = resolve_dtype(dtype, place, folder)
+    with building():
+        parts = TEXT_FAMILIES[family].load(folder, precision, place, allow_pickle)
     words = find_tokenizer(tokenizer) if tokenizer is not None else words
     reader = load_tokenizer(words or folder, TEXT_FAMILIES[family].tokenizer)
     return TextTower(name, family, parts.spec, parts.module, reader, parts.scoring)

@@ -79,7 +79,7 @@ def choose(
     logits = vlm.read(batch, keep)[:, :-1].float().log_softmax(-1)
     log_probs, lengths = [], []
     for index, row in enumerate(rows):
-        told = torch.tensor(row[start:], device=logits.device)
+        told = torch.tensor(row[start:], device=logits.device, dtype=torch.long)
         taken = logits[index, : len(told)].gather(-1, told[:, None])
         log_probs.append(float(taken.double().sum()))
         lengths.append(len(told))

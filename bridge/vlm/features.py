@@ -125,5 +125,7 @@ def _inputs(tower: nn.Module, pixel_values: torch.Tensor) -> dict[str, Any]:
     return {
         "pixel_values": patches,
         "pixel_attention_mask": pixel_values.new_ones(batch, rows * columns, dtype=torch.long),
-        "spatial_shapes": torch.tensor([[rows, columns]] * batch, device=pixel_values.device),
+        "spatial_shapes": torch.tensor(
+            [[rows, columns]] * batch, device=pixel_values.device, dtype=torch.long
+        ),
     }

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from bridge.errors import UnsupportedModelError
+from bridge.runtime import building
 from bridge.vlm.aspect import SQUARE, AnyRes, ImageAspect
 from bridge.vlm.features import SelectFeature, n_extra_states
 from bridge.vlm.model import BridgeVLM
@@ -81,7 +82,8 @@ def _causal_lm(model: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
     text_config = model.model.language_model.config
-    with torch.device("meta"):
+    # transformers builds it in the config's dtype, by the process's default.
+    with building(), torch.device("meta"):
         llm = AutoModelForCausalLM.from_config(text_config)
     setattr(llm, llm.base_model_prefix, model.model.language_model)
     llm.set_output_embeddings(model.lm_head)

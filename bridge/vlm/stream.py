@@ -28,7 +28,9 @@ def stream_text(tokenizer: Any, run: Callable[..., None]) -> Iterator[str]:
 
     class ReaderLeft(StoppingCriteria):
         def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-            return torch.full((input_ids.shape[0],), left.is_set(), device=input_ids.device)
+            return torch.full(
+                (input_ids.shape[0],), left.is_set(), device=input_ids.device, dtype=torch.bool
+            )
 
     def work() -> None:
         try:

@@ -42,8 +42,8 @@ class RandomFeatures:
         scale = spread + _FLOOR * spread.mean() + 1e-12
         dice = torch.Generator().manual_seed(seed)
         width = len(mean)
-        weight = torch.randn(width, count, generator=dice) / width**0.5
-        offset = torch.randn(count, generator=dice)
+        weight = torch.randn(width, count, generator=dice, dtype=torch.float32) / width**0.5
+        offset = torch.randn(count, generator=dice, dtype=torch.float32)
         return cls(mean.float(), scale.float(), weight.to(mean.device), offset.to(mean.device))
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -198,5 +198,5 @@ def place_code(places: Sequence[int]) -> Tensor:
     """Sines and cosines of places ``(N, 16)`` (Vaswani et al. 2017, section 3.5)."""
     at = torch.tensor(list(places), dtype=torch.float32)[:, None]
     half = PLACE_WIDTH // 2
-    angles = at / 10_000 ** (torch.arange(half) / half)
+    angles = at / 10_000 ** (torch.arange(half, dtype=torch.float32) / half)
     return torch.cat([angles.sin(), angles.cos()], dim=1)

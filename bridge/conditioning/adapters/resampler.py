@@ -64,23 +64,29 @@ class Resampler(nn.Module):
             "length": length, "width": width, "pooled": pooled, "memory": memory,
             "hidden": hidden, "layers": layers, "heads": heads,
         }  # fmt: skip
-        self.queries = nn.Parameter(0.02 * torch.randn(length + bool(pooled), hidden))
-        self.read_base = nn.Linear(width, hidden)
-        self.read_own = nn.Linear(memory, hidden)
-        self.read_memory = nn.Linear(memory + PLACE_WIDTH, hidden)
+        self.queries = nn.Parameter(
+            0.02 * torch.randn(length + bool(pooled), hidden, dtype=torch.float32)
+        )
+        self.read_base = nn.Linear(width, hidden, dtype=torch.float32)
+        self.read_own = nn.Linear(memory, hidden, dtype=torch.float32)
+        self.read_memory = nn.Linear(memory + PLACE_WIDTH, hidden, dtype=torch.float32)
         layer = nn.TransformerDecoderLayer(
             hidden, heads, 2 * hidden, dropout=0.0, activation="gelu", batch_first=True,
-            norm_first=True,
+            norm_first=True, dtype=torch.float32
         )  # fmt: skip
-        self.layers = nn.TransformerDecoder(layer, layers, nn.LayerNorm(hidden))
-        self.write = _zeros(nn.Linear(hidden, width))
-        self.write_pooled = _zeros(nn.Linear(hidden, pooled)) if pooled else None
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("white", torch.eye(width))
-        self.register_buffer("back", torch.eye(width))
-        self.register_buffer("pooled_scale", torch.ones(pooled))
-        self.register_buffer("memory_mean", torch.zeros(memory))
-        self.register_buffer("memory_scale", torch.ones(memory))
+        self.layers = nn.TransformerDecoder(
+            layer, layers, nn.LayerNorm(hidden, dtype=torch.float32)
+        )
+        self.write = _zeros(nn.Linear(hidden, width, dtype=torch.float32))
+        self.write_pooled = (
+            _zeros(nn.Linear(hidden, pooled, dtype=torch.float32)) if pooled else None
+        )
+        self.register_buffer("mean", torch.zeros(width, dtype=torch.float32))
+        self.register_buffer("white", torch.eye(width, dtype=torch.float32))
+        self.register_buffer("back", torch.eye(width, dtype=torch.float32))
+        self.register_buffer("pooled_scale", torch.ones(pooled, dtype=torch.float32))
+        self.register_buffer("memory_mean", torch.zeros(memory, dtype=torch.float32))
+        self.register_buffer("memory_scale", torch.ones(memory, dtype=torch.float32))
 
     def forward(
         self, base: Tensor, pooled: Tensor | None, own: Tensor, memory: Tensor, hidden: Tensor
@@ -155,8 +161,12 @@ def memory_of(readings: Sequence[Reading]) -> tuple[Tensor, Tensor]:
     memory = nn.utils.rnn.pad_sequence(
         [reading.states[: reading.last + 1] for reading in readings], batch_first=True
     )
-    counts = torch.tensor([reading.last + 1 for reading in readings], device=memory.device)
-    return memory, torch.arange(memory.shape[1], device=memory.device) >= counts[:, None]
+    counts = torch.tensor(
+        [reading.last + 1 for reading in readings], device=memory.device, dtype=torch.long
+    )
+    return memory, torch.arange(memory.shape[1], device=memory.device, dtype=torch.long) >= counts[
+        :, None
+    ]
 
 
 def _zeros(layer: nn.Linear) -> nn.Linear:

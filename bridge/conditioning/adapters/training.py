@@ -14,6 +14,7 @@ from bridge.conditioning.adapters.maps import Sought, TowerMap, aligned_batch
 from bridge.conditioning.adapters.pairs import Native
 from bridge.conditioning.adapters.reading import KINDS, Places, Reading
 from bridge.conditioning.adapters.resampler import Resampler, memory_of
+from bridge.runtime import building
 
 _BATCH = 16
 _RATE = 1e-3
@@ -95,7 +96,8 @@ def _made(base: TowerMap, examples: Sequence[_Example], hidden: int) -> Resample
     length, width = base.empty.shape
     pooled = 0 if base.empty_pooled is None else len(base.empty_pooled)
     memory_width = examples[0].reading.states.shape[1]
-    model = Resampler(length, width, pooled, memory_width, hidden).to(base.empty.device)
+    with building():
+        model = Resampler(length, width, pooled, memory_width, hidden).to(base.empty.device)
     few = examples[:_SAMPLED]
     places = [Places.of(each.sought.window) for each in few]
     states = torch.cat(

@@ -91,7 +91,7 @@ def _plus(plan: TokenPlan, states: Tensor, extra: Tensor) -> Tensor:
     for (word, weight), absent in zip(heavy.items(), without, strict=True):
         places = [[token.word == word for token in w.tokens] for w in plan.windows]
         padded = [row + [False] * (states.shape[1] - len(row)) for row in places]
-        here = torch.tensor(padded, device=states.device)[..., None]
+        here = torch.tensor(padded, device=states.device, dtype=torch.bool)[..., None]
         result = result + torch.where(here, (weight - 1) * (states - absent), 0)
     return result
 

@@ -63,7 +63,9 @@ def key_bias(plans: Sequence[Sequence[TokenPlan]], windows: int, long: LongPromp
 
 def _joined(plan: TokenPlan, windows: int, long: LongPrompt) -> Tensor:
     filled = [*plan.windows, *[plan.empty] * (windows - len(plan.windows))]
-    return join_states(torch.tensor([log_weights(w) for w in filled])[..., None], plan, long)[:, 0]
+    return join_states(
+        torch.tensor([log_weights(w) for w in filled], dtype=torch.float32)[..., None], plan, long
+    )[:, 0]
 
 
 TEXT_ATTENTION_BIAS = replace(

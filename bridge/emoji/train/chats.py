@@ -116,6 +116,8 @@ def collate(examples: Sequence[Packed], pad: int) -> Chats:
     length = max(len(e[0]) for e in examples)
 
     def stack(part: int, fill: int) -> torch.Tensor:
-        return torch.tensor([e[part] + [fill] * (length - len(e[part])) for e in examples])
+        return torch.tensor(
+            [e[part] + [fill] * (length - len(e[part])) for e in examples], dtype=torch.long
+        )
 
     return Chats(stack(0, pad), stack(1, IGNORE_LABEL), stack(2, 0), stack(3, -1))

@@ -89,11 +89,11 @@ class DenseHeads(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.concept = nn.Linear(width, len(CONCEPTS) + 1)
-        self.tint = nn.Linear(width, len(TINTS) + 1)
-        self.size = nn.Linear(width, len(SIZES))
-        self.style = nn.Linear(width, len(STYLES))
+        self.norm = nn.LayerNorm(width, dtype=torch.float32)
+        self.concept = nn.Linear(width, len(CONCEPTS) + 1, dtype=torch.float32)
+        self.tint = nn.Linear(width, len(TINTS) + 1, dtype=torch.float32)
+        self.size = nn.Linear(width, len(SIZES), dtype=torch.float32)
+        self.style = nn.Linear(width, len(STYLES), dtype=torch.float32)
 
     def forward(
         self, patches: torch.Tensor, truth: PatchTruth
@@ -128,7 +128,7 @@ def info_nce(
     """Symmetric InfoNCE over a batch and the share of images whose own text is nearest."""
     image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
     logits = scale.exp().clamp(max=100) * image @ text.T
-    labels = torch.arange(len(logits), device=logits.device)
+    labels = torch.arange(len(logits), device=logits.device, dtype=torch.long)
     loss = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
     return loss, (logits.argmax(1) == labels).float().mean().item()
 

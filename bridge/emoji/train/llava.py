@@ -162,7 +162,7 @@ def whiten(model: LlavaForConditionalGeneration, images: torch.Tensor) -> None:
     """
     mean, rows, _ = whitening(patch_states(model, images).flatten(0, 1).float())
     first = model.model.multi_modal_projector.linear_1
-    mix = torch.randn(first.out_features, len(mean)) / len(mean) ** 0.5
+    mix = torch.randn(first.out_features, len(mean), dtype=torch.float32) / len(mean) ** 0.5
     first.weight.copy_(mix @ rows)
     first.bias.copy_(-first.weight @ mean)
 
@@ -195,7 +195,7 @@ def recipe(
         scenes = scene_batch(rng, BATCH * setup.times)
         asked = ask(scenes, lambda s: packed_example(words, s, rng), words.pad_token_id, sprites)
         rows = zip(asked.chats.ids.tolist(), asked.chats.labels.tolist(), strict=True)
-        ends = torch.tensor([nouns.ends(ids, labels) for ids, labels in rows])
+        ends = torch.tensor([nouns.ends(ids, labels) for ids, labels in rows], dtype=torch.long)
         return asked, ends, scenes[1::WORDED]
 
     batches = ahead(make, setup.workers)
@@ -214,7 +214,9 @@ def recipe(
             # From the second on: the first of so many is the one seen as drawn.
             read[1::WORDED] = as_fitted(word_targets(words, embed, worded)).to(embeds.dtype)
             embeds = embeds.masked_scatter(spots, read)
-            bias = torch.zeros(mask.shape, device=device).masked_fill(~mask, -1e4)
+            bias = torch.zeros(mask.shape, device=device, dtype=torch.float32).masked_fill(
+                ~mask, -1e4
+            )
             out = inner.language_model(
                 inputs_embeds=embeds,
                 attention_mask=bias.bfloat16(),

@@ -143,7 +143,7 @@ def build(words: PreTrainedTokenizerFast, pooled: int) -> Headed:
         layer_norm_eps=1e-5,
     )
     encoder = XLMRobertaModel(config, add_pooling_layer=False)
-    return Headed(encoder, torch.nn.Linear(_WIDTH, pooled))
+    return Headed(encoder, torch.nn.Linear(_WIDTH, pooled, dtype=torch.float32))
 
 
 def load(folder: Path, words: PreTrainedTokenizerFast, pooled: int) -> Headed:

@@ -81,7 +81,7 @@ def make_views(
         view_pictures(views, sprites),
         ids(captions),
         view_truth(views),
-        torch.tensor([view.time_ids for view in views]),
+        torch.tensor([view.time_ids for view in views], dtype=torch.long),
     )
 
 
@@ -118,10 +118,10 @@ class Pool:
         self.time_ids = store(6, dtype=torch.int16)
         self.truth = PatchTruth(*(store(patches, dtype=torch.int16) for _ in range(4)))
         # A view's last error over the usual one of its time.
-        self.hardness = torch.ones(stage.pool, device=self.device)
+        self.hardness = torch.ones(stage.pool, device=self.device, dtype=torch.float32)
         # By time: the mean error of the last rows, of all at first; and how many there were.
-        self.usual = torch.zeros(TIME_BINS, device=self.device)
-        self.counted = torch.zeros(TIME_BINS, device=self.device)
+        self.usual = torch.zeros(TIME_BINS, device=self.device, dtype=torch.float32)
+        self.counted = torch.zeros(TIME_BINS, device=self.device, dtype=torch.float32)
         self.filled = 0
         self.next = 0
         states, pooled = encoder.read(encoder.ids([""]).to(self.device))
@@ -150,10 +150,10 @@ class Pool:
         new = self.add(self._new(step))
         draws = torch.Generator(self.device)
         draws.manual_seed(scene_rng(self.seed, step).getrandbits(62))
-        rows = torch.arange(new.start, new.stop, device=self.device)
+        rows = torch.arange(new.start, new.stop, device=self.device, dtype=torch.long)
         if len(new) < self.stage.batch:  # else there is nothing to replay
             rows = torch.cat([rows, self._replayed(self.stage.batch - len(new), new, draws)])
-        draw = torch.rand(len(rows), generator=draws, device=self.device)
+        draw = torch.rand(len(rows), generator=draws, device=self.device, dtype=torch.float32)
         zero, told = draw < DROP_ZERO, draw >= DROP_ZERO + DROP_EMPTY
         states, pooled = self.states[rows].float(), self.pooled[rows].float()
         states[~told], pooled[~told] = self.empty
@@ -173,7 +173,7 @@ class Pool:
 
         The largest of log weight plus Gumbel noise (Efraimidis & Spirakis 2006).
         """
-        keys = torch.rand(self.filled, generator=draws, device=self.device)
+        keys = torch.rand(self.filled, generator=draws, device=self.device, dtype=torch.float32)
         keys = self.hardness[: self.filled].log() - (-keys.log()).log()
         keys[new.start : new.stop] = -torch.inf
         return keys.topk(count).indices

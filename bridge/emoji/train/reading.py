@@ -97,8 +97,10 @@ def ask(scenes: Sequence[Scene], named: Sequence[bool]) -> Questions:
                 looks["place"] = PLACES.index(place)
             add(row, _THINGS + group.concept, **looks)
         add(row, _GROUND, background=grounds.index(scene.background))
-    columns = {name: torch.tensor(column) for name, column in answers.items()}
-    return Questions(torch.tensor(rows), torch.tensor(about), columns)
+    columns = {name: torch.tensor(column, dtype=torch.long) for name, column in answers.items()}
+    return Questions(
+        torch.tensor(rows, dtype=torch.long), torch.tensor(about, dtype=torch.long), columns
+    )
 
 
 class Reader(nn.Module):
@@ -110,16 +112,25 @@ class Reader(nn.Module):
     def __init__(self, projection: nn.Linear) -> None:
         super().__init__()
         self.projection = [projection]  # in a list: not trained, not saved
-        self.about = nn.Embedding(_GROUND + 1, WIDTH)
+        self.about = nn.Embedding(_GROUND + 1, WIDTH, dtype=torch.float32)
         self.attention = nn.MultiheadAttention(
-            WIDTH, 5, kdim=projection.out_features, vdim=projection.out_features, batch_first=True
+            WIDTH,
+            5,
+            kdim=projection.out_features,
+            vdim=projection.out_features,
+            batch_first=True,
+            dtype=torch.float32,
         )
-        self.norm = nn.LayerNorm(WIDTH)
+        self.norm = nn.LayerNorm(WIDTH, dtype=torch.float32)
         self.mlp = nn.Sequential(
-            nn.Linear(WIDTH, 2 * WIDTH), nn.GELU(), nn.Linear(2 * WIDTH, WIDTH)
+            nn.Linear(WIDTH, 2 * WIDTH, dtype=torch.float32),
+            nn.GELU(),
+            nn.Linear(2 * WIDTH, WIDTH, dtype=torch.float32),
         )
-        self.last = nn.LayerNorm(WIDTH)
-        self.heads = nn.ModuleDict({name: nn.Linear(WIDTH, n) for name, n in ANSWERS.items()})
+        self.last = nn.LayerNorm(WIDTH, dtype=torch.float32)
+        self.heads = nn.ModuleDict(
+            {name: nn.Linear(WIDTH, n, dtype=torch.float32) for name, n in ANSWERS.items()}
+        )
 
     def forward(
         self, states: torch.Tensor, mask: torch.Tensor, asked: Questions

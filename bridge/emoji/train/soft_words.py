@@ -35,7 +35,7 @@ def shares(words: Any, nouns: Sequence[str], among: Sequence[int]) -> torch.Tens
     ``among`` are token ids, all that the nouns need with them.
     """
     column = {token: place for place, token in enumerate(among)}
-    table = torch.zeros(len(nouns), len(among))
+    table = torch.zeros(len(nouns), len(among), dtype=torch.float32)
     for row, noun in enumerate(nouns):
         ids = word_ids(words, noun)
         for token in ids:
@@ -91,7 +91,9 @@ def word_targets(
                 dye = f"{TINTS[tint - 1]} " if tint > 0 else ""
                 text = f"{dye}{CONCEPTS[concept].one} {scene.style}"
             if text not in known:
-                known[text] = embed(torch.tensor(word_ids(words, text))).float().mean(0)
+                known[text] = (
+                    embed(torch.tensor(word_ids(words, text), dtype=torch.long)).float().mean(0)
+                )
             rows.append(known[text])
     return torch.stack(rows).view(len(scenes), truth.concept.shape[1], -1)
 
@@ -99,6 +101,8 @@ def word_targets(
 def as_fitted(targets: torch.Tensor) -> torch.Tensor:
     """Word targets (B, 64, D) shrunk by up to a half and blurred by up to half of what they vary,
     each picture's by another share: what a linear fit to them gives is both."""
-    shrunk, blurred = torch.rand(2, len(targets), 1, 1, device=targets.device) / 2
+    shrunk, blurred = (
+        torch.rand(2, len(targets), 1, 1, device=targets.device, dtype=torch.float32) / 2
+    )
     noise = torch.randn_like(targets) * targets.std()
     return (1 - shrunk) * targets + blurred * noise

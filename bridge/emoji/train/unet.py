@@ -99,7 +99,7 @@ def realign_text(
     new = _token_states(after, captions)
     mean, rows, directions = whitening(new)
     white = (new - mean) @ (directions @ rows).T
-    gram = white.T @ white + RIDGE * len(white) * torch.eye(white.shape[1])
+    gram = white.T @ white + RIDGE * len(white) * torch.eye(white.shape[1], dtype=torch.float32)
     fitted = torch.linalg.solve(gram, white.T @ (old - old.mean(0))).T
     left, values, right = torch.linalg.svd(fitted)
     raised = left @ torch.diag(values.clamp(min=FAINTEST)) @ right
@@ -243,7 +243,11 @@ def recipe(
         # Stratified times: every batch covers the whole schedule, which steadies the loss. The
         # square favours noisy times, where the text decides (two fifths lie above 850): from
         # half-clean latents on, the picture speaks for itself.
-        late = 1 - (torch.arange(size) + torch.rand(size)) / size
+        late = (
+            1
+            - (torch.arange(size, dtype=torch.float32) + torch.rand(size, dtype=torch.float32))
+            / size
+        )
         t = ((1 - late**2) * 1000).long().clamp(max=999)
         t = t[torch.randperm(size)].to(device)
         e = torch.randn_like(x)

@@ -105,8 +105,12 @@ def _stages(vae: AutoencoderTiny) -> list[list[nn.Module]]:
 
 def _noised(z: torch.Tensor, level: float) -> torch.Tensor:
     """Latents with noise of |N(0, 1)| x ``level`` x their own standard deviation a picture."""
-    sigma = torch.randn(len(z), 1, 1, 1, device=z.device).abs() * level * z.detach().float().std()
-    return z + sigma * torch.randn(z.shape, device=z.device)
+    sigma = (
+        torch.randn(len(z), 1, 1, 1, device=z.device, dtype=torch.float32).abs()
+        * level
+        * z.detach().float().std()
+    )
+    return z + sigma * torch.randn(z.shape, device=z.device, dtype=torch.float32)
 
 
 def _edges(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -91,7 +91,7 @@ def word_log_probs(
 
     A word's is the sum over its tokens, natural logarithm, what comes before it given.
     """
-    target = torch.tensor(told.ids[told.start :], device=vlm.device)
+    target = torch.tensor(told.ids[told.start :], device=vlm.device, dtype=torch.long)
     rows = []
     for begin in range(0, len(soft), batch):
         part = list(soft[begin : begin + batch])

@@ -45,11 +45,15 @@ class CAbstractorProjector(nn.Module):
         self.vision_width, self.llm_width = vision_width, llm_width
         self.side, self.depth, self.hidden_width = side, depth, hidden_width
         self.grid: Grid = (grid[0], grid[1])
-        self.positions = nn.Parameter(torch.randn(1, vision_width, *self.grid) * 0.02)
+        self.positions = nn.Parameter(
+            torch.randn(1, vision_width, *self.grid, dtype=torch.float32) * 0.02
+        )
         self.before = _blocks(depth, vision_width, hidden_width)
         self.after = _blocks(depth, hidden_width, hidden_width)
         self.readout = nn.Sequential(
-            nn.Linear(hidden_width, llm_width), nn.SiLU(), nn.Linear(llm_width, llm_width)
+            nn.Linear(hidden_width, llm_width, dtype=torch.float32),
+            nn.SiLU(),
+            nn.Linear(llm_width, llm_width, dtype=torch.float32),
         )
 
     def forward(self, states: torch.Tensor, grid: Grid | None = None) -> torch.Tensor:
@@ -88,19 +92,21 @@ class RegBlock(nn.Module):
     def __init__(self, width: int, out: int) -> None:
         super().__init__()
         squeezed = max(1, round(width / 4))
-        self.conv1 = nn.Conv2d(width, out, 1, bias=False)
+        self.conv1 = nn.Conv2d(width, out, 1, bias=False, dtype=torch.float32)
         self.norm1 = ChannelNorm(out)
-        self.conv2 = nn.Conv2d(out, out, 3, padding=1, groups=out, bias=False)
+        self.conv2 = nn.Conv2d(out, out, 3, padding=1, groups=out, bias=False, dtype=torch.float32)
         self.norm2 = ChannelNorm(out)
-        self.squeeze = nn.Conv2d(out, squeezed, 1)
-        self.excite = nn.Conv2d(squeezed, out, 1)
-        self.conv3 = nn.Conv2d(out, out, 1, bias=False)
+        self.squeeze = nn.Conv2d(out, squeezed, 1, dtype=torch.float32)
+        self.excite = nn.Conv2d(squeezed, out, 1, dtype=torch.float32)
+        self.conv3 = nn.Conv2d(out, out, 1, bias=False, dtype=torch.float32)
         self.norm3 = ChannelNorm(out)
         same = width == out
         self.shortcut: nn.Module = (
             nn.Identity()
             if same
-            else nn.Sequential(nn.Conv2d(width, out, 1, bias=False), ChannelNorm(out))
+            else nn.Sequential(
+                nn.Conv2d(width, out, 1, bias=False, dtype=torch.float32), ChannelNorm(out)
+            )
         )
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
@@ -115,7 +121,7 @@ class ChannelNorm(nn.LayerNorm):
     """LayerNorm over the channels of (B, C, h, w)."""
 
     def __init__(self, width: int) -> None:
-        super().__init__(width, eps=1e-6)
+        super().__init__(width, eps=1e-6, dtype=torch.float32)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return super().forward(image.movedim(1, -1)).movedim(-1, 1)

@@ -20,7 +20,7 @@ class LinearProjector(nn.Linear):
     kind = "linear"
 
     def __init__(self, vision_width: int, llm_width: int, *, bias: bool = True) -> None:
-        super().__init__(vision_width, llm_width, bias=bias)
+        super().__init__(vision_width, llm_width, bias=bias, dtype=torch.float32)
 
     @property
     def vision_width(self) -> int:

@@ -53,9 +53,12 @@ def mlp_gelu(
 
     ``activation`` is for checkpoints that LLaVA's successors made with another than GELU.
     """
-    modules: list[nn.Module] = [nn.Linear(vision_width, llm_width, bias=bias)]
+    modules: list[nn.Module] = [nn.Linear(vision_width, llm_width, bias=bias, dtype=torch.float32)]
     for _ in range(depth - 1):
-        modules += [_activation(activation), nn.Linear(llm_width, llm_width, bias=bias)]
+        modules += [
+            _activation(activation),
+            nn.Linear(llm_width, llm_width, bias=bias, dtype=torch.float32),
+        ]
     return MlpProjector(*modules, activation=activation)
 
 

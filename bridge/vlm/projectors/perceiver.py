@@ -79,11 +79,11 @@ class Resampler(nn.Module):
     ) -> None:
         super().__init__()
         # Idefics2 starts all latents at one, from where only symmetry breaks them; noise does here.
-        self.latents = nn.Parameter(torch.randn(latents, width) * 0.02)
+        self.latents = nn.Parameter(torch.randn(latents, width, dtype=torch.float32) * 0.02)
         self.layers = nn.ModuleList(
             ResamplerLayer(width, heads, kv_heads, head_width) for _ in range(depth)
         )
-        self.norm = nn.RMSNorm(width, EPSILON)
+        self.norm = nn.RMSNorm(width, EPSILON, dtype=torch.float32)
 
     def forward(self, context: torch.Tensor) -> torch.Tensor:
         latents = self.latents.expand(context.shape[0], -1, -1)
@@ -97,10 +97,10 @@ class ResamplerLayer(nn.Module):
 
     def __init__(self, width: int, heads: int, kv_heads: int, head_width: int) -> None:
         super().__init__()
-        self.input_latents_norm = nn.RMSNorm(width, EPSILON)
-        self.input_context_norm = nn.RMSNorm(width, EPSILON)
+        self.input_latents_norm = nn.RMSNorm(width, EPSILON, dtype=torch.float32)
+        self.input_context_norm = nn.RMSNorm(width, EPSILON, dtype=torch.float32)
         self.self_attn = LatentAttention(width, heads, kv_heads, head_width)
-        self.post_attention_layernorm = nn.RMSNorm(width, EPSILON)
+        self.post_attention_layernorm = nn.RMSNorm(width, EPSILON, dtype=torch.float32)
         self.mlp = GatedMlp(width, 4 * width, width)
 
     def forward(self, latents: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
@@ -115,10 +115,10 @@ class LatentAttention(nn.Module):
     def __init__(self, width: int, heads: int, kv_heads: int, head_width: int) -> None:
         super().__init__()
         self.head_width = head_width
-        self.q_proj = nn.Linear(width, heads * head_width, bias=False)
-        self.k_proj = nn.Linear(width, kv_heads * head_width, bias=False)
-        self.v_proj = nn.Linear(width, kv_heads * head_width, bias=False)
-        self.o_proj = nn.Linear(heads * head_width, width, bias=False)
+        self.q_proj = nn.Linear(width, heads * head_width, bias=False, dtype=torch.float32)
+        self.k_proj = nn.Linear(width, kv_heads * head_width, bias=False, dtype=torch.float32)
+        self.v_proj = nn.Linear(width, kv_heads * head_width, bias=False, dtype=torch.float32)
+        self.o_proj = nn.Linear(heads * head_width, width, bias=False, dtype=torch.float32)
 
     def forward(self, latents: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         both = torch.cat([context, latents], dim=1)
@@ -135,9 +135,9 @@ class GatedMlp(nn.Module):
 
     def __init__(self, width: int, inner: int, out: int) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(width, inner, bias=False)
-        self.up_proj = nn.Linear(width, inner, bias=False)
-        self.down_proj = nn.Linear(inner, out, bias=False)
+        self.gate_proj = nn.Linear(width, inner, bias=False, dtype=torch.float32)
+        self.up_proj = nn.Linear(width, inner, bias=False, dtype=torch.float32)
+        self.down_proj = nn.Linear(inner, out, bias=False, dtype=torch.float32)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))

@@ -29,7 +29,7 @@ class PixelShuffleProjector(nn.Module):
         if scale < 1:
             raise OptionError(f"pixel_shuffle: scale is {scale}; give a whole number from 1 up")
         self.vision_width, self.llm_width, self.scale = vision_width, llm_width, scale
-        self.proj = nn.Linear(vision_width * scale**2, llm_width, bias=bias)
+        self.proj = nn.Linear(vision_width * scale**2, llm_width, bias=bias, dtype=torch.float32)
 
     def forward(self, states: torch.Tensor, grid: Grid | None = None) -> torch.Tensor:
         image = as_image(states, grid, self.kind)

@@ -71,10 +71,14 @@ def qformer(
     from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
     config = Blip2QFormerConfig(encoder_hidden_size=vision_width, **settings)
+    # Its constructor names no dtype; so it gets one before it gets numbers.
+    with torch.device("meta"):
+        model = Blip2QFormerModel(config).float()
+    model.to_empty(device="cpu").apply(model._init_weights)
     return QFormerProjector(
-        nn.Parameter(torch.randn(1, queries, config.hidden_size) * 0.02),
-        Blip2QFormerModel(config),
-        nn.Linear(config.hidden_size, llm_width),
+        nn.Parameter(torch.randn(1, queries, config.hidden_size, dtype=torch.float32) * 0.02),
+        model,
+        nn.Linear(config.hidden_size, llm_width, dtype=torch.float32),
     )
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from bridge.errors import OptionError
+from bridge.runtime import building
 from bridge.vlm.projectors.average_pool import AveragePoolProjector
 from bridge.vlm.projectors.c_abstractor import CAbstractorProjector
 from bridge.vlm.projectors.identity import IdentityProjector
@@ -47,6 +48,7 @@ def build_projector(name: str, vision_width: int, llm_width: int, **options: Any
         names = ", ".join([*PROJECTORS, "mlpNx_gelu"])
         raise OptionError(f"projector {name!r} is not one of {names}")
     try:
-        return builder(vision_width, llm_width, **options)
+        with building():
+            return builder(vision_width, llm_width, **options)
     except TypeError as error:
         raise OptionError(f"projector {name!r}: {error}") from error

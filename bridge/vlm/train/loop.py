@@ -46,7 +46,7 @@ class Steps:
             group["lr"] = group["rate"] * part
         batch = self.order.batch(step)
         n_learnt = sum(self.rows[index].n_learnt for index in batch)
-        total = torch.zeros((), device=accelerator.device)
+        total = torch.zeros((), device=accelerator.device, dtype=torch.float32)
         self.optimizer.zero_grad()
         passes = self._passes(batch)
         for number, indices in enumerate(passes, start=1):

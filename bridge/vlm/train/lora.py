@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from bridge.errors import UnsupportedModelError
+from bridge.runtime import building
 
 
 class LoraLinear(nn.Module):
@@ -27,11 +28,13 @@ class LoraLinear(nn.Module):
     def __init__(self, base: nn.Linear, rank: int, alpha: float) -> None:
         super().__init__()
         self.base = base
-        start = torch.empty(rank, base.in_features)
+        start = torch.empty(rank, base.in_features, dtype=torch.float32)
         nn.init.kaiming_uniform_(start, a=math.sqrt(5))  # drawn on the CPU: alike on every device
         place = base.weight.device
         self.lora_A = nn.Parameter(start.to(place))
-        self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank, device=place))
+        self.lora_B = nn.Parameter(
+            torch.zeros(base.out_features, rank, device=place, dtype=torch.float32)
+        )
         self.scale = alpha / rank
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
@@ -81,7 +84,7 @@ def add_lora(
             f"{type(llm).__name__} has no linear layer{named} that LoRA could be put on; "
             "train it whole"
         )
-    with torch.random.fork_rng(devices=[]):
+    with building(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for name in found:
             llm.set_submodule(name, LoraLinear(llm.get_submodule(name), rank, alpha))

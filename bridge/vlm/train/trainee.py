@@ -41,7 +41,9 @@ def make_batch(rows: Sequence[Encoded], seen: Seen, pad_id: int, device: torch.d
         ids.to(device),
         mask.to(device),
         labels.to(device),
-        torch.cat([each.to(device) for each in states]) if states else torch.empty(0),
+        torch.cat([each.to(device) for each in states])
+        if states
+        else torch.empty(0, dtype=torch.float32),
         tuple(len(each) for each in states),
         tuple(picture.size for picture in pictures),
     )
