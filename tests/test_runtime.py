@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging
 
+from bridge.diffusion import load_pipeline
 from bridge.errors import OptionError
 from bridge.runtime import check_dtype, quiet_loading, resolve_device, resolve_dtype
+from bridge.vlm.projectors import build_projector
 
 CPU = torch.device("cpu")
 
@@ -89,3 +93,26 @@ def test_a_chosen_verbosity_is_kept() -> None:
             assert logging.get_verbosity() == logging.DEBUG
     finally:
         logging.set_verbosity(level)
+
+
+def test_modules_of_our_own_are_built_while_nothing_loads() -> None:
+    """diffusers puts every new parameter of the process on the device "meta" while it loads, and
+    leaves out torch's first numbers."""
+    over = threading.Event()
+
+    def load() -> None:
+        while not over.is_set():
+            load_pipeline("emoji-xl", device="cpu")
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    try:
+        for _ in range(300):
+            torch.manual_seed(0)
+            made: Any = build_projector("linear", 8, 8)
+            assert made.weight.device.type == "cpu"
+            assert 0 < float(made.weight.abs().max()) < 1
+            time.sleep(0.005)
+    finally:
+        over.set()
+        thread.join()
