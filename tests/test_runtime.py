@@ -107,11 +107,11 @@ def test_modules_of_our_own_are_built_while_nothing_loads() -> None:
     thread = threading.Thread(target=load)
     thread.start()
     try:
-        for _ in range(300):
+        for _ in range(40):
             torch.manual_seed(0)
             made: Any = build_projector("linear", 8, 8)
             assert made.weight.device.type == "cpu"
-            assert 0 < float(made.weight.abs().max()) < 1
+            assert 0 < float(made.weight.detach().abs().max()) < 1
             time.sleep(0.005)
     finally:
         over.set()
