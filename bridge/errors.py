@@ -51,5 +51,9 @@ class UnsupportedModelError(BridgeError, TypeError):
     """A pipeline or checkpoint whose kind bridge has no recipe for."""
 
 
+class NumbersError(BridgeError, ArithmeticError):
+    """Numbers that a model gave and nothing can be made of: not finite, or all zero by weights."""
+
+
 class MissingDependencyError(BridgeError, ImportError):
     """An optional package that a feature needs; the message names the extra to install."""

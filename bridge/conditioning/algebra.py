@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from bridge.conditioning.operands import accounts, aligned
+from bridge.conditioning.soundness import check_finite
 from bridge.errors import OptionError
 
 if TYPE_CHECKING:
@@ -46,6 +47,12 @@ _PROMPT, _NEGATIVE = "prompt_embeds", "negative_prompt_embeds"
 _POOLED, _NEGATIVE_POOLED = "pooled_prompt_embeds", "negative_pooled_prompt_embeds"
 _MASKS = ("prompt_attention_mask", "negative_prompt_attention_mask")
 _STATES = (_PROMPT, _POOLED, _NEGATIVE, _NEGATIVE_POOLED)
+
+_INFINITE = (
+    "Arithmetic on conditionings gives states that are not finite (NaN or infinity): an operand's "
+    "are not, or the weights take them beyond their dtype. Give smaller weights, or conditionings "
+    "in float32."
+)
 
 
 def blend(
@@ -170,6 +177,7 @@ def subtract(
         if z is not None:
             found = rejected(z.float(), other.float(), e.float(), strength)
             changed[name] = found.to(z.dtype)
+    check_finite(changed.values(), _INFINITE)
     return replace(ready[0], **changed, **accounts(ready[:2], negative=False, pooled=True))
 
 
@@ -221,6 +229,7 @@ def _combined(
         masks = [getattr(cond, name) for cond in conds]
         if masks[0] is not None:
             changed[name] = over_masks(masks)
+    check_finite([changed[name] for name in names if name in changed], _INFINITE)
     told = accounts(conds, negative=True, pooled=_POOLED in names)
     return replace(conds[0], **changed, **told)
 

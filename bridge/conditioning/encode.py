@@ -28,6 +28,7 @@ from bridge.conditioning.request import ParsedTexts, Place, Texts, read_place
 from bridge.conditioning.result import Conditioning
 from bridge.conditioning.rows import encode_rows, join_rows, strengths_by_row
 from bridge.conditioning.sizes import make_sizes
+from bridge.conditioning.soundness import check_joined
 from bridge.conditioning.trace import traces_of
 from bridge.conditioning.unet_only import unet_biases
 from bridge.conditioning.wording import Wording, read_wording
@@ -136,6 +137,7 @@ def condition(
         WeightsError: an embedding or LoRA that is damaged or made for another model.
         WeightsError: an adapter that is damaged or was fitted on or for other towers.
         UnsupportedModelError: there is no recipe for it; a tower that cannot feed cross-attention.
+        NumbersError: states that are not finite, or that weights made all zero.
     """
     prompts = check_prompts(prompt)
     count = len(prompts)
@@ -234,10 +236,12 @@ def encode_texts(kit: Kit, wording: Wording, place: Place, texts: ParsedTexts) -
             kit, towers, wording, plans, negative_plans, lengths, place, strengths
         )
         embeds, pooled = join_rows(both[0], groups, length)
+        check_joined(prompts, groups, embeds, "prompt")
         negative: Tensor | None = None
         negative_pooled: Tensor | None = None
         if negatives is not None:
             negative, negative_pooled = join_rows(both[1], negative_groups, length)
+            check_joined(negative_parts, negative_groups, negative, "negative_prompt")
         elif not kit.recipe.none_for_none:
             negative = torch.zeros_like(embeds)
             negative_pooled = None if pooled is None else torch.zeros_like(pooled)

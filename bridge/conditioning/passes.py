@@ -13,6 +13,7 @@ from bridge.conditioning.drift import Drift, drifts_of, figures_of
 from bridge.conditioning.emphasis import Emphasis, Row
 from bridge.conditioning.join import join_pooled, join_states, rows_at
 from bridge.conditioning.offloading import is_offloaded
+from bridge.conditioning.soundness import faults_of
 from bridge.conditioning.uneven import fitted, joined_length
 from bridge.prompt import LongPrompt, TokenPlan
 from bridge.towers import TEXT_TOWERS, Layer, TextStates
@@ -30,12 +31,29 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token states ``(B, T', D)`` and pooled states ``(B, P)`` of B plans, and what emphasis did to
-    each (None to a plan without weights). T5 has no pooled states."""
+    """Token states ``(B, T', D)`` and pooled states ``(B, P)`` of B plans, what emphasis did to
+    each (None to a plan without weights), and their faults ``(B, 3)`` (``soundness``). T5 has no
+    pooled states."""
 
     states: Tensor
     pooled: Tensor | None
     drifts: tuple[Drift | None, ...]
+    faults: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        plans: Sequence[TokenPlan],
+        own: Sequence[Tensor],
+        states: Sequence[Tensor],
+        pooled: Sequence[Tensor],
+        figures: Sequence[Tensor],
+    ) -> Encoded:
+        """From the parts of B plans: states before emphasis and after, pooled ones (or none), and
+        the figures of those that are weighted."""
+        joined, both = torch.stack(list(states)), torch.stack(list(pooled)) if pooled else None
+        faults = faults_of(torch.stack(list(own)), joined, both)
+        return cls(joined, both, drifts_of(plans, figures), faults)
 
 
 def encode_plans(
@@ -87,7 +105,7 @@ def encode_plans(
         tuple(each.to(device) for each in out.hidden),
         None if out.pooled is None else out.pooled.to(device),
     )
-    states, pooled = [], []
+    before, states, pooled = [], [], []
     figures: list[Tensor] = []
     for each, (own, extra) in zip(wanted, needs, strict=True):
         hidden = out.hidden[layers.index(each.layer)]
@@ -96,13 +114,13 @@ def encode_plans(
         empty = hidden[places[Row.of(each.plan.empty), each.strengths]] if fills else None
         base = rows_at(hidden, at)
         joined, moved = finish(each.plan, base, beside, empty, emphasis, long, length)
+        before.append(base)
         states.append(joined)
         figures += moved
         if out.pooled is not None:
             of_windows = rows_at(out.pooled, at[: len(each.plan.windows)])
             pooled.append(join_pooled(of_windows, long))
-    drifts = drifts_of([each.plan for each in wanted], figures)
-    return Encoded(torch.stack(states), torch.stack(pooled) if pooled else None, drifts)
+    return Encoded.of([each.plan for each in wanted], before, states, pooled, figures)
 
 
 def finish(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import repeat
+from itertools import repeat, zip_longest
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from bridge.conditioning.parts import Group, join_parts, join_pooled_parts
 from bridge.conditioning.passes import Wanted, encode_plans
 from bridge.conditioning.planning import Lengths, Plans
 from bridge.conditioning.request import Place
+from bridge.conditioning.soundness import check_rows
 from bridge.conditioning.wording import Wording
 from bridge.towers import Layer
 
@@ -40,10 +41,11 @@ def encode_rows(
 ) -> tuple[tuple[Rows, Rows], tuple[Drifts, Drifts]]:
     """The plans' states joined over the towers, and their pooled states; the same of the
     negatives, without rows if there are none. And the drifts of both. ``strengths``: of each plan's
-    LoRAs."""
+    LoRAs. Raises NumbersError."""
     parts, pooled_parts = [], []
     count = len(plans[0])
     drifts: tuple[Drifts, Drifts] = ([], [])
+    faults: list[Tensor] = []
     mapped = kit.mapped
     readings = mapped.read((*plans, *negative_plans), towers.device) if mapped else {}
     for i, use in enumerate(kit.recipe.towers):
@@ -75,6 +77,7 @@ def encode_rows(
                 masked=use.masked or (kit.recipe.obeys_mask and kit.specs[i].attention_mask),
                 addons=kit.addons.towers[i] if kit.addons.towers else None,
             )
+        faults.append(encoded.faults)
         of_rows = encoded.drifts if use.layer else (None,) * len(encoded.drifts)
         drifts[0].append(of_rows[:count])
         drifts[1].append(of_rows[count:])
@@ -82,6 +85,10 @@ def encode_rows(
             parts.append((use, encoded.states.to(towers.modules[i].dtype)))
         if use.pooled and encoded.pooled is not None:
             pooled_parts.append(encoded.pooled.to(towers.modules[i].dtype))
+    every = [(*own, *more) for own, more in zip_longest(plans, negative_plans, fillvalue=())]
+    check_rows(
+        every, faults, wording.emphasis, f"The adapter from {mapped.tower.name}" if mapped else ""
+    )
     zeros = kit.zeros and (place.max_sequence_length or kit.zeros[0], kit.zeros[1])
     states = join_towers(parts, zeros)
     if not pooled_parts:

@@ -21,7 +21,7 @@ import torch
 from bridge.diffusion.load import SUPPORTED, load_folder, locate, size_factor
 from bridge.diffusion.options import Options, check_size, checked_options, default_guidance
 from bridge.diffusion.preview import render, watch_clean_estimate
-from bridge.errors import OptionError, UnsupportedModelError
+from bridge.errors import NumbersError, OptionError, UnsupportedModelError
 from bridge.runtime import check_dtype, resolve_device, resolve_dtype
 
 if TYPE_CHECKING:
@@ -115,7 +115,8 @@ def generate(
     returned with ``stopped=True``; any other exception passes through.
 
     Input is checked before any model loads. Raises PromptError (empty, NUL ...), OptionError,
-    UnsupportedModelError, and what `load_pipeline` and `bridge.schedule` raise.
+    UnsupportedModelError, and what `load_pipeline` and `bridge.schedule` raise; NumbersError
+    when the latents are not finite.
     """
     from bridge.conditioning.timeline import encode_schedule
 
@@ -223,10 +224,12 @@ def _draw(
     own = own_copy(pipe, progress)
     clean_estimate = watch_clean_estimate(own.scheduler) if on_step else None
     done: list[int] = [0]
+    finite: list[torch.Tensor] = []  # of each step, of each picture; on the device until the end
     stopped: list[bool] = [False]
 
     def after_step(running: Any, index: int, _: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         done[0] = index + 1
+        finite.append(tensors["latents"].isfinite().flatten(1).all(1))
         if on_step is None or clean_estimate is None:
             return {}
         estimate = clean_estimate()
@@ -256,9 +259,25 @@ def _draw(
             f"no memory left for {len(options.seeds)} pictures at once; "
             "ask for fewer, or for smaller ones"
         ) from error
+    _check_finite(finite, options)
     used = _parts(plan.at(1))
     told = dict.fromkeys(line for each in plan.conditionings for line in _parts(each).warnings())
     return Generation(list(result.images), options.seeds, used, done[0], stopped[0], tuple(told))
+
+
+def _check_finite(finite: Sequence[torch.Tensor], options: Options) -> None:
+    """Refuse pictures of numbers that are not finite. Raises NumbersError."""
+    for step, row in enumerate(torch.stack(list(finite)).tolist() if finite else [], start=1):
+        if all(row):
+            continue
+        picture = row.index(False)
+        raise NumbersError(
+            f"The latents of {options.prompts[picture // options.num_images]!r:.120} (seed "
+            f"{options.seeds[picture]}) are not finite (NaN or infinity) after step {step} of "
+            f"{options.steps}, so there is no picture. Draw in float32 or bfloat16, with a "
+            "guidance_scale nearer to 5, or with another scheduler; or the UNet's weights are "
+            "damaged."
+        )
 
 
 def _size(options: Options) -> dict[str, int]:

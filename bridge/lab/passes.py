@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bridge.conditioning.emphasis import EMPHASES
 from bridge.conditioning.passes import Wanted, encode_plans
+from bridge.conditioning.soundness import check_rows
 from bridge.conditioning.wording import read_wording
 from bridge.lab.cache import Cache, key_of
 from bridge.lab.pooled_row import pooled_row
@@ -127,6 +128,7 @@ def _weigh(
             masked=architecture == "T5EncoderModel",
             device=tower.device,
         )
+    check_rows([plans], [out.faults], wording.emphasis, "")
     made = {}
     for at, (text, plan) in enumerate(zip(texts, plans, strict=True)):
         (window,) = plan.windows

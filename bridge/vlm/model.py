@@ -34,6 +34,7 @@ from bridge.vlm.preprocess import Views, view_pixels
 from bridge.vlm.projectors import Projector
 from bridge.vlm.prompting import ChatWriter
 from bridge.vlm.question import checked_max_new_tokens, checked_turns
+from bridge.vlm.soundness import check_logits, check_soft, finite_logits
 from bridge.vlm.splice import Side, Spliced, pad_rows, splice
 from bridge.vlm.stream import stream_text
 
@@ -110,7 +111,8 @@ class BridgeVLM:
     # -- the road, step by step --------------------------------------------------------
 
     def soft_tokens(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """(B, 3, H, W) preprocessed pixels to (B, M, D_llm)."""
+        """(B, 3, H, W) preprocessed pixels to (B, M, D_llm). Raises NumbersError, as all that
+        answers does, when they are not finite."""
         vision, projector = self._eyes
         counted = self.count(*pixel_values.shape[-2:])
         weight = next(vision.parameters())
@@ -130,6 +132,7 @@ class BridgeVLM:
                 f"{self.name}: the projector gave {soft.shape[1]} soft tokens where "
                 f"{counted.count} were counted: {counted}"
             )
+        check_soft(soft, self.name)
         return soft
 
     @cached_property
@@ -223,12 +226,14 @@ class BridgeVLM:
         known = signature(self.llm.forward).parameters
         # A model of relative places (ALiBi) takes none; older ones give logits everywhere.
         options = {"position_ids": rows.position_ids, "logits_to_keep": keep}
-        return self.llm(
+        logits: torch.Tensor = self.llm(
             inputs_embeds=rows.inputs_embeds,
             attention_mask=rows.attention_mask,
             use_cache=False,
             **{name: value for name, value in options.items() if name in known},
         ).logits[:, -keep:]
+        check_logits(logits, rows.attention_mask[:, -keep:], self.name)
+        return logits
 
     # -- answers -----------------------------------------------------------------------
 
@@ -345,6 +350,7 @@ class BridgeVLM:
             do_sample=False,
             num_beams=1,
             pad_token_id=self.pad_id,
+            logits_processor=finite_logits(self.name),
             **hooks,
         )
 

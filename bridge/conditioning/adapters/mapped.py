@@ -16,7 +16,6 @@ import torch
 from bridge.conditioning.adapters.adapter import Adapter
 from bridge.conditioning.adapters.maps import Sought
 from bridge.conditioning.adapters.reading import Reading, read_texts
-from bridge.conditioning.drift import drifts_of
 from bridge.conditioning.emphasis import EMPHASES, Emphasis, Row
 from bridge.conditioning.join import join_pooled
 from bridge.conditioning.passes import Encoded, Wanted, finish
@@ -107,7 +106,8 @@ class Mapped:
             for window in each.plan.windows:
                 places.setdefault(Sought.of(each.plan, window), len(places))
         states, pooled = own(list(places), readings)
-        found, found_pooled, figures = [], [], []
+        before, found, found_pooled = [], [], []
+        figures: list[torch.Tensor] = []
         for each in wanted:
             plan = each.plan
             at = [places[Sought.of(plan, window)] for window in plan.windows]
@@ -119,17 +119,14 @@ class Mapped:
             extra = emphasis.rows(plan) if plan.is_weighted else ()
             beside = torch.stack([known[row] for row in extra]) if extra else mine[:0]
             empty = own.empty if long.uneven == "fill" else None
-            joined, moved = finish(
-                plan, torch.cat([mine, filling]), beside, empty, emphasis, long, length
-            )
+            base = torch.cat([mine, filling])
+            joined, moved = finish(plan, base, beside, empty, emphasis, long, length)
+            before.append(base)
             found.append(joined)
             figures += moved
             if pooled is not None:
                 found_pooled.append(join_pooled(pooled[at], long))
-        drifts = drifts_of([each.plan for each in wanted], figures)
-        return Encoded(
-            torch.stack(found), torch.stack(found_pooled) if found_pooled else None, drifts
-        )
+        return Encoded.of([each.plan for each in wanted], before, found, found_pooled, figures)
 
 
 def _is_linear(emphasis: Emphasis, plan: TokenPlan) -> bool:

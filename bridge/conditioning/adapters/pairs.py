@@ -15,6 +15,7 @@ from bridge.conditioning.emphasis import EMPHASES
 from bridge.conditioning.kit import Kit, Towers
 from bridge.conditioning.passes import Wanted, encode_plans
 from bridge.conditioning.planning import plans_of
+from bridge.conditioning.soundness import check_rows
 from bridge.conditioning.wording import read_wording
 from bridge.prompt import parse
 from bridge.towers import Layer
@@ -55,6 +56,7 @@ def native_states(kit: Kit, towers: Towers, prompts: Sequence[str]) -> dict[str,
                 masked=use.masked or (kit.recipe.obeys_mask and kit.specs[i].attention_mask),
                 device=towers.device,
             )
+        check_rows([own], [encoded.faults], "none", "")
         found[use.component] = Native(
             tuple(Sought.of(plan, plan.windows[0]) for plan in own),
             encoded.states.float(),

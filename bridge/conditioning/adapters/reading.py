@@ -33,6 +33,7 @@ from bridge.conditioning.adapters.alignment import (
     overlap_weights,
     unshared,
 )
+from bridge.conditioning.soundness import check_finite
 from bridge.prompt import Window
 from bridge.towers import TEXT_FAMILIES, Layer
 
@@ -97,6 +98,12 @@ def read_texts(
         batch, out = tower.tokenize(part), tower.encode(part, layers=tuple(layers))
         hidden = torch.cat([state.to(device, torch.float32) for state in out.hidden], dim=-1)
         pooled = None if out.pooled is None else out.pooled.to(device, torch.float32)
+        check_finite(
+            [hidden] if pooled is None else [hidden, pooled],
+            f"{tower.name} gives numbers that are not finite (NaN or infinity) for {part[0]!r:.80} "
+            "or a text beside it. Its weights are damaged, or too large for its dtype: fetch them "
+            "again, or open it in float32.",
+        )
         # A family that is always filled up has states of its padding, alike in any batch.
         padded = TEXT_FAMILIES[tower.family].rule.fill
         for row, text in enumerate(part):
