@@ -3,6 +3,10 @@
 Readings are safetensors files, one a text, named by a hash of all that they depend on: the tower as
 it is now, the text, its ids and how it was read. Files appear whole or not at all. One that is
 damaged is made again.
+
+What went through a model together is a batch, and counts only when all of it was kept: numbers
+depend in their last digits on what else was in the batch, so one that was cut off is made again
+as a whole, and a study that goes on is the study that was never cut off.
 """
 
 from __future__ import annotations
@@ -10,12 +14,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from bridge.errors import WeightsError
@@ -25,6 +32,7 @@ from bridge.towers.tensors import load_tensors
 
 # Raise it when what is stored changes its meaning.
 _VERSION = 1
+_BATCH = "batch"  # what a file's own note of its batch is called
 
 
 def key_of(**what: Any) -> str:
@@ -41,6 +49,15 @@ class Cache:
         if self._folder is not None:
             check_output_folder(self._folder, "cache")
 
+    @contextmanager
+    def batch(self, keys: Sequence[str]) -> Iterator[str]:
+        """A name to keep what went through a model together by; it counts from the block's end."""
+        name = key_of(batch=list(keys))
+        yield name
+        path = self._path(name, ".done")
+        if path is not None:
+            write_whole(path, b"")
+
     def reading(self, key: str) -> Reading | None:
         """A reading, if it is there and whole."""
         found = self.tensors(key)
@@ -52,7 +69,7 @@ class Cache:
         ids = tuple(found["ids"].tolist())
         return Reading(found["pooled"], found["states"], ids, offsets, int(found["cut"]))
 
-    def keep_reading(self, key: str, reading: Reading) -> None:
+    def keep_reading(self, key: str, reading: Reading, batch: str) -> None:
         """Keep a reading."""
         offsets = [span or (0, 0) for span in reading.offsets]
         self.keep_tensors(
@@ -62,8 +79,9 @@ class Cache:
                 "states": reading.states,
                 "ids": torch.tensor(reading.ids, dtype=torch.long),
                 "offsets": torch.tensor(offsets, dtype=torch.long).reshape(-1, 2),
-                "cut": torch.tensor(reading.cut, dtype=torch.bool),
+                "cut": torch.tensor(reading.cut, dtype=torch.long),
             },
+            batch,
         )
 
     def tensors(self, key: str) -> dict[str, Tensor] | None:
@@ -75,16 +93,17 @@ class Cache:
             tensors, metadata = load_tensors(path)
         except WeightsError:
             return None
-        return tensors if metadata.get("sha256") == _digest(tensors) else None
+        whole = metadata.get("sha256") == _digest(tensors) and self._is_whole(metadata.get(_BATCH))
+        return tensors if whole else None
 
-    def keep_tensors(self, key: str, tensors: dict[str, Tensor]) -> None:
+    def keep_tensors(self, key: str, tensors: dict[str, Tensor], batch: str) -> None:
         """Keep tensors."""
         from safetensors.torch import save
 
         path = self._path(key, ".safetensors")
         if path is not None:
             whole = {name: each.contiguous() for name, each in tensors.items()}
-            write_whole(path, save(whole, {"sha256": _digest(whole)}))
+            write_whole(path, save(whole, {"sha256": _digest(whole), _BATCH: batch}))
 
     def picture(self, key: str) -> Image.Image | None:
         """A picture, if it is there and whole."""
@@ -92,18 +111,26 @@ class Cache:
         if path is None or not path.is_file():
             return None
         try:
-            return Image.open(BytesIO(path.read_bytes())).convert("RGB")
+            found = Image.open(BytesIO(path.read_bytes()))
+            return found.convert("RGB") if self._is_whole(found.info.get(_BATCH)) else None
         # PIL raises SyntaxError, ValueError, zlib's and struct's own, by how a file is damaged.
         except Exception:
             return None
 
-    def keep_picture(self, key: str, picture: Image.Image) -> None:
+    def keep_picture(self, key: str, picture: Image.Image, batch: str) -> None:
         """Keep a picture."""
         path = self._path(key, ".png")
         if path is not None:
             data = BytesIO()
-            picture.save(data, "PNG")
+            note = PngInfo()
+            note.add_text(_BATCH, batch)
+            picture.save(data, "PNG", pnginfo=note)
             write_whole(path, data.getvalue())
+
+    def _is_whole(self, batch: str | None) -> bool:
+        """Whether all of a batch was kept. Files of before there were batches have none."""
+        path = None if batch is None else self._path(batch, ".done")
+        return path is None or path.is_file()
 
     def _path(self, key: str, ending: str) -> Path | None:
         # Folders of few files each, as git keeps its objects.

@@ -104,19 +104,20 @@ def draw_variant(painter: Painter, variant: Variant, choice: str) -> list[Drawn]
     found: dict[int, tuple[Image, dict[str, Tensor]]] = {}
     for seed, key in keys.items():
         image = cache.picture(key)
-        heat = _kept_maps(cache, key) if wants_heat else {}
+        heat = _kept_maps(cache, key, variant) if wants_heat else {}
         if image is not None and heat is not None:
             found[seed] = image, heat
     missing = [seed for seed in brush.seeds if seed not in found]
     if missing:
         images, maps = _draw(painter, variant, choice, missing, wants_heat)
-        for seed, image, heat in zip(missing, images, maps, strict=True):
-            if wants_heat:
-                # A word may be any text, and safetensors keeps a name for itself.
-                cache.keep_tensors(keys[seed], {f"word {word}": own for word, own in heat.items()})
-            # The picture comes last: where it is, the maps are too.
-            cache.keep_picture(keys[seed], image)
-            found[seed] = image, heat
+        with cache.batch([keys[seed] for seed in missing]) as batch:
+            for seed, image, heat in zip(missing, images, maps, strict=True):
+                if wants_heat:
+                    # A word may be any text, and safetensors keeps a name for itself.
+                    own = {f"word {word}": each for word, each in heat.items()}
+                    cache.keep_tensors(keys[seed], own, batch)
+                cache.keep_picture(keys[seed], image, batch)
+                found[seed] = image, heat
     return [Drawn(variant, choice, seed, *found[seed]) for seed in brush.seeds]
 
 
@@ -163,9 +164,13 @@ def _maps(heat: HeatMaps, words: Sequence[str], image: int) -> dict[str, Tensor]
     return found
 
 
-def _kept_maps(cache: Cache, key: str) -> dict[str, Tensor] | None:
+def _kept_maps(cache: Cache, key: str, variant: Variant) -> dict[str, Tensor] | None:
+    """The maps in the order of their words; a file has an order of its own."""
     found = cache.tensors(key)
-    return found and {name.removeprefix("word "): tensor for name, tensor in found.items()}
+    if found is None:
+        return None
+    named = {word: found.get(f"word {word}") for word in _words_of(variant)}
+    return {word: own for word, own in named.items() if own is not None}
 
 
 def _words_of(variant: Variant) -> list[str]:

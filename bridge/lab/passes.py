@@ -55,10 +55,11 @@ def read_texts(
     for rows in _lengths(tower, batch, missing):
         part = tower.tokenize([wanted[at] for at in rows])
         states = tower.encode(part)
-        for row, at in enumerate(rows):
-            reading = reading_of(part, states, row)
-            cache.keep_reading(keys[at], reading)
-            found[wanted[at]] = reading
+        with cache.batch([keys[at] for at in rows]) as together:
+            for row, at in enumerate(rows):
+                reading = reading_of(part, states, row)
+                cache.keep_reading(keys[at], reading, together)
+                found[wanted[at]] = reading
         read += len(rows)
         on_progress(Progress(f"{tower.name} reads", read, len(wanted), TEXTS))
     return {text: reading for text, reading in found.items() if reading is not None}
@@ -101,12 +102,13 @@ def read_weighted(
         keys = {text: key_of(tower=mark, text=text, dialect=dialect) for text in own}
         kept = {text: cache.reading(keys[text]) for text in own}
         missing = [text for text in own if kept[text] is None]
-        made = _weigh(tower, architecture, missing, dialect) if missing else {}
-        for text, reading in made.items():
-            cache.keep_reading(keys[text], reading)
-        for text in own:
-            reading = kept[text] or made[text]
-            found[text, dialect] = reading
+        if missing:
+            made = _weigh(tower, architecture, missing, dialect)
+            with cache.batch([keys[text] for text in missing]) as together:
+                for text in missing:
+                    cache.keep_reading(keys[text], made[text], together)
+            kept |= made
+        found |= {(text, dialect): each for text, each in kept.items() if each is not None}
     return found
 
 
@@ -159,9 +161,10 @@ def read_rollouts(
         texts = missing[start : start + _ATTENTIONS]
         batch = tower.tokenize(texts)
         states = tower.encode(batch, attentions=True)
-        for row, text in enumerate(texts):
-            own = pooled_row(tower.family, states, row, max(1, int(batch.mask[row].sum())))
-            if own is not None:
-                found[text] = own
-                cache.keep_tensors(keys[text], {"row": own})
+        with cache.batch([keys[text] for text in texts]) as together:
+            for row, text in enumerate(texts):
+                own = pooled_row(tower.family, states, row, max(1, int(batch.mask[row].sum())))
+                if own is not None:
+                    found[text] = own
+                    cache.keep_tensors(keys[text], {"row": own}, together)
     return found
