@@ -22,11 +22,10 @@ OWN = [
     {"KMP_BLOCKTIME": "0"},
     {"MKL_NUM_THREADS": "1"},
 ]
-LOADS_TORCH = [
-    "-c",
-    "import bridge.cli; bridge.cli.main(['encode', 'a cat', '-o', 'x.safetensors'])",
-]
-PROGRAMS = {"command": LOADS_TORCH, "app": [str(ROOT / "demos" / "app.py"), "--help"]}
+PROGRAMS = {
+    "command": ["-m", "bridge", "tokens", "a cat"],
+    "app": [str(ROOT / "demos" / "app.py"), "--help"],
+}
 
 
 def openmp_of(program: list[str], folder: Path, **own: str) -> str:
