@@ -3,16 +3,16 @@
 A small operation ends in a barrier, where a thread that is done waits for the others. GNU's OpenMP,
 which torch has on Linux, lets it turn in circles for milliseconds before it sleeps: quick when the
 machine is quiet, but a processor lost to the very thread that is waited for when others compute
-too. A short turn keeps nearly all of the one and avoids the other; `benchmarks/threads.py` measures
-how long a turn, and benchmarks/results/threads.json has both tables. The library itself sets
-nothing: whoever imports it has a process of his own.
+too. Turns of a fraction of a millisecond keep nearly all of the one and most of the other;
+`benchmarks/threads.py` measures how many, and benchmarks/results/threads.json has both tables. The
+library itself sets nothing: whoever imports it has a process of his own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-_TURNS = "1000"
+_TURNS = "10000"
 # Whoever has set one of these has thought of it himself.
 _OWN = (
     "OMP_NUM_THREADS",
