@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bridge.errors import ImageError
+from bridge.errors import ImageError, quoted
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,8 +27,6 @@ _FORMATS = frozenset({
     "QOI", "SGI", "TGA", "TIFF", "WEBP", "XBM",
 })
 # fmt: on
-# The longest name that a message shows whole.
-_SHOWN = 200
 
 
 def open_path(path: str | os.PathLike[str], read: Callable[[Image, str], Read]) -> Read:
@@ -39,7 +37,7 @@ def open_path(path: str | os.PathLike[str], read: Callable[[Image, str], Read]) 
     text = os.fspath(path)
     if not isinstance(text, str) or not text or "\0" in text:
         raise ImageError(f"{text!r} is not a path; give the path of an image file")
-    name = repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")
+    name = quoted(text)
     if text.startswith(("http://", "https://")):
         raise ImageError(f"{name} is an address; download the picture and give its path")
     try:
