@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from bridge import __version__
 from bridge.console import ends_with_its_reader
-from bridge.errors import BridgeError, OptionError, PromptError
+from bridge.errors import BridgeError, ImageError, OptionError, PromptError, quoted
 from bridge.files import (
     check_output_file,
     check_output_folder,
@@ -46,6 +46,20 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise OptionError(f"{message} (see `{self.prog} --help`)")
+
+    # By argparse's own way the program would complain of what a command does not know.
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return options, unknown
+
+
+def _path(text: str) -> Path:
+    """A path of the command line; an empty one would be the folder that the user stands in."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty; give a name")
+    return Path(text)
 
 
 @ends_with_its_reader
@@ -105,7 +119,7 @@ def _parser() -> _Parser:
 
     draw = commands.add_parser("draw", parents=[shared, placed, worded], help="draw a prompt")
     draw.add_argument("prompt", help="what to draw")
-    draw.add_argument("-o", "--output", type=Path, help="file (default: bridge-SEED.png)")
+    draw.add_argument("-o", "--output", type=_path, help="file (default: bridge-SEED.png)")
     draw.add_argument("-m", "--model", default="emoji-xl", help="name, folder or hub id")
     draw.add_argument("--negative", metavar="PROMPT", help="what to keep out")
     draw.add_argument("--seed", type=int, help="the same seed draws the same picture")
@@ -135,7 +149,7 @@ def _parser() -> _Parser:
         "encode", parents=[shared, placed, worded], help="encode prompts to safetensors files"
     )
     encode.add_argument("prompts", help="text file, a prompt a line, or - for standard input")
-    encode.add_argument("-o", "--output", type=Path, required=True, help="folder for the files")
+    encode.add_argument("-o", "--output", type=_path, required=True, help="folder for the files")
     encode.add_argument("-m", "--model", default="emoji-xl", help="name, folder or hub id")
     encode.add_argument("--negative", metavar="PROMPT", help="what to keep out, of every prompt")
     encode.set_defaults(run=_encode)
@@ -144,7 +158,7 @@ def _parser() -> _Parser:
         "convert", parents=[shared], help="LLaVA checkpoints: original layout to stock and back"
     )
     convert.add_argument("source", help="folder, name or hub id of a LLaVA checkpoint")
-    convert.add_argument("output", type=Path, help="the new folder")
+    convert.add_argument("output", type=_path, help="the new folder")
     convert.add_argument(
         "--to", required=True, choices=("hf", "llava"), help="transformers' or LLaVA's layout"
     )
@@ -253,6 +267,10 @@ def _ask(options: argparse.Namespace) -> None:
     from bridge.vlm import describe
 
     image: Any = sys.stdin.buffer.read() if options.image == "-" else options.image
+    if image == b"":
+        raise ImageError(
+            "Standard input is empty; send it a picture: bridge ask - QUESTION < picture.png"
+        )
     pieces = describe(
         image,
         options.question,
@@ -335,15 +353,15 @@ def _stamps(options: argparse.Namespace, brought: dict[str, Any]) -> list[Any]:
     """What tells when a given file has changed, or one in a given folder. Names have none."""
     given = [options.model, *(path for path, _ in brought["loras"]), *brought["textual_inversions"]]
     given += [*(options.tower or ()), options.adapter or ""]
-    files = [file for each in given if each for file in _files_of(Path(each).expanduser())]
+    files = [file for each in given if each for file in _files_of(Path(os.path.expanduser(each)))]
     return [[str(file), stamp(file)] for file in files]
 
 
 def _files_of(place: Path) -> list[Path]:
     """The file itself, or those of a folder; none where there is neither."""
-    if place.is_dir():
+    if os.path.isdir(place):
         return sorted(file for file in place.rglob("*") if file.is_file())
-    return [place] if place.is_file() else []
+    return [place] if os.path.isfile(place) else []
 
 
 def _brought(options: argparse.Namespace) -> dict[str, Any]:
@@ -420,29 +438,51 @@ def _train_vlm(options: argparse.Namespace) -> None:
 
 
 def _prompt_lines(source: str) -> list[str]:
-    data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+    """The prompts of a text file, or of standard input for ``-``. Raises OptionError."""
+    named = "standard input" if source == "-" else f"the file {quoted(source)}"
+    data = sys.stdin.buffer.read() if source == "-" else _read_prompts(source)
     try:
         text = data.decode("utf-8-sig")  # some editors begin a file with a byte-order mark
     except UnicodeDecodeError as error:
-        raise OptionError(f"{source!r} is no UTF-8 text ({error}); save it as UTF-8") from error
+        raise OptionError(f"{named} is no UTF-8 text ({error}); save it as UTF-8") from error
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
-        raise OptionError(f"{source!r} has no prompt in it; write one a line")
+        raise OptionError(f"{named} has no prompt in it; write one a line")
     return lines
+
+
+def _read_prompts(source: str) -> bytes:
+    wanted = "give a text file with a prompt a line, or - for standard input"
+    path = Path(source)
+    if not source or os.path.isdir(source):
+        raise OptionError(f"{quoted(source)} is no file of prompts; {wanted}")
+    try:
+        return path.read_bytes()  # a pipe too, such as a shell's <(...)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise OptionError(f"no such file of prompts: {quoted(source)}; {wanted}") from error
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise OptionError(f"the file {quoted(source)} cannot be read: {why}; {wanted}") from error
 
 
 def _models(options: argparse.Namespace) -> None:
     from bridge.store import EMBEDDED, HUB_IDS, embedded_state, weights_dir
+    from bridge.vlm.packaged import missing_extra
 
     root = weights_dir()
-    rows = [_row(name, "embedded", root / name, embedded_state(name)) for name in EMBEDDED]
+    rows = []
+    for name in EMBEDDED:
+        state = embedded_state(name)
+        extra = missing_extra(root / name) if state == "ready" else None
+        shown = state if extra is None else f"needs bridge[{extra}]"
+        rows.append(_row(name, "embedded", root / name, shown))
     rows += [_row(name, "recipe", hub_id, "on the hub") for name, hub_id in HUB_IDS.items()]
     if options.json:
         _print_json({"models": rows})
         return
-    wide = max(len(row["name"]) for row in rows)
+    wide, high = (max(len(row[key]) for row in rows) for key in ("name", "state"))
     for row in rows:
-        print(f"{row['name']:<{wide}}  {row['kind']:<8}  {row['state']:<10}  {row['source']}")
+        print(f"{row['name']:<{wide}}  {row['kind']:<8}  {row['state']:<{high}}  {row['source']}")
 
 
 def _towers(options: argparse.Namespace) -> None:

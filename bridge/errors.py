@@ -7,6 +7,12 @@ No torch here: errors must be importable before anything heavy loads.
 from __future__ import annotations
 
 
+def quoted(text: object, most: int = 200) -> str:
+    """A caller's text as an error shows it: as Python writes it, cut where it is long."""
+    whole = str(text)
+    return repr(whole if len(whole) <= most else whole[:most] + "…")
+
+
 class BridgeError(Exception):
     """Root of bridge's own errors. Catch this to catch them all."""
 

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from bridge.errors import BridgeError, OptionError, WeightsError, WriteError
+from bridge.errors import BridgeError, OptionError, WeightsError, WriteError, quoted
 from bridge.workplace import workplace
 
 # No configuration, tokenizer or index comes near it; a longer file is not read to its end.
@@ -34,6 +34,24 @@ def check_regular(path: Path) -> None:
         raise WeightsError(f"{str(path)!r} cannot be read: {error}") from error
     if not stat.S_ISREG(mode):
         raise WeightsError(f"{path} is not a regular file; bridge reads plain files only.")
+
+
+def check_given(path: Path, what: str) -> None:
+    """Refuse a path of the caller's that is no plain file, in words about what it should be.
+
+    Raises WeightsError.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise WeightsError(f"There is no {what} {quoted(path)}; check the path.") from error
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise WeightsError(f"The {what} {quoted(path)} cannot be read: {why}.") from error
+    if stat.S_ISDIR(mode):
+        raise WeightsError(f"{quoted(path)} is a folder; give the path of the {what}.")
+    if not stat.S_ISREG(mode):
+        raise WeightsError(f"{quoted(path)} is not a regular file; give the path of the {what}.")
 
 
 def read_text(path: Path, most: int = MOST_TEXT) -> str:

@@ -14,18 +14,25 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bridge.console import ends_with_its_reader
-from bridge.errors import BridgeError, HubError, OptionError, UnknownModelError, WeightsError
+from bridge.errors import (
+    BridgeError,
+    HubError,
+    OptionError,
+    UnknownModelError,
+    WeightsError,
+    quoted,
+)
 from bridge.files import is_full_disk, write_whole
 
 EMBEDDED = (
     "emoji-xl",
-    "emoji-sd",
     "emoji-clip",
     "emoji-clip-2",
     "emoji-multilingual",
@@ -118,11 +125,13 @@ def resolve(
         return _verified(name, allow_patterns)
     if isinstance(model, str) and name in HUB_IDS:
         return _fetch(HUB_IDS[name], revision, allow_patterns, recipe=name)
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    folder = Path(name)
+    with suppress(RuntimeError):  # `~name` of a user that is not there
+        folder = folder.expanduser()
+    if os.path.isdir(folder):  # False, no error, for a name longer than the system's
         _refuse_revision(name, revision)
         return folder
-    if folder.is_file():
+    if os.path.isfile(folder):
         raise UnknownModelError(
             f"{name!r} is a file; bridge loads folders in the diffusers or transformers layout. "
             "Pass the folder (for a single-file checkpoint: load it with diffusers' "
@@ -130,7 +139,7 @@ def resolve(
         )
     if isinstance(model, str) and _HUB_ID.fullmatch(name):
         return _fetch(name, revision, allow_patterns)
-    raise UnknownModelError(f"No model {name!r}: {_nearest(name)}{_what_exists()}")
+    raise UnknownModelError(f"No model {quoted(name)}: {_nearest(name)}{_what_exists()}")
 
 
 def _refuse_revision(name: str, revision: str | None) -> None:
@@ -322,8 +331,8 @@ def _check_size(root: Path, relative: str, expected: int) -> None:
 def _check_hash(root: Path, relative: str, expected: str) -> None:
     path = root / relative
     try:
-        stat = path.stat()
-        found = _sha256(str(path.resolve()), stat.st_size, stat.st_mtime_ns)
+        seen = path.stat()
+        found = _sha256(str(path.resolve()), seen.st_size, seen.st_mtime_ns)
     except OSError as error:
         raise _damaged(root, relative, f"it cannot be read ({error.strerror})") from error
     if found != expected:

@@ -293,9 +293,9 @@ def test_prompts_are_utf8_with_or_without_a_mark(sd: str, capsys: Any, monkeypat
     assert json.loads(capsys.readouterr().out)["files"][0]["prompt"] == "a cat"
     Path("latin").write_bytes(b"\xff")
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff"), encoding="utf-8"))
-    for source in ("latin", "-"):
+    for source, named in (("latin", "the file 'latin'"), ("-", "standard input")):
         line = failure(capsys, ["encode", source, "-o", "out", "-m", sd])
-        assert f"{source!r} is no UTF-8 text" in line
+        assert f"{named} is no UTF-8 text" in line
 
 
 def test_encode_refuses(sd: str, tmp_path: Path, capsys: Any) -> None:
@@ -316,7 +316,7 @@ def test_a_bad_prompt_is_shown_with_a_caret(sd: str, capsys: Any) -> None:
 
 def test_models(capsys: Any, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("BRIDGE_WEIGHTS", str(tmp_path))
-    for name in ("emoji-sd", "emoji-clip"):
+    for name in ("emoji-clip-2", "emoji-clip"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text("{}")
     write_manifest(tmp_path)
@@ -324,7 +324,7 @@ def test_models(capsys: Any, tmp_path: Path, monkeypatch: Any) -> None:
     assert main(["models"]) == 0
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     assert {"emoji-xl", "emoji-llava", "sd15", "sdxl"} <= set(lines)
-    assert "ready" in lines["emoji-sd"]
+    assert "ready" in lines["emoji-clip-2"]
     assert "damaged" in lines["emoji-clip"]
     assert "missing" in lines["emoji-xl"]
     assert main(["models", "--json"]) == 0

@@ -201,6 +201,15 @@ def test_truncated(kind: str, kept: float) -> None:
         load_image(data[: int(len(data) * kept)])
 
 
+def test_names_that_no_file_has(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="File name too long"):
+        load_image(str(tmp_path / ("n" * 5_000)))
+    with pytest.raises(ImageError, match="home"):
+        load_image("~nobody-of-that-name/a.png")
+    with pytest.raises(ImageError, match="cannot be read"):
+        load_image("\ud800.png")
+
+
 def test_missing_directory_empty_and_special(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="no such image file"):
         load_image(tmp_path / "none.png")

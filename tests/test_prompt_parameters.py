@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -63,15 +64,31 @@ def test_pictures_that_say_nothing(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="does not say"):
         read_parameters(tmp_path / "a.png")
     (tmp_path / "b.png").write_text("no picture")
-    with pytest.raises(ImageError, match="cannot be read"):
+    with pytest.raises(ImageError, match=r"b\.png.* is not an image"):
         read_parameters(tmp_path / "b.png")
     with pytest.raises(ImageError, match=r"c\.png"):
         read_parameters(tmp_path / "c.png")
+    with pytest.raises(ImageError, match="File name too long"):
+        read_parameters(tmp_path / ("n" * 300 + ".png"))
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ImageError, match="not a regular file"):
+        read_parameters(tmp_path / "pipe.png")
 
 
 def test_a_hostile_last_line_is_fast() -> None:
     parse_parameters("a: " * 50_000)
     parse_parameters('a: "' + "\\" * 50_000)
+    parse_parameters("a " * 200_000 + "b")
+    parse_parameters("a:" + "\t" * 200_000 + '"')
+
+
+def test_numbers_that_are_none() -> None:
+    nines = "9" * 5_000
+    found = parse_parameters(
+        f"a cat\nSteps: {nines}, Seed: -{nines}, Size: {nines}x1, CFG scale: {nines}, Clip skip: ٣"
+    )
+    assert (found.steps, found.seed, found.size, found.guidance_scale) == (None,) * 4
+    assert found.clip_skip == 2  # digits of any script
 
 
 def test_values_are_quoted_as_in_json() -> None:

@@ -117,3 +117,39 @@ def test_files_that_double_again_and_again_are_stopped(tmp_path: Path) -> None:
 def test_hostile_nesting_is_linear() -> None:
     assert expand("{" * 100_000, 0) == "{" * 100_000
     assert expand("{" * 20_000 + "a" + "}" * 20_000, 0) == "a"
+
+
+def test_what_draws_without_end_is_stopped(tmp_path: Path) -> None:
+    # Each file draws the next twice, but the prompt does not grow: all but one option is dropped.
+    for i in range(30):
+        (tmp_path / f"a{i}.txt").write_text(f"{{__a{i + 1}__|__a{i + 1}__}}")
+    (tmp_path / "a30.txt").write_text("cat")
+    with pytest.raises(PromptError, match="over 1,000,000 characters"):
+        expand("__a0__", 0, tmp_path)
+
+
+def test_many_options_are_drawn_as_often_as_their_weights_say() -> None:
+    counts = outcomes("{2$$+$$2::a|b|1::c|0::d}", n=3_000)
+    # a first, 2 in 4, then b 1 in 2; b first, 1 in 4, then a 2 in 3.
+    assert counts["a+b"] / 3_000 == pytest.approx(1 / 4, abs=0.04)
+    assert counts["b+a"] / 3_000 == pytest.approx(1 / 6, abs=0.04)
+    assert not any("d" in drawn for drawn in counts)
+    options = "|".join("a" * 40_000)
+    assert expand("{40000$$,$$" + options + "}", 0) == options.replace("|", ",")
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
+    with pytest.raises(PromptError, match=r"latin\.txt is not text in UTF-8[\s\S]*\n {2}\^{9}"):
+        expand("a __latin__", 0, tmp_path)
+    with pytest.raises(PromptError, match="cannot be read: File name too long"):
+        expand(f"a __{'n' * 300}__", 0, tmp_path)
+    with pytest.raises(PromptError, match="cannot be read"):
+        expand("a __cat__", 0, tmp_path / "n\0")
+
+
+def test_numbers_that_no_count_or_weight_has_are_text() -> None:
+    nines = "9" * 5_000
+    assert expand("{" + nines + "$$a}", 0) == nines + "$$a"
+    assert expand("{" + nines + "::a}", 0) == nines + "::a"
+    assert expand("{999999999999999$$a|a}", 0) == "a, a"

@@ -20,13 +20,13 @@ from bridge.errors import BridgeError, HubError, OptionError, UnknownModelError,
 def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A weights folder with two models that share a file, and its manifest."""
     root = tmp_path / "weights"
-    for name in ("emoji-xl/unet", "emoji-xl/text_encoder", "emoji-sd/text_encoder"):
+    for name in ("emoji-xl/unet", "emoji-xl/text_encoder", "emoji-clip-2/text_encoder"):
         (root / name).mkdir(parents=True)
     (root / "emoji-xl/unet/model.safetensors").write_bytes(b"unet" * 100)
     (root / "emoji-xl/text_encoder/model.safetensors").write_bytes(b"text" * 100)
     (root / "emoji-xl/model_index.json").write_text("{}")
     index = {"weight_map": {"a": "../../emoji-xl/text_encoder/model.safetensors"}}
-    (root / "emoji-sd/text_encoder/model.safetensors.index.json").write_text(json.dumps(index))
+    (root / "emoji-clip-2/text_encoder/model.safetensors.index.json").write_text(json.dumps(index))
     (root / "README.md").write_text("not listed")
     (root / "emoji-xl/README.md").write_text("not listed")
     (root / "emoji-xl/.cache").write_text("not listed")
@@ -56,7 +56,7 @@ def test_a_folder_is_itself(tmp_path: Path) -> None:
     ("name", "near"),
     [
         ("emoji-xxl", "'emoji-xl'"),
-        ("emoji_sd", "'emoji-sd'"),
+        ("emoji_clip_2", "'emoji-clip-2'"),
         ("EMOJI-LLAVA", "'emoji-llava'"),
         ("sdx", "'sdxl'"),
         ("sd-1.5", "'sd15'"),
@@ -205,7 +205,7 @@ def test_the_manifest_lists_model_files_only(weights: Path) -> None:
         "emoji-xl/unet/model.safetensors",
         "emoji-xl/text_encoder/model.safetensors",
         "emoji-xl/model_index.json",
-        "emoji-sd/text_encoder/model.safetensors.index.json",
+        "emoji-clip-2/text_encoder/model.safetensors.index.json",
     }
     assert files["emoji-xl/unet/model.safetensors"]["bytes"] == 400
     # Nothing half-written stays behind.
@@ -235,10 +235,10 @@ def test_a_file_with_one_byte_changed(weights: Path) -> None:
 
 
 def test_a_borrowed_file_is_checked_with_its_borrower(weights: Path) -> None:
-    assert store.check_embedded("emoji-sd") == 2
+    assert store.check_embedded("emoji-clip-2") == 2
     (weights / "emoji-xl/text_encoder/model.safetensors").write_bytes(b"Text" + b"text" * 99)
     with pytest.raises(WeightsError, match=r"emoji-xl/text_encoder/model.safetensors"):
-        store.resolve("emoji-sd")
+        store.resolve("emoji-clip-2")
 
 
 def test_only_what_is_wanted_is_hashed(weights: Path) -> None:
@@ -256,7 +256,7 @@ def test_an_unchanged_file_is_hashed_once_a_process(weights: Path) -> None:
 
 
 def test_a_model_that_does_not_ship(weights: Path) -> None:
-    with pytest.raises(WeightsError, match=r"no files of 'emoji-llava'.*emoji-sd, emoji-xl"):
+    with pytest.raises(WeightsError, match=r"no files of 'emoji-llava'.*emoji-clip-2, emoji-xl"):
         store.resolve("emoji-llava")
 
 
@@ -271,11 +271,11 @@ def test_a_manifest_that_is_none(weights: Path, content: str | None) -> None:
 
 
 def test_an_index_that_is_none(weights: Path) -> None:
-    index = weights / "emoji-sd/text_encoder/model.safetensors.index.json"
+    index = weights / "emoji-clip-2/text_encoder/model.safetensors.index.json"
     index.write_text("{half")
     store.write_manifest(weights)
     with pytest.raises(WeightsError, match="it is no index"):
-        store.resolve("emoji-sd")
+        store.resolve("emoji-clip-2")
 
 
 def test_every_error_is_a_bridge_error() -> None:
@@ -291,12 +291,12 @@ def test_the_command_writes_and_checks(weights: Path, capsys: pytest.CaptureFixt
     assert store.main(["manifest"]) == 0
     assert "4 files" in capsys.readouterr().out
     assert store.main(["check", "--weights", str(weights)]) == 0
-    assert "emoji-sd: 2 files agree\nemoji-xl: 3 files agree" in capsys.readouterr().out
+    assert "emoji-clip-2: 2 files agree\nemoji-xl: 3 files agree" in capsys.readouterr().out
     (weights / "emoji-xl/model_index.json").unlink()
-    (weights / "emoji-sd/text_encoder/model.safetensors.index.json").unlink()
+    (weights / "emoji-clip-2/text_encoder/model.safetensors.index.json").unlink()
     assert store.main(["check"]) == 1
     said = capsys.readouterr().err  # of every bad folder, not of the first alone
-    assert "error: emoji-sd: Weights file" in said and "error: emoji-xl: Weights file" in said
+    assert "error: emoji-clip-2: Weights file" in said and "error: emoji-xl: Weights file" in said
 
 
 def test_an_empty_folder_gets_no_manifest(tmp_path: Path) -> None:

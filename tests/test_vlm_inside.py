@@ -141,6 +141,8 @@ def test_cells_are_means_over_the_windows_that_cover_them(vlm: BridgeVLM) -> Non
         over = [k for k in range(4) if got.windows[k, row, column]]
         assert got.cells(1)[row, column] == pytest.approx(np.mean([got.drops[k, 1] for k in over]))
     assert np.allclose(got.cells(), sum(got.cells(word) for word in range(5)))
+    with pytest.raises(OptionError, match="no word 5; give one from 0 to 4"):
+        got.cells(5)
 
 
 def test_without_an_answer_the_models_own_is_weighed(vlm: BridgeVLM) -> None:
@@ -229,6 +231,10 @@ def test_words_roll_out_to_soft_tokens(name: str) -> None:
     want = np.stack([flow[group].mean(0) for group in groups])[:, first : first + 16]
     assert np.allclose(got.soft, want, atol=1e-6)
     assert got.cells(2).shape == (4, 4)
+    with pytest.raises(OptionError, match=f"no word {len(got.words)}; give one from 0"):
+        got.cells(len(got.words))
+    with pytest.raises(OptionError, match="no view 1; give one from 0 to 0"):
+        got.cells(0, view=1)
     assert np.allclose(got.cells(2).ravel(), got.soft[2])
 
 

@@ -120,13 +120,19 @@ def test_marks_move_to_the_head_as_in_llava() -> None:
     assert later[1][0] == "<image> and this?"
 
 
-def test_a_size_is_that_of_the_picture(tmp_path: Path) -> None:
-    sideways = Image.new("RGB", (30, 20), "red")
-    exif = sideways.getexif()
-    exif[0x0112] = 6
-    sideways.save(tmp_path / "a.jpg", exif=exif)
-    picture = load_image(tmp_path / "a.jpg")
-    assert image_size(tmp_path / "a.jpg") == (picture.height, picture.width) == (30, 20)
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp", "tiff"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_size_is_that_of_the_picture(tmp_path: Path, kind: str, orientation: int) -> None:
+    path = tmp_path / f"a.{kind}"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (30, 20), "red").save(path, exif=exif)
+    picture = load_image(path)
+    wanted = (20, 30) if orientation < 5 else (30, 20)
+    assert image_size(path) == (picture.height, picture.width) == wanted
+
+
+def test_a_size_of_no_picture(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="no such image"):
         image_size(tmp_path / "b.jpg")
 

@@ -16,7 +16,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from bridge.errors import OptionError
+from bridge.errors import OptionError, quoted
 from bridge.files import stamp
 from bridge.prompt.caret import prompt_error
 from bridge.prompt.loras import Tagged
@@ -96,7 +96,7 @@ def _inversion(word: object, given: object) -> TextualInversion:
         return TextualInversion(word, given.vectors, given.source, given.hash)
     if not isinstance(given, (str, os.PathLike)):
         raise _kind("textual_inversions", "files", given)
-    path = Path(given)
+    path = Path(_named_path(given, "textual_inversions"))
     return _cached_inversion(path, stamp(path), word)
 
 
@@ -131,7 +131,7 @@ def _found(given: object) -> tuple[list[tuple[str, Path | Lora, float]], dict[st
     for name, value in _named(given):
         each, strength = value if _is_pair(value) else (value, 1.0)
         place = _place(each)
-        if isinstance(place, Lora) or not place.is_dir():
+        if isinstance(place, Lora) or not os.path.isdir(place):
             chosen = name or (place.name if isinstance(place, Lora) else name_of(place))
             acting.append((chosen, place, _strength(chosen, strength)))
         else:
@@ -172,7 +172,7 @@ def _place(given: object) -> Path | Lora:
             "a file, a folder, (file, 0.8), a list of these, or {name: file}",
             given,
         )
-    return file_of(Path(given))
+    return file_of(Path(_named_path(given, "loras")))
 
 
 def _lora(place: Path | Lora, name: str) -> Lora:
@@ -188,13 +188,13 @@ def _strength(name: str, value: object) -> float:
 def _missing(name: str, named: Sequence[str]) -> str:
     if not named:
         return (
-            f"No LoRA was given, so there is no {name!r}; pass loras={{{name!r}: file}} to "
-            "bridge.condition or bridge.schedule."
+            f"No LoRA was given, or only a folder without any, so there is no {quoted(name, 60)}; "
+            "give its file with --lora, in Python as loras={name: file}, or take the tag out."
         )
     near = get_close_matches(name, named, 1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     shown = ", ".join(named[:8]) + (" …" if len(named) > 8 else "")
-    return f"There is no LoRA named {name!r}; there is: {shown}.{hint}"
+    return f"There is no LoRA named {quoted(name, 60)}; there is: {shown}.{hint}"
 
 
 # ---------------------------------------------------------------- shared
@@ -204,6 +204,13 @@ def _check_names(names: Sequence[str], what: str) -> None:
     twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
     if twice is not None:
         raise OptionError(f"Two {what} are called {twice!r}; give them names, as {{name: file}}.")
+
+
+def _named_path(given: AnyPath, option: str) -> AnyPath:
+    """The path as it is; an empty one would be the folder that the caller stands in."""
+    if not os.fspath(given):
+        raise OptionError(f"{option} has an empty path; give a file, or leave it out.")
+    return given
 
 
 def _kind(option: str, wanted: str, given: object) -> OptionError:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import os
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bridge.errors import OptionError
-from bridge.files import check_output_file
+from bridge.errors import OptionError, WeightsError
+from bridge.files import check_output_file, parse_json, read_text
 from bridge.lab.result import ENDINGS, Study
 from bridge.lab.run import study
 from bridge.lab.variants import own
@@ -90,12 +90,12 @@ def _check_output(path: Path) -> None:
 
 def _read_names(given: str) -> dict[str, dict[str, str]] | list[str]:
     """Languages that commas part, or names from a JSON file. (A folder "de" is no such file.)"""
-    if not given.lower().endswith(".json") and not Path(given).is_file():
+    if not given.lower().endswith(".json") and not os.path.isfile(given):
         return _listed(given) or []
     try:
-        found = json.loads(Path(given).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise OptionError(f"names {given!r} cannot be read as JSON: {error}") from error
+        found = parse_json(read_text(Path(given)), given)
+    except WeightsError as error:
+        raise OptionError(f"names cannot be read: {error}") from error
     if not isinstance(found, dict):
         raise OptionError(f"names {given!r} must be an object: {{'de': {{'cat': 'Katze'}}}}")
     return found

@@ -9,17 +9,25 @@ write the same.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from bridge.errors import ImageError
+from bridge.picture_files import open_path
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _NEGATIVE = "Negative prompt:"
 # Name: value, the value quoted if it has a comma or a colon.
-_PAIR = re.compile(r'\s*([\w][\w /()+-]*):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
+_NAME = re.compile(r"\w[\w /()+-]*+")
+_VALUE = re.compile(r':\s*+("(?:\\.|[^\\"])*+"(?=,|\Z)|[^,]*+),?')
+# Longer numbers are no seeds, and Python refuses to read one of 5,000 digits.
+_WHOLE = r"-?\d{1,20}"
 # Fewer pairs than this make a last line that is part of the prompt.
 _FEWEST = 3
 _USER_COMMENT, _EXIF = 0x9286, 0x8769
@@ -49,14 +57,15 @@ class Parameters:
     @property
     def guidance_scale(self) -> float | None:
         try:
-            return float(self.settings["CFG scale"])
+            scale = float(self.settings["CFG scale"])
         except (KeyError, ValueError):
             return None
+        return scale if math.isfinite(scale) else None
 
     @property
     def size(self) -> tuple[int, int] | None:
         """Height and width in pixels."""
-        match = re.fullmatch(r"(\d+)x(\d+)", self.settings.get("Size", ""))
+        match = re.fullmatch(r"(\d{1,20})x(\d{1,20})", self.settings.get("Size", ""))
         return (int(match[2]), int(match[1])) if match else None
 
     @property
@@ -67,13 +76,13 @@ class Parameters:
 
     def _whole(self, name: str) -> int | None:
         value = self.settings.get(name, "")
-        return int(value) if re.fullmatch(r"-?\d+", value) else None
+        return int(value) if re.fullmatch(_WHOLE, value) else None
 
 
 def parse_parameters(text: str) -> Parameters:
     """Read the web UI's text; anything else is a prompt and nothing more."""
     lines = text.strip().split("\n")
-    pairs = _PAIR.findall(lines[-1])
+    pairs = list(_pairs(lines[-1]))
     settings: dict[str, str] = {}
     if len(pairs) >= _FEWEST:
         settings = {name.strip(): _unquoted(value.strip()) for name, value in pairs}
@@ -85,23 +94,31 @@ def parse_parameters(text: str) -> Parameters:
 
 def read_parameters(path: str | os.PathLike[str]) -> Parameters:
     """Read them from a picture. Raises ImageError if it is no picture or says nothing."""
-    from PIL import Image, UnidentifiedImageError
+    return open_path(path, _written_in)
 
-    try:
-        with Image.open(path) as image:
-            text = image.info.get("parameters") or _user_comment(image)
-    except (OSError, UnidentifiedImageError, ValueError) as error:
-        raise ImageError(f"{Path(path)} cannot be read as a picture: {error}") from error
+
+def _written_in(picture: Image, name: str) -> Parameters:
+    text = picture.info.get("parameters") or _user_comment(picture)
     if not isinstance(text, str) or not text.strip():
         raise ImageError(
-            f"{Path(path)} does not say how it was made; pictures lose that when they are edited "
+            f"{name} does not say how it was made; pictures lose that when they are edited "
             "or sent by a messenger."
         )
     return parse_parameters(text)
 
 
-def _user_comment(image: Any) -> str | None:
-    raw = image.getexif().get_ifd(_EXIF).get(_USER_COMMENT)
+def _pairs(line: str) -> Iterator[tuple[str, str]]:
+    """The ``Name: value`` pairs of a line; what is none is passed over."""
+    name = _NAME.search(line)
+    while name is not None:
+        value = _VALUE.match(line, name.end())
+        if value is not None:
+            yield name.group(), value.group(1)
+        name = _NAME.search(line, (value or name).end())
+
+
+def _user_comment(picture: Image) -> str | None:
+    raw = picture.getexif().get_ifd(_EXIF).get(_USER_COMMENT)
     if not isinstance(raw, bytes):
         return raw
     kind, body = raw[:8], raw[8:]

@@ -216,22 +216,28 @@ class _Piece:
 
 def _pieces(prompt: Prompt, reader: Reader) -> list[_Piece]:
     """A prompt's spans as texts for the tokenizer: those that are joined make one."""
-    pieces: list[_Piece] = []
+    # Gathered first and put together once, so that ten thousand spans take no square of that.
+    runs: list[tuple[list[Span], float, int]] = []
     breaks = 0
     for span in prompt.spans:
         if span.breaks:
             breaks += 1
             continue
-        if span.joined and pieces and not breaks and pieces[-1].weight == span.weight:
-            last = pieces[-1]
-            pieces[-1] = _Piece(
-                last.text + span.text, last.origins + _origins(span), last.weight, last.breaks
-            )
+        if span.joined and runs and not breaks and runs[-1][1] == span.weight:
+            runs[-1][0].append(span)
         else:
-            pieces.append(_Piece(span.text, _origins(span), span.weight, breaks))
+            runs.append(([span], span.weight, breaks))
         breaks = 0
-    if breaks or not pieces:
-        pieces.append(_Piece("", [], 1.0, breaks))
+    if breaks or not runs:
+        runs.append(([], 1.0, breaks))
+    pieces = [
+        _Piece(
+            "".join(span.text for span in spans),
+            [place for span in spans for place in _origins(span)],
+            weight, before,
+        )
+        for spans, weight, before in runs
+    ]  # fmt: skip
     if reader.lower:
         pieces = _lowered(pieces)
     return [_spelt(piece, reader.tokenizer) for piece in pieces]

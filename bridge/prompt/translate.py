@@ -97,18 +97,17 @@ def _write(flat: Flat, prompt: Prompt, dialect: str) -> str:
 
 def _windows(part: Part) -> list[Window]:
     """The runs of equal weight of a part, window by window."""
-    windows: list[list[tuple[str, float]]] = [[]]
+    windows: list[list[tuple[list[str], float]]] = [[]]
     for span in part.spans:
         window = windows[-1]
         if span.breaks:
             windows.append([])
         elif not window or window[-1][1] != span.weight:
-            window.append((span.text, span.weight))
+            window.append(([span.text], span.weight))
         else:
             # Texts that are tokenized apart must not become one word.
-            between = "" if span.joined else " "
-            window[-1] = (window[-1][0] + between + span.text, span.weight)
-    return list(windows)
+            window[-1][0].extend(("" if span.joined else " ", span.text))
+    return [[("".join(pieces), weight) for pieces, weight in window] for window in windows]
 
 
 def _structure(flat: Flat, prompt: Prompt, dialect: str) -> Iterator[Loss]:

@@ -7,6 +7,7 @@ The notation is that of the dynamic-prompts extension of stable-diffusion-webui:
   with `` and ``.
 - ``__name__`` is a line of ``name.txt`` in the wildcard folder; empty lines and those that begin
   with ``#`` are left out. Names may have slashes.
+- Numbers have at most 15 digits; a longer one is text.
 - Options and lines may hold more of both. ``\{``, ``\}`` and ``\|`` are the characters themselves.
 
 A brace that is never closed is text, as is one that closes nothing.
@@ -21,16 +22,23 @@ from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 
+from bridge.errors import PromptError
+from bridge.files import read_text
 from bridge.prompt.caret import prompt_error
 from bridge.prompt.check import check_text
 
+# Every pattern looks at a bounded stretch, or `_expand` remembers what it found: options are read
+# again at each brace around them.
 _NAME = re.compile(r"__([\w./ -]*?\w)__")
-_WEIGHT = re.compile(r"\s*(\d+(?:\.\d+)?)::")
-_COUNT = re.compile(r"\s*(\d+)(?:-(\d+))?\$\$")
+_NAME_CHARACTERS = re.compile(r"[\w./ -]*+")
+_WEIGHT = re.compile(r"\s{0,99}(\d{1,15}(?:\.\d{1,15})?)::")
+_COUNT = re.compile(r"\s{0,99}(\d{1,15})(?:-(\d{1,15}))?\$\$")
 # Files that call each other deeper than this are taken to go round in a circle.
 _DEEPEST = 32
 # Files can double a prompt again and again; this many characters are a mistake.
 _LONGEST = 100_000
+# So are this many in all lines that are drawn, for one that is not taken costs as much.
+_MOST_DRAWN = 1_000_000
 
 
 @dataclass
@@ -41,29 +49,43 @@ class _Open:
     bars: list[int] = field(default_factory=list)
 
 
+@dataclass
+class _Drawing:
+    """What one prompt is expanded with: the files, read once each, and what was drawn so far."""
+
+    rng: random.Random
+    folder: Path | None
+    lines: dict[str, list[str]] = field(default_factory=dict)
+    drawn: int = 0
+
+
 def expand(text: str, seed: int, folder: Path | None = None) -> str:
     """The prompt that ``text`` stands for with ``seed``; the same for the same files.
 
     Raises:
-        PromptError: a wildcard without a folder or without a file, files that go round in a
-            circle, a weight of 0 for all options, or a result of over 100,000 characters.
+        PromptError: a wildcard without a folder or without a file, a file that cannot be read,
+            files that go round in a circle, a weight of 0 for all options, a result of over
+            100,000 characters, or over a million in all the lines that are drawn for it.
     """
     check_text(text)
-    return _expand(text, random.Random(seed), folder, 0)
+    return _expand(text, _Drawing(random.Random(seed), folder), 0)
 
 
-def _expand(text: str, rng: random.Random, folder: Path | None, depth: int) -> str:
+def _expand(text: str, drawing: _Drawing, depth: int) -> str:
     """Braces from the inside out: what is inside is drawn even if its option is not taken."""
     done: list[str] = []  # characters and finished pieces; a piece may be long
     waiting: list[_Open] = []
-    at = 0
+    at = nameless = 0
     while at < len(text):
         character = text[at]
-        name = _NAME.match(text, at) if character == "_" else None
-        if name:
-            done.append(_line(text, name, rng, folder, depth))
-            at = name.end()
-            continue
+        if at >= nameless and text.startswith("__", at):
+            name = _NAME.match(text, at)
+            if name:
+                done.append(_line(text, name, drawing, depth))
+                at = name.end()
+                continue
+            # What does not end here ends for no later beginning among these characters.
+            nameless = _characters_end(text, at)
         if character == "\\" and text[at + 1 : at + 2] in ("{", "}", "|"):
             done.append(text[at + 1])
             at += 2
@@ -73,15 +95,24 @@ def _expand(text: str, rng: random.Random, folder: Path | None, depth: int) -> s
         elif character == "|" and waiting:
             waiting[-1].bars.append(len(done))
         elif character == "}" and waiting:
-            done.append(_drawn(done, waiting.pop(), rng, text, at))
+            done.append(_drawn(done, waiting.pop(), drawing.rng, text, at))
             at += 1
             continue
         done.append(character)
         at += 1
-    whole = "".join(done)
-    if len(whole) > _LONGEST:
-        raise prompt_error(f"This grows beyond {_LONGEST:,} characters.", text, 0, len(text))
-    return whole
+    return _bounded("".join(done), text, 0, len(text))
+
+
+def _characters_end(text: str, at: int) -> int:
+    """Where the characters that a name may have end."""
+    found = _NAME_CHARACTERS.match(text, at)
+    return at if found is None else found.end()
+
+
+def _bounded(result: str, text: str, start: int, end: int) -> str:
+    if len(result) > _LONGEST:
+        raise prompt_error(f"This grows beyond {_LONGEST:,} characters.", text, start, end)
+    return result
 
 
 def _drawn(done: list[str], brace: _Open, rng: random.Random, text: str, at: int) -> str:
@@ -94,7 +125,7 @@ def _drawn(done: list[str], brace: _Open, rng: random.Random, text: str, at: int
     if not any(weights):
         raise prompt_error("No option here has a weight above 0.", text, at)
     taken = rng.randint(least, most) if least < most else least
-    return between.join(_sample(choices, list(weights), taken, rng))
+    return _bounded(between.join(_sample(choices, weights, taken, rng)), text, at, at + 1)
 
 
 def _count(first: str) -> tuple[int, int, str, str]:
@@ -117,41 +148,50 @@ def _weighed(option: str) -> tuple[float, str]:
 
 
 def _sample(
-    choices: tuple[str, ...], weights: list[float], count: int, rng: random.Random
+    choices: tuple[str, ...], weights: tuple[float, ...], count: int, rng: random.Random
 ) -> list[str]:
     """``count`` different options, or all of them if there are fewer."""
-    found = []
-    for _ in range(count):
-        if not any(weights):
-            break
-        (index,) = rng.choices(range(len(choices)), weights)
-        found.append(choices[index])
-        weights[index] = 0.0
-    return found
+    if count == 1:
+        return rng.choices(choices, weights)
+    # Who arrives first where each arrives at its own rate: the odds of drawing one after another.
+    arrivals = [(rng.expovariate(weight), i) for i, weight in enumerate(weights) if weight]
+    return [choices[i] for _, i in sorted(arrivals)[:count]]
 
 
-def _line(
-    text: str, name: re.Match[str], rng: random.Random, folder: Path | None, depth: int
-) -> str:
+def _line(text: str, name: re.Match[str], drawing: _Drawing, depth: int) -> str:
     """A line of the wildcard's file, itself expanded."""
+
+    def refused(why: str) -> PromptError:
+        return prompt_error(why, text, *name.span())
+
     if depth >= _DEEPEST:
-        raise prompt_error(
-            "Wildcard files call each other in a circle here.", text, name.start(), name.end()
-        )
-    if folder is None:
-        raise prompt_error(
-            "A wildcard needs a folder of text files; give one.", text, name.start(), name.end()
-        )
-    lines = _lines(folder, name[1])
+        raise refused("Wildcard files call each other in a circle here.")
+    if drawing.folder is None:
+        raise refused("A wildcard needs a folder of text files; give one.")
+    if name[1] not in drawing.lines:
+        try:
+            drawing.lines[name[1]] = _lines(drawing.folder, name[1])
+        except (OSError, ValueError) as error:  # WeightsError is an OSError
+            why = getattr(error, "strerror", None) or error
+            raise refused(f"The wildcard's file cannot be read: {why}") from error
+    lines = drawing.lines[name[1]]
     if not lines:
-        names = sorted(p.relative_to(folder).with_suffix("").as_posix() for p in _files(folder))
-        near = get_close_matches(name[1], names, 1)
-        hint = f" Did you mean __{near[0]}__?" if near else ""
-        raise prompt_error(
-            f"{folder} has no {name[1]}.txt with a line in it.{hint}",
-            text, name.start(), name.end(),
-        )  # fmt: skip
-    return _expand(rng.choice(lines), rng, folder, depth + 1)
+        raise refused(_missing(drawing.folder, name[1]))
+    line = drawing.rng.choice(lines)
+    drawing.drawn += len(line)
+    if drawing.drawn > _MOST_DRAWN:
+        raise refused(
+            f"The wildcards up to here draw lines of over {_MOST_DRAWN:,} characters; files that "
+            "call others twice double them each time."
+        )
+    return _expand(line, drawing, depth + 1)
+
+
+def _missing(folder: Path, name: str) -> str:
+    names = sorted(p.relative_to(folder).with_suffix("").as_posix() for p in _files(folder))
+    near = get_close_matches(name, names, 1)
+    hint = f" Did you mean __{near[0]}__?" if near else ""
+    return f"{folder} has no {name}.txt with a line in it.{hint}"
 
 
 def _files(folder: Path) -> list[Path]:
@@ -163,5 +203,5 @@ def _lines(folder: Path, name: str) -> list[str]:
     # A name may not lead out of the folder.
     if folder.resolve() not in path.resolve().parents or not path.is_file():
         return []
-    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    lines = (line.strip() for line in read_text(path).splitlines())
     return [line for line in lines if line and not line.startswith("#")]

@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import Tensor
 
 from bridge.errors import WeightsError
-from bridge.files import hash_file
+from bridge.files import check_given, hash_file
 from bridge.towers.lora_alpha import CONFIG, AlphaOf, alphas_beside, alphas_within
 from bridge.towers.lora_keys import Key, Role, is_cross_attention, is_text_key, read_key
 from bridge.towers.spec import TowerSpec
@@ -74,6 +74,7 @@ def read_lora(path: str | os.PathLike[str], name: str | None = None) -> Lora:
             a kind that is not read here (DoRA, LoHa, LoKr ...).
     """
     source = file_of(Path(path))
+    check_given(source, "LoRA file")
     chosen = name or name_of(source)
     if source.suffix.lower() != ".safetensors":
         raise WeightsError(
@@ -116,7 +117,7 @@ def read_lora(path: str | os.PathLike[str], name: str | None = None) -> Lora:
 
 def file_of(path: Path) -> Path:
     """The file of a LoRA: the path itself, or the file in a folder that is one LoRA."""
-    return next((path / name for name in FOLDER_FILES if (path / name).is_file()), path)
+    return next((path / name for name in FOLDER_FILES if os.path.isfile(path / name)), path)
 
 
 def name_of(source: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def find_source(source: str | Path) -> tuple[str, Path, str | None, Path | None]
 def _fetched(source: str | Path) -> Path:
     """The folder, with open_clip's weights if it is a hub's repository in that layout."""
     folder = resolve(source)
-    if Path(source).expanduser().is_dir() or not has_layout(folder):
+    if os.path.isdir(os.path.expanduser(source)) or not has_layout(folder):
         return folder
     return resolve(source, allow_patterns=(*DEFAULT_PATTERNS, "open_clip_*.safetensors"))
 

@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor
 
 from bridge.errors import WeightsError
-from bridge.files import hash_file
+from bridge.files import check_given, hash_file
 from bridge.towers.tensors import check_finite, load_pickle, read_tensors
 
 _PICKLED = {".pt", ".bin", ".pth", ".ckpt"}
@@ -62,6 +62,7 @@ def read_textual_inversion(
         WeightsError: a file that is missing, damaged, pickled (unless allowed), or no embedding.
     """
     source = Path(path)
+    check_given(source, "textual-inversion file")
     found = _read(source, allow_pickle)
     named = None
     if "string_to_param" in found:

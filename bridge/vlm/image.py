@@ -1,19 +1,18 @@
 """Anything a person hands over as a picture, to one RGB PIL image, or one clear error.
 
 The size is read from the header and judged before a single pixel is decoded, so that a
-small file which unpacks to gigabytes costs nothing. Only raster formats are tried: PIL's
-PostScript reader, for one, starts another program.
+small file which unpacks to gigabytes costs nothing.
 """
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 from bridge.errors import ImageError
+from bridge.picture_files import MAX_PIXELS, open_path, open_stream
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,9 +22,6 @@ ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image | np.ndarray"
 ImagesInput: TypeAlias = "ImageInput | Sequence[ImageInput] | None"
 """The pictures of one chat: one, a list or tuple of several, or None for a chat without."""
 
-Read = TypeVar("Read")
-
-MAX_PIXELS = 50_000_000
 # Processors that resize the short side to 224 px would turn a 1x20000 strip into 4.5 million
 # columns; such a strip shows nothing anyway.
 MAX_ASPECT = 200
@@ -33,13 +29,6 @@ MAX_ASPECT = 200
 # The EXIF tag that says which way up a picture is, and its values that lay it on its side.
 _ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
-
-# fmt: off
-_FORMATS = frozenset({
-    "AVIF", "BMP", "DIB", "GIF", "ICNS", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM",
-    "QOI", "SGI", "TGA", "TIFF", "WEBP", "XBM",
-})
-# fmt: on
 
 
 def load_image(image: ImageInput) -> Image:
@@ -65,11 +54,11 @@ def load_image(image: ImageInput) -> Image:
         return _to_rgb(_from_array(image))
     if isinstance(image, bytes | bytearray | memoryview):
         data = bytes(image)
-        return _open(
+        return open_stream(
             lambda: io.BytesIO(data), f"the image of {len(data):,} bytes", len(data), _decode
         )
     if isinstance(image, str | os.PathLike):
-        return _open_path(image, _decode)
+        return open_path(image, _decode)
     raise ImageError(
         f"cannot read a picture from {type(image).__name__}; "
         "give a path, bytes, a PIL image or a numpy array"
@@ -86,12 +75,14 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
         width, height = picture.size
         _check_size(width, height, name)
         try:
-            sideways = picture.getexif().get(_ORIENTATION, 1) in _SIDEWAYS
+            # PIL's TIFF reader gives the size of the picture as it turns it.
+            turned = picture.format == "TIFF"
+            sideways = not turned and picture.getexif().get(_ORIENTATION, 1) in _SIDEWAYS
         except Exception:
             sideways = False  # as in _upright
         return (width, height) if sideways else (height, width)
 
-    return _open_path(path, judge)
+    return open_path(path, judge)
 
 
 def load_images(images: ImagesInput) -> list[Image]:
@@ -101,50 +92,6 @@ def load_images(images: ImagesInput) -> list[Image]:
     if isinstance(images, list | tuple):
         return [load_image(each) for each in images]
     return [load_image(images)]  # type: ignore[arg-type]
-
-
-def _open_path(path: str | os.PathLike[str], read: Callable[[Image, str], Read]) -> Read:
-    text = os.fspath(path)
-    if not isinstance(text, str) or not text or "\0" in text:
-        raise ImageError(f"{text!r} is not a path; give the path of an image file")
-    if text.startswith(("http://", "https://")):
-        raise ImageError(f"{text!r} is an address; download the picture and give its path")
-    file = Path(text).expanduser()
-    name = repr(text)
-    if file.is_dir():
-        raise ImageError(f"{name} is a directory; give the path of an image file")
-    if not file.exists():
-        raise ImageError(f"no such image file: {name}")
-    if not file.is_file():
-        raise ImageError(f"{name} is not a regular file; give the path of an image file")
-    return _open(lambda: file.open("rb"), name, file.stat().st_size, read)
-
-
-def _open(
-    opener: Callable[[], Any], name: str, n_bytes: int, read: Callable[[Image, str], Read]
-) -> Read:
-    """Open an encoded picture and give what ``read`` makes of it."""
-    from PIL import Image, UnidentifiedImageError
-
-    if n_bytes == 0:
-        raise ImageError(f"{name} is empty (0 bytes)")
-    Image.init()
-    formats = [name for name in Image.ID if name in _FORMATS]
-    try:
-        with opener() as stream, Image.open(stream, formats=formats) as picture:
-            return read(picture, name)
-    except UnidentifiedImageError:
-        raise ImageError(
-            f"{name} is not an image bridge can read (PNG, JPEG, WebP, GIF, BMP, TIFF ...), "
-            "or its header is damaged"
-        ) from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        # PIL refuses on opening, before the size can be asked for; its message has the count.
-        raise ImageError(f"{name} is too big; at most {MAX_PIXELS:,} pixels: {error}") from None
-    except ImageError:
-        raise
-    except Exception as error:
-        raise ImageError(f"{name} cannot be read: {error}") from error
 
 
 def _decode(picture: Image, name: str) -> Image:

@@ -73,6 +73,17 @@ def is_at_hand(name: str) -> bool:
     return _is_whole(row.folder) or not _missing(row)
 
 
+def missing_extra(folder: Path) -> str | None:
+    """The extra of bridge that a VLM's folder needs for its language model, if not at hand."""
+    try:
+        llm = read_json(folder / "config.json").get("llm")
+    except WeightsError:
+        return None
+    if not isinstance(llm, str) or llm not in PACKAGED or is_at_hand(llm):
+        return None
+    return PACKAGED[llm].extra
+
+
 def packaged_folder(name: str) -> Path:
     """The folder of a model of ``PACKAGED``, in transformers' layout; unpacked at the first call,
     and again where a file has gone from it since or is cut short.

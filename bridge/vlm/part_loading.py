@@ -15,6 +15,12 @@ from bridge.towers.image_processor import load_image_processor
 from bridge.towers.registry import find_row
 from bridge.vlm.pairing import image_tower
 
+# How much of transformers' own words an error repeats.
+_SAID = 300
+_WANTED = {
+    "AutoModel": "loads towers; give a vision tower, such as 'clip-l' or 'emoji-clip'",
+    "AutoModelForCausalLM": "loads language models; give one, such as 'gemma-270m'",
+}
 # Whole VLMs, whose parts may be taken out.
 _VLMS = ("llava", "llava_next", "bridge_vlm")
 
@@ -93,8 +99,11 @@ def load_part(auto_class: Any, folder: Path, dtype: torch.dtype) -> Any:
             output_loading_info=True,
         )
     except ValueError as error:  # transformers' word for a config of another kind
+        # What follows its first line is a list of all classes there are.
+        why = str(error).split("\n", 1)[0][:_SAID]
         raise UnsupportedModelError(
-            f"{folder} is no model for {auto_class.__name__}: {error}"
+            f"{folder} is no model for {auto_class.__name__}, which "
+            f"{_WANTED.get(auto_class.__name__, 'it should be')}: {why}"
         ) from error
     except (OSError, RuntimeError, SafetensorError) as error:
         raise WeightsError(f"{folder}: the weights cannot load: {error}") from error

@@ -23,7 +23,7 @@ from bridge.conditioning.adapters.maps import TowerMap
 from bridge.conditioning.adapters.regression import LinearMap
 from bridge.conditioning.adapters.resampler import Resampler
 from bridge.errors import WeightsError
-from bridge.files import parse_json, write_whole
+from bridge.files import check_given, parse_json, write_whole
 from bridge.schema import read_as
 from bridge.towers import Layer
 from bridge.towers.tensors import check_finite, load_tensors
@@ -108,6 +108,7 @@ def load_adapter(path: str | os.PathLike[str]) -> Adapter:
         WeightsError: a file that is missing, damaged, of another format or no adapter.
     """
     source = Path(path)
+    check_given(source, "adapter file")
     tensors, metadata = load_tensors(source)
     if _HEADER not in metadata:
         raise WeightsError(

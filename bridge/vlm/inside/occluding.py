@@ -16,7 +16,7 @@ import numpy as np
 from bridge.errors import OptionError
 from bridge.vlm.chat import Turn
 from bridge.vlm.inside.blanks import Fill, canvas, mask_of
-from bridge.vlm.inside.places import one_picture
+from bridge.vlm.inside.places import check_index, one_picture
 from bridge.vlm.inside.words import tell, word_log_probs
 from bridge.vlm.projectors.protocol import Grid
 from bridge.vlm.question import checked_turns
@@ -51,7 +51,9 @@ class Occlusion:
     def cells(self, word: int | None = None) -> np.ndarray:
         """(rows, columns): the mean drop over the windows that cover a patch, of one word or,
         without ``word``, of the whole answer."""
-        drops = self.drops.sum(1) if word is None else self.drops[:, word]
+        n_words = len(self.words)
+        drops = self.drops
+        drops = drops.sum(1) if word is None else drops[:, check_index(word, n_words, "word")]
         total = np.tensordot(drops, self.windows.astype(float), axes=1)
         return total / self.windows.sum(0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +37,13 @@ class View:
         index = np.asarray(self.tokens)
         found = np.where(index >= 0, np.asarray(values, dtype=float)[index], np.nan)
         return found.reshape(self.grid)
+
+
+def check_index(index: int, count: int, what: str) -> int:
+    """``index``, from 0 or, below it, from the end. Raises OptionError."""
+    if not isinstance(index, Integral) or not -count <= index < count:
+        raise OptionError(f"There is no {what} {index!r}; give one from 0 to {count - 1}.")
+    return index
 
 
 def one_picture(image: Any) -> Image:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from bridge.errors import OptionError, UnsupportedModelError
-from bridge.vlm.inside.places import View, one_picture, views_of
+from bridge.vlm.inside.places import View, check_index, one_picture, views_of
 from bridge.vlm.prompting import special_tokens
 
 if TYPE_CHECKING:
@@ -46,13 +46,14 @@ class Lens:
 
     def cells(self, view: int = 0) -> np.ndarray:
         """(rows, columns) of texts: each cell's nearest word; "" where a cell has no token."""
-        seen = self.views[view]
+        seen = self.views[check_index(view, len(self.views), "view")]
         texts = [self.words[i][0].text if i >= 0 else "" for i in seen.tokens]
         return np.array(texts, dtype=object).reshape(seen.grid)
 
     def scores(self, view: int = 0) -> np.ndarray:
         """(rows, columns) of the nearest words' scores."""
-        return self.views[view].cells(np.array([each[0].score for each in self.words]))
+        seen = self.views[check_index(view, len(self.views), "view")]
+        return seen.cells(np.array([each[0].score for each in self.words]))
 
     def counts(self, view: int = 0) -> list[tuple[str, int]]:
         """The words that are nearest to most cells, and to how many."""

@@ -17,7 +17,7 @@ import torch
 from bridge.errors import UnsupportedModelError
 from bridge.towers.rollout import rollout
 from bridge.vlm.chat import Turn
-from bridge.vlm.inside.places import View, one_picture, views_of
+from bridge.vlm.inside.places import View, check_index, one_picture, views_of
 from bridge.vlm.inside.words import tell
 from bridge.vlm.question import checked_turns
 
@@ -38,7 +38,10 @@ class AttentionRollout:
 
     def cells(self, word: int | None = None, view: int = 0) -> np.ndarray:
         """(rows, columns) shares of one word or, without ``word``, of the mean word."""
-        return self.views[view].cells(self.soft.mean(0) if word is None else self.soft[word])
+        seen = self.views[check_index(view, len(self.views), "view")]
+        if word is None:
+            return seen.cells(self.soft.mean(0))
+        return seen.cells(self.soft[check_index(word, len(self.words), "word")])
 
 
 @torch.inference_mode()

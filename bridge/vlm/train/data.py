@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from bridge.errors import DataError, ImageError, PromptError
+from bridge.errors import DataError, ImageError, PromptError, quoted
 from bridge.vlm.chat import IMAGE_TOKEN, Turn
 from bridge.vlm.image import image_size, load_image
 from bridge.vlm.prompting import marks_at_head, n_pictures_at_head
@@ -52,10 +52,14 @@ def read_data(
     Raises DataError, which names file and row.
     """
     if isinstance(data, str | os.PathLike):
-        path = Path(data).expanduser()
-        base = path if path.is_dir() else path.parent
-        pictures = base if image_folder is None else Path(image_folder).expanduser()
-        records = _folder(path) if path.is_dir() else _file(path)
+        if not os.fspath(data):
+            raise DataError("data is an empty path; give a file or a folder")
+        # Not Path's own ways, which raise for `~name` of nobody and for names that are too long.
+        path = Path(os.path.expanduser(data))
+        is_folder = os.path.isdir(path)
+        base = path if is_folder else path.parent
+        pictures = base if image_folder is None else Path(os.path.expanduser(image_folder))
+        records = _folder(path) if is_folder else _file(path)
         rows = [_row(each, where, caption_question, _from(pictures)) for where, each in records]
         name = repr(str(path))
     elif isinstance(data, Iterable) and not isinstance(data, bytes | Mapping):
@@ -73,8 +77,8 @@ Records: TypeAlias = Iterable[tuple[str, Mapping[str, Any]]]
 
 
 def _file(path: Path) -> Records:
-    if not path.is_file():
-        raise DataError(f"no such file or folder of training data: {str(path)!r}")
+    if not os.path.isfile(path):
+        raise DataError(f"no such file or folder of training data: {quoted(path)}")
     if path.suffix.lower() not in (".json", ".jsonl"):
         raise DataError(
             f"{str(path)!r} is no training data; give LLaVA's .json or .jsonl, or a folder"
