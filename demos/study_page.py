@@ -204,14 +204,19 @@ def pictures_html(studied: Studied, word: str | None) -> str:
     return str(
         fill(
             '<div class="bridge-study"><h3>What is drawn</h3><p class="bridge-note">All with seed '
-            "{} and guidance {:g}. Drift is from the prompt's own picture: the root mean square of "
+            "{} and guidance {}. Drift is from the prompt's own picture: the root mean square of "
             "pixels, and 1 − cosine in an image tower's space where there is one. Heat maps are of "
             'the whole model.</p><div class="cards">{}</div></div>',
             found.settings["seeds"][0],
-            found.settings["guidance_scale"],
+            _number(found.settings["guidance_scale"]),
             sections,
         )
     )
+
+
+def _number(value: object) -> str:
+    """3 for 3.0; what is no number, as it is."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _figures(row: dict[str, Any], drawn: Drawn, word: str | None) -> Markup:

@@ -60,7 +60,7 @@ def _filled(version: int, *shape: int) -> torch.Tensor:
 
 
 def _write_adapter(folder: Path, version: int) -> None:
-    card = TowerCard("tiny", 32, {"torch.float32": "0" * 16})
+    foreign, native = (TowerCard("tiny", wide, {"torch.float32": "0" * 16}) for wide in (32, 64))
     linear = {
         kind: LinearMap(_filled(version, 32, 64), _filled(version, 64))
         for kind in ("content", "eos", "padding")
@@ -69,8 +69,8 @@ def _write_adapter(folder: Path, version: int) -> None:
         kind="ridge",
         recipe="sd15",
         layers=(Layer(),),
-        foreign=card,
-        natives={"text_encoder": card},
+        foreign=foreign,
+        natives={"text_encoder": native},
         maps={"text_encoder": TowerMap(linear, _filled(version, 77, 64))},
         explained={},
         prompts=version,
@@ -122,7 +122,9 @@ def _read_study(folder: Path) -> int | None:
 
 
 def _write_cache(folder: Path, version: int) -> None:
-    Cache(folder / "cache").keep_tensors("ab12", {"row": _filled(version, 5000)})
+    cache = Cache(folder / "cache")
+    with cache.batch(["ab12"]) as batch:
+        cache.keep_tensors("ab12", {"row": _filled(version, 5000)}, batch)
 
 
 def _read_cache(folder: Path) -> int | None:

@@ -142,7 +142,12 @@ def hostile_study(sources: Sources, hostile: str) -> Study:
     variant = Variant(said("mine"), said("a cat"), said("detail"), said("plain"))
     drawn = Drawn(variant, said("pooled"), 1, picture, {said("cat"): torch.zeros(2, 2)})
     settings = {**study.settings, "prompts": [prompt], "model": hostile, hostile: hostile}
-    return replace(study, **tables, drawn=(drawn,), settings={**settings, "seeds": [hostile]})
+    return replace(
+        study,
+        **tables,
+        drawn=(drawn,),
+        settings={**settings, "seeds": [hostile], "guidance_scale": hostile},
+    )
 
 
 def of_study(rng: random.Random, sources: Sources, hostile: str) -> str:
