@@ -25,6 +25,7 @@ from bridge.cli import main
 from bridge.conditioning import load_conditioning, save_conditioning
 from bridge.conditioning.adapters.adapter import Adapter, TowerCard
 from bridge.conditioning.adapters.maps import TowerMap
+from bridge.conditioning.adapters.reading import PLACE_WIDTH
 from bridge.conditioning.adapters.regression import LinearMap
 from bridge.lab.cache import Cache
 from bridge.lab.result import TABLES, Study
@@ -61,9 +62,12 @@ def _filled(version: int, *shape: int) -> torch.Tensor:
 
 def _write_adapter(folder: Path, version: int) -> None:
     foreign, native = (TowerCard("tiny", wide, {"torch.float32": "0" * 16}) for wide in (32, 64))
+    # What ``inputs_of`` gives for one layer of 32.
+    ends = 32 * 3 + 2 * PLACE_WIDTH
+    taken = {"content": 32 + PLACE_WIDTH, "eos": ends, "padding": ends}
     linear = {
-        kind: LinearMap(_filled(version, 32, 64), _filled(version, 64))
-        for kind in ("content", "eos", "padding")
+        kind: LinearMap(_filled(version, count, 64), _filled(version, 64))
+        for kind, count in taken.items()
     }
     Adapter(
         kind="ridge",
