@@ -59,7 +59,12 @@ def load_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
     with quiet_loading():
         try:
             pipe = getattr(diffusers, name).from_pretrained(
-                folder, dtype=dtype, local_files_only=True, use_safetensors=True, **towers
+                folder,
+                dtype=dtype,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                **towers,
             )
         except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
             raise WeightsError(f"{folder}: the pipeline cannot load: {error}") from error

@@ -50,6 +50,7 @@ def load_tower(
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
+                trust_remote_code=False,
             )
     # safetensors raises its own class for a damaged header, torch RuntimeError for a wrong shape,
     # transformers OSError or ValueError for files and configs.

@@ -47,7 +47,9 @@ def load_image_processor(folder: Path) -> Any:
             return pil_processor(family, **taken)
         from transformers import AutoImageProcessor
 
-        return AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
+        return AutoImageProcessor.from_pretrained(
+            folder, backend="pil", local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         raise WeightsError(
             f"{folder}: the image processor {kind!r} cannot load: {error}"

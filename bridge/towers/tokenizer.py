@@ -62,7 +62,9 @@ def _load(folder: Path, kind: str, stamps: tuple[tuple[int, int] | None, ...]) -
             "another package: pip install sentencepiece."
         )
     try:
-        return getattr(transformers, kind).from_pretrained(folder, local_files_only=True)
+        return getattr(transformers, kind).from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
     # The tokenizers library raises plain Exception for a damaged file.
     except Exception as error:
         raise WeightsError(

@@ -103,7 +103,9 @@ def load_folder(
 
     with quiet_loading():
         try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
         except (OSError, ValueError, KeyError) as error:
             raise WeightsError(f"{folder}: the tokenizer cannot load: {error}") from error
         architecture = getattr(transformers, _CLASSES[config["model_type"]])

@@ -131,7 +131,9 @@ def _language_model(
     if named is None:
         with quiet_loading():
             try:
-                tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+                tokenizer = AutoTokenizer.from_pretrained(
+                    folder, local_files_only=True, trust_remote_code=False
+                )
             except (OSError, ValueError, KeyError) as error:
                 raise WeightsError(f"{folder}: the tokenizer cannot load: {error}") from error
             llm = load_part(AutoModelForCausalLM, folder / "llm", dtype)

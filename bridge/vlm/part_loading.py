@@ -79,7 +79,9 @@ def load_llm(
     with quiet_loading():
         llm = load_part(AutoModelForCausalLM, folder, precision)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
         except (OSError, ValueError, KeyError) as error:
             raise WeightsError(f"{folder}: the tokenizer cannot load: {error}") from error
     return llm.to(place).eval(), tokenizer
@@ -97,6 +99,7 @@ def load_part(auto_class: Any, folder: Path, dtype: torch.dtype) -> Any:
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,
+            trust_remote_code=False,
         )
     except ValueError as error:  # transformers' word for a config of another kind
         # What follows its first line is a list of all classes there are.

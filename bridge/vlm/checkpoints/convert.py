@@ -132,7 +132,7 @@ def _to_llava(
     raw = read_json(folder / "config.json")
     settings = processor_settings(folder)
     padded = processor_kind(settings) == "LlavaImageProcessor" and bool(settings.get("do_pad"))
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     aspect = "pad" if padded else "square"
     named = vision_tower or TOWER_FOLDER
     _write_json(part / "config.json", to_llava_config(config, raw, aspect, named, folder))

@@ -96,7 +96,9 @@ def _llm(source: Original, tensors: Tensors, dtype: torch.dtype) -> Any:
     model_class = getattr(transformers, LLM_CLASSES[source.settings.llm])
     model = _filled(model_class, config, tensors, dtype, f"{source.folder}: the language model")
     if (source.folder / "generation_config.json").is_file():
-        saved = transformers.GenerationConfig.from_pretrained(source.folder)
+        saved = transformers.GenerationConfig.from_pretrained(
+            source.folder, trust_remote_code=False
+        )
         model.generation_config = saved
     return model
 
@@ -105,7 +107,12 @@ def _filled(model_class: Any, config: Any, tensors: Tensors, dtype: torch.dtype,
     """A transformers model of these tensors. Raises WeightsError when they do not fit."""
     try:
         model, info = model_class.from_pretrained(
-            None, config=config, state_dict=tensors, dtype=dtype, output_loading_info=True
+            None,
+            config=config,
+            state_dict=tensors,
+            dtype=dtype,
+            output_loading_info=True,
+            trust_remote_code=False,
         )
     except (ValueError, RuntimeError) as error:
         raise WeightsError(f"{what} cannot be built: {error}") from error

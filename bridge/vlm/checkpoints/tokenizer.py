@@ -36,7 +36,9 @@ def tokenizer_with_image(folder: Path) -> Any:
 
     with quiet_loading():
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise WeightsError(f"{folder}: the tokenizer cannot load: {error}") from error
     if IMAGE_TOKEN not in tokenizer.all_special_tokens:
