@@ -27,6 +27,7 @@ from tiny_folders import KINDS, make_all
 from transformers import AutoConfig
 
 MARK = "BRIDGE_TEST_MARK"
+PLACE = "PLACE-OF-THE-FOLDER"  # in texts, until the folder is written
 
 # Run on import, and whatever is called of it; ``number`` keeps one folder's module from being
 # taken for another's.
@@ -71,8 +72,33 @@ ESCAPES = (
 )
 
 
-def places(folder: Path, kind: str) -> Iterator[tuple[str, Path, dict[str, Any]]]:
-    """Each way to name code in a folder of ``kind``: a word for it, the file, its new values."""
+# Kinds that transformers has a config for, and that AutoModel or AutoModelForCausalLM does not
+# build: of a part of such a kind, it would look for code.
+_UNBUILT = ("vision-encoder-decoder", "trocr", "clip_vision_model")
+# Classes that load parts by what those parts' own files say.
+_JOINED = ("LlavaProcessor", "CLIPProcessor", "AutoTokenizer", "LlavaForConditionalGeneration")
+
+
+def places(folder: Path) -> Iterator[tuple[str, dict[Path, dict[str, Any]]]]:
+    """Each way to name code in a folder: a word for it, and the files with their new values."""
+    for what, path, values in in_one_file(folder):
+        yield what, {path: values}
+    index = folder / "model_index.json"
+    named = json.loads(index.read_text()) if index.is_file() else {}
+    for part in ("tokenizer", "text_encoder", "scheduler", "unet", "feature_extractor"):
+        for kind in _JOINED if named else ():
+            inside = {key: f"Hostile{key}" for key in _KINDS} | {"auto_map": AUTO_MAP}
+            files = {
+                folder / part / f"{name}config.json": inside
+                for name in ("", "tokenizer_", "processor_", "preprocessor_")
+            }
+            yield f"{part} of {kind}", {index: {**named, part: ["transformers", kind]}, **files}
+
+
+def in_one_file(folder: Path) -> Iterator[tuple[str, Path, dict[str, Any]]]:
+    """Those that need no more than one file changed."""
+    # A part of a model must say where its code is.
+    elsewhere = {k: v if isinstance(v, list) else f"{PLACE}--{v}" for k, v in AUTO_MAP.items()}
     for path in sorted(folder.rglob("*.json")):
         if not path.stem.endswith(("config", "index")) or path.name.endswith(".index.json"):
             continue
@@ -88,6 +114,9 @@ def places(folder: Path, kind: str) -> Iterator[tuple[str, Path, dict[str, Any]]
                 yield f"in {part}", path, {**found, part: inner}
                 inner = {**inner, **{key: "hostile" for key in _KINDS if key in inner}}
                 yield f"as {part}", path, {**found, part: inner}
+                for kind in _UNBUILT:
+                    inner = {**found[part], "model_type": kind, "auto_map": elsewhere}
+                    yield f"{kind} as {part}", path, {**found, part: inner}
         if path.name == "model_index.json":
             yield "as pipeline", path, {**found, "_class_name": ["pipeline", "Hostile"]}
             for part, named in found.items():
@@ -116,21 +145,21 @@ class Case:
     kind: str
     door: str
     what: str
-    file: Path  # inside the folder
-    text: str
+    files: dict[Path, str]  # inside the folder, and what they hold
 
 
 def cases(whole: dict[str, Path], mark: Path) -> Iterator[Case]:
     for kind, good in whole.items():
         doors = KINDS[kind].doors
-        for what, path, values in places(good, kind):
+        for what, values in places(good):
+            files = {path.relative_to(good): json.dumps(v) for path, v in values.items()}
             for door in doors:
-                yield Case(kind, door, what, path.relative_to(good), json.dumps(values))
+                yield Case(kind, door, what, files)
         for number, escape in enumerate(ESCAPES):
             text = escape % f"touch {mark}" if "%r" in escape else escape.replace("%%", "%")
             for door in {"ask", "llm"} & {*doors}:
                 what = f"escape {number}"
-                yield Case(kind, door, what, Path("chat_template.jinja"), text)
+                yield Case(kind, door, what, {Path("chat_template.jinja"): text})
 
 
 def leaves_a_mark(folder: Path, mark: Path) -> bool:
@@ -154,12 +183,14 @@ def main(root: Path, count: int, seed: int) -> None:
         folder = root / f"folder-{number}"
         shutil.copytree(whole[case.kind], folder)
         write_code(folder, number)
-        (folder / case.file).write_text(case.text)
+        for name, text in case.files.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(text.replace(PLACE, str(folder)))
         # How it is refused is another test's part.
         with suppress(Exception):
             KINDS[case.kind].doors[case.door](folder)
         if mark.exists():
-            ran.append(f"{case.kind} by {case.door}: {case.file}, {case.what}")
+            ran.append(f"{case.kind} by {case.door}: {case.what} {[*map(str, case.files)]}")
             mark.unlink()
         shutil.rmtree(folder)
     seen = leaves_a_mark(root / "trusted", mark)

@@ -63,7 +63,7 @@ def _see(folder: Path) -> object:
 
 def _speak(folder: Path) -> object:
     llm, tokenizer = load_llm(folder, device="cpu")
-    talk = pair(None, llm, tokenizer)
+    talk = pair(None, llm, tokenizer, name=str(folder))
     return talk.answer(None, "a cat?", max_new_tokens=2)
 
 

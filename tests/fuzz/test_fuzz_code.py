@@ -13,7 +13,7 @@ from fuzz_support import FIRST, TIMES, Fuzz
 TESTS = Path(__file__).parent.parent
 ROW = 'hostile model folders that ran their code (stdin says "y")'
 # Of the four hundred ways; `make fuzz` tries them all.
-SHARE = 130
+SHARE = 116
 
 
 def test_no_folder_runs_its_code(fuzz: Fuzz, tmp_path: Path) -> None:
