@@ -74,7 +74,9 @@ def _unet(width: int, **others: Any) -> UNet2DConditionModel:
 
 def sd15() -> StableDiffusionPipeline:
     """SD 1.5's text tower in an else small pipeline."""
-    tokenizer = CLIPTokenizer.from_pretrained(resolve("emoji-xl") / "tokenizer")
+    tokenizer = CLIPTokenizer.from_pretrained(
+        resolve("emoji-xl") / "tokenizer", trust_remote_code=False
+    )
     return StableDiffusionPipeline(
         vae=AutoencoderTiny(),
         text_encoder=_tower(CLIPTextModel, tokenizer, _L, "quick_gelu"),
@@ -90,7 +92,10 @@ def sd15() -> StableDiffusionPipeline:
 def sdxl() -> StableDiffusionXLPipeline:
     """SDXL's text towers in an else small pipeline."""
     folder = resolve("emoji-xl")
-    first, second = (CLIPTokenizer.from_pretrained(folder / f"tokenizer{n}") for n in ("", "_2"))
+    first, second = (
+        CLIPTokenizer.from_pretrained(folder / f"tokenizer{n}", trust_remote_code=False)
+        for n in ("", "_2")
+    )
     return StableDiffusionXLPipeline(
         vae=AutoencoderTiny(),
         text_encoder=_tower(CLIPTextModel, first, _L, "quick_gelu"),

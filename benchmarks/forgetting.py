@@ -63,7 +63,11 @@ def continued(llm: Any, tokenizer: Any, prompt: str, n: int) -> list[int]:
     """The greedy continuation of a stock model, from ids."""
     ids = tokenizer(prompt, return_tensors="pt")["input_ids"].to(llm.device)
     made = llm.generate(
-        input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=n, do_sample=False
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=n,
+        do_sample=False,
+        trust_remote_code=False,
     )
     return made[0, ids.shape[1] :].tolist()
 
@@ -77,6 +81,7 @@ def continued_inside(vlm: BridgeVLM, prompt: str, n: int) -> list[int]:
         attention_mask=rows.attention_mask,
         max_new_tokens=n,
         do_sample=False,
+        trust_remote_code=False,
     )
     return made[0].tolist()
 

@@ -207,7 +207,9 @@ def vae_round_trip(model: str) -> Spoil | None:
         return None
     kind = json.loads((folder / "config.json").read_text())["_class_name"]
     try:
-        vae = getattr(diffusers, kind).from_pretrained(folder).float().eval()
+        vae = (
+            getattr(diffusers, kind).from_pretrained(folder, trust_remote_code=False).float().eval()
+        )
     except (OSError, ValueError) as error:
         raise BridgeError(f"{folder}: the autoencoder cannot load: {error}") from error
 

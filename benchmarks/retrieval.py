@@ -80,8 +80,10 @@ def similarities(model: str, pictures: list[np.ndarray], texts: list[str]) -> np
 
     folder = resolve(model)
     with quiet_loading():
-        clip: Any = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+        clip: Any = CLIPModel.from_pretrained(
+            folder, dtype=torch.float32, trust_remote_code=False
+        ).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     processor = load_image_processor(folder)
     # Padding past a text's end changes nothing that its EOS sees.
     tokens = tokenizer(texts, padding="longest", truncation=True, return_tensors="pt")

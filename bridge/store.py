@@ -30,6 +30,7 @@ from bridge.errors import (
     quoted,
 )
 from bridge.files import is_full_disk, write_whole
+from bridge.model_folder import check_folder
 
 EMBEDDED = (
     "emoji-xl",
@@ -109,7 +110,8 @@ def resolve(
 
     Raises:
         UnknownModelError: no such name or folder; the message has the nearest names.
-        WeightsError: an embedded model's file is missing or damaged.
+        WeightsError: an embedded model's file is missing or damaged; a folder has what no reader
+            of models may be given (`bridge.model_folder`).
         HubError: the hub cannot be reached, or has no such model for us.
         OptionError: a ``revision`` for something that has none.
     """
@@ -130,7 +132,7 @@ def resolve(
         folder = folder.expanduser()
     if os.path.isdir(folder):  # False, no error, for a name longer than the system's
         _refuse_revision(name, revision)
-        return folder
+        return check_folder(folder)
     if os.path.isfile(folder):
         raise UnknownModelError(
             f"{name!r} is a file; bridge loads folders in the diffusers or transformers layout. "
@@ -223,7 +225,7 @@ def _fetch(
             f"({type(error).__name__}: {_first_line(error)}). Go online once and retry, or fetch "
             f"it elsewhere with `hf download {repo}` and pass that folder as model.{otherwise}"
         ) from error
-    return Path(path)
+    return check_folder(Path(path))
 
 
 def _first_line(error: BaseException) -> str:

@@ -32,8 +32,10 @@ from bridge.errors import (
 )
 from bridge.files import read_json, stamp
 from bridge.prompt import Reader
+from bridge.prompt.plan import check_tokenizer
 from bridge.runtime import resolve_device
 from bridge.towers import TEXT_TOWERS, TOKENIZERS, TowerSpec, fingerprint, load_tower, read_spec
+from bridge.towers.foreign import reading
 from bridge.towers.spec import spec_of_config
 from bridge.towers.tokenizer import forget_tokenizers, load_tokenizer
 
@@ -116,7 +118,8 @@ def open_kit(
     """
     if isinstance(model, (str, os.PathLike)):
         folder = store.resolve(model, revision=revision, allow_patterns=_PATTERNS)
-        return _kit_of_folder(folder, device or resolve_device(), dtype or torch.float32)
+        with reading(f"{folder}: the model cannot load"):
+            return _kit_of_folder(folder, device or resolve_device(), dtype or torch.float32)
     if not isinstance(getattr(model, "components", None), Mapping):
         raise UnknownModelError(
             f"model must be a name, a folder, a hub id or a diffusers pipeline, not "
@@ -165,7 +168,7 @@ def _kit_of_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> Ki
     )
     recipe, missing = _without_missing(row, components)
     specs = tuple(read_spec(folder / u.component, u.architecture) for u in recipe.towers)
-    return Kit(
+    kit = Kit(
         source=str(folder),
         recipe=recipe,
         specs=specs,
@@ -181,6 +184,9 @@ def _kit_of_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> Ki
         if missing is None
         else _zeros(missing, read_json(folder / "transformer" / "config.json")),
     )
+    for use, reader in zip(recipe.towers, kit.readers(), strict=True):
+        check_tokenizer(reader, str(folder / use.component))
+    return kit
 
 
 def _without_missing(

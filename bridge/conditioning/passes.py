@@ -18,6 +18,7 @@ from bridge.conditioning.uneven import fitted, joined_length
 from bridge.prompt import LongPrompt, TokenPlan
 from bridge.towers import TEXT_TOWERS, Layer, TextStates
 from bridge.towers.adapted import TowerAddOns, adapted
+from bridge.towers.batch import check_ids
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,8 @@ def encode_plans(
     ids = torch.tensor([row.ids for row in rows], device=here, dtype=torch.long)
     mask = _mask(rows, masked, here)
     if addons is None:
+        source = str(getattr(module.config, "_name_or_path", "")) or "the pipeline"
+        check_ids(max(max(row.ids) for row in rows), module, source)
         out = TEXT_TOWERS[architecture](module, ids, layers, mask)
     else:
         with adapted(module, ids, addons, strengths) as (plain, known):

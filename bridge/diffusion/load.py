@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bridge.diffusion.complete import check_complete, load_text_encoders
 from bridge.errors import UnsupportedModelError, WeightsError
 from bridge.files import read_json
+from bridge.model_folder import check_part
 from bridge.runtime import check_dtype, quiet_loading, resolve_device, resolve_dtype
+from bridge.towers.foreign import reading
 
 if TYPE_CHECKING:
     import torch
 
 SUPPORTED = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+# What they are made of, as model_index.json writes it.
+_PARTS = re.compile(
+    r"transformers\.CLIP(TextModel(WithProjection)?|VisionModel(WithProjection)?"
+    r"|Tokenizer(Fast)?|ImageProcessor(Fast|Pil)?|FeatureExtractor)"
+    r"|diffusers\.(UNet2DConditionModel|\w*Autoencoder\w*|ConsistencyDecoderVAE|\w+Scheduler)"
+    r"|stable_diffusion\.StableDiffusionSafetyChecker"
+)
 
 
 def load_pipeline(
@@ -52,17 +62,19 @@ def locate(model: str | os.PathLike[str], revision: str | None = None) -> Path:
 def load_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
     """`load_pipeline` for a folder that is known to be of a supported kind."""
     import diffusers
-    from safetensors import SafetensorError
 
     name = pipeline_class_name(folder)
-    towers = load_text_encoders(folder, dtype)
-    with quiet_loading():
-        try:
-            pipe = getattr(diffusers, name).from_pretrained(
-                folder, dtype=dtype, local_files_only=True, use_safetensors=True, **towers
-            )
-        except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
-            raise WeightsError(f"{folder}: the pipeline cannot load: {error}") from error
+    with quiet_loading(), reading(f"{folder}: the pipeline cannot load"):
+        for part in sorted(each for each in folder.iterdir() if each.is_dir()):
+            check_part(part)
+        pipe = getattr(diffusers, name).from_pretrained(
+            folder,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            **load_text_encoders(folder, dtype),
+        )
     check_complete(folder, pipe)
     return pipe.to(device)
 
@@ -74,12 +86,30 @@ def pipeline_class_name(folder: Path) -> str:
         raise UnsupportedModelError(
             f"{folder} has no model_index.json; give a folder in diffusers' layout"
         )
-    name = read_json(index).get("_class_name")
+    told = read_json(index)
+    name = told.get("_class_name")
     if name not in SUPPORTED:
         raise UnsupportedModelError(
             f"{folder} is a {name!r}; bridge draws with {' and '.join(SUPPORTED)}"
         )
+    for part, named in told.items():
+        if isinstance(named, list):
+            _check_part(index, part, named)
     return str(name)
+
+
+def _check_part(index: Path, part: str, named: list[Any]) -> None:
+    """Refuse a class that no pipeline of ``SUPPORTED`` is made of.
+
+    Some, such as processors and models of several parts, would look for code in their folder,
+    and diffusers does not tell them that none may run.
+    """
+    if named == [None, None] or _PARTS.fullmatch(".".join(map(str, named))):
+        return
+    raise UnsupportedModelError(
+        f"{index} makes {part!r} a {'.'.join(map(str, named))}, which is no part of a Stable "
+        "Diffusion pipeline; if it is one of yours, load the pipeline with diffusers and pass that"
+    )
 
 
 def size_factor(folder: Path) -> int:

@@ -171,7 +171,7 @@ def plan_many(
     """
     reader = tokenizer if isinstance(tokenizer, Reader) else Reader(tokenizer)
     tokenizer = reader.tokenizer
-    _check_tokenizer(reader, tower)
+    check_tokenizer(reader, tower)
     if not prompts:
         return ()
     pieces = [_pieces(prompt, reader) for prompt in prompts]
@@ -400,7 +400,8 @@ def _content(tokens: list[Token], frame: _Frame) -> list[Content]:
     ]
 
 
-def _check_tokenizer(reader: Reader, tower: str) -> None:
+def check_tokenizer(reader: Reader, tower: str) -> None:
+    """Raise UnsupportedModelError for a tokenizer that no plan can be made with."""
     tokenizer = reader.tokenizer
     if not getattr(tokenizer, "is_fast", False):
         raise UnsupportedModelError(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bridge.errors import PromptError
+from bridge.errors import PromptError, WeightsError
 
 Span = tuple[int, int]
 
@@ -94,6 +94,21 @@ def tokenize(tokenizer: Any, texts: Sequence[str], rule: TokenRule, context: int
         ),
         cut=tuple(len(every) - len(row) for every, row in zip(whole, rows, strict=True)),
     )
+
+
+def check_ids(highest: int, module: Any, source: str) -> None:
+    """Refuse an id that a tower has no embedding for: its tokenizer is another model's.
+
+    ``source`` is what the tower was read from. Raises WeightsError.
+    """
+    inner = module if hasattr(module, "get_input_embeddings") else getattr(module, "encoder", None)
+    table = getattr(inner, "get_input_embeddings", lambda: None)()
+    known = getattr(table, "num_embeddings", None)
+    if isinstance(known, int) and highest >= known:
+        raise WeightsError(
+            f"{source}: its tokenizer gives the id {highest}, and the {type(inner).__name__} has "
+            f"embeddings for 0 to {known - 1}; one of the two is damaged or of another model"
+        )
 
 
 def check_texts(texts: Sequence[str]) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from bridge.towers.coca import (
 )
 from bridge.towers.coca_decoder import CoCaDecoder, load_decoder
 from bridge.towers.families import family_of
+from bridge.towers.foreign import reading
 from bridge.towers.image_tower import ImageTower
 from bridge.towers.open_clip_files import read_files
 from bridge.towers.source import find_source, find_tokenizer
@@ -124,15 +125,15 @@ def open_captioner(
     """
     place = resolve_device(device)
     name, folder, known, words = find_source(source)
-    family = known or family_of(folder)
-    if family != FAMILY:
-        raise UnsupportedModelError(
-            f"{name} ({family}) writes no captions; give a CoCa, such as 'coca-l', or ask a VLM: "
-            "bridge.describe"
-        )
-    precision = resolve_dtype(dtype, place, folder)
-    files = read_files(folder, allow_pickle)  # once: it has all three parts
-    with building():
+    with reading(f"{folder}: the captioner cannot load"), building():
+        family = known or family_of(folder)
+        if family != FAMILY:
+            raise UnsupportedModelError(
+                f"{name} ({family}) writes no captions; give a CoCa, such as 'coca-l', or ask a "
+                "VLM: bridge.describe"
+            )
+        precision = resolve_dtype(dtype, place, folder)
+        files = read_files(folder, allow_pickle)  # once: it has all three parts
         said = text_parts(files, precision, place)
         seen = image_parts(files, precision, place)
         decoder = load_decoder(files, precision, place)

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from bridge.errors import WeightsError
+from bridge.model_folder import check_part, check_sizes
 from bridge.runtime import quiet_loading
+from bridge.towers.foreign import read_config, reading, without_code
 
 
 def load_tower(
@@ -40,25 +42,25 @@ def load_tower(
     import transformers
 
     model_class = getattr(transformers, architecture)
-    try:
-        with quiet_loading():
-            module, info = model_class.from_pretrained(
-                None if state is not None else folder,
-                config=config,
-                state_dict=None if state is None else dict(state),
-                dtype=dtype,
-                use_safetensors=True,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-    # safetensors raises its own class for a damaged header, torch RuntimeError for a wrong shape,
-    # transformers OSError or ValueError for files and configs.
-    except Exception as error:
-        lines = str(error).strip().splitlines() or ["no message"]
-        raise WeightsError(
-            f"The {architecture} in {folder} cannot be loaded ({type(error).__name__}: "
-            f"{lines[0]}). Fetch its files again; bridge reads safetensors only."
-        ) from error
+    # Auto classes build parts by the config, which must not name code for them.
+    settings = without_code(config) if config is not None else None
+    with reading(f"The {architecture} in {folder} cannot be loaded"), quiet_loading():
+        if settings is not None:
+            check_sizes(settings.to_dict(), folder / "config.json")
+        elif architecture.startswith("Auto"):
+            settings = read_config(folder)
+        if state is None:
+            check_part(folder)
+        module, info = model_class.from_pretrained(
+            None if state is not None else folder,
+            config=settings,
+            state_dict=None if state is None else dict(state),
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            trust_remote_code=False,
+        )
     missing = sorted(map(str, info["missing_keys"])) + sorted(
         str(key) for key in info.get("mismatched_keys", ())
     )

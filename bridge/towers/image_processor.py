@@ -15,6 +15,8 @@ from typing import Any
 
 from bridge.errors import ImageError, WeightsError
 from bridge.files import read_json
+from bridge.model_folder import check_sizes
+from bridge.towers.foreign import reading
 
 # What a folder names, without "ImageProcessor" and in small letters -> transformers' class. Built
 # directly: AutoImageProcessor of transformers 5.17 wants torchvision even for the PIL backend.
@@ -41,17 +43,35 @@ def load_image_processor(folder: Path) -> Any:
     settings = processor_settings(folder)
     kind = processor_kind(settings)
     family = kind.removesuffix("ImageProcessor").removesuffix("FeatureExtractor").lower()
-    try:
+    with reading(f"{folder}: the image processor {kind!r} cannot load"):
         if family in _CLASSES:
             taken = {key: value for key, value in settings.items() if key not in _OF_ASPECT}
-            return pil_processor(family, **taken)
+            return tried_on_a_picture(pil_processor(family, **taken))
         from transformers import AutoImageProcessor
 
-        return AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise WeightsError(
-            f"{folder}: the image processor {kind!r} cannot load: {error}"
-        ) from error
+        return tried_on_a_picture(
+            AutoImageProcessor.from_pretrained(
+                folder, backend="pil", local_files_only=True, trust_remote_code=False
+            )
+        )
+
+
+def tried_on_a_picture(processor: Any) -> Any:
+    """The processor, which has taken a picture: settings of wrong types load and then fail.
+
+    Raises whatever the settings lead to.
+    """
+    for name, tensor in processor([a_picture()], return_tensors="pt").items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ValueError(f"{name} of a black picture is not finite")
+    return processor
+
+
+def a_picture() -> Any:
+    """A small black one, to try a processor and a tower with."""
+    from PIL.Image import new
+
+    return new("RGB", (8, 6))
 
 
 def pil_processor(family: str, **options: Any) -> Any:
@@ -80,6 +100,7 @@ def processor_settings(folder: Path) -> dict[str, Any]:
         data = read_json(path)
         found = data.get("image_processor") if nested else data
         if isinstance(found, dict):
+            check_sizes(found, path)
             return found
     raise WeightsError(
         f"{folder}: no image processor; the folder needs processor_config.json (with an "

@@ -14,7 +14,8 @@ from bridge.errors import OptionError
 from bridge.runtime import building, resolve_device, resolve_dtype
 from bridge.towers.families import IMAGE_FAMILIES, family_of
 from bridge.towers.fingerprinting import fingerprint
-from bridge.towers.image_processor import to_pixels
+from bridge.towers.foreign import reading
+from bridge.towers.image_processor import a_picture, to_pixels
 from bridge.towers.scoring import Scoring
 from bridge.towers.source import find_source
 from bridge.towers.spec import TowerSpec
@@ -111,10 +112,13 @@ def open_image_tower(
     """Open an image tower; arguments and errors as `open_text_tower`."""
     place = resolve_device(device)
     name, folder, known, _ = find_source(source)
-    family = family or known or family_of(folder)
-    if family not in IMAGE_FAMILIES:
-        raise OptionError(f"{name} ({family}) has no image side; open it with open_text_tower")
-    precision = resolve_dtype(dtype, place, folder)
-    with building():
-        parts = IMAGE_FAMILIES[family].load(folder, precision, place, allow_pickle)
-    return ImageTower(name, family, parts.spec, parts.module, parts.processor, parts.scoring)
+    with reading(f"{folder}: the image tower cannot load"):
+        family = family or known or family_of(folder)
+        if family not in IMAGE_FAMILIES:
+            raise OptionError(f"{name} ({family}) has no image side; open it with open_text_tower")
+        precision = resolve_dtype(dtype, place, folder)
+        with building():
+            parts = IMAGE_FAMILIES[family].load(folder, precision, place, allow_pickle)
+        tower = ImageTower(name, family, parts.spec, parts.module, parts.processor, parts.scoring)
+        tower.encode(a_picture())  # its processor may be another tower's
+    return tower

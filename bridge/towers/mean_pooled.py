@@ -27,16 +27,17 @@ _KINDS = {
 _HEAD_WIDTH = 64
 
 
-def kind_of(base: str) -> str:
-    """The model_type of a published encoder by its name. Raises UnsupportedModelError."""
+def kind_of(base: str, folder: Path) -> str:
+    """The model_type of a published encoder by its name. Raises UnsupportedModelError, which names
+    the ``folder`` that asks for it."""
     name = base.lower()
     if "roberta" in name:
         return "xlm-roberta" if "xlm" in name else "roberta"
     if "bert" in name or "labse" in name:
         return "bert"
     raise UnsupportedModelError(
-        f"The text model {base!r} is of no kind that bridge knows; it reads XLM-RoBERTa, RoBERTa "
-        "and BERT (LaBSE) under a mean pooler"
+        f"{folder}: the text model {base!r} is of no kind that bridge knows; it reads XLM-RoBERTa, "
+        "RoBERTa and BERT (LaBSE) under a mean pooler"
     )
 
 

@@ -36,7 +36,7 @@ def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False)
         raise WeightsError(f"{folder} lacks {_HEAD}weight; it is no Multilingual CLIP")
     base = str(config.get("modelBase") or config.get("model_type"))
     changes = {k: config[k] for k in ("num_attention_heads",) if k in config}
-    encoder = load_encoder(kind_of(base), inner, folder, dtype, device, **changes)
+    encoder = load_encoder(kind_of(base, folder), inner, folder, dtype, device, **changes)
     pooled, width = head["weight"].shape
     module = Headed(
         encoder, load_head(nn.Linear(width, pooled, dtype=torch.float32), head, dtype, device)

@@ -40,7 +40,7 @@ def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False)
         raise UnsupportedModelError(f"{folder} pools by {pooler!r}; bridge reads mean_pooler")
     inner = {k.removeprefix(_ENCODER): t for k, t in files.state.items() if k.startswith(_ENCODER)}
     head = {k.removeprefix(_HEAD): t for k, t in files.state.items() if k.startswith(_HEAD)}
-    kind = kind_of(str(told.get("hf_model_name", _USUAL)))
+    kind = kind_of(str(told.get("hf_model_name", _USUAL)), folder)
     changes = told.get("hf_model_config") or {}
     encoder = load_encoder(kind, inner, folder, dtype, device, **changes)
     module = Headed(encoder, load_head(_head(head), head, dtype, device))

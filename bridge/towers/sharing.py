@@ -18,6 +18,7 @@ from torch import nn
 
 from bridge.errors import OptionError, WeightsError
 from bridge.files import read_json
+from bridge.model_folder import shards
 from bridge.towers.tensors import read_tensors
 
 INDEX, WEIGHTS = "model.safetensors.index.json", "model.safetensors"
@@ -110,8 +111,8 @@ def _stored(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
     if not index.is_file():
         yield from read_tensors(folder / WEIGHTS)
         return
-    for shard in sorted(set(read_json(index)["weight_map"].values())):
-        yield from read_tensors(folder / shard)
+    for shard in sorted(set(shards(index).values())):
+        yield from read_tensors(shard)
 
 
 def _modules(model: Any) -> list[nn.Module]:

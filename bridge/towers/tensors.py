@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from bridge.errors import WeightsError
-from bridge.files import check_regular, read_json
+from bridge.files import check_regular
+from bridge.model_folder import shards
 
 
 @contextmanager
@@ -138,8 +139,7 @@ def read_prefixed(folder: Path, start: str) -> dict[str, Tensor]:
 def _read_wanted(folder: Path, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        shards = read_json(index).get("weight_map", {})
-        files = sorted({folder / shards[name] for name in shards if wanted(name)})
+        files = sorted({file for name, file in shards(index).items() if wanted(name)})
     else:
         files = [folder / "model.safetensors"]
     found = (read_tensors(file, wanted) for file in files if file.is_file())

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from bridge.errors import OptionError, UnsupportedModelError
 from bridge.runtime import building, resolve_device, resolve_dtype
-from bridge.towers.batch import TextBatch, tokenize
+from bridge.towers.batch import TextBatch, check_ids, tokenize
 from bridge.towers.families import TEXT_FAMILIES, family_of, family_of_config
 from bridge.towers.family import TextFamily
 from bridge.towers.fingerprinting import fingerprint
+from bridge.towers.foreign import reading
 from bridge.towers.scoring import Scoring
 from bridge.towers.source import find_source, find_tokenizer
 from bridge.towers.spec import TowerSpec
@@ -103,6 +104,7 @@ class TextTower:
         """
         batch = texts if isinstance(texts, TextBatch) else self.tokenize(texts)
         self._check_layers(layers)
+        check_ids(int(batch.ids.max()), self.module, self.spec.source)
         ids, mask = batch.ids.to(self.device), batch.mask.to(self.device)
         if not attentions:
             return self._family.encode(self.module, ids, mask, layers, False)
@@ -160,15 +162,19 @@ def open_text_tower(
     """
     place = resolve_device(device)
     name, folder, known, words = find_source(source)
-    family = family or known or family_of(folder)
-    if family not in TEXT_FAMILIES:
-        raise OptionError(f"{name} ({family}) has no text side; open it with open_image_tower")
-    precision = resolve_dtype(dtype, place, folder)
-    with building():
-        parts = TEXT_FAMILIES[family].load(folder, precision, place, allow_pickle)
+    with reading(f"{folder}: the text tower cannot load"):
+        family = family or known or family_of(folder)
+        if family not in TEXT_FAMILIES:
+            raise OptionError(f"{name} ({family}) has no text side; open it with open_image_tower")
+        precision = resolve_dtype(dtype, place, folder)
+        with building():
+            parts = TEXT_FAMILIES[family].load(folder, precision, place, allow_pickle)
     words = find_tokenizer(tokenizer) if tokenizer is not None else words
     reader = load_tokenizer(words or folder, TEXT_FAMILIES[family].tokenizer)
-    return TextTower(name, family, parts.spec, parts.module, reader, parts.scoring)
+    tower = TextTower(name, family, parts.spec, parts.module, reader, parts.scoring)
+    with reading(f"{folder}: the text tower does not read its tokenizer's ids"):
+        tower.encode(["a cat"])
+    return tower
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 
 from bridge.errors import MissingDependencyError, WeightsError
 from bridge.files import stamp
+from bridge.towers.foreign import reading, tried
 
 _FILES = (
     "tokenizer.json",
@@ -61,14 +62,12 @@ def _load(folder: Path, kind: str, stamps: tuple[tuple[int, int] | None, ...]) -
             f"{folder} has {model} and no tokenizer.json; transformers reads that with "
             "another package: pip install sentencepiece."
         )
-    try:
-        return getattr(transformers, kind).from_pretrained(folder, local_files_only=True)
-    # The tokenizers library raises plain Exception for a damaged file.
-    except Exception as error:
-        raise WeightsError(
-            f"The tokenizer in {folder} cannot be read ({type(error).__name__}: {error}); "
-            "fetch it again."
-        ) from error
+    with reading(f"The tokenizer in {folder} cannot be read"):
+        return tried(
+            getattr(transformers, kind).from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+        )
 
 
 def forget_tokenizers() -> None:

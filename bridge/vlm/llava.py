@@ -84,7 +84,7 @@ def _causal_lm(model: Any) -> Any:
     text_config = model.model.language_model.config
     # transformers builds it in the config's dtype, by the process's default.
     with building(), torch.device("meta"):
-        llm = AutoModelForCausalLM.from_config(text_config)
+        llm = AutoModelForCausalLM.from_config(text_config, trust_remote_code=False)
     setattr(llm, llm.base_model_prefix, model.model.language_model)
     llm.set_output_embeddings(model.lm_head)
     llm.config = text_config

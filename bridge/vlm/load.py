@@ -6,10 +6,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bridge.errors import OptionError, UnsupportedModelError, WeightsError
+from bridge.errors import OptionError, UnsupportedModelError
 from bridge.files import read_json
 from bridge.runtime import check_dtype, quiet_loading, resolve_device, resolve_dtype
+from bridge.towers.foreign import load_words, reading
 from bridge.towers.image_processor import (
+    a_picture,
     load_image_processor,
     processor_kind,
     processor_settings,
@@ -18,7 +20,7 @@ from bridge.vlm.aspect import SQUARE, ImageAspect, OneView, mean_colour
 from bridge.vlm.checkpoints.settings import is_original, read_settings
 from bridge.vlm.llava import check_tower, from_llava
 from bridge.vlm.model import BridgeVLM
-from bridge.vlm.own_layout import MODEL_TYPE, read_own
+from bridge.vlm.own_layout import MODEL_TYPE, check_references, read_own
 
 if TYPE_CHECKING:
     import torch
@@ -71,7 +73,9 @@ def locate(model: str | os.PathLike[str], revision: str | None = None) -> Path:
     """
     from bridge.store import resolve
 
-    _check_architecture(resolve(model, revision=revision, allow_patterns=("config.json",)))
+    folder = resolve(model, revision=revision, allow_patterns=("config.json",))
+    with reading(f"{folder / 'config.json'} cannot be read"):
+        _check_architecture(folder)
     return resolve(model, revision=revision).absolute()
 
 
@@ -85,6 +89,26 @@ def load_folder(
     base: str | os.PathLike[str] | None = None,
 ) -> BridgeVLM:
     """`load_vlm` once the model is a folder and device and dtype are settled."""
+    with reading(f"{folder}: the model cannot load"):
+        vlm = _opened(folder, device, dtype, name, allow_pickle, base)
+        if vlm.vision is not None:  # the image processor may be another tower's
+            import torch
+
+            from bridge.vlm.preprocess import pixels
+
+            with torch.no_grad():
+                vlm.soft_tokens(pixels(vlm.image_processor, [a_picture()]))
+    return vlm
+
+
+def _opened(
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    name: str,
+    allow_pickle: bool,
+    base: str | os.PathLike[str] | None,
+) -> BridgeVLM:
     config = read_json(folder / "config.json")
     if is_original(config):
         from bridge.vlm.checkpoints.original import load_original
@@ -102,10 +126,7 @@ def load_folder(
     from bridge.vlm.part_loading import load_part
 
     with quiet_loading():
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError, KeyError) as error:
-            raise WeightsError(f"{folder}: the tokenizer cannot load: {error}") from error
+        tokenizer = load_words(folder)
         architecture = getattr(transformers, _CLASSES[config["model_type"]])
         stock = load_part(architecture, folder, dtype).to(device).eval()
     if config["model_type"] == "blip-2":
@@ -134,6 +155,7 @@ def _check_architecture(folder: Path) -> None:
         return
     kind = found.get("model_type")
     if kind == MODEL_TYPE:
+        check_references(folder)
         return
     if kind not in _CLASSES:
         known = ", ".join(map(repr, _CLASSES))

@@ -352,6 +352,7 @@ class BridgeVLM:
             pad_token_id=self.pad_id,
             logits_processor=finite_logits(self.name),
             **hooks,
+            trust_remote_code=False,
         )
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from bridge.errors import UnsupportedModelError, WeightsError
 from bridge.files import read_json
 from bridge.runtime import quiet_loading
+from bridge.towers.foreign import load_words
 from bridge.towers.image_processor import load_image_processor
 from bridge.vlm.aspect import SQUARE, OneView
 from bridge.vlm.chat import IMAGE_TOKEN
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     import torch
 
 MODEL_TYPE = "bridge_vlm"
+# Folders that refer to folders that refer ...
+_DEEPEST = 4
 
 
 def write_own(
@@ -74,6 +77,33 @@ def write_own(
         **referred,
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def check_references(folder: Path, above: tuple[Path, ...] = ()) -> None:
+    """Refuse parts that lead back to the folder that they are parts of, or lead on too far.
+
+    Raises UnsupportedModelError, and what `bridge.store.resolve` does.
+    """
+    from bridge.store import resolve
+    from bridge.towers.registry import find_row
+    from bridge.vlm.packaged import PACKAGED
+
+    config = read_json(folder / "config.json")
+    if config.get("model_type") != MODEL_TYPE:
+        return
+    here = folder.resolve()
+    if here in above or len(above) > _DEEPEST:
+        raise UnsupportedModelError(
+            f"{folder} is a part of itself: {' -> '.join(map(str, (*above, here)))}; name another "
+            "model as vision or llm in its config.json"
+        )
+    for part in ("vision", "llm"):
+        named = config.get(part)
+        if named is None or named in PACKAGED or find_row(str(named)) is not None:
+            continue
+        inner = resolve(str(named), allow_patterns=("config.json",))
+        if (inner / "config.json").is_file():
+            check_references(inner, (*above, here))
 
 
 def read_own(folder: Path, device: torch.device, dtype: torch.dtype, name: str) -> BridgeVLM:
@@ -121,7 +151,7 @@ def _language_model(
     folder: Path, config: dict[str, Any], device: torch.device, dtype: torch.dtype
 ) -> tuple[Any, Any]:
     """The language model, its LoRA in place, and its tokenizer, the image token in it."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     from bridge.vlm.lora_files import load_lora
     from bridge.vlm.pairing import with_image_token
@@ -130,10 +160,7 @@ def _language_model(
     named = config.get("llm")
     if named is None:
         with quiet_loading():
-            try:
-                tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            except (OSError, ValueError, KeyError) as error:
-                raise WeightsError(f"{folder}: the tokenizer cannot load: {error}") from error
+            tokenizer = load_words(folder)
             llm = load_part(AutoModelForCausalLM, folder / "llm", dtype)
         return llm.to(device).eval(), tokenizer
     llm, tokenizer = load_llm(str(named), device=device, dtype=dtype)

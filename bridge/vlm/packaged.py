@@ -173,7 +173,10 @@ def _write_tokenizer(gguf: Path, folder: Path) -> None:
 
     with quiet_loading():
         tokenizer = GemmaTokenizer.from_pretrained(
-            os.fspath(folder), gguf_file=gguf.name, local_files_only=True
+            os.fspath(folder),
+            gguf_file=gguf.name,
+            local_files_only=True,
+            trust_remote_code=False,
         )
         check_pieces(tokenizer)
         tokenizer.save_pretrained(folder)
@@ -211,6 +214,7 @@ def _write_model(gguf: Path, folder: Path) -> None:
             local_files_only=True,
             dtype=torch.bfloat16,
             output_loading_info=True,
+            trust_remote_code=False,
         )
         lacking = sorted(map(str, info["missing_keys"]))
         if lacking:

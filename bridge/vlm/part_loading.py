@@ -11,8 +11,10 @@ import torch
 from bridge.errors import UnsupportedModelError, WeightsError
 from bridge.files import read_json
 from bridge.runtime import check_dtype, quiet_loading, resolve_device, resolve_dtype
-from bridge.towers.image_processor import load_image_processor
+from bridge.towers.foreign import load_words, read_config, reading
+from bridge.towers.image_processor import a_picture, load_image_processor
 from bridge.towers.registry import find_row
+from bridge.vlm.generation import check_generation
 from bridge.vlm.pairing import image_tower
 
 # How much of transformers' own words an error repeats.
@@ -52,7 +54,19 @@ def load_vision(
         model = load_part(AutoModel, folder, precision)
     has_processor = any((folder / f"{name}processor_config.json").is_file() for name in ("pre", ""))
     processor = load_image_processor(folder) if has_processor else None
-    return image_tower(model).to(place).eval(), processor
+    tower = image_tower(model).to(place).eval()
+    if processor is not None:
+        with reading(f"{folder}: the tower does not take what its image processor makes"):
+            _look(tower, processor)
+    return tower, processor
+
+
+@torch.no_grad()
+def _look(tower: Any, processor: Any) -> None:
+    """The tower's first look at a picture, for what it may raise."""
+    made = processor(images=[a_picture()], return_tensors="pt")
+    if set(made) == {"pixel_values"}:  # towers of free shapes take more, each by other names
+        tower(made["pixel_values"].to(next(tower.parameters())))
 
 
 def load_llm(
@@ -74,46 +88,42 @@ def load_llm(
         vlm = load_vlm(folder, device=device, dtype=dtype)
         return vlm.llm, vlm.tokenizer
     place, precision = _where(device, dtype, folder)
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     with quiet_loading():
         llm = load_part(AutoModelForCausalLM, folder, precision)
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError, KeyError) as error:
-            raise WeightsError(f"{folder}: the tokenizer cannot load: {error}") from error
+        tokenizer = load_words(folder)
     return llm.to(place).eval(), tokenizer
 
 
 def load_part(auto_class: Any, folder: Path, dtype: torch.dtype) -> Any:
     """One model of a folder, every tensor of it from the folder. Raises WeightsError,
     UnsupportedModelError."""
-    from safetensors import SafetensorError
-
-    try:
-        model, info = auto_class.from_pretrained(
-            folder,
-            dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    except ValueError as error:  # transformers' word for a config of another kind
-        # What follows its first line is a list of all classes there are.
-        why = str(error).split("\n", 1)[0][:_SAID]
-        raise UnsupportedModelError(
-            f"{folder} is no model for {auto_class.__name__}, which "
-            f"{_WANTED.get(auto_class.__name__, 'it should be')}: {why}"
-        ) from error
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise WeightsError(f"{folder}: the weights cannot load: {error}") from error
+    with reading(f"{folder}: the weights cannot load"):
+        try:
+            model, info = auto_class.from_pretrained(
+                folder,
+                config=read_config(folder),
+                dtype=dtype,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+                trust_remote_code=False,
+            )
+        except ValueError as error:  # transformers' word for a config of another kind
+            # What follows its first line is a list of all classes there are.
+            why = str(error).split("\n", 1)[0][:_SAID]
+            raise UnsupportedModelError(
+                f"{folder} is no model for {auto_class.__name__}, which "
+                f"{_WANTED.get(auto_class.__name__, 'it should be')}: {why}"
+            ) from error
     missing = sorted(map(str, info["missing_keys"]))
     if missing:
         raise WeightsError(
             f"{folder}: {len(missing)} tensors are missing, such as {missing[0]!r}; "
             "get the complete checkpoint"
         )
-    return model
+    return check_generation(model, folder) if hasattr(model, "generation_config") else model
 
 
 def _folder(source: str | os.PathLike[str], revision: str | None) -> tuple[Path, str]:

@@ -46,13 +46,13 @@ def check_vision(
         return
     patch_size(vision)
     if select_feature not in SELECT_FEATURES:
-        raise OptionError(f"select_feature is {select_feature!r}; one of {SELECT_FEATURES}")
+        raise OptionError(f"{name}: select_feature is {select_feature!r}; one of {SELECT_FEATURES}")
     layers = (select_layer,) if isinstance(select_layer, int) else select_layer
     depth = getattr(vision.config, "num_hidden_layers", None)
     for layer in layers:
         if isinstance(depth, int) and not -depth - 1 <= layer <= depth:
             raise OptionError(
-                f"select_layer is {layer}; {type(vision).__name__} has {depth} layers: "
+                f"{name}: select_layer is {layer}; {type(vision).__name__} has {depth} layers: "
                 f"{-depth - 1} to {depth}, where 0 is the embeddings"
             )
 

@@ -16,6 +16,7 @@ from bridge.errors import PromptError, UnsupportedModelError
 from bridge.vlm.chat import IMAGE_TOKEN, Turn, chat_messages, chat_text
 from bridge.vlm.question import check_no_special_tokens
 from bridge.vlm.splice import expand_placeholder
+from bridge.vlm.templates import write_chat
 
 _ANSWER = "\N{WHITE SQUARE}answer\N{WHITE SQUARE}"
 _QUESTION = "\N{WHITE SQUARE}question\N{WHITE SQUARE}"
@@ -144,21 +145,20 @@ class ChatWriter:
         probe = [{"type": "image"}, {"type": "text", "text": "probe"}]
         try:
             text = self._apply([{"role": "user", "content": probe}], add_generation_prompt=False)
-        # A template runs whatever Jinja can, and so may raise anything.
-        except Exception:
+        except UnsupportedModelError:
             return False
         return text.count(self.image_token) == 1 and "probe" in text and "'type'" not in text
 
     def _apply(self, messages: Sequence[dict[str, object]], *, add_generation_prompt: bool) -> str:
-        return str(
-            self.tokenizer.apply_chat_template(
-                list(messages),
-                chat_template=self.template,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                # Of a model that can think first (Qwen 3), the layout of answers without a thought.
-                enable_thinking=False,
-            )
+        assert self.template is not None
+        return write_chat(
+            self.template,
+            messages,
+            self.tokenizer,
+            self.name,
+            add_generation_prompt=add_generation_prompt,
+            # Of a model that can think first (Qwen 3), the layout of answers without a thought.
+            enable_thinking=False,
         )
 
 

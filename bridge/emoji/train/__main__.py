@@ -99,7 +99,7 @@ class Place:
         return run
 
     def tokenizer(self, name: str) -> CLIPTokenizer:
-        return CLIPTokenizer.from_pretrained(self.xl / name)
+        return CLIPTokenizer.from_pretrained(self.xl / name, trust_remote_code=False)
 
 
 def train_vae(place: Place, minutes: float) -> None:
@@ -124,7 +124,9 @@ def train_clip(place: Place, minutes: float) -> None:
 
 
 def train_multilingual(place: Place, minutes: float) -> None:
-    teacher = CLIPModel.from_pretrained(place.weights / "emoji-clip", dtype=torch.float32)
+    teacher = CLIPModel.from_pretrained(
+        place.weights / "emoji-clip", dtype=torch.float32, trust_remote_code=False
+    )
     pooled = teacher.config.projection_dim
     words = multilingual.tokenizer(place.weights / multilingual.NAME)
     shipped = place.shipped(multilingual.NAME)
@@ -138,7 +140,9 @@ def train_multilingual(place: Place, minutes: float) -> None:
 
 
 def train_clip_2(place: Place, minutes: float) -> None:
-    first = CLIPModel.from_pretrained(place.weights / "emoji-clip", dtype=torch.float32)
+    first = CLIPModel.from_pretrained(
+        place.weights / "emoji-clip", dtype=torch.float32, trust_remote_code=False
+    )
     words = place.tokenizer("tokenizer_2")
     model = clip.build(words, second=True)
     run = place.train(clip.recipe_second(model, first, words, place.sprites, place.setup), minutes)
@@ -147,9 +151,13 @@ def train_clip_2(place: Place, minutes: float) -> None:
 
 def train_texts(place: Place, minutes: float) -> None:
     folders = (place.weights / "emoji-clip", place.weights / "emoji-clip-2")
-    first, second = (CLIPModel.from_pretrained(f, dtype=torch.float32) for f in folders)
+    first, second = (
+        CLIPModel.from_pretrained(f, dtype=torch.float32, trust_remote_code=False) for f in folders
+    )
     before = unet.Painter.load(place.xl)
-    model = UNet2DConditionModel.from_pretrained(place.xl / "unet", torch_dtype=torch.float32)
+    model = UNet2DConditionModel.from_pretrained(
+        place.xl / "unet", torch_dtype=torch.float32, trust_remote_code=False
+    )
     words = [place.tokenizer(name) for name in ("tokenizer", "tokenizer_2")]
     recipe = reading.recipe((first, second), model.encoder_hid_proj, words[0])
     run = place.train(recipe, minutes)
@@ -169,7 +177,9 @@ def train_texts(place: Place, minutes: float) -> None:
 
 def train_vision(place: Place, minutes: float) -> None:
     folders = (place.weights / "emoji-clip", place.weights / "emoji-clip-2")
-    first, second = (CLIPModel.from_pretrained(f, dtype=torch.float32) for f in folders)
+    first, second = (
+        CLIPModel.from_pretrained(f, dtype=torch.float32, trust_remote_code=False) for f in folders
+    )
     heads = clip.trained_heads(place.runs / "clip", first.config.vision_config.hidden_size)
     words = place.tokenizer("tokenizer")
     drawing = vae.load(place.xl)
@@ -185,7 +195,9 @@ def train_painter(place: Place, minutes: float, stage: unet.Stage) -> None:
     painter = unet.Painter.load(place.xl)
     shipped = place.shipped("emoji-xl/unet")
     if shipped:
-        model = UNet2DConditionModel.from_pretrained(shipped, torch_dtype=torch.float32)
+        model = UNet2DConditionModel.from_pretrained(
+            shipped, torch_dtype=torch.float32, trust_remote_code=False
+        )
     else:
         model = unet.build()
         rng = scene_rng(32, 0)
@@ -198,7 +210,9 @@ def train_painter(place: Place, minutes: float, stage: unet.Stage) -> None:
 
 
 def train_llava(place: Place, minutes: float) -> None:
-    tower = CLIPModel.from_pretrained(place.weights / "emoji-clip", dtype=torch.float32)
+    tower = CLIPModel.from_pretrained(
+        place.weights / "emoji-clip", dtype=torch.float32, trust_remote_code=False
+    )
     shipped = place.shipped("emoji-llava")
     words = llava.tokenizer(place.weights / "emoji-llava")
     if shipped:

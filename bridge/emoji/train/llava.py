@@ -64,7 +64,7 @@ def tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """The language model's vocabulary, learnt from chats about scenes; that of ``folder`` if it
     has one, since a model that goes on training must keep its ids."""
     if (folder / "tokenizer.json").exists():
-        return PreTrainedTokenizerFast.from_pretrained(folder)
+        return PreTrainedTokenizerFast.from_pretrained(folder, trust_remote_code=False)
     rng = random.Random(8)
 
     def chats() -> Iterator[str]:
@@ -131,7 +131,10 @@ def load(
     """The trained LLaVA of ``folder`` in fp32, around a copy of ``clip``'s image tower."""
     # With today's layout: what a folder holds of a deeper tower is left on the disk.
     model = LlavaForConditionalGeneration.from_pretrained(
-        folder, config=configuration(clip, words), dtype=torch.float32
+        folder,
+        config=configuration(clip, words),
+        dtype=torch.float32,
+        trust_remote_code=False,
     )
     share_tower(model, clip)
     return model

@@ -116,7 +116,7 @@ def tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """The vocabulary of all languages; that of ``folder`` if it has one, since a tower that goes
     on training must keep its ids, else a new one, written there."""
     if (folder / "tokenizer.json").exists():
-        return PreTrainedTokenizerFast.from_pretrained(folder)
+        return PreTrainedTokenizerFast.from_pretrained(folder, trust_remote_code=False)
     words = build_tokenizer(corpus())
     words.save_pretrained(folder)
     return words

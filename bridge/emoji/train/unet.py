@@ -166,10 +166,16 @@ class Painter:
     def load(cls, folder: Path) -> Painter:
         """The parts of an SDXL-layout folder, frozen."""
         names = ("tokenizer", "tokenizer_2")
-        first, second = (CLIPTokenizer.from_pretrained(folder / name) for name in names)
-        one = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
+        first, second = (
+            CLIPTokenizer.from_pretrained(folder / name, trust_remote_code=False) for name in names
+        )
+        one = CLIPTextModel.from_pretrained(
+            folder / "text_encoder", dtype=torch.float32, trust_remote_code=False
+        )
         two = CLIPTextModelWithProjection.from_pretrained(
-            folder / "text_encoder_2", dtype=torch.float32
+            folder / "text_encoder_2",
+            dtype=torch.float32,
+            trust_remote_code=False,
         )
         drawing = vae.load(folder)
         for part in (one, two, drawing):

@@ -56,7 +56,9 @@ def build(decoder_blocks: tuple[int, ...] = DECODER_BLOCKS) -> AutoencoderTiny:
 
 def load(folder: Path) -> AutoencoderTiny:
     """The autoencoder of an SDXL-layout folder in fp32."""
-    return AutoencoderTiny.from_pretrained(folder / "vae", torch_dtype=torch.float32)
+    return AutoencoderTiny.from_pretrained(
+        folder / "vae", torch_dtype=torch.float32, trust_remote_code=False
+    )
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bridge.errors import OptionError, UnsupportedModelError, WeightsError
 from bridge.files import check_output_file, read_json, whole_folder
+from bridge.towers.foreign import reading
 from bridge.vlm.checkpoints import names
 from bridge.vlm.checkpoints.settings import (
     ADDED_ROWS,
@@ -29,6 +30,8 @@ from bridge.vlm.checkpoints.tensors import ShardWriter, model_files, read_file
 
 if TYPE_CHECKING:
     import torch
+
+    Tensors = Iterator[tuple[str, torch.Tensor]]
 
 Layout = Literal["hf", "llava"]
 Progress = Callable[[int], None]
@@ -80,24 +83,35 @@ def convert(
         raise OptionError(f"to is {to!r}; give 'hf' or 'llava'")
     target = _checked_target(Path(out).expanduser())
     folder = resolve(source).absolute()
-    _check_direction(folder, to)
+    claim = f"{folder} cannot be converted"
+    with reading(claim):
+        _check_direction(folder, to)
     with whole_folder(target) as part:
-        if to == "hf":
-            _to_hf(folder, part, allow_pickle, base, on_tensor)
-        else:
-            _to_llava(folder, part, vision_tower, on_tensor)
+        with reading(claim):
+            if to == "hf":
+                tensors = _to_hf(folder, part, allow_pickle, base)
+            else:
+                tensors = _to_llava(folder, part, vision_tower)
+        _write_tensors(_read(tensors, claim), part, folder, on_tensor)
         if target.exists():
             raise OptionError(f"output {str(target)!r} has come to be meanwhile; nothing written")
     return target
 
 
+def _read(tensors: Tensors, claim: str) -> Tensors:
+    """The tensors, within the wall for what is read; who writes them is outside of it."""
+    while True:
+        with reading(claim):
+            found = next(tensors, None)
+        if found is None:
+            return
+        yield found
+
+
 def _to_hf(
-    folder: Path,
-    part: Path,
-    allow_pickle: bool,
-    base: str | os.PathLike[str] | None,
-    on_tensor: Progress | None,
-) -> None:
+    folder: Path, part: Path, allow_pickle: bool, base: str | os.PathLike[str] | None
+) -> Tensors:
+    """Writes all but the tensors, and gives those by their other names."""
     from bridge.vlm.checkpoints.tokenizer import chat_template_of, tokenizer_with_image
 
     source = open_original(folder, allow_pickle=allow_pickle, base=base)
@@ -112,19 +126,18 @@ def _to_hf(
     processor = _processor_config(source.preprocessor(), config, source.settings.aspect)
     _write_json(part / "processor_config.json", processor)
 
-    def renamed() -> Iterator[tuple[str, torch.Tensor]]:
+    def renamed() -> Tensors:
         for name, tensor in source.tensors():
             if name == names.NEWLINE and source.settings.aspect != "anyres":
                 continue  # transformers' 1.5 has no place for it, nor LLaVA a use
             grown = _with_rows(tensor, added) if name in names.EMBEDDINGS else tensor
             yield _other_name(names.to_hf, name, folder), grown
 
-    _write_tensors(renamed(), part, on_tensor)
+    return renamed()
 
 
-def _to_llava(
-    folder: Path, part: Path, vision_tower: str | None, on_tensor: Progress | None
-) -> None:
+def _to_llava(folder: Path, part: Path, vision_tower: str | None) -> Tensors:
+    """As `_to_hf`."""
     from transformers import AutoConfig
 
     from bridge.towers.image_processor import processor_kind, processor_settings
@@ -132,7 +145,7 @@ def _to_llava(
     raw = read_json(folder / "config.json")
     settings = processor_settings(folder)
     padded = processor_kind(settings) == "LlavaImageProcessor" and bool(settings.get("do_pad"))
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     aspect = "pad" if padded else "square"
     named = vision_tower or TOWER_FOLDER
     _write_json(part / "config.json", to_llava_config(config, raw, aspect, named, folder))
@@ -143,7 +156,7 @@ def _to_llava(
     _write_json(part / TOWER_FOLDER / "preprocessor_config.json", _clip_settings(settings))
     added = int(raw.get(ADDED_ROWS, 0))
 
-    def renamed() -> Iterator[tuple[str, torch.Tensor]]:
+    def renamed() -> Tensors:
         for file in model_files(folder):
             for name, tensor in read_file(file):
                 if names.is_computed(name):
@@ -152,12 +165,10 @@ def _to_llava(
                 cut = tensor[: len(tensor) - added] if other in names.EMBEDDINGS else tensor
                 yield other, cut
 
-    _write_tensors(renamed(), part, on_tensor)
+    return renamed()
 
 
-def _write_tensors(
-    tensors: Iterator[tuple[str, torch.Tensor]], part: Path, on_tensor: Progress | None
-) -> None:
+def _write_tensors(tensors: Tensors, part: Path, source: Path, on_tensor: Progress | None) -> None:
     writer, done = ShardWriter(part), 0
     for name, tensor in tensors:
         writer.add(name, tensor)
@@ -165,7 +176,7 @@ def _write_tensors(
         if on_tensor is not None:
             on_tensor(done)
     if not done:
-        raise WeightsError(f"{part} would hold no tensor: the source has no safetensors files")
+        raise WeightsError(f"{source} has no tensors in safetensors files to convert")
     writer.close()
 
 

@@ -10,13 +10,16 @@ from typing import Any
 import torch
 
 from bridge.errors import UnsupportedModelError, WeightsError
+from bridge.model_folder import check_sizes
 from bridge.runtime import quiet_loading
+from bridge.towers.image_processor import tried_on_a_picture
 from bridge.vlm.aspect import SQUARE, AnyRes, ImageAspect, OneView, mean_colour
 from bridge.vlm.chat import IMAGE_TOKEN
 from bridge.vlm.checkpoints import names
 from bridge.vlm.checkpoints.settings import LLM_CLASSES
 from bridge.vlm.checkpoints.source import Original, open_original
 from bridge.vlm.checkpoints.tokenizer import chat_template_of, tokenizer_with_image
+from bridge.vlm.generation import check_generation
 from bridge.vlm.model import BridgeVLM
 from bridge.vlm.preprocess import pil_clip_processor
 from bridge.vlm.projectors import build_projector
@@ -41,7 +44,7 @@ def load_original(
     source = open_original(folder, allow_pickle=allow_pickle, base=base)
     tokenizer = tokenizer_with_image(source.llm)
     llm, vision, projector, newline = _parts(source, dtype)
-    image_processor = pil_clip_processor(**_options(source.preprocessor()))
+    image_processor = tried_on_a_picture(pil_clip_processor(**_options(source.preprocessor())))
     with quiet_loading():
         parts = _tower(source, vision, dtype), _llm(source, llm, dtype)
     aspect = _aspect(source, image_processor, None if newline is None else newline.to(device))
@@ -96,16 +99,24 @@ def _llm(source: Original, tensors: Tensors, dtype: torch.dtype) -> Any:
     model_class = getattr(transformers, LLM_CLASSES[source.settings.llm])
     model = _filled(model_class, config, tensors, dtype, f"{source.folder}: the language model")
     if (source.folder / "generation_config.json").is_file():
-        saved = transformers.GenerationConfig.from_pretrained(source.folder)
+        saved = transformers.GenerationConfig.from_pretrained(
+            source.folder, trust_remote_code=False
+        )
         model.generation_config = saved
-    return model
+    return check_generation(model, source.folder)
 
 
 def _filled(model_class: Any, config: Any, tensors: Tensors, dtype: torch.dtype, what: str) -> Any:
     """A transformers model of these tensors. Raises WeightsError when they do not fit."""
+    check_sizes(config.to_dict(), what)
     try:
         model, info = model_class.from_pretrained(
-            None, config=config, state_dict=tensors, dtype=dtype, output_loading_info=True
+            None,
+            config=config,
+            state_dict=tensors,
+            dtype=dtype,
+            output_loading_info=True,
+            trust_remote_code=False,
         )
     except (ValueError, RuntimeError) as error:
         raise WeightsError(f"{what} cannot be built: {error}") from error

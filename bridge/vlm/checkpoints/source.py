@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.errors import OptionError, WeightsError
 from bridge.files import read_json
+from bridge.model_folder import check_folder
 from bridge.vlm.checkpoints import names
 from bridge.vlm.checkpoints.settings import LlavaSettings, is_original, read_settings
 from bridge.vlm.checkpoints.tensors import (
@@ -125,7 +126,7 @@ def tower_folder(folder: Path, tower: str, *, weights: bool = False) -> Path:
 
     beside = folder / tower
     if beside.is_dir():
-        return beside
+        return check_folder(beside)
     return resolve(tower, allow_patterns=None if weights else ("*.json",))
 
 

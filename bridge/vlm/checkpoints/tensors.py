@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import torch
 
 from bridge.errors import WeightsError
 from bridge.files import read_json
+from bridge.model_folder import shards
 from bridge.towers.tensors import load_pickle, read_tensors
 
 SHARD_BYTES = 4_000_000_000
@@ -37,14 +38,23 @@ def model_files(folder: Path, *, allow_pickle: bool = False) -> list[Path]:
     ):
         found: list[Path] = []
         if (folder / index).is_file():
-            shards = read_json(folder / index).get("weight_map", {}).values()
-            found = [folder / name for name in sorted(set(shards))]
+            found = sorted(set(_indexed(folder / index)))
         elif (folder / single).is_file():
             found = [folder / single]
         if found:
             checked_pickle(found, allow_pickle)
             return found
     return []
+
+
+def _indexed(index: Path) -> Collection[Path]:
+    """The files that an index names, of either kind. Raises WeightsError."""
+    if index.name.endswith(".safetensors.index.json"):
+        return shards(index).values()
+    named = read_json(index).get("weight_map")
+    if not isinstance(named, dict) or not all(isinstance(n, str) for n in named.values()):
+        raise WeightsError(f"{index}: weight_map is no JSON object of file names; fetch it again.")
+    return [index.parent / name for name in named.values()]
 
 
 def projector_file(folder: Path, *, allow_pickle: bool = False) -> Path | None:

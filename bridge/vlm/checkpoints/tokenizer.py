@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bridge.errors import WeightsError
 from bridge.runtime import quiet_loading
+from bridge.towers.foreign import load_words
 from bridge.vlm.chat import CHAT_TEMPLATE, IMAGE_TOKEN
 
 # Mistral's instruction layout, LLaVA's "mistral_instruct" (llava/conversation.py).
@@ -32,13 +32,8 @@ def tokenizer_with_image(folder: Path) -> Any:
 
     Raises WeightsError when it cannot load.
     """
-    from transformers import AutoTokenizer
-
     with quiet_loading():
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            raise WeightsError(f"{folder}: the tokenizer cannot load: {error}") from error
+        tokenizer = load_words(folder)
     if IMAGE_TOKEN not in tokenizer.all_special_tokens:
         tokenizer.add_special_tokens(
             {"additional_special_tokens": [IMAGE_TOKEN]}, replace_extra_special_tokens=False
