@@ -26,6 +26,7 @@ from bridge.files import (
     check_output_file,
     check_output_folder,
     filled_folder,
+    home_path,
     stamp,
     write_whole,
 )
@@ -353,7 +354,7 @@ def _stamps(options: argparse.Namespace, brought: dict[str, Any]) -> list[Any]:
     """What tells when a given file has changed, or one in a given folder. Names have none."""
     given = [options.model, *(path for path, _ in brought["loras"]), *brought["textual_inversions"]]
     given += [*(options.tower or ()), options.adapter or ""]
-    files = [file for each in given if each for file in _files_of(Path(os.path.expanduser(each)))]
+    files = [file for each in given if each for file in _files_of(home_path(each))]
     return [[str(file), stamp(file)] for file in files]
 
 

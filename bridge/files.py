@@ -86,10 +86,15 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def home_path(given: str | os.PathLike[str]) -> Path:
+    """A path with its ``~`` written out. (Path's own way raises for `~name` of nobody.)"""
+    return Path(os.path.expanduser(given))
+
+
 def default_cache() -> Path:
     """Where what is made once is kept: ``$BRIDGE_CACHE`` or ``~/.cache/bridge``."""
     chosen = os.environ.get("BRIDGE_CACHE")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "bridge"
+    return home_path(chosen) if chosen else Path.home() / ".cache" / "bridge"
 
 
 @contextmanager

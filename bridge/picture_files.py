@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bridge.errors import ImageError, quoted
+from bridge.files import home_path
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -41,12 +41,11 @@ def open_path(path: str | os.PathLike[str], read: Callable[[Image, str], Read]) 
     if text.startswith(("http://", "https://")):
         raise ImageError(f"{name} is an address; download the picture and give its path")
     try:
-        file = Path(text).expanduser()
+        file = home_path(text)
         found = file.stat()
     except (FileNotFoundError, NotADirectoryError):
         raise ImageError(f"no such image file: {name}") from None
-    # RuntimeError: `~name` of a user that does not exist. ValueError: half of a surrogate pair.
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, ValueError) as error:  # a name too long; half of a surrogate pair
         why = error.strerror if isinstance(error, OSError) else error
         raise ImageError(f"{name} cannot be read: {why}; give another path") from error
     if stat.S_ISDIR(found.st_mode):

@@ -14,7 +14,6 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -29,7 +28,7 @@ from bridge.errors import (
     WeightsError,
     quoted,
 )
-from bridge.files import is_full_disk, write_whole
+from bridge.files import home_path, is_full_disk, write_whole
 from bridge.model_folder import check_folder
 
 EMBEDDED = (
@@ -87,7 +86,7 @@ def weights_dir() -> Path:
     """The folder of the embedded models: ``$BRIDGE_WEIGHTS``, the wheel's copy, or the clone's."""
     chosen = os.environ.get("BRIDGE_WEIGHTS")
     if chosen:
-        return Path(chosen).expanduser()
+        return home_path(chosen)
     packed = Path(__file__).parent / "_weights"
     return packed if packed.is_dir() else Path(__file__).parent.parent / "weights"
 
@@ -127,9 +126,7 @@ def resolve(
         return _verified(name, allow_patterns)
     if isinstance(model, str) and name in HUB_IDS:
         return _fetch(HUB_IDS[name], revision, allow_patterns, recipe=name)
-    folder = Path(name)
-    with suppress(RuntimeError):  # `~name` of a user that is not there
-        folder = folder.expanduser()
+    folder = home_path(name)
     if os.path.isdir(folder):  # False, no error, for a name longer than the system's
         _refuse_revision(name, revision)
         return check_folder(folder)

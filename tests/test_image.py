@@ -204,7 +204,7 @@ def test_truncated(kind: str, kept: float) -> None:
 def test_names_that_no_file_has(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="File name too long"):
         load_image(str(tmp_path / ("n" * 5_000)))
-    with pytest.raises(ImageError, match="home"):
+    with pytest.raises(ImageError, match=r"no such image file: .~nobody"):
         load_image("~nobody-of-that-name/a.png")
     with pytest.raises(ImageError, match="cannot be read"):
         load_image("\ud800.png")

@@ -111,7 +111,7 @@ def test_every_dialect_has_vectors() -> None:
     [
         ("a1111", "a (b:1.2.3)", "'1.2.3' is no weight"),
         ("a1111", "(b:.)", "'.' is no weight"),
-        ("a1111", "[a:b:1e999]", "1e999 is no step"),
+        ("a1111", "[a:b:1e999]", "'1e999' is no step"),
         ("a1111", "(" * 8_000 + "a", "weight here is inf"),
         ("comfy", "(a:nan)", "nan is no weight"),
         ("comfy", "a (b:-inf)", "-inf is no weight"),

@@ -26,7 +26,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from bridge.errors import WeightsError
-from bridge.files import check_output_folder, write_whole
+from bridge.files import check_output_folder, home_path, write_whole
 from bridge.lab.reading import Reading
 from bridge.towers.tensors import load_tensors
 
@@ -45,7 +45,7 @@ class Cache:
     """A folder, or None to keep nothing. Raises OptionError for one that cannot be written."""
 
     def __init__(self, folder: str | os.PathLike[str] | None) -> None:
-        self._folder = None if folder is None else Path(folder).expanduser()
+        self._folder = None if folder is None else home_path(folder)
         if self._folder is not None:
             check_output_folder(self._folder, "cache")
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bridge.errors import OptionError, WeightsError
+from bridge.errors import OptionError, PromptError, WeightsError
 from bridge.files import check_output_file, parse_json, read_text
 from bridge.lab.result import ENDINGS, Study
 from bridge.lab.run import study
@@ -29,6 +29,9 @@ def run_study(
     some are named. Raises as ``bridge.study``, and OptionError before anything loads for an output
     that could not be written or an option that would do nothing.
     """
+    # bridge.study takes the empty prompt; on a command line it is a variable that was not set.
+    if not all(prompt.strip() for prompt in options.prompt):
+        raise PromptError("prompt is empty; say what to study, such as 'a red apple on a table'.")
     operations = _listed(options.variants)
     _check_used(options, operations or ())
     images = 1 if options.images is None else options.images

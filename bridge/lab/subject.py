@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bridge.conditioning.wording import read_wording
-from bridge.errors import OptionError, PromptError
+from bridge.errors import OptionError
 from bridge.lab.measures import texts_without
 from bridge.lab.variants import Settings, Variant, original, read_variants
 from bridge.prompt import check_prompts
@@ -48,8 +48,6 @@ def read_subjects(
             is no whole number; weights that are no numbers.
     """
     prompts = tuple(dict.fromkeys(check_prompts(prompt)))
-    if not all(each.strip() for each in prompts):
-        raise PromptError("prompt is empty; say what to study, such as 'a red apple on a table'.")
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise OptionError(f"seed is {seed!r}; give a whole number.")
     usual = Settings()

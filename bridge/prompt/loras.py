@@ -14,7 +14,7 @@ import re
 from bisect import bisect_right
 from dataclasses import dataclass, replace
 
-from bridge.errors import PromptError
+from bridge.errors import PromptError, quoted
 from bridge.prompt.caret import prompt_error
 from bridge.prompt.check import check_text
 from bridge.prompt.plan import Token, TokenPlan
@@ -122,6 +122,6 @@ def _tag(source: str, match: re.Match[str]) -> LoraTag:
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            raise refused(f"has {text!r} for a strength; write a number such as 0.8")
+            raise refused(f"has {quoted(text, 40)} for a strength; write a number such as 0.8")
         values.append(value)
     return LoraTag(items[0], values[0], values[1], *match.span())

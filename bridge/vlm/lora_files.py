@@ -9,13 +9,12 @@ from __future__ import annotations
 import json
 import math
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from bridge.errors import UnsupportedModelError, WeightsError
-from bridge.files import read_json, write_whole
+from bridge.files import home_path, read_json, write_whole
 from bridge.towers.tensors import check_computable, read_tensors
 from bridge.vlm.train.lora import add_lora, lora_layers, take_lora
 
@@ -54,7 +53,7 @@ def save_lora(llm: Any, folder: str | os.PathLike[str], base: str) -> None:
         for side in ("lora_A", "lora_B"):
             weight = getattr(layer, side).detach().cpu().contiguous()
             tensors[f"{_PREFIX}{name}.{side}.weight"] = weight
-    place = Path(folder).expanduser()
+    place = home_path(folder)
     write_whole(place / WEIGHTS, save(tensors, metadata={"format": "pt"}))
     write_whole(place / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
 
@@ -66,7 +65,7 @@ def load_lora(llm: Any, folder: str | os.PathLike[str]) -> None:
     Raises WeightsError when a file is missing or damaged, or made for another model, which then
     stays without a LoRA.
     """
-    place = Path(folder).expanduser()
+    place = home_path(folder)
     config = read_json(place / CONFIG)
     rank, names = (config.get(key) for key in ("r", "target_modules"))
     alpha = _number(config.get("lora_alpha"))

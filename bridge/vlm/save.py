@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from bridge.errors import UnsupportedModelError
-from bridge.files import filled_folder
+from bridge.files import filled_folder, home_path
 from bridge.runtime import quiet_loading
 from bridge.vlm.aspect import OneView
 from bridge.vlm.model import BridgeVLM
@@ -37,7 +37,7 @@ def save_vlm(
     from bridge.vlm.stock import why_not, write_stock
 
     check_can_save(vlm, llm)
-    place = Path(folder).expanduser()
+    place = home_path(folder)
     with filled_folder(place) as part:
         with quiet_loading():
             if vision is None and llm is None and why_not(vlm) is None:

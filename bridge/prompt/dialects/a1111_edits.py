@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from bridge.errors import quoted
 from bridge.prompt.caret import prompt_error
 from bridge.prompt.dialects.a1111_emphasis import OPENS, nodes
 from bridge.prompt.tree import Alternation, Branch, Edit, Schedule
@@ -143,7 +144,7 @@ def _close(source: str, frame: _Frame, at: int, edits: list[Edit]) -> bool:
         return False
     if abs(float(when)) == float("inf"):
         raise prompt_error(
-            f"{when} is no step; write a fraction such as 0.5 or a step such as 10.",
+            f"{quoted(when, 40)} is no step; write a fraction such as 0.5 or a step such as 10.",
             source, places[-1] + 1, at,
         )  # fmt: skip
     # Without a side before, its place is the empty one just inside the bracket.

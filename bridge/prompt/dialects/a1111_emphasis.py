@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from bridge.errors import quoted
 from bridge.prompt.caret import prompt_error
 from bridge.prompt.tree import Break, Edit, Group, Node, Text
 
@@ -245,5 +246,8 @@ def _number(text: str, start: int, end: int) -> float:
         return float(text[start:end])
     except ValueError:
         raise prompt_error(
-            f"{text[start:end]!r} is no weight; write a number such as 1.2.", text, start, end
+            f"{quoted(text[start:end], 40)} is no weight; write a number such as 1.2.",
+            text,
+            start,
+            end,
         ) from None

@@ -23,6 +23,7 @@ import math
 import re
 from collections.abc import Sequence
 
+from bridge.errors import quoted
 from bridge.prompt.caret import prompt_error
 from bridge.prompt.dialects.compel_words import Option, Words
 from bridge.prompt.spans import Span, SpanList
@@ -303,7 +304,7 @@ class _Reader:
             weight = math.nan
         if not math.isfinite(weight):
             raise prompt_error(
-                f"{option.text!r} is no weight of {name}(); write numbers such as 0.6.",
+                f"{quoted(option.text, 40)} is no weight of {name}(); write numbers such as 0.6.",
                 self._source, option.start, option.end,
             )  # fmt: skip
         return weight

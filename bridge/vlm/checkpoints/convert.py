@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bridge.errors import OptionError, UnsupportedModelError, WeightsError
-from bridge.files import check_output_file, read_json, whole_folder
+from bridge.files import check_output_file, home_path, read_json, whole_folder
 from bridge.towers.foreign import reading
 from bridge.vlm.checkpoints import names
 from bridge.vlm.checkpoints.settings import (
@@ -81,7 +81,7 @@ def convert(
 
     if to not in ("hf", "llava"):
         raise OptionError(f"to is {to!r}; give 'hf' or 'llava'")
-    target = _checked_target(Path(out).expanduser())
+    target = _checked_target(home_path(out))
     folder = resolve(source).absolute()
     claim = f"{folder} cannot be converted"
     with reading(claim):

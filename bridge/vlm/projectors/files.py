@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bridge.errors import BridgeError, OptionError, WeightsError
-from bridge.files import read_json, write_whole
+from bridge.files import home_path, read_json, write_whole
 from bridge.towers.tensors import check_computable, read_tensors
 from bridge.vlm.projectors.protocol import Projector
 from bridge.vlm.projectors.registry import build_projector
@@ -28,7 +28,7 @@ def save_projector(projector: Projector, folder: str | os.PathLike[str]) -> None
     """Write kind, widths, options and weights to ``folder``, each file whole or not at all."""
     from safetensors.torch import save
 
-    place = Path(folder).expanduser()
+    place = home_path(folder)
     config = {
         "kind": projector.kind,
         "vision_width": projector.vision_width,
@@ -49,7 +49,7 @@ def load_projector(folder: str | os.PathLike[str]) -> Projector:
     Raises WeightsError when a file is missing or damaged, has numbers that are not finite, or
     tensors do not fit the config, OptionError when the config names an unknown projector.
     """
-    place = Path(folder).expanduser()
+    place = home_path(folder)
     config = read_json(place / CONFIG)
     settings, options = _settings(config, place), config.get("options", {})
     tensors = dict(read_tensors(place / WEIGHTS))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from bridge.errors import DataError, ImageError, PromptError, quoted
+from bridge.files import home_path
 from bridge.vlm.chat import IMAGE_TOKEN, Turn
 from bridge.vlm.image import image_size, load_image
 from bridge.vlm.prompting import marks_at_head, n_pictures_at_head
@@ -54,11 +55,10 @@ def read_data(
     if isinstance(data, str | os.PathLike):
         if not os.fspath(data):
             raise DataError("data is an empty path; give a file or a folder")
-        # Not Path's own ways, which raise for `~name` of nobody and for names that are too long.
-        path = Path(os.path.expanduser(data))
+        path = home_path(data)
         is_folder = os.path.isdir(path)
         base = path if is_folder else path.parent
-        pictures = base if image_folder is None else Path(os.path.expanduser(image_folder))
+        pictures = base if image_folder is None else home_path(image_folder)
         records = _folder(path) if is_folder else _file(path)
         rows = [_row(each, where, caption_question, _from(pictures)) for where, each in records]
         name = repr(str(path))
@@ -123,7 +123,7 @@ def _iterable(data: Any, image_folder: Any, caption_question: str) -> list[Row]:
     again = isinstance(data, Sequence) or (
         hasattr(data, "__getitem__") and hasattr(data, "__len__")
     )
-    base = Path(image_folder).expanduser() if image_folder is not None else Path()
+    base = home_path(image_folder) if image_folder is not None else Path()
     rows = []
     for index, record in enumerate(data):
 

@@ -6,11 +6,10 @@ import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bridge.errors import ImageError
-from bridge.files import hash_file
+from bridge.files import hash_file, home_path
 from bridge.vlm.chat import Turn
 from bridge.vlm.image import ImageInput, load_image
 
@@ -37,7 +36,7 @@ class Picture:
         """16 hex digits of a sha256 over the file, or over size and pixels where it is none."""
         source = self.read()
         if isinstance(source, str | os.PathLike):
-            return hash_file(Path(source).expanduser())
+            return hash_file(home_path(source))
         image = load_image(source)
         return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()[:16]
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bridge.errors import DataError, OptionError, UnsupportedModelError
-from bridge.files import check_output_folder, write_whole
+from bridge.files import check_output_folder, home_path, write_whole
 from bridge.progress import OnProgress, Progress, ProgressLine, unwatched
 from bridge.runtime import resolve_device
 from bridge.towers.fingerprinting import fingerprint
@@ -94,7 +94,7 @@ def train_vlm(
     if settings.stage == 1 and not any(row.pictures for row in rows):
         raise DataError("no row has a picture; stage 1 learns from pictures alone")
     folder = _checked_output(output)
-    features = Path(feature_folder or folder / "features").expanduser()
+    features = home_path(feature_folder or folder / "features")
     kept = features if store_features else None
     if kept is not None:
         check_output_folder(kept, "feature folder")
@@ -223,7 +223,7 @@ def _told(
 
 
 def _checked_output(output: str | os.PathLike[str]) -> Path:
-    folder = Path(output).expanduser()
+    folder = home_path(output)
     check_output_folder(folder)
     if (folder / "config.json").exists() and not (folder / CHECKPOINT).exists():
         raise OptionError(f"output {str(folder)!r} holds a model already; give another folder")
