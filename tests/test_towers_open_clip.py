@@ -250,6 +250,48 @@ def test_laions_xlm_roberta_has_no_config_and_is_opened_by_its_family(tmp_path: 
     )
 
 
+@torch.no_grad()
+def test_a_text_model_that_is_not_known_is_read_by_its_own_config(tmp_path: Path) -> None:
+    """Heads and epsilon: of 48 wide states by no rule, as in MiniLM (384 wide, 12 heads)."""
+    reference = hf_reference(heads=3, width=48)
+    for module in reference.text.transformer.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = 0.01
+    config = reference.text.transformer.config
+    config.layer_norm_eps = 0.01
+    base = tmp_path / "MiniLM"
+    config.save_pretrained(base)
+    model = {"text_cfg": {"hf_model_name": str(base)}}
+    folder = write(tmp_path / "model", reference.state(True), model, tiny_xlmr_tokenizer())
+    agree(folder, reference, "open_clip_hf")
+    (base / "config.json").unlink()
+    with pytest.raises(UnsupportedModelError, match=r"MiniLM.* num_attention_heads"):
+        open_text_tower(folder, device="cpu")
+    config = {"model_type": "distilbert"}
+    (base / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UnsupportedModelError, match="'distilbert'"):
+        open_text_tower(folder, device="cpu")
+
+
+def test_a_context_that_a_text_model_has_no_positions_for(tmp_path: Path) -> None:
+    """90 positions are 88 tokens: RoBERTa's kin begin after padding's."""
+    told = {"hf_model_name": "xlm-roberta-base", "context_length": 90}
+    write(tmp_path, hf_reference(1, 64).state(True), {"text_cfg": told}, tiny_xlmr_tokenizer())
+    tower = open_text_tower(tmp_path, device="cpu")
+    assert tower.spec.context == 88
+    assert tower.encode(["cat " * 200]).pooled.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("heads", "told"), [(7, "7 heads"), (0, "0 heads"), ("4", "num_attention_heads.*'4'")]
+)
+def test_heads_that_do_not_fit_a_text_model(tmp_path: Path, heads: Any, told: str) -> None:
+    text = {"hf_model_name": "roberta-base", "hf_model_config": {"num_attention_heads": heads}}
+    write(tmp_path, hf_reference(1, 64).state(True), {"text_cfg": text}, tiny_xlmr_tokenizer())
+    with pytest.raises(WeightsError, match=told):
+        open_text_tower(tmp_path, device="cpu")
+
+
 # ---------------------------------------------------------------- transformers, by an inverse
 
 
