@@ -39,7 +39,12 @@ def small_model(
     }
 
 
-def write(folder: Path, model: Mapping[str, Any], preprocess: Mapping[str, Any] = {}) -> Path:
+def write(
+    folder: Path,
+    model: Mapping[str, Any],
+    preprocess: Mapping[str, Any] = {},
+    tokenizer: Any = TOKENIZER,
+) -> Path:
     """A checkpoint in open_clip's layout, of a model that open_clip itself makes of ``model``."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {"model_cfg": model, "preprocess_cfg": preprocess}
@@ -47,7 +52,7 @@ def write(folder: Path, model: Mapping[str, Any], preprocess: Mapping[str, Any] 
     made = scatter(_built(folder))
     state = {name: tensor.contiguous() for name, tensor in made.state_dict().items()}
     save_file(state, folder / "open_clip_model.safetensors")
-    TOKENIZER.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 
@@ -66,4 +71,4 @@ def _built(folder: Path) -> Any:
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return peer.create_model(f"local-dir:{folder}", load_weights=False)
+        return peer.create_model(f"local-dir:{folder}", load_weights=False, pretrained_text=False)

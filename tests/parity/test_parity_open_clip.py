@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from comparisons import relative
 from drawn_pictures import MODES, picture
-from open_clip_peer import WAYS, opened, small_model, write
+from open_clip_peer import SMALL, WAYS, opened, small_model, write
 from parity_support import Equal
 from PIL import Image
+from tiny_tokenizers import tiny_xlmr_tokenizer
 
 from bridge.rgb import is_transparent, is_wide
 from bridge.towers import open_image_tower, open_text_tower
@@ -135,3 +137,35 @@ def test_states_of_coca(tmp_path: Path, equal: Equal) -> None:
             wanted = peer.text(batch.ids)[1]
             for case, mine, theirs in zip(TEXTS, found, wanted, strict=True):
                 count.check(relative(mine, theirs) <= TOLERANCE, f"{name}: {case!r}")
+
+
+@torch.no_grad()
+def test_text_models_of_transformers(tmp_path: Path, equal: Equal) -> None:
+    """Of a config that is no published model's: heads of 16 and an epsilon of its own."""
+    tokenizer = tiny_xlmr_tokenizer()
+    values = {
+        "vocab_size": len(tokenizer), "hidden_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": 3, "intermediate_size": 96, "max_position_embeddings": 80,
+        "type_vocab_size": 1, "pad_token_id": 1, "layer_norm_eps": 1e-3,
+    }  # fmt: skip
+    cases = {
+        "mlp": ("XLMRoberta", {}),
+        "linear": ("XLMRoberta", {"hf_proj_type": "linear"}),
+        "RoBERTa": ("Roberta", {"hf_pooler_type": "mean_pooler"}),
+        "BERT": ("Bert", {"hf_proj_type": "linear"}),
+    }
+    with equal("open_clip: text models of transformers") as count:
+        for name, (kind, told) in cases.items():
+            base = tmp_path / name / "base"
+            getattr(transformers, f"{kind}Config")(**values).save_pretrained(base)
+            text = {"hf_model_name": str(base), **told}
+            model = {"embed_dim": 24, "text_cfg": text, "vision_cfg": {**SMALL, "width": 64}}
+            folder = write(tmp_path / name / "whole", model, {}, tokenizer)
+            peer, _ = opened(folder)
+            tower = open_text_tower(folder, device="cpu")
+            batch = tower.tokenize(["two red apples left of a cat", "", "of the " * 60])
+            wanted = peer.encode_text(batch.ids, normalize=False)
+            for text, mine, theirs in zip(
+                batch.texts, tower.encode(batch).pooled, wanted, strict=True
+            ):
+                count.check(relative(mine, theirs) <= TOLERANCE, f"{name}: {text[:40]!r}")
