@@ -81,8 +81,8 @@ class Text(nn.Module):
         mask = torch.full((length, length), -torch.inf).triu(1)
         if self.cls_emb is not None:
             seen = torch.cat([torch.ones(len(ids), 1, dtype=torch.bool), ids != 0], 1)
-            mask = mask.repeat(len(ids), 1, 1)
-            mask[:, -1].masked_fill_(~seen, -torch.inf)  # only the class token's view has holes
+            # Hidden from every place, one place late, as open_clip 3 has it.
+            mask = mask.repeat(len(ids), 1, 1).masked_fill(~seen[:, None], -torch.inf)
             mask = mask.repeat_interleave(self.heads, 0)
         states = self.transformer(x + table[:length], mask)
         if self.cls_emb is not None:

@@ -80,8 +80,8 @@ def test_a_token_sees_neither_later_ones_nor_another_picture(coca: Captioner) ->
     assert relative(other, before) > 0.01
 
 
-def test_the_text_towers_words_see_padding_before_them(folder: Path, reference: OpenClip) -> None:
-    """Only the class token's view has holes, in open_clip: id 0 is a word too."""
+def test_the_text_towers_words_do_not_see_padding(folder: Path, reference: OpenClip) -> None:
+    """The place after an id of padding is hidden, in open_clip 3: id 0 is a word too."""
     tower = open_text_tower(folder, device="cpu")
     batch = tower.tokenize(["a cat", "two dog, apple"])
     batch.ids[:, 2] = 0

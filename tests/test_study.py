@@ -228,6 +228,19 @@ def test_weighted_states_are_those_of_condition(pipe: Any, dialect: str) -> None
     assert torch.allclose(reading.states, wanted[:used], atol=TOLERANCE)
 
 
+def test_an_exclamation_mark_counts_where_it_is_what_pads(towers: list[TextTower]) -> None:
+    assert towers[1].tokenizer.pad_token == "!"
+    prompt = "a red cat!"
+    found = bridge.study(prompt, towers=towers, variants={"mine": ["a dog!", "two of!"]})
+    assert found.table.pivot(index="text", columns="tower", values="tokens").to_dict("index") == {
+        text: {"one": count, "two": count}
+        for text, count in ((prompt, 4), ("a dog!", 3), ("two of!", 3))
+    }
+    # "!" alone is in both.
+    row = found.table[(found.table.text == "two of!") & (found.table.tower == "two")].iloc[0]
+    assert 0 < row.token_cosine < 1
+
+
 def test_tables_say_what_they_promise(towers: list[TextTower]) -> None:
     found = bridge.study(
         ["a red cat", "two dogs"], towers=towers, variants=["typo", "emphasis"], weights=[1.5]

@@ -411,6 +411,51 @@ def test_language_models(tmp_path: Path, kind: str) -> None:
         near(normed, model.model.norm(inner.hidden[1]))
 
 
+@torch.no_grad()
+def test_modern_bert_has_a_norm_of_its_own_at_the_end(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tokenizer = tiny_bert_tokenizer()
+    values = {**CAUSAL, "vocab_size": len(tokenizer), "pad_token_id": 0}
+    config = transformers.ModernBertConfig(**values, attn_implementation="eager")
+    model = save(transformers.ModernBertForMaskedLM(config), tmp_path, tokenizer)
+    tower = open_text_tower(tmp_path, device="cpu")
+    batch = tower.tokenize(TEXTS)
+    found = tower.encode(batch, (Layer(), Layer(-2, False), Layer(-2, True))).hidden
+    out = model.model(input_ids=batch.ids, attention_mask=batch.mask, output_hidden_states=True)
+    seen = batch.mask[..., None].bool()
+    near(found[0] * seen, out.last_hidden_state * seen)
+    near(found[1] * seen, out.hidden_states[-2] * seen)
+    near(found[2] * seen, model.model.final_norm(out.hidden_states[-2]) * seen)
+
+
+@pytest.mark.parametrize("kind", ["XLMRoberta", "Roberta", "Camembert"])
+@torch.no_grad()
+def test_robertas_two_positions_of_padding_hold_no_token(tmp_path: Path, kind: str) -> None:
+    tokenizer = tiny_xlmr_tokenizer()
+    config = getattr(transformers, f"{kind}Config")(
+        **{**CAUSAL, "vocab_size": len(tokenizer), "pad_token_id": 1}, type_vocab_size=1
+    )
+    config.max_position_embeddings = 34
+    save(getattr(transformers, f"{kind}ForMaskedLM")(config), tmp_path, tokenizer)
+    tower = open_text_tower(tmp_path, device="cpu")
+    assert tower.spec.context == 32
+    batch = tower.tokenize(["cat " * 60])
+    assert batch.ids.shape == (1, 32) and batch.cut == (30,)
+    assert tower.encode(batch).hidden[0].isfinite().all()
+
+
+@pytest.mark.parametrize("open_tower", [open_text_tower, open_image_tower])
+def test_a_clip_with_another_head_is_not_called_damaged(tmp_path: Path, open_tower: Any) -> None:
+    side = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    heads = {**side, "num_attention_heads": 1}
+    config = transformers.CLIPConfig(
+        text_config={**heads, "vocab_size": 600}, vision_config={**heads, "image_size": 32}
+    )
+    save(transformers.CLIPForImageClassification(config), tmp_path, tiny_clip_tokenizer())
+    with pytest.raises(UnsupportedModelError, match=r"CLIPForImageClassification, without the"):
+        open_tower(tmp_path, device="cpu")
+
+
 def test_families_that_are_not_read_say_so(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "resnet"}')
     with pytest.raises(UnsupportedModelError, match="'resnet'"):

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from comparisons import relative
+from PIL import Image
 from reference_open_clip import HfText, OpenClip, QuickGELU, Text, Visual, scatter
 from safetensors.torch import load_file, save_file
 from tiny_models import text_config, tiny_clip_tokenizer
@@ -23,8 +24,7 @@ from transformers import CLIPModel, CLIPVisionConfig, XLMRobertaConfig, XLMRober
 from bridge.errors import OptionError, UnsupportedModelError, WeightsError
 from bridge.towers import Layer, open_image_tower, open_text_tower
 from bridge.towers.families import family_of
-from bridge.towers.open_clip import processor
-from bridge.towers.open_clip_files import OpenClipFiles, read_files
+from bridge.towers.open_clip_files import read_files
 
 TOLERANCE = 1e-5
 TEXTS = ["two red apples left of a cat", "", "a cat! of the dog"]
@@ -92,6 +92,66 @@ def test_open_clip(tmp_path: Path, custom: bool) -> None:
 def test_open_clip_with_quick_gelu(tmp_path: Path) -> None:
     reference = plain(QuickGELU)
     model = {**HEADS, "quick_gelu": True}
+    write(tmp_path, reference.state(False), model, tiny_clip_tokenizer())
+    agree(tmp_path, reference, "open_clip")
+
+
+def test_a_config_without_heads_has_open_clips(tmp_path: Path) -> None:
+    """8 heads of any width for texts, heads of 64 for pictures, whatever the widths suggest."""
+    torch.manual_seed(0)
+    text = Text(VOCAB, 77, 128, 8, 3, 96, 40, nn.GELU)
+    # 1280 wide: without a config that would be ViT-H's, whose heads are 80 wide.
+    reference = scatter(OpenClip(text, Visual(32, 8, 1280, 20, 1, 80, 40, nn.GELU)))
+    model = {"text_cfg": {"width": 128}, "vision_cfg": {"width": 1280}}
+    write(tmp_path, reference.state(False), model, tiny_clip_tokenizer())
+    text_tower, image = (
+        open_(tmp_path, device="cpu") for open_ in (open_text_tower, open_image_tower)
+    )
+    batch = text_tower.tokenize(TEXTS)
+    with torch.no_grad():
+        assert relative(text_tower.encode(batch).pooled, reference.text(batch.ids)[1]) <= TOLERANCE
+        assert relative(image.encode(pixels()).pooled, reference.visual(pixels())[1]) <= TOLERANCE
+
+
+@torch.no_grad()
+def test_a_side_that_the_patch_does_not_divide(tmp_path: Path) -> None:
+    """Pictures are of the side that the config names; the last rows and columns go unseen."""
+    reference = plain(nn.GELU)
+    model = {**HEADS, "vision_cfg": {"head_width": 16, "image_size": 37}}
+    write(tmp_path, reference.state(False), model, tiny_clip_tokenizer())
+    image = open_image_tower(tmp_path, device="cpu")
+    shown = image.pixels([Image.linear_gradient("L")])
+    assert shown.shape == (1, 3, 37, 37)
+    wanted = reference.visual(shown[..., :32, :32])[1]
+    assert relative(image.encode(shown).pooled, wanted) <= TOLERANCE
+
+
+@torch.no_grad()
+def test_no_projection_is_one_that_changes_nothing(tmp_path: Path) -> None:
+    reference = plain(nn.GELU)
+    state = reference.state(False)
+    del state["text_projection"]
+    model = {**HEADS, "text_cfg": {"heads": 6, "proj_type": "none"}}
+    write(tmp_path, state, model, tiny_clip_tokenizer())
+    reference.text.text_projection = nn.Parameter(torch.eye(48))
+    tower = open_text_tower(tmp_path, device="cpu")
+    batch = tower.tokenize(TEXTS)
+    assert tower.spec.pooled_width == 48
+    assert relative(tower.encode(batch).pooled, reference.text(batch.ids)[1]) <= TOLERANCE
+
+
+@torch.no_grad()
+def test_the_norms_epsilon_and_gelu_by_tanh(tmp_path: Path) -> None:
+    class Tanh(nn.GELU):
+        def __init__(self) -> None:
+            super().__init__("tanh")
+
+    reference = plain(Tanh)
+    for module in reference.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = 0.01
+    told = {"norm_kwargs": {"eps": 0.01}, "act_kwargs": {"approximate": "tanh"}}
+    model = {side: {**HEADS[side], **told} for side in HEADS}
     write(tmp_path, reference.state(False), model, tiny_clip_tokenizer())
     agree(tmp_path, reference, "open_clip")
 
@@ -190,6 +250,48 @@ def test_laions_xlm_roberta_has_no_config_and_is_opened_by_its_family(tmp_path: 
     )
 
 
+@torch.no_grad()
+def test_a_text_model_that_is_not_known_is_read_by_its_own_config(tmp_path: Path) -> None:
+    """Heads and epsilon: of 48 wide states by no rule, as in MiniLM (384 wide, 12 heads)."""
+    reference = hf_reference(heads=3, width=48)
+    for module in reference.text.transformer.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = 0.01
+    config = reference.text.transformer.config
+    config.layer_norm_eps = 0.01
+    base = tmp_path / "MiniLM"
+    config.save_pretrained(base)
+    model = {"text_cfg": {"hf_model_name": str(base)}}
+    folder = write(tmp_path / "model", reference.state(True), model, tiny_xlmr_tokenizer())
+    agree(folder, reference, "open_clip_hf")
+    (base / "config.json").unlink()
+    with pytest.raises(UnsupportedModelError, match=r"MiniLM.* num_attention_heads"):
+        open_text_tower(folder, device="cpu")
+    config = {"model_type": "distilbert"}
+    (base / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UnsupportedModelError, match="'distilbert'"):
+        open_text_tower(folder, device="cpu")
+
+
+def test_a_context_that_a_text_model_has_no_positions_for(tmp_path: Path) -> None:
+    """90 positions are 88 tokens: RoBERTa's kin begin after padding's."""
+    told = {"hf_model_name": "xlm-roberta-base", "context_length": 90}
+    write(tmp_path, hf_reference(1, 64).state(True), {"text_cfg": told}, tiny_xlmr_tokenizer())
+    tower = open_text_tower(tmp_path, device="cpu")
+    assert tower.spec.context == 88
+    assert tower.encode(["cat " * 200]).pooled.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("heads", "told"), [(7, "7 heads"), (0, "0 heads"), ("4", "num_attention_heads.*'4'")]
+)
+def test_heads_that_do_not_fit_a_text_model(tmp_path: Path, heads: Any, told: str) -> None:
+    text = {"hf_model_name": "roberta-base", "hf_model_config": {"num_attention_heads": heads}}
+    write(tmp_path, hf_reference(1, 64).state(True), {"text_cfg": text}, tiny_xlmr_tokenizer())
+    with pytest.raises(WeightsError, match=told):
+        open_text_tower(tmp_path, device="cpu")
+
+
 # ---------------------------------------------------------------- transformers, by an inverse
 
 
@@ -278,8 +380,8 @@ def test_blocks_unlike_clips_are_refused(tmp_path: Path) -> None:
         ("text_cfg", {"pool_type": "eos", "eos_id": 2}),
         ("text_cfg", {"hf_tokenizer_name": "facebook/xlm-v-base"}),
         ("text_cfg", {"embed_cls": True}),
-        ("text_cfg", {"norm_kwargs": {"eps": 1e-6}}),
-        ("vision_cfg", {"act_kwargs": {"approximate": "tanh"}}),
+        ("text_cfg", {"norm_kwargs": {"bias": False}}),
+        ("vision_cfg", {"act_kwargs": {"approximate": "sinh"}}),
         ("vision_cfg", {"pool_type": "avg"}),
         ("vision_cfg", {"global_average_pool": True}),
         ("vision_cfg", {"attentional_pool": True}),
@@ -309,10 +411,49 @@ def test_usual_configs_are_read(tmp_path: Path, model: dict[str, Any]) -> None:
     assert read_files(write(tmp_path, {}, model, tiny_clip_tokenizer()), False).model == model
 
 
-def test_pictures_that_are_padded_are_refused() -> None:
-    files = OpenClipFiles(Path("there"), {}, {}, {"resize_mode": "longest"})
-    with pytest.raises(UnsupportedModelError, match="resize_mode='longest'"):
-        processor(files, 32)
+@pytest.mark.parametrize(
+    ("model", "named"),
+    [
+        ({"text_cfg": {"rope": True}}, r"text_cfg\.rope=True"),
+        ({"vision_cfg": {"registers": 4}}, r"vision_cfg\.registers=4"),
+        ({"vision_cfg": {"no_ln_pre": True}}, r"vision_cfg\.no_ln_pre=True"),
+        ({"text_cfg": {"tokenizer_kwargs": {"clean": "canonicalize"}}}, r"clean='canonicalize'"),
+        ({"text_cfg": {"tokenizer_kwargs": {"reduction_mask": "simple"}}}, "reduction_mask"),
+    ],
+)
+def test_what_is_unknown_is_refused_by_name(
+    tmp_path: Path, model: dict[str, Any], named: str
+) -> None:
+    write(tmp_path, plain(nn.GELU).state(False), model, tiny_clip_tokenizer())
+    with pytest.raises(UnsupportedModelError, match=named):
+        open_text_tower(tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("model", "named", "open_tower"),
+    [
+        ({"text_cfg": {"width": 44}}, r"text_cfg\.heads is 8", open_text_tower),
+        ({"text_cfg": {"heads": "6"}}, r"text_cfg\.heads is '6'", open_text_tower),
+        ({"vision_cfg": {"width": 32}}, "head_width is 0", open_image_tower),
+        ({**HEADS, "vision_cfg": {"head_width": 16, "image_size": 64}}, "64", open_image_tower),
+        ({"text_cfg": [6]}, r"text_cfg .* no table", open_text_tower),
+    ],
+)
+def test_a_config_that_does_not_fit_the_tensors(
+    tmp_path: Path, model: dict[str, Any], named: str, open_tower: Any
+) -> None:
+    text = Text(VOCAB, 77, 44, 4, 1, 96, 40, nn.GELU)
+    state = OpenClip(text, plain(nn.GELU).visual).state(False)
+    write(tmp_path, state, model, tiny_clip_tokenizer())
+    with pytest.raises(WeightsError, match=named):
+        open_tower(tmp_path, device="cpu")
+
+
+def test_pictures_of_two_sides_are_refused(tmp_path: Path) -> None:
+    model = {**HEADS, "vision_cfg": {"head_width": 16, "image_size": [32, 64]}}
+    write(tmp_path, plain(nn.GELU).state(False), model, tiny_clip_tokenizer())
+    with pytest.raises(UnsupportedModelError, match=r"\[32, 64\].* square"):
+        open_image_tower(tmp_path, device="cpu")
 
 
 @pytest.mark.parametrize(

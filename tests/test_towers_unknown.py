@@ -29,6 +29,15 @@ def test_an_unknown_word_has_its_characters(make: Any) -> None:
             assert span is None
 
 
+def test_a_word_that_padding_is_made_of_has_its_characters() -> None:
+    """SD 2's and SDXL's second tokenizer pad with "!"."""
+    tokenizer = tiny_clip_tokenizer("!")
+    batch = tokenize(tokenizer, ["cat!", "!"], TokenRule(length=6, fill=True), 6)
+    assert batch.ids[:, -1].tolist() == [tokenizer.pad_token_id] * 2
+    assert batch.offsets[0] == (None, (0, 3), (3, 4), None, None, None)
+    assert batch.offsets[1] == (None, (0, 1), None, None, None, None)
+
+
 def test_an_unknown_token_that_also_ends_the_text_is_special() -> None:
     tokenizer = tiny_clip_tokenizer()
     assert tokenizer.unk_token_id == tokenizer.eos_token_id

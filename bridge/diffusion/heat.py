@@ -5,7 +5,9 @@ Tang et al. 2023, "What the DAAM: Interpreting Stable Diffusion Using Cross Atte
 cross-attentions of the down- and upsampling blocks, their heads and all steps, each brought to the
 size of the latents by bicubic interpolation, and added up. Here they are averaged, which is the
 same but for a constant. Interpolation is linear, so maps of one size are added up first and
-enlarged once; negative overshoot is cut off at the end. A word's map is the mean of its keys'.
+enlarged once; negative overshoot is cut off at the end, where the authors' code cuts it off each
+map. That leaves maps of an eighth of the side out, and here all count. A word's map is the mean of
+its keys'.
 
 Unlike the authors' code it takes sequences of any length (long prompts, T5), batches, pictures of
 any aspect ratio, both tokenizers of SDXL and the negative prompt. Probabilities are worked out

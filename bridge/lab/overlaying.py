@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bridge.rgb import to_rgb
+
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
@@ -27,6 +29,6 @@ def overlay(image: Image, heat: Tensor, strength: float = 0.6) -> Image:
     hot = np.clip(np.asarray(small.resize(image.size, Pictures.Resampling.BICUBIC)), 0, 1)
     stops = np.linspace(0, 1, len(_COLOURS))
     colours = np.stack([np.interp(hot, stops, _COLOURS[:, c]) for c in range(3)], axis=-1)
-    grey = np.asarray(image.convert("L"), dtype=np.float32)[..., None]
+    grey = np.asarray(to_rgb(image).convert("L"), dtype=np.float32)[..., None]
     mixed = (1 - strength) * grey + strength * colours
     return Pictures.fromarray(mixed.round().astype(np.uint8))

@@ -121,11 +121,18 @@ def check_texts(texts: Sequence[str]) -> tuple[str, ...]:
 
 
 def _special(tokenizer: Any) -> set[int]:
-    """The ids that stand for no text. That of an unknown word (T5, BERT, XLM-R) stands for one,
-    unless a tokenizer uses one id for both."""
-    framing = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
-    unknown = {tokenizer.unk_token_id} - framing
-    return set(tokenizer.all_special_ids) - unknown
+    """The ids that stand for no text, in a row before it is padded. That of an unknown word (T5,
+    BERT, XLM-R) stands for one, and so does padding's ("!" in SD 2's and SDXL's), unless a
+    tokenizer uses one id for both."""
+    framing = {
+        tokenizer.bos_token_id,
+        tokenizer.eos_token_id,
+        tokenizer.cls_token_id,
+        tokenizer.sep_token_id,
+    }
+    return set(tokenizer.all_special_ids) - (
+        {tokenizer.unk_token_id, tokenizer.pad_token_id} - framing
+    )
 
 
 def _padding(tokenizer: Any) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bridge.errors import WeightsError
+from bridge.errors import UnsupportedModelError, WeightsError
 from bridge.files import read_json
 from bridge.towers import clip_image, clip_text, clip_text_projection
 from bridge.towers.batch import TokenRule
@@ -34,6 +34,8 @@ def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False)
     """
     config, stored = _side(folder, "text_config")
     kind = clip_text_projection.ARCHITECTURE
+    if config is not None:
+        _check_projected(folder, stored.get("architectures") or (), "text_projection.weight")
     if config is None and kind not in (stored.get("architectures") or ()):
         kind = clip_text.ARCHITECTURE
     values = config.to_dict() if config is not None else stored
@@ -48,17 +50,32 @@ def load_image(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False
     """The image side of a ``CLIPModel`` folder, or a ``CLIPVisionModelWithProjection``'s own."""
     config, stored = _side(folder, "vision_config")
     kind = clip_image.ARCHITECTURE
-    if config is None and kind not in (stored.get("architectures") or (kind,)):
-        raise WeightsError(
-            f"{folder} holds a {', '.join(stored['architectures'])}, whose pictures have no place "
-            "in the space of the texts; give a CLIPModel or CLIPVisionModelWithProjection folder"
-        )
+    told = stored.get("architectures") or ()
+    if config is None and kind not in (told or (kind,)):
+        raise _unprojected(folder, told)
+    if config is not None:
+        _check_projected(folder, told, "visual_projection.weight")
     values = config.to_dict() if config is not None else stored
     return Parts(
         module=load_tower(kind, folder, dtype=dtype, device=device, config=config),
         spec=spec_of_config(values, kind, str(folder)),
         scoring=read_scoring(folder),
         processor=load_image_processor(folder),
+    )
+
+
+def _check_projected(folder: Path, told: Sequence[str], name: str) -> None:
+    """Refuse a CLIP with another head (CLIPForImageClassification); one that lacks a tensor of its
+    own is damaged, and is told so where it loads."""
+    if told and "CLIPModel" not in told and not read_named(folder, (name,)):
+        raise _unprojected(folder, told)
+
+
+def _unprojected(folder: Path, told: Sequence[str]) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"{folder} holds a {', '.join(map(str, told))}, without the projection into the space that "
+        "texts and pictures share; give a folder of a CLIPModel, or of one side of it with its "
+        "projection"
     )
 
 

@@ -3,9 +3,11 @@
 Yu et al. 2022, "CoCa: Contrastive Captioners are Image-Text Foundation Models"; layout and
 calculation of open_clip (``coca_model.py``, ``transformer.py``). Two of its ways are its own:
 
-- the class token comes after the text, so it sees all of it, but padding; there its mask is one
-  place late, as it was in training: place k is hidden from it where token k - 1 is padding (id 0).
-  The other places see what is before them, padding or not;
+- the class token comes after the text, so it sees all of it, but padding (``pad_id``, 0 by
+  default). The mask is one place late, as it was in training: place k is hidden where token k - 1
+  is padding. It is hidden from the places after it too, as in open_clip 3; before, and in training,
+  they saw what was before them, padding or not. The pooled state is the same in both, but for words
+  that have the id of padding;
 - the picture's states are read by learnt queries through cross-attention; the first of them is
   the pooled state.
 
@@ -28,9 +30,10 @@ from bridge.towers.batch import TokenRule
 from bridge.towers.checkpoint import load_tower
 from bridge.towers.clip_text import pick
 from bridge.towers.family import ImageFamily, Parts, TextFamily
-from bridge.towers.open_clip import mapped, processor, text_config, vision_config
+from bridge.towers.open_clip import mapped, processor, text_config, text_tensors, vision_config
+from bridge.towers.open_clip_config import pad_id
 from bridge.towers.open_clip_files import OpenClipFiles, read_files
-from bridge.towers.open_clip_keys import image_state, text_state
+from bridge.towers.open_clip_keys import image_state
 from bridge.towers.spec import spec_of_config
 from bridge.towers.states import ImageStates, Layer, TextStates
 
@@ -49,11 +52,12 @@ def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False)
 def text_parts(files: OpenClipFiles, dtype: Any, device: Any) -> Parts:
     """A ``CLIPTextModelWithProjection`` whose last id is the class token. Raises WeightsError."""
     folder = files.folder
-    state = mapped(text_state, files)
+    state = text_tensors(files)
     if "text.cls_emb" not in files.state:
         raise WeightsError(f"{folder} lacks text.cls_emb; it is no CoCa")
     state[_TOKENS] = torch.cat([state[_TOKENS], files.state["text.cls_emb"].reshape(1, -1)])
     config = text_config(files, state)
+    config.pad_token_id = pad_id(files.model)
     kind = clip_text_projection.ARCHITECTURE
     values = config.to_dict()
     # One place is the class token's.
@@ -80,13 +84,14 @@ def encode_text(
     batch = len(ids)
     last = ids.new_full((batch, 1), module.config.vocab_size - 1)
     places = torch.cat([ids, last], 1)
-    hidden = torch.cat([ids.new_zeros(batch, 1, dtype=torch.bool), ids == _PAD], 1)
+    padding = ids == module.config.pad_token_id
+    hidden = torch.cat([ids.new_zeros(batch, 1, dtype=torch.bool), padding], 1)
     shut = torch.zeros(hidden.shape, device=ids.device, dtype=torch.float32).masked_fill(
         hidden, -torch.inf
     )
     out = module(
         places,
-        attention_mask=_mask(module, shut),
+        attention_mask=clip_text.causal(module, shut),
         output_hidden_states=True,
         output_attentions=attentions,
     )
@@ -96,14 +101,6 @@ def encode_text(
         mask=mask,
         attentions=tuple(each[..., :-1, :-1] for each in out.attentions) if attentions else (),
     )
-
-
-def _mask(module: Any, shut: Tensor) -> Tensor:
-    """Causal for all places ``(B, 1, T, T)``; the last, the class token's, has ``shut (B, T)``."""
-    found = clip_text.causal(module, torch.zeros_like(shut))
-    assert found is not None
-    found[:, 0, -1] = shut
-    return found
 
 
 class CoCaImage(nn.Module):

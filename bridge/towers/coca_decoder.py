@@ -137,4 +137,4 @@ def _shaped(own: Mapping[str, Tensor], files: OpenClipFiles) -> CoCaDecoder:
     if width % heads:
         raise ValueError(f"{heads} heads do not divide states {width} wide")
     inner = len(own["resblocks.0.mlp.c_fc.weight"])
-    return CoCaDecoder(layers, width, heads, inner, vocabulary, files.activation)
+    return CoCaDecoder(layers, width, heads, inner, vocabulary, files.activation("text_cfg"))

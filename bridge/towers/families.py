@@ -20,6 +20,7 @@ from bridge.towers import (
     t5,
 )
 from bridge.towers.family import ImageFamily, TextFamily
+from bridge.towers.open_clip_config import has_foreign_text
 from bridge.towers.open_clip_files import has_layout, read_model_config
 
 _TEXT = (
@@ -71,10 +72,10 @@ def family_of(folder: Path) -> str:
     Raises UnsupportedModelError for a layout that no family reads, WeightsError for no config.
     """
     if has_layout(folder):
-        model = read_model_config(folder).get("model_cfg", {})
+        model = read_model_config(folder)
         if "multimodal_cfg" in model:
             return "coca"
-        return "open_clip_hf" if model.get("text_cfg", {}).get("hf_model_name") else "open_clip"
+        return "open_clip_hf" if has_foreign_text(model) else "open_clip"
     config = read_json(folder / "config.json")
     if "modelBase" in config or config.get("architectures") == ["MultilingualCLIP"]:
         return "multilingual_clip"

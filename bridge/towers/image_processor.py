@@ -13,10 +13,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from bridge.errors import ImageError, WeightsError
+from bridge.errors import ImageError, OptionError, WeightsError
 from bridge.files import read_json
 from bridge.model_folder import check_sizes
+from bridge.rgb import is_transparent, is_wide, to_rgb
 from bridge.towers.foreign import reading
+from bridge.towers.open_clip_pictures import OpenClipPictures
 
 # What a folder names, without "ImageProcessor" and in small letters -> transformers' class. Built
 # directly: AutoImageProcessor of transformers 5.17 wants torchvision even for the PIL backend.
@@ -108,13 +110,20 @@ def processor_settings(folder: Path) -> dict[str, Any]:
     )
 
 
-def to_pixels(processor: Any, images: Sequence[Any]) -> Any:
+def to_pixels(processor: Any, images: Sequence[Any], alpha: str = "white") -> Any:
     """What the tower takes of PIL pictures: ``(B, 3, H, W)``, or a mapping of tensors.
 
-    Raises ImageError for an empty list and for what is no picture.
+    Transparency is laid over white, and greys of 16 bits keep their range, as `load_image` has it;
+    with ``alpha="drop"`` PIL's own conversion to RGB takes off alpha and clips, as OpenAI's CLIP
+    and open_clip do.
+
+    Raises ImageError for an empty list and for what is no picture, OptionError for another
+    ``alpha``.
     """
     from PIL.Image import Image
 
+    if alpha not in ("white", "drop"):
+        raise OptionError(f'alpha is {alpha!r}; give "white" or "drop"')
     if not len(images):
         raise ImageError("images is empty; give one picture at least")
     for place, image in enumerate(images):
@@ -123,5 +132,16 @@ def to_pixels(processor: Any, images: Sequence[Any]) -> Any:
                 f"images[{place}] is a {type(image).__name__}; give PIL pictures "
                 "(PIL.Image.open(...)), or the processor's tensor"
             )
-    out = processor([image.convert("RGB") for image in images], return_tensors="pt")
+    shown = [_over_white(each) if alpha == "white" else _as_it_is(each) for each in images]
+    if not isinstance(processor, OpenClipPictures):  # which resizes in the picture's own mode
+        shown = [each.convert("RGB") for each in shown]
+    out = processor(shown, return_tensors="pt")
     return out["pixel_values"] if set(out) == {"pixel_values"} else dict(out)
+
+
+def _over_white(picture: Any) -> Any:
+    return to_rgb(picture) if is_transparent(picture) or is_wide(picture) else picture
+
+
+def _as_it_is(picture: Any) -> Any:
+    return picture.convert("LA") if picture.mode == "La" else picture  # PIL cannot turn La into RGB

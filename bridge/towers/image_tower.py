@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bridge.errors import OptionError
+from bridge.errors import ImageError, OptionError
 from bridge.runtime import building, resolve_device, resolve_dtype
 from bridge.towers.families import IMAGE_FAMILIES, family_of
 from bridge.towers.fingerprinting import fingerprint
@@ -52,20 +52,23 @@ class ImageTower:
         return fingerprint(self.module)
 
     @torch.no_grad()
-    def encode(self, images: Any, layers: Sequence[int] = (-1,)) -> ImageStates:
+    def encode(
+        self, images: Any, layers: Sequence[int] = (-1,), alpha: str = "white"
+    ) -> ImageStates:
         """One forward pass over all pictures.
 
         Args:
             images: a PIL picture, several, or what the tower's processor made of them.
             layers: layers wanted of the patches, counted from the end.
+            alpha: what becomes of transparency, as in `pixels`.
 
         Returns:
             ImageStates in the module's dtype: patches ``(B, N, D)`` for each layer, pooled
             ``(B, P)`` in the space shared with texts, not normalised, and the grid ``(h, w)``.
 
         Raises:
-            ImageError: no pictures.
-            OptionError: a layer that the tower does not have.
+            ImageError: no pictures, or a tensor of another size.
+            OptionError: a layer that the tower does not have, another ``alpha``.
         """
         for layer in layers:
             if not -self.spec.layers - 1 <= layer <= -1:
@@ -73,17 +76,24 @@ class ImageTower:
                     f"layer {layer}: {self.name} has {self.spec.layers}; count from the end, -1 "
                     f"to {-self.spec.layers}, or {-self.spec.layers - 1} for the embeddings"
                 )
-        return IMAGE_FAMILIES[self.family].encode(self.module, self.pixels(images), layers)
+        return IMAGE_FAMILIES[self.family].encode(self.module, self.pixels(images, alpha), layers)
 
-    def pixels(self, images: Any) -> Any:
+    def pixels(self, images: Any, alpha: str = "white") -> Any:
         """What the module takes of a PIL picture, of several, or of what the processor made of
         them: ``(B, 3, H, W)``, or a mapping of tensors, in its dtype and on its device.
 
-        Raises ImageError for no pictures.
+        A transparent picture is laid over white, as everywhere in bridge; with ``alpha="drop"``
+        its alpha is taken off, and what was transparent shows the colour that lay hidden there,
+        as OpenAI's CLIP and open_clip have it.
+
+        Raises ImageError for no pictures and for a tensor of another size, OptionError for
+        another ``alpha``.
         """
         ready = isinstance(images, Tensor | dict)
         some = images if ready or isinstance(images, Sequence) else [images]
-        return self._placed(some if ready else to_pixels(self.processor, some))
+        found = some if ready else to_pixels(self.processor, some, alpha)
+        self._check_size(found)
+        return self._placed(found)
 
     def scores(self, text_pooled: Tensor, image_pooled: Tensor) -> Tensor:
         """Scores ``(T, I)`` as its model was trained to give them (`Scoring.scores`).
@@ -93,6 +103,18 @@ class ImageTower:
         if self.scoring is None:
             raise OptionError(f"{self.name} has no scale to score texts by")
         return self.scoring.scores(text_pooled, image_pooled)
+
+    def _check_size(self, pixels: Any) -> None:
+        """Raises ImageError for a tensor that a vision transformer of one size cannot take."""
+        config = getattr(self.module.config, "vision_config", self.module.config)
+        side, patch = (getattr(config, name, None) for name in ("image_size", "patch_size"))
+        if not isinstance(pixels, Tensor) or not side or not patch:
+            return  # a mapping, or a network of any size
+        if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, side, side):
+            raise ImageError(
+                f"the pixels are of shape {tuple(pixels.shape)}, and {self.name} takes "
+                f"(B, 3, {side}, {side}); give PIL pictures, which its processor resizes"
+            )
 
     def _placed(self, pixels: Any) -> Any:
         if isinstance(pixels, dict):

@@ -17,11 +17,12 @@ from bridge.files import read_json
 from bridge.towers.batch import TokenRule
 from bridge.towers.checkpoint import load_tower
 from bridge.towers.family import Parts, TextFamily
+from bridge.towers.positions import positions
 from bridge.towers.spec import TowerSpec
 from bridge.towers.states import Layer, TextStates
 
 # Where the models of transformers keep the norm after their last layer.
-_NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
+_NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm", "final_norm")
 
 
 def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False) -> Parts:
@@ -46,7 +47,7 @@ def spec_of(module: Any, source: str) -> TowerSpec:
             source=source,
             width=text.hidden_size,
             layers=text.num_hidden_layers,
-            context=text.max_position_embeddings,
+            context=positions(module),
             pooled_width=0,
             activation=str(
                 getattr(text, "hidden_act", None) or getattr(text, "hidden_activation", "")
@@ -87,8 +88,10 @@ def encode_text(
 
 
 def _one(module: Any, out: Any, layer: Layer) -> Tensor:
+    if layer.index == -1:
+        return out.last_hidden_state  # ModernBERT's last of hidden_states is without its norm
     state = out.hidden_states[layer.index]
-    if layer.index == -1 or not layer.norm:
+    if not layer.norm:
         return state
     norm = next((getattr(module, name) for name in _NORMS if hasattr(module, name)), None)
     if norm is None:

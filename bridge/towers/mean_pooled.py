@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from bridge.errors import UnsupportedModelError, WeightsError
 from bridge.towers.checkpoint import load_tower
 from bridge.towers.headed import Headed
+from bridge.towers.positions import positions
 from bridge.towers.spec import TowerSpec
 from bridge.towers.states import Layer, TextStates
 
@@ -39,6 +40,16 @@ def kind_of(base: str, folder: Path) -> str:
         f"{folder}: the text model {base!r} is of no kind that bridge knows; it reads XLM-RoBERTa, "
         "RoBERTa and BERT (LaBSE) under a mean pooler"
     )
+
+
+def kind_of_type(model_type: str, folder: Path) -> str:
+    """``model_type`` itself. Raises UnsupportedModelError for one that bridge does not know."""
+    if model_type not in _KINDS:
+        raise UnsupportedModelError(
+            f"{folder}: its text model is of the kind {model_type!r}; bridge reads "
+            f"{', '.join(_KINDS)} under a mean pooler"
+        )
+    return model_type
 
 
 def load_encoder(
@@ -74,7 +85,20 @@ def load_encoder(
         )
     except KeyError as error:
         raise WeightsError(f"The text model in {folder} lacks {error}; it is damaged") from error
-    config.update(changes)
+    try:
+        config.update(changes)
+    # transformers' strict configs raise a class of huggingface_hub's own.
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        raise WeightsError(
+            f"The text model in {folder} has a config that cannot be: {' '.join(lines)}"
+        ) from error
+    heads = config.num_attention_heads
+    if heads < 1 or config.hidden_size % heads:
+        raise WeightsError(
+            f"The text model in {folder} has {heads} heads by its config, and they do not divide "
+            f"states {config.hidden_size} wide"
+        )
     kept = {each: t for each, t in state.items() if not each.startswith("pooler.")}
     encoder = load_tower(
         name, folder, dtype=dtype, device=device, config=config, state=kept, may_lack="pooler."
@@ -93,15 +117,15 @@ def load_head(head: nn.Module, state: Mapping[str, Tensor], dtype: Any, device: 
 
 
 def spec_of(module: Headed, source: str, pooled: int, context: int | None = None) -> TowerSpec:
-    """The spec; RoBERTa's first two positions stand for padding, and no token has them."""
+    """The spec; ``context`` at most, of as many places as the encoder has."""
     config = module.config
-    spare = config.pad_token_id + 1 if "roberta" in config.model_type else 0
+    places = positions(module.encoder)
     return TowerSpec(
         architecture=type(module.encoder).__name__,
         source=source,
         width=config.hidden_size,
         layers=config.num_hidden_layers,
-        context=context or config.max_position_embeddings - spare,
+        context=min(context or places, places),
         pooled_width=pooled,
         activation=config.hidden_act,
         attention_mask=True,

@@ -12,26 +12,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from bridge.errors import UnsupportedModelError, WeightsError
+from bridge.errors import WeightsError
 from bridge.towers import clip_image, clip_text, clip_text_projection
 from bridge.towers.batch import TokenRule
 from bridge.towers.checkpoint import load_tower
 from bridge.towers.clip import encode_image, encode_text
 from bridge.towers.family import ImageFamily, Parts, TextFamily
-from bridge.towers.image_processor import pil_processor
+from bridge.towers.open_clip_config import (
+    epsilon,
+    image_size,
+    is_projected,
+    text_heads,
+    vision_heads,
+)
 from bridge.towers.open_clip_files import CONFIG, OpenClipFiles, read_files
 from bridge.towers.open_clip_keys import image_state, text_state
+from bridge.towers.open_clip_pictures import OpenClipPictures, open_clip_pictures
 from bridge.towers.spec import spec_of_config
 
-# OpenAI's means and deviations of pixels, open_clip's default too.
-_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_STD = (0.26862954, 0.26130258, 0.27577711)
-_RESAMPLE = {"bilinear": 2, "bicubic": 3}
-# The width of a head; of the large vision transformers by the width of their states.
-_HEAD_WIDTH = 64
-_HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104}
 # transformers pools at the highest id, as OpenAI's code and open_clip do, if EOS is said to be 2.
 _HIGHEST = 2
 
@@ -39,7 +40,7 @@ _HIGHEST = 2
 def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False) -> Parts:
     """The text tower of a folder in this layout. Raises WeightsError, UnsupportedModelError."""
     files = read_files(folder, allow_pickle)
-    state = mapped(text_state, files)
+    state = text_tensors(files)
     config = text_config(files, state)
     kind = clip_text_projection.ARCHITECTURE
     return Parts(
@@ -63,21 +64,33 @@ def load_image(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False
     )
 
 
+def text_tensors(files: OpenClipFiles) -> dict[str, Tensor]:
+    """The text side's tensors; ``proj_type: none`` is a projection that leaves all as it is.
+
+    Raises WeightsError, UnsupportedModelError.
+    """
+    state = mapped(text_state, files)
+    if not is_projected(files.model) and "text_projection.weight" not in state:
+        norm = state["text_model.final_layer_norm.weight"]
+        state["text_projection.weight"] = torch.eye(len(norm), dtype=norm.dtype)
+    return state
+
+
 def text_config(files: OpenClipFiles, state: Mapping[str, Tensor]) -> Any:
     """transformers' config of a text tower: widths from its tensors, heads from its config."""
     from transformers import CLIPTextConfig
 
     positions = state["text_model.embeddings.position_embedding.weight"]
     width = positions.shape[1]
-    heads = files.model.get("text_cfg", {}).get("heads", width // _HEAD_WIDTH)
     projection = state.get("text_projection.weight")
     return CLIPTextConfig(
         vocab_size=len(state["text_model.embeddings.token_embedding.weight"]),
         hidden_size=width,
         max_position_embeddings=len(positions),
-        num_attention_heads=heads,
+        num_attention_heads=text_heads(files.model, width),
         projection_dim=width if projection is None else len(projection),
-        hidden_act=files.activation,
+        hidden_act=files.activation("text_cfg"),
+        layer_norm_eps=epsilon(files.model, "text_cfg"),
         eos_token_id=_HIGHEST,
         **_depth(state, "text_model."),
     )
@@ -90,16 +103,15 @@ def vision_config(files: OpenClipFiles, state: Mapping[str, Tensor]) -> Any:
     patches = state["vision_model.embeddings.patch_embedding.weight"]
     width, patch = patches.shape[0], patches.shape[-1]
     count = len(state["vision_model.embeddings.position_embedding.weight"]) - 1
-    head_width = files.model.get("vision_cfg", {}).get("head_width")
-    head_width = head_width or _HEAD_WIDTHS.get(width, _HEAD_WIDTH)
     projection = state.get("visual_projection.weight")
     return CLIPVisionConfig(
         hidden_size=width,
-        num_attention_heads=width // head_width,
+        num_attention_heads=vision_heads(files.model, width),
         patch_size=patch,
-        image_size=round(count**0.5) * patch,
+        image_size=image_size(files.model, round(count**0.5), patch),
         projection_dim=width if projection is None else len(projection),
-        hidden_act=files.activation,
+        hidden_act=files.activation("vision_cfg"),
+        layer_norm_eps=epsilon(files.model, "vision_cfg"),
         **_depth(state, "vision_model."),
     )
 
@@ -122,30 +134,12 @@ def mapped(convert: Any, files: OpenClipFiles) -> dict[str, Tensor]:
         ) from error
 
 
-def processor(files: OpenClipFiles, side: int) -> Any:
-    """open_clip's way with pictures, as ``preprocess_cfg`` says it.
+def processor(files: OpenClipFiles, side: int) -> OpenClipPictures:
+    """open_clip's way with pictures, as ``preprocess_cfg`` says it, to squares of ``side``.
 
-    ``resize_mode`` "shortest" cuts the middle square out, "squash" squeezes the whole picture.
-    Raises UnsupportedModelError for another.
+    Raises UnsupportedModelError for a way that open_clip does not know.
     """
-    told = files.preprocess
-    mode = told.get("resize_mode") or "shortest"
-    if mode not in ("shortest", "squash"):
-        raise UnsupportedModelError(
-            f"{files.folder / CONFIG} asks for preprocess_cfg.resize_mode={mode!r}, and bridge "
-            "resizes by 'shortest' or 'squash' alone; its text tower can be opened"
-        )
-    square = {"height": side, "width": side}
-    squash = mode == "squash"
-    return pil_processor(
-        "clip",
-        size=square if squash else {"shortest_edge": side},
-        crop_size=square,
-        do_center_crop=not squash,
-        image_mean=list(told.get("mean", _MEAN)),
-        image_std=list(told.get("std", _STD)),
-        resample=_RESAMPLE.get(str(told.get("interpolation")), 3),
-    )
+    return open_clip_pictures(files.preprocess, (side, side), str(files.folder / CONFIG))
 
 
 TEXT = TextFamily(

@@ -9,35 +9,14 @@ from typing import Any
 
 from torch import Tensor
 
-from bridge.errors import UnsupportedModelError, WeightsError
+from bridge.errors import WeightsError
 from bridge.files import read_json
+from bridge.towers.open_clip_config import activation, check_model
 from bridge.towers.scoring import Scoring
 from bridge.towers.tensors import read_state
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"
-# What open_clip's configs say, or leave out, where the calculation is CLIP's: of the blocks of both
-# sides, of the text side and of the image side.
-_BLOCKS = {
-    "ls_init_value": None,
-    "block_type": None,
-    "qk_norm": False,
-    "scaled_cosine_attn": False,
-    "scale_heads": False,
-    "scale_attn_inner": False,
-    "scale_attn": False,
-    "scale_fc": False,
-    "timm_model_name": None,
-    "no_ln_pre": False,
-    "final_ln_after_pool": False,
-    "no_causal_mask": False,
-    "proj_bias": False,
-    "text_arch": "clip",
-    "norm_kwargs": None,
-    "act_kwargs": None,
-}
-_TEXT = {"pool_type": "argmax", "hf_tokenizer_name": None}
-_IMAGE = {"pool_type": "tok", "global_average_pool": False}
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,15 +32,15 @@ class OpenClipFiles:
     model: Mapping[str, Any] = field(default_factory=dict)
     preprocess: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def activation(self) -> str:
-        """OpenAI's models have quick GELU; open_clip's have GELU unless their config says so.
+    def activation(self, side: str) -> str:
+        """Of "text_cfg" or "vision_cfg", by transformers' name.
 
-        Without a config: names that begin with ``text.`` are open_clip's alone.
+        OpenAI's models have quick GELU; open_clip's have GELU unless their config says so. Without
+        a config: names that begin with ``text.`` are open_clip's alone.
         """
         own = any(name.startswith("text.") for name in self.state)
         quick = bool(self.model.get("quick_gelu", not self.model and not own))
-        return "quick_gelu" if quick else "gelu"
+        return activation(self.model, side, quick)
 
     def scoring(self) -> Scoring:
         """CLIP's scale, with a bias for those that were trained with a sigmoid."""
@@ -85,37 +64,25 @@ def has_layout(folder: Path) -> bool:
 
 
 def read_model_config(folder: Path) -> dict[str, Any]:
-    """``open_clip_config.json``, or nothing where there is none. Raises WeightsError."""
+    """``model_cfg`` of ``open_clip_config.json``, {} where there is none. Raises WeightsError."""
+    return _table(_config(folder), "model_cfg", folder)
+
+
+def _config(folder: Path) -> dict[str, Any]:
     return read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+
+
+def _table(config: dict[str, Any], name: str, folder: Path) -> dict[str, Any]:
+    told = config.get(name) or {}
+    if not isinstance(told, dict):
+        raise WeightsError(f"{folder / CONFIG}: {name} is {told!r}, no table")
+    return told
 
 
 def read_files(folder: Path, allow_pickle: bool) -> OpenClipFiles:
     """Read a folder. Raises WeightsError, and UnsupportedModelError for what is unlike CLIP."""
-    config = read_model_config(folder)
-    model = config.get("model_cfg", {})
-    for side, usual in _usual(model).items():
-        for name, value in usual.items():
-            told = model.get(side, {}).get(name, value)
-            if told != value and (told or value):  # null, false and {} all leave it out
-                raise UnsupportedModelError(
-                    f"{folder / CONFIG} asks for {side}.{name}={told!r}, which CLIP does not have; "
-                    "in this layout bridge reads plain CLIP. Give a copy in transformers' layout."
-                )
-        if isinstance(model.get(side, {}).get("layers"), list):
-            raise UnsupportedModelError(
-                f"{folder / CONFIG} is of a ResNet, whose pictures bridge does not read"
-            )
-    return OpenClipFiles(
-        folder, read_state(folder, WEIGHTS, allow_pickle), model, config.get("preprocess_cfg", {})
-    )
-
-
-def _usual(model: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Each side's table. CoCa pools by a class token and by queries; a text tower of transformers
-    has its own tokenizer and pooler."""
-    coca = "multimodal_cfg" in model
-    foreign = model.get("text_cfg", {}).get("hf_model_name")
-    return {
-        "text_cfg": _BLOCKS if foreign else {**_BLOCKS, **_TEXT, "embed_cls": coca},
-        "vision_cfg": {**_BLOCKS, **_IMAGE, "attentional_pool": coca},
-    }
+    config = _config(folder)
+    model = _table(config, "model_cfg", folder)
+    check_model(model, str(folder / CONFIG))
+    state = read_state(folder, WEIGHTS, allow_pickle)
+    return OpenClipFiles(folder, state, model, _table(config, "preprocess_cfg", folder))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from bridge.errors import ImageError
 from bridge.picture_files import MAX_PIXELS, open_path, open_stream
+from bridge.rgb import to_rgb
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,7 +52,7 @@ def load_image(image: ImageInput) -> Image:
     if isinstance(image, Image.Image):
         return _decode(image, "the PIL image")
     if isinstance(image, np.ndarray):
-        return _to_rgb(_from_array(image))
+        return to_rgb(_from_array(image))
     if isinstance(image, bytes | bytearray | memoryview):
         data = bytes(image)
         return open_stream(
@@ -102,7 +103,7 @@ def _decode(picture: Image, name: str) -> Image:
     except Exception as error:
         # Damaged data surfaces in PIL's decoders as almost any exception class.
         raise ImageError(f"{name} is truncated or damaged: {error}") from error
-    return _to_rgb(_upright(picture))
+    return to_rgb(_upright(picture))
 
 
 def _check_size(width: int, height: int, name: str) -> None:
@@ -128,40 +129,6 @@ def _upright(picture: Image) -> Image:
     except Exception:
         # Unreadable EXIF says nothing about the pixels, which did decode.
         return picture
-
-
-def _to_rgb(picture: Image) -> Image:
-    """Any mode to RGB, over white where it is transparent."""
-    from PIL import Image
-
-    if picture.mode == "RGB" and "transparency" not in picture.info:
-        return picture.copy()
-    if picture.mode.startswith(("I", "F")):
-        return _grey_of_wide(picture).convert("RGB")
-    if picture.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in picture.info:
-        # RGBa and La go by way of their own unpremultiplied mode.
-        direct = {"RGBa": "RGBA", "La": "LA"}.get(picture.mode, picture.mode)
-        rgba = picture.convert(direct).convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return picture.convert("RGB")
-
-
-def _grey_of_wide(picture: Image) -> Image:
-    """16-bit, 32-bit and float grey to 8 bits. PIL's own conversion clips instead of scaling."""
-    import numpy as np
-    from PIL import Image
-
-    values = np.nan_to_num(np.asarray(picture, dtype=np.float64))
-    top = float(values.max())
-    if picture.mode.startswith("I;16"):
-        scale = 255.0 / 65535.0
-    elif picture.mode == "F":
-        scale = 255.0 if top <= 1.0 else 1.0
-    else:
-        # Mode "I" carries no depth: 8-bit values as they are, 16-bit ones scaled, else by the top.
-        scale = 1.0 if top <= 255 else 255.0 / max(65535.0, top)
-    return Image.fromarray(np.clip(np.rint(values * scale), 0, 255).astype(np.uint8))
 
 
 def _from_array(array: np.ndarray) -> Image:

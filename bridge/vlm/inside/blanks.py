@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from bridge.errors import OptionError
+from bridge.rgb import to_rgb
 from bridge.vlm.aspect import AnyRes
 from bridge.vlm.features import image_states
 from bridge.vlm.inside.places import as_picture, patch_pixels, patches_of
@@ -131,7 +132,7 @@ def paint_out(picture: Image, mask: np.ndarray) -> Image:
     """The picture with the mask's cells, fractions of its size, in its mean colour."""
     from PIL import Image
 
-    pixels = np.asarray(picture.convert("RGB")).copy()
+    pixels = np.asarray(to_rgb(picture)).copy()
     colour = np.rint(pixels.reshape(-1, 3).mean(0)).astype(np.uint8)
     edges = [
         np.rint(np.linspace(0, size, cells + 1)).astype(int)

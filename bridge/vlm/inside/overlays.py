@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bridge.rgb import to_rgb
+
 if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
@@ -69,7 +71,7 @@ def enlarged(picture: Image, side: int) -> Image:
     ratio = side / max(picture.size)
     size = (max(1, round(picture.width * ratio)), max(1, round(picture.height * ratio)))
     smooth = Image.Resampling.BICUBIC if ratio < 2 else Image.Resampling.LANCZOS
-    return picture.convert("RGB").resize(size, smooth)
+    return to_rgb(picture).resize(size, smooth)
 
 
 def _write(draw: ImageDraw, text: str, x: float, y: float, wide: float, high: float) -> None:

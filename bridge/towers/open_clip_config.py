@@ -1,0 +1,225 @@
+"""What ``model_cfg`` of an open_clip config says of each side, with open_clip's own defaults.
+
+A config without a field has open_clip's default for it, whatever the tensors' widths suggest; files
+without a config (OpenAI's, Long-CLIP's, LAION's XLM-RoBERTa models) go by the widths. A field that
+open_clip has and CLIP's calculation does not, or that open_clip does not have, is refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bridge.errors import UnsupportedModelError, WeightsError
+
+Model = Mapping[str, Any]
+
+# Where the calculation is CLIP's: of the blocks of both sides, of the text and of the image side.
+_BLOCKS = {
+    "ls_init_value": None,
+    "block_type": None,
+    "qk_norm": False,
+    "scaled_cosine_attn": False,
+    "scale_heads": False,
+    "scale_attn_inner": False,
+    "scale_attn": False,
+    "scale_fc": False,
+    "final_ln_after_pool": False,
+}
+_TEXT = {
+    "pool_type": "argmax",
+    "hf_tokenizer_name": None,
+    "tokenizer_mode": None,
+    "no_causal_mask": False,
+    "proj_bias": False,
+    "text_arch": "clip",
+}
+_IMAGE = {
+    "pool_type": "tok",
+    "global_average_pool": False,
+    "timm_model_name": None,
+    "no_ln_pre": False,
+    "pos_embed_type": "learnable",
+    "input_patchnorm": False,
+}
+# With what bridge reads, what the tensors tell, and what is of training alone.
+_KNOWN = {
+    "text_cfg": {
+        *_BLOCKS, *_TEXT,
+        "width", "layers", "heads", "mlp_ratio", "context_length", "vocab_size", "pad_id", "eos_id",
+        "proj_type", "output_tokens", "norm_kwargs", "act_kwargs", "tokenizer_kwargs", "embed_cls",
+        "hf_model_name", "hf_model_pretrained", "hf_model_config", "hf_proj_type", "hf_pooler_type",
+    },
+    "vision_cfg": {
+        *_BLOCKS, *_IMAGE,
+        "width", "layers", "head_width", "mlp_ratio", "patch_size", "image_size", "patch_dropout",
+        "output_tokens", "norm_kwargs", "act_kwargs", "attentional_pool", "attn_pooler_queries",
+        "attn_pooler_heads", "timm_model_pretrained", "timm_pool", "timm_proj", "timm_proj_bias",
+        "timm_drop", "timm_drop_path",
+    },
+}  # fmt: skip
+# How a text is cleaned, by open_clip's tokenizer and by transformers' in it.
+_CLEAN = {"hf": "whitespace", "own": "lower"}
+_HEADS, _HEAD_WIDTH, _IMAGE_SIZE = 8, 64, 224
+# Without a config: the widths of a head, of the large vision transformers by their states' width.
+_HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104}
+_EPSILON = 1e-5
+
+
+def check_model(model: Model, where: str) -> None:
+    """Raises UnsupportedModelError for what is unlike CLIP, WeightsError for what is no config."""
+    for side, usual in _usual(model).items():
+        told = _side(model, side)
+        if isinstance(told.get("layers"), list):
+            raise UnsupportedModelError(
+                f"{where} is of a ResNet, whose pictures bridge does not read"
+            )
+        for name, value in told.items():
+            if not value:
+                continue  # null, false and {} all leave it out
+            if name not in _KNOWN[side]:
+                raise UnsupportedModelError(
+                    f"{where} asks for {side}.{name}={value!r}, which bridge does not know of "
+                    "open_clip's; give a copy in transformers' layout"
+                )
+            if value != usual.get(name, value):
+                raise UnsupportedModelError(
+                    f"{where} asks for {side}.{name}={value!r}, which CLIP does not have; "
+                    "in this layout bridge reads plain CLIP. Give a copy in transformers' layout."
+                )
+    _check_words(model, where)
+    for side in ("text_cfg", "vision_cfg"):
+        _check_arguments(model, side, where)
+
+
+def has_foreign_text(model: Model) -> bool:
+    """Whether its text tower is one of transformers."""
+    return bool(_side(model, "text_cfg").get("hf_model_name"))
+
+
+def _usual(model: Model) -> dict[str, dict[str, Any]]:
+    """Each side's table. CoCa pools by a class token and by queries; a text tower of transformers
+    has its own tokenizer and pooler, and open_clip reads no other field for it."""
+    coca = "multimodal_cfg" in model
+    return {
+        "text_cfg": {} if has_foreign_text(model) else {**_BLOCKS, **_TEXT, "embed_cls": coca},
+        "vision_cfg": {**_BLOCKS, **_IMAGE, "attentional_pool": coca},
+    }
+
+
+def _side(model: Model, side: str) -> Mapping[str, Any]:
+    told = model.get(side) or {}
+    if not isinstance(told, Mapping):
+        raise WeightsError(f"model_cfg.{side} of an open_clip config is {told!r}, no table")
+    return told
+
+
+def _check_words(model: Model, where: str) -> None:
+    """Refuse another way to clean a text than the tokenizer's own, and other arguments."""
+    told = _side(model, "text_cfg")
+    usual = _CLEAN["hf" if has_foreign_text(model) else "own"]
+    for name, value in (told.get("tokenizer_kwargs") or {}).items():
+        if value and (name, value) != ("clean", usual):
+            raise UnsupportedModelError(
+                f"{where} asks for text_cfg.tokenizer_kwargs.{name}={value!r}, and bridge's "
+                f"tokenizers clean a text by {usual!r} alone; its image tower can be opened by "
+                "taking that line out of a copy"
+            )
+
+
+def _check_arguments(model: Model, side: str, where: str) -> None:
+    told = _side(model, side)
+    known = {"norm_kwargs": ("eps",), "act_kwargs": ("approximate",)}
+    for field, names in known.items():
+        for name, value in (told.get(field) or {}).items():
+            fits = name in names and (name == "eps" or value in ("none", "tanh"))
+            if not fits or (field == "act_kwargs" and model.get("quick_gelu")):
+                raise UnsupportedModelError(
+                    f"{where} asks for {side}.{field}={told[field]!r}; bridge reads eps of the "
+                    "norms, and GELU with approximate='tanh'"
+                )
+
+
+def text_heads(model: Model, width: int) -> int:
+    """Heads of the text tower."""
+    if not model:
+        return _divided("heads", width // _HEAD_WIDTH, width)
+    return _divided("text_cfg.heads", _whole(model, "text_cfg", "heads", _HEADS), width)
+
+
+def vision_heads(model: Model, width: int) -> int:
+    """Heads of the image tower: as many of ``head_width`` as its states have room for."""
+    if not model:
+        return _divided("heads", width // _HEAD_WIDTHS.get(width, _HEAD_WIDTH), width)
+    each = _whole(model, "vision_cfg", "head_width", _HEAD_WIDTH)
+    return _divided("width // vision_cfg.head_width", width // each, width)
+
+
+def image_size(model: Model, grid: int, patch: int) -> int:
+    """The side of the pictures that a square ``grid`` of patches comes from.
+
+    One that ``patch`` does not divide loses its last rows and columns. Raises WeightsError where
+    the config and the tensors have another grid, UnsupportedModelError for oblong pictures.
+    """
+    told = _side(model, "vision_cfg").get("image_size")
+    if told is None:
+        return _IMAGE_SIZE if model and _IMAGE_SIZE // patch == grid else grid * patch
+    sides = list(told) if isinstance(told, list | tuple) else [told]
+    if len(set(map(str, sides))) > 1:
+        raise UnsupportedModelError(
+            f"vision_cfg.image_size is {told!r}; bridge reads towers of square pictures"
+        )
+    size = sides[0] if sides else None
+    if isinstance(size, bool) or not isinstance(size, int) or size // patch != grid:
+        raise WeightsError(
+            f"vision_cfg.image_size is {told!r}, and the tensors are of {grid} x {grid} patches "
+            f"of {patch} pixels"
+        )
+    return size
+
+
+def epsilon(model: Model, side: str) -> float:
+    """What the norms of a side add to the variance."""
+    return float((_side(model, side).get("norm_kwargs") or {}).get("eps", _EPSILON))
+
+
+def activation(model: Model, side: str, quick: bool) -> str:
+    """transformers' name of a side's activation."""
+    if quick:
+        return "quick_gelu"
+    told = (_side(model, side).get("act_kwargs") or {}).get("approximate")
+    return "gelu_pytorch_tanh" if told == "tanh" else "gelu"
+
+
+def pad_id(model: Model) -> int:
+    """The id that a CoCa's text tower takes for padding."""
+    told = _side(model, "text_cfg").get("pad_id", 0)
+    if isinstance(told, bool) or not isinstance(told, int):
+        raise WeightsError(f"text_cfg.pad_id is {told!r}; it must be a whole number")
+    return told
+
+
+def is_projected(model: Model) -> bool:
+    """Whether pooled text states go through a matrix of their own."""
+    told = _side(model, "text_cfg").get("proj_type", "linear")
+    if told not in ("linear", "none"):
+        raise UnsupportedModelError(
+            f"text_cfg.proj_type is {told!r}; open_clip knows 'linear' and 'none'"
+        )
+    return bool(told == "linear")
+
+
+def _whole(model: Model, side: str, name: str, default: int) -> int:
+    value = _side(model, side).get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise WeightsError(f"{side}.{name} is {value!r}; it must be a whole number above 0")
+    return value
+
+
+def _divided(name: str, heads: int, width: int) -> int:
+    if heads < 1 or width % heads:
+        raise WeightsError(
+            f"{name} is {heads}, which does not divide states {width} wide; the config does not "
+            "fit the tensors"
+        )
+    return heads
