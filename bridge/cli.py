@@ -138,6 +138,7 @@ def _parser() -> _Parser:
     ask.add_argument("question", nargs="?", default="describe the picture.", help="the question")
     ask.add_argument("-m", "--model", default="emoji-llava", help="name, folder or hub id")
     ask.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="default: 64")
+    ask.add_argument("--conversation", metavar="NAME", help="of a LLaVA, such as llava_v1")
     ask.set_defaults(run=_ask)
 
     tokens = commands.add_parser("tokens", parents=[shared], help="what each tower reads")
@@ -166,6 +167,7 @@ def _parser() -> _Parser:
     convert.add_argument("--allow-pickle", action="store_true", help="read .bin, tensors only")
     convert.add_argument("--base", help="the language model, where source has only a projector")
     convert.add_argument("--vision-tower", metavar="NAME", help="the tower's name for LLaVA's code")
+    convert.add_argument("--conversation", metavar="NAME", help="what it is asked in: llava_v1 ...")
     convert.set_defaults(run=_convert)
 
     study = commands.add_parser(
@@ -265,8 +267,13 @@ def _draw(options: argparse.Namespace) -> None:
 
 
 def _ask(options: argparse.Namespace) -> None:
-    from bridge.vlm import describe
+    from bridge.vlm import describe, load_vlm
 
+    model: Any = options.model
+    if options.conversation is not None:
+        model = load_vlm(
+            model, device=options.device, dtype=options.dtype, conversation=options.conversation
+        )
     image: Any = sys.stdin.buffer.read() if options.image == "-" else options.image
     if image == b"":
         raise ImageError(
@@ -275,7 +282,7 @@ def _ask(options: argparse.Namespace) -> None:
     pieces = describe(
         image,
         options.question,
-        model=options.model,
+        model=model,
         max_new_tokens=options.max_new_tokens,
         device=options.device,
         dtype=options.dtype,
@@ -406,6 +413,7 @@ def _convert(options: argparse.Namespace) -> None:
             allow_pickle=options.allow_pickle,
             base=options.base,
             vision_tower=options.vision_tower,
+            conversation=options.conversation,
             on_tensor=count,
         )
     if options.json:

@@ -6,10 +6,14 @@ for one, starts another program, so it is not tried.
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import stat
+from base64 import b64decode
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote, unquote_to_bytes
 
 from bridge.errors import ImageError, quoted
 from bridge.files import home_path
@@ -20,6 +24,9 @@ if TYPE_CHECKING:
 Read = TypeVar("Read")
 
 MAX_PIXELS = 50_000_000
+
+_ADDRESS = re.compile(r"(https?|ftp|s3|gs|hf|blob)://", re.IGNORECASE)
+_URL_SAFE = bytes.maketrans(b"-_", b"+/")
 
 # fmt: off
 _FORMATS = frozenset({
@@ -32,13 +39,21 @@ _FORMATS = frozenset({
 def open_path(path: str | os.PathLike[str], read: Callable[[Image, str], Read]) -> Read:
     """Open a picture file and give what ``read`` makes of it and its name.
 
-    Raises ImageError for a missing file, a folder, a pipe, an address, and as ``open_stream``.
+    ``path`` may be a ``data:`` address, which holds the file itself, or a ``file:`` one.
+
+    Raises ImageError for a missing file, a folder, a pipe, another address, and as
+    ``open_stream``.
     """
     text = os.fspath(path)
+    if isinstance(text, str) and text[:5].lower() == "data:":
+        data, name = _held(text)
+        return open_stream(lambda: io.BytesIO(data), name, len(data), read)
+    if isinstance(text, str) and text[:7].lower() == "file://":
+        text = _local(text)
     if not isinstance(text, str) or not text or "\0" in text:
         raise ImageError(f"{text!r} is not a path; give the path of an image file")
     name = quoted(text)
-    if text.startswith(("http://", "https://")):
+    if _ADDRESS.match(text):
         raise ImageError(f"{name} is an address; download the picture and give its path")
     try:
         file = home_path(text)
@@ -53,6 +68,32 @@ def open_path(path: str | os.PathLike[str], read: Callable[[Image, str], Read]) 
     if not stat.S_ISREG(found.st_mode):
         raise ImageError(f"{name} is not a regular file; give the path of an image file")
     return open_stream(lambda: file.open("rb"), name, found.st_size, read)
+
+
+def _held(address: str) -> tuple[bytes, str]:
+    """The bytes of a ``data:`` address (RFC 2397), and a name for them. Raises ImageError."""
+    head, comma, body = address.partition(",")
+    name = f"the data: address of {len(address):,} characters"
+    *kind, coding = head.split(";")
+    coded = bool(kind) and coding.strip().lower() == "base64"
+    try:
+        data = unquote_to_bytes(body)
+        # Addresses may be broken into lines, and be written in the alphabet that URLs have.
+        plain = b"".join(data.split()).translate(_URL_SAFE)
+        data = b64decode(plain + b"=" * (-len(plain) % 4), validate=True) if coded else data
+    except ValueError as error:
+        raise ImageError(f"{name} is not base64: {error}") from None
+    if not comma:
+        raise ImageError(f"{name} has no comma; it is data:image/png;base64, and then the file")
+    return data, name
+
+
+def _local(address: str) -> str:
+    """The path of a ``file:`` address. Raises ImageError for another machine's."""
+    host, slash, path = address[7:].partition("/")
+    if host not in ("", "localhost"):
+        raise ImageError(f"{quoted(address)} is on another machine; give the path of a local file")
+    return slash + unquote(path)
 
 
 def open_stream(

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 import struct
 import warnings
 import zlib
 from pathlib import Path
+from urllib.parse import quote_from_bytes
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from bridge.errors import BridgeError, ImageError
-from bridge.vlm.image import MAX_PIXELS, load_image
+from bridge.vlm.image import MAX_PIXELS, image_size, load_image
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 
@@ -285,3 +287,43 @@ def test_arrays_that_are_no_pictures(array: np.ndarray) -> None:
 def test_other_types(thing: object) -> None:
     with pytest.raises(BridgeError, match=type(thing).__name__):
         load_image(thing)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "written", ["data:image/png;base64,", "DATA:;BASE64,", "data:a/b;x=y;base64,"]
+)
+def test_an_address_that_holds_the_picture(written: str) -> None:
+    data = encoded(photo())
+    text = base64.b64encode(data).decode()
+    lines = "\n".join(text[start : start + 60] for start in range(0, len(text), 60))
+    for body in (text, lines, text.rstrip("="), text.replace("+", "-").replace("/", "_")):
+        assert load_image(written + body).tobytes() == photo().tobytes()
+    assert load_image("data:image/png," + quote_from_bytes(data)).tobytes() == photo().tobytes()
+    assert image_size(written + text) == (16, 24)
+
+
+def test_a_local_address(tmp_path: Path) -> None:
+    (tmp_path / "a b.png").write_bytes(encoded(photo()))
+    assert load_image((tmp_path / "a b.png").as_uri()).tobytes() == photo().tobytes()
+    with pytest.raises(ImageError, match="another machine"):
+        load_image("file://elsewhere/a.png")
+
+
+@pytest.mark.parametrize(
+    ("address", "match"),
+    [
+        ("data:image/png;base64,!!!" + "A" * 2_900_000, "not base64"),
+        ("data:image/png;base64," + "A" * 2_900_000, "not an image"),
+        ("data:image/png;base64", "no comma"),
+        ("data:,", "empty"),
+        ("data:" + "A" * 2_900_000, "no comma"),
+        ("https://example.org/" + "A" * 2_900_000, "download the picture"),
+        ("HTTP://example.org/a.png", "download the picture"),
+        ("s3://bucket/a.png", "download the picture"),
+        ("A" * 2_900_000, "cannot be read"),
+    ],
+)
+def test_addresses_that_are_no_pictures(address: str, match: str) -> None:
+    with pytest.raises(ImageError, match=match) as caught:
+        load_image(address)
+    assert len(str(caught.value)) < 300

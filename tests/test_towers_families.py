@@ -6,6 +6,7 @@ but a projection or a product may be taken in another order.
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,29 @@ def test_siglip(tmp_path: Path, two: bool) -> None:
     near(chances, whole.logits_per_text.sigmoid())
     attended(text)
     runs_in_bfloat16(tmp_path)
+
+
+def test_siglip_1_with_the_pieces_of_its_repository(tmp_path: Path) -> None:
+    """spiece.model and SiglipTokenizer, with no tokenizer.json, as google/siglip-* have them."""
+    import sentencepiece
+
+    siglip(tmp_path, False)
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        (tmp_path / name).unlink(missing_ok=True)
+    corpus = ["two red apples left of a cat", "a dog, a key and an apple on the right"] * 4
+    made = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(corpus), model_writer=made, vocab_size=30, model_type="unigram",
+        pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2,
+    )  # fmt: skip
+    (tmp_path / "spiece.model").write_bytes(made.getvalue())
+    settings = {"tokenizer_class": "SiglipTokenizer", "model_max_length": 16, "pad_token": "</s>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    ids = open_text_tower(tmp_path, device="cpu").tokenize(["Two RED apples!", "a cat"]).ids
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=made.getvalue())
+    for row, text in zip(ids.tolist(), ("two red apples", "a cat"), strict=True):
+        wanted = [*pieces.encode(text), 1]
+        assert row == wanted + [1] * (16 - len(wanted))
 
 
 @torch.no_grad()

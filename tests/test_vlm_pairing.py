@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from PIL import Image
 from tiny_pairs import LLMS, SIDE, TEXT_TEMPLATE, TOWERS, plain_tokenizer, tiny_llm, tiny_tower
 from tiny_vlm import tiny_llava_model
 
-from bridge.errors import OptionError, PromptError, UnsupportedModelError
+from bridge.errors import ImageError, OptionError, PromptError, UnsupportedModelError
 from bridge.vlm import BridgeVLM, from_llava, pair
 from bridge.vlm.chat import IMAGE_TOKEN, chat_text
 from bridge.vlm.features import n_extra_states
@@ -453,6 +455,31 @@ def test_a_picture_of_a_later_message_stays_there() -> None:
     said = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
     _, asked, _ = read_messages([*said, {"role": "user", "content": [WHAT, IMAGES[0]]}])
     assert asked == "what is it?<image>\n"
+
+
+def test_pictures_as_chat_servers_write_them(tmp_path: Path) -> None:
+    """OpenAI's image_url, and the url and path of transformers: what holds it, or a local file."""
+    vlm, file = tiny_pair(), tmp_path / "a.png"
+    picture(1).save(file)
+    held = "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
+    want = vlm.answer(picture(1), "what is it?", max_new_tokens=8)
+    for part in (
+        {"type": "image_url", "image_url": {"url": held, "detail": "low"}},
+        {"type": "image_url", "image_url": held},
+        {"type": "input_image", "image_url": held},
+        {"type": "image", "url": file.as_uri()},
+        {"type": "image", "url": held},
+        {"type": "image", "path": str(file)},
+    ):
+        messages = [{"role": "user", "content": [WHAT, part]}]
+        assert vlm.chat(messages, max_new_tokens=8) == want
+    far = {"type": "image_url", "image_url": {"url": "https://example.org/" + "a" * 10_000}}
+    with pytest.raises(ImageError, match="download the picture") as caught:
+        vlm.chat([{"role": "user", "content": [WHAT, far]}])
+    assert len(str(caught.value)) < 300
+    for part in ({"type": "image_url"}, {"type": "image", "url": held, "path": "a"}):
+        with pytest.raises(PromptError, match="neither a text nor"):
+            vlm.chat([{"role": "user", "content": [WHAT, part]}])
 
 
 # -- what is refused ----------------------------------------------------------------------

@@ -121,14 +121,16 @@ def tiny_next(folder: Path) -> Path:
 # -- the original layout ------------------------------------------------------------------
 
 
-def llava_parts(projector: nn.Module, seed: int = 0) -> tuple[Any, Any, nn.Module, torch.Tensor]:
+def llava_parts(
+    projector: nn.Module, seed: int = 0, vocab_size: int = 320
+) -> tuple[Any, Any, nn.Module, torch.Tensor]:
     """Tower, language model, projector and newline, random; the vocabulary has no <image>."""
     from transformers import CLIPVisionModel, LlamaForCausalLM
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tower = CLIPVisionModel(vision_config())
-        llm = LlamaForCausalLM(text_config(320))
+        llm = LlamaForCausalLM(text_config(vocab_size))
         for parameter in projector.parameters():
             nn.init.normal_(parameter, std=0.3)
         newline = torch.randn(LLM_WIDTH)

@@ -64,13 +64,16 @@ def without_code(config: Any) -> Any:
     return config
 
 
-def load_words(folder: Path) -> Any:
-    """The tokenizer of a folder, of any kind that transformers knows. Raises WeightsError."""
+def load_words(folder: Path, **settings: Any) -> Any:
+    """The tokenizer of a folder, of any kind that transformers knows; ``settings`` go before its
+    own. Raises WeightsError."""
     from transformers import AutoTokenizer
 
     with reading(f"{folder}: the tokenizer cannot load"):
         return tried(
-            AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False, **settings
+            )
         )
 
 

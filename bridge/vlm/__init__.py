@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bridge.vlm.checkpoints.convert import convert
     from bridge.vlm.choice import Choice
     from bridge.vlm.closed_form import PairSums, fit_linear_projector
+    from bridge.vlm.conversations import CONVERSATIONS
     from bridge.vlm.image import load_image
     from bridge.vlm.inside.occluding import Blanked, Occlusion, answer_without, occlusion
     from bridge.vlm.inside.overlays import heat_overlay, lens_overlay
@@ -36,6 +37,7 @@ _HOMES = {
     "AttentionRollout": "bridge.vlm.inside.rollouts",
     "Blanked": "bridge.vlm.inside.occluding",
     "BridgeVLM": "bridge.vlm.model",
+    "CONVERSATIONS": "bridge.vlm.conversations",
     "Choice": "bridge.vlm.choice",
     "Lens": "bridge.vlm.inside.projector_lens",
     "Occlusion": "bridge.vlm.inside.occluding",
@@ -71,6 +73,7 @@ _HOMES = {
 _ROOMS = ("checkpoints", "inside", "projectors", "stock", "train")
 
 __all__ = [
+    "CONVERSATIONS",
     "AttentionRollout",
     "Blanked",
     "BridgeVLM",

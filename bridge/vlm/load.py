@@ -18,6 +18,8 @@ from bridge.towers.image_processor import (
 )
 from bridge.vlm.aspect import SQUARE, ImageAspect, OneView, mean_colour
 from bridge.vlm.checkpoints.settings import is_original, read_settings
+from bridge.vlm.checkpoints.source import refuse_lora
+from bridge.vlm.conversations import CONVERSATIONS, checked_conversation
 from bridge.vlm.llava import check_tower, from_llava
 from bridge.vlm.model import BridgeVLM
 from bridge.vlm.own_layout import MODEL_TYPE, check_references, read_own
@@ -41,6 +43,7 @@ def load_vlm(
     revision: str | None = None,
     allow_pickle: bool = False,
     base: str | os.PathLike[str] | None = None,
+    conversation: str | None = None,
 ) -> BridgeVLM:
     """Load a checkpoint of LLaVA 1.5, LLaVA 1.6 or BLIP-2, or what `save_vlm` wrote.
 
@@ -54,15 +57,27 @@ def load_vlm(
     never fetched (`hf download` gets them); ``base`` is the language model, a folder or hub id,
     of a folder that holds only `mm_projector.bin`.
 
+    ``conversation`` is what a LLaVA is asked in, by LLaVA's name for it, such as "llava_v1" (see
+    `bridge.vlm.CONVERSATIONS`). Without it, an original folder is asked in the one that LLaVA
+    takes for its name, and all else by the chat template of the checkpoint.
+
     Raises UnknownModelError, HubError, WeightsError (missing, damaged or incomplete weights),
     UnsupportedModelError (another architecture), OptionError.
     """
     place = resolve_device(device)
     check_dtype(dtype)
+    if conversation is not None:
+        checked_conversation(conversation)
     folder = locate(model, revision)
     precision = resolve_dtype(dtype, place, folder)
     return load_folder(
-        folder, place, precision, os.fspath(model), allow_pickle=allow_pickle, base=base
+        folder,
+        place,
+        precision,
+        os.fspath(model),
+        allow_pickle=allow_pickle,
+        base=base,
+        conversation=conversation,
     )
 
 
@@ -87,10 +102,11 @@ def load_folder(
     *,
     allow_pickle: bool = False,
     base: str | os.PathLike[str] | None = None,
+    conversation: str | None = None,
 ) -> BridgeVLM:
     """`load_vlm` once the model is a folder and device and dtype are settled."""
     with reading(f"{folder}: the model cannot load"):
-        vlm = _opened(folder, device, dtype, name, allow_pickle, base)
+        vlm = _opened(folder, device, dtype, name, allow_pickle, base, conversation)
         if vlm.vision is not None:  # the image processor may be another tower's
             import torch
 
@@ -108,16 +124,31 @@ def _opened(
     name: str,
     allow_pickle: bool,
     base: str | os.PathLike[str] | None,
+    conversation: str | None,
 ) -> BridgeVLM:
     config = read_json(folder / "config.json")
     if is_original(config):
         from bridge.vlm.checkpoints.original import load_original
 
-        return load_original(folder, device, dtype, name, allow_pickle=allow_pickle, base=base)
+        return load_original(
+            folder,
+            device,
+            dtype,
+            name,
+            allow_pickle=allow_pickle,
+            base=base,
+            conversation=conversation,
+        )
     if allow_pickle or base is not None:
         raise OptionError(
             f"{folder} is not of the original LLaVA's layout; leave allow_pickle and base out"
         )
+    if conversation is not None and config["model_type"] not in ("llava", "llava_next"):
+        raise OptionError(
+            f"{folder} is a {config['model_type']!r} checkpoint; conversation is for LLaVA's, "
+            "leave it out"
+        )
+    refuse_lora(folder)
     if config["model_type"] == MODEL_TYPE:
         return read_own(folder, device, dtype, name)
     image_processor = load_image_processor(folder)
@@ -137,7 +168,11 @@ def _opened(
         stock,
         tokenizer,
         image_processor,
-        chat_template=_chat_template(folder, tokenizer),
+        chat_template=(
+            _chat_template(folder, tokenizer)
+            if conversation is None
+            else CONVERSATIONS[conversation].template()
+        ),
         aspect=_aspect(folder),
         name=name,
     )

@@ -4,6 +4,9 @@
                               {"type": "text", "text": "what is this?"}]},
  {"role": "assistant", "content": "a cat"},
  {"role": "user", "content": "of which colour?"}]
+
+A picture is also taken as transformers ("url", "path") and OpenAI's servers ("image_url") write
+it: a `data:` address or a local file. Nothing is fetched.
 """
 
 from __future__ import annotations
@@ -68,8 +71,8 @@ def _text(content: object, number: int, role: str, images: list[ImageInput]) -> 
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind == "text" and isinstance(part.get("text"), str):
             pieces.append(part["text"])
-        elif kind == "image" and role == "user" and part.get("image") is not None:
-            images.append(part["image"])
+        elif role == "user" and (picture := _picture(part)) is not None:
+            images.append(picture)
             pieces.append(f"{IMAGE_TOKEN}\n")
         else:
             raise PromptError(
@@ -77,3 +80,15 @@ def _text(content: object, number: int, role: str, images: list[ImageInput]) -> 
                 'give {"type": "text", "text": ...} or {"type": "image", "image": picture}'
             )
     return "".join(pieces)
+
+
+def _picture(part: object) -> ImageInput | None:
+    """The picture of a message's part, None if it has none."""
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if not isinstance(part, Mapping) or kind not in ("image", "image_url", "input_image"):
+        return None
+    given = [part[key] for key in ("image", "url", "path", "image_url") if key in part]
+    found = given[0] if len(given) == 1 else None
+    if isinstance(found, Mapping):  # OpenAI's {"url": ..., "detail": ...}
+        found = found.get("url")
+    return found

@@ -29,7 +29,13 @@ from bridge.vlm.counting import SoftTokens, soft_tokens_of
 from bridge.vlm.features import SelectFeature, SelectLayer, image_states
 from bridge.vlm.image import ImagesInput, load_images
 from bridge.vlm.messages import Messages, read_messages
-from bridge.vlm.parts import check_image_token, check_llm, check_vision, check_widths
+from bridge.vlm.parts import (
+    check_image_token,
+    check_llm,
+    check_vision,
+    check_widths,
+    numbers_of,
+)
 from bridge.vlm.preprocess import Views, view_pixels
 from bridge.vlm.projectors import Projector
 from bridge.vlm.prompting import ChatWriter
@@ -48,7 +54,8 @@ class BridgeVLM:
 
     ``select_layer`` counts as LLaVA does, and ``select_feature`` says which states are kept
     (see `bridge.vlm.features`). ``aspect`` is what is done with pictures that are not square (see
-    `bridge.vlm.aspect`). ``vision`` and ``projector`` may both be None: a model for text alone.
+    `bridge.vlm.aspect`). ``cut_at_images`` reads the texts between pictures one by one, as
+    LLaVA's own code does. ``vision`` and ``projector`` may both be None: a model for text alone.
     Raises, when parts do not fit together, OptionError or UnsupportedModelError.
 
     A picture argument is one picture, or a list of several for one chat, or None. They stand
@@ -67,6 +74,7 @@ class BridgeVLM:
     chat_template: str | None = None
     name: str = "BridgeVLM"
     aspect: ImageAspect = SQUARE
+    cut_at_images: bool = False
 
     def __post_init__(self) -> None:
         check_llm(self.llm, self.name)
@@ -115,17 +123,18 @@ class BridgeVLM:
         answers does, when they are not finite."""
         vision, projector = self._eyes
         counted = self.count(*pixel_values.shape[-2:])
-        weight = next(vision.parameters())
         states = image_states(
-            vision, pixel_values.to(weight), self.select_layer, self.select_feature
+            vision,
+            pixel_values.to(numbers_of(vision, pixel_values)),
+            self.select_layer,
+            self.select_feature,
         )
         if states.shape[1] != counted.states:
             raise UnsupportedModelError(
                 f"{self.name}: the tower gave {states.shape[1]} states where {counted.states} "
                 f"were counted: {counted}"
             )
-        if isinstance(projector, nn.Module):
-            states = states.to(next(projector.parameters(), states))
+        states = states.to(numbers_of(projector, states))
         soft = projector(states, counted.layout)
         if soft.shape[1] != counted.count:
             raise UnsupportedModelError(
@@ -145,6 +154,7 @@ class BridgeVLM:
             self.image_token_id,
             self.context,
             self.name,
+            self.cut_at_images,
         )
 
     def prompt_text(self, turns: Sequence[Turn], n_images: int = 1) -> str:

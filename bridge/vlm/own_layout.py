@@ -25,6 +25,7 @@ from bridge.towers.foreign import load_words
 from bridge.towers.image_processor import load_image_processor
 from bridge.vlm.aspect import SQUARE, OneView
 from bridge.vlm.chat import IMAGE_TOKEN
+from bridge.vlm.checkpoints.text_files import keep_rules
 from bridge.vlm.model import BridgeVLM
 from bridge.vlm.projectors import load_projector, save_projector
 
@@ -55,6 +56,7 @@ def write_own(
     if llm is None:
         vlm.llm.save_pretrained(folder / "llm")
         tokenizer.save_pretrained(folder)
+        keep_rules(folder)
     else:
         has_lora = bool(lora_layers(vlm.llm))
         if has_lora:
@@ -73,6 +75,7 @@ def write_own(
         "select_layer": layer if isinstance(layer, int) else list(layer),
         "select_feature": vlm.select_feature,
         "image_token": vlm.image_token,
+        "cut_at_images": vlm.cut_at_images,
         "pad_colour": vlm.aspect.pad_colour if isinstance(vlm.aspect, OneView) else None,
         **referred,
     }
@@ -132,6 +135,7 @@ def read_own(folder: Path, device: torch.device, dtype: torch.dtype, name: str) 
         chat_template=template if isinstance(template, str) else None,
         name=name,
         aspect=SQUARE if pad is None else OneView((pad[0], pad[1], pad[2])),
+        cut_at_images=config.get("cut_at_images") is True,
     )
 
 

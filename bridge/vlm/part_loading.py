@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from bridge.errors import UnsupportedModelError, WeightsError
+from bridge.errors import MissingDependencyError, UnsupportedModelError, WeightsError
 from bridge.files import read_json
 from bridge.runtime import check_dtype, quiet_loading, resolve_device, resolve_dtype
 from bridge.towers.foreign import load_words, read_config, reading
@@ -98,7 +98,7 @@ def load_llm(
 
 def load_part(auto_class: Any, folder: Path, dtype: torch.dtype) -> Any:
     """One model of a folder, every tensor of it from the folder. Raises WeightsError,
-    UnsupportedModelError."""
+    UnsupportedModelError, MissingDependencyError."""
     with reading(f"{folder}: the weights cannot load"):
         try:
             model, info = auto_class.from_pretrained(
@@ -110,6 +110,9 @@ def load_part(auto_class: Any, folder: Path, dtype: torch.dtype) -> Any:
                 output_loading_info=True,
                 trust_remote_code=False,
             )
+        except ImportError as error:  # a quantised checkpoint's package, mostly bitsandbytes
+            why = str(error).strip().split("\n", 1)[0][:_SAID]
+            raise MissingDependencyError(f"{folder} needs another package: {why}") from error
         except ValueError as error:  # transformers' word for a config of another kind
             # What follows its first line is a list of all classes there are.
             why = str(error).split("\n", 1)[0][:_SAID]

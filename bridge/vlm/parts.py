@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from bridge.errors import OptionError, UnsupportedModelError
@@ -99,3 +100,16 @@ def checked_image_token(tokenizer: Any, image_id: int, name: str) -> str:
 def llm_width(llm: Any) -> int:
     """The width of the language model's word embeddings."""
     return int(llm.get_input_embeddings().weight.shape[-1])
+
+
+def numbers_of(module: Any, otherwise: torch.Tensor) -> torch.Tensor:
+    """A tensor of the dtype and on the device that a module calculates in, ``otherwise`` where it
+    has none. Of a quantised one most weights are whole numbers, which nothing is calculated in."""
+    weights = module.parameters() if isinstance(module, nn.Module) else ()
+    return next((weight for weight in weights if weight.is_floating_point()), otherwise)
+
+
+def is_quantised(module: Any) -> bool:
+    """Whether weights of a module are kept in whole numbers (4 or 8 bits)."""
+    weights = module.parameters() if isinstance(module, nn.Module) else ()
+    return any(not weight.is_floating_point() for weight in weights)

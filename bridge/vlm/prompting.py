@@ -24,7 +24,11 @@ _QUESTION = "\N{WHITE SQUARE}question\N{WHITE SQUARE}"
 
 @dataclass(frozen=True, eq=False)
 class ChatWriter:
-    """How one model writes its chats. ``template`` is a Jinja chat template, or None."""
+    """How one model writes its chats. ``template`` is a Jinja chat template, or None.
+
+    With ``cut`` the text before, between and behind the pictures is read piece by piece, as
+    LLaVA's own code does; SentencePiece begins each piece with a space.
+    """
 
     tokenizer: Any
     template: str | None
@@ -32,6 +36,7 @@ class ChatWriter:
     image_id: int
     context: int | None  # positions of the language model, None if it sets no limit
     name: str
+    cut: bool = False
 
     def text(self, turns: Sequence[Turn], n_images: int, answer: str | None = None) -> str:
         """The chat up to where the model goes on; with ``answer``, up to the end of that answer.
@@ -96,12 +101,30 @@ class ChatWriter:
         # A template may write the beginning token itself.
         bos = self.tokenizer.bos_token
         begun = bool(bos) and text.removeprefix(self.image_token).startswith(bos)
-        # Too long a chat is refused by `ids`, so the tokenizer need not warn of it.
-        ids = self.tokenizer(text, add_special_tokens=not begun, verbose=False)["input_ids"]
+        head, *others = text.split(self.image_token) if self.cut else [text]
+        ids = self._read(head, begins=not begun)
+        for piece in others:
+            ids += [self.image_id, *self._read(piece, begins=False)]
         eos = self.tokenizer.eos_token
         if eos and ids and ids[-1] == self.tokenizer.eos_token_id and not text.endswith(eos):
             ids = ids[:-1]  # a tokenizer that closes every text would close the open answer
         return expand_placeholder(ids, self.image_id, n_soft)
+
+    def _read(self, text: str, *, begins: bool) -> list[int]:
+        """The ids of a text; ``begins`` says whether what begins a text stands before it."""
+        if self.cut and text.startswith(" ") and self._swallows_a_space:
+            text = f" {text}"
+        # Too long a chat is refused by `ids`, so the tokenizer need not warn of it.
+        return list(self.tokenizer(text, add_special_tokens=begins, verbose=False)["input_ids"])
+
+    @cached_property
+    def _swallows_a_space(self) -> bool:
+        """Whether the tokenizer takes a first space for the one that it begins a text with.
+        SentencePiece, in whose place it stands, has both."""
+        one, two = (
+            self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("a", " a")
+        )
+        return bool(one == two)
 
     def _around_answer(self, turns: Sequence[Turn], n_images: int) -> tuple[str, str]:
         """What the layout writes before and after the answer that ends a chat."""

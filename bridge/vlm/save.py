@@ -11,6 +11,7 @@ from bridge.files import filled_folder, home_path
 from bridge.runtime import quiet_loading
 from bridge.vlm.aspect import OneView
 from bridge.vlm.model import BridgeVLM
+from bridge.vlm.parts import is_quantised
 
 
 def save_vlm(
@@ -98,6 +99,18 @@ def check_can_save(vlm: BridgeVLM, llm: str | None = None) -> None:
         raise UnsupportedModelError(
             f"{vlm.name} takes pictures in tiles (anyres), which bridge does not save; pair its "
             "tower and language model anew with bridge.vlm.pair"
+        )
+    parts = {"tower": vlm.vision, "projector": vlm.projector, "language model": vlm.llm}
+    for part, module in parts.items():
+        if is_quantised(module):
+            raise UnsupportedModelError(
+                f"{vlm.name}: its {part} is quantised (4 or 8 bits), which bridge does not save; "
+                "save the model in whole precision and quantise it when it is loaded"
+            )
+    if hasattr(vlm.llm, "peft_config") or getattr(vlm.llm, "_hf_peft_config_loaded", False):
+        raise UnsupportedModelError(
+            f"{vlm.name}: its language model is one of peft, which saves the LoRA alone; merge it "
+            "(llm.merge_and_unload()) and pair what that gives with bridge.vlm.pair"
         )
     if llm is None and lora_layers(vlm.llm):
         raise UnsupportedModelError(

@@ -11,6 +11,8 @@ import torch
 
 from bridge.vlm.aspect import OneView, mean_colour
 from bridge.vlm.chat import CHAT_TEMPLATE, END_OF_ANSWER, IMAGE_TOKEN
+from bridge.vlm.checkpoints.text_files import keep_rules
+from bridge.vlm.checkpoints.tokenizer import image_mark
 from bridge.vlm.features import n_extra_states, patch_size
 from bridge.vlm.model import BridgeVLM
 from bridge.vlm.projectors import MlpProjector
@@ -32,6 +34,8 @@ def why_not(vlm: BridgeVLM) -> str | None:
         return f"its language model is one of {_DECODERS}, not {vlm.llm.config.model_type}"
     if vlm.select_feature == "patch" and n_extra_states(tower) > 1:
         return "it drops one state of the tower, or none"
+    if vlm.cut_at_images and image_mark(vlm.tokenizer) != IMAGE_TOKEN:
+        return "its texts are read in one piece, pictures and all"
     pad = vlm.aspect.pad_colour if isinstance(vlm.aspect, OneView) else None
     if pad is not None and pad != mean_colour(vlm.image_processor.image_mean):
         return "it pads with the processor's mean colour"
@@ -56,6 +60,7 @@ def write_stock(vlm: BridgeVLM, folder: Path) -> None:
         image_token=vlm.image_token,
     )
     processor.save_pretrained(folder)
+    keep_rules(folder)
     if isinstance(vlm.aspect, OneView) and vlm.aspect.pad_colour is not None:
         path = folder / "processor_config.json"
         settings = json.loads(path.read_text(encoding="utf-8"))

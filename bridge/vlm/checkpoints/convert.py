@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,15 +17,21 @@ from typing import TYPE_CHECKING, Any, Literal
 from bridge.errors import OptionError, UnsupportedModelError, WeightsError
 from bridge.files import check_output_file, home_path, read_json, whole_folder
 from bridge.towers.foreign import reading
+from bridge.vlm.chat import CHAT_TEMPLATE
 from bridge.vlm.checkpoints import names
 from bridge.vlm.checkpoints.settings import (
     ADDED_ROWS,
+    CONVERSATION,
+    LLAVA_ENTRIES,
+    NOTED_TEMPLATE,
     is_original,
+    llava_entries,
     to_hf_config,
     to_llava_config,
 )
-from bridge.vlm.checkpoints.source import TOWER_FOLDER, open_original
+from bridge.vlm.checkpoints.source import TOWER_FOLDER, Original, open_original, refuse_lora
 from bridge.vlm.checkpoints.tensors import ShardWriter, model_files, read_file
+from bridge.vlm.conversations import checked_conversation
 
 if TYPE_CHECKING:
     import torch
@@ -35,19 +40,6 @@ if TYPE_CHECKING:
 
 Layout = Literal["hf", "llava"]
 Progress = Callable[[int], None]
-
-# What belongs to the text side and is the same file in both layouts.
-_TEXT_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "generation_config.json",
-)
 
 
 def convert(
@@ -58,6 +50,7 @@ def convert(
     allow_pickle: bool = False,
     base: str | os.PathLike[str] | None = None,
     vision_tower: str | None = None,
+    conversation: str | None = None,
     on_tensor: Progress | None = None,
 ) -> Path:
     """Write ``source`` to the new folder ``out`` in the other layout, and give its path.
@@ -71,6 +64,9 @@ def convert(
         vision_tower: what `mm_vision_tower` shall say when going to "llava". LLaVA's own code
             wants the CLIP the tower came from (openai/clip-vit-large-patch14-336); bridge needs
             nothing, as the tower's tensors and settings are in ``out`` either way.
+        conversation: what the model is asked in, by LLaVA's name for it (see
+            `bridge.vlm.CONVERSATIONS`); without it, what LLaVA takes for the checkpoint's name.
+            Going to "hf", it becomes the chat template.
         on_tensor: called with the number of tensors done, after each.
 
     The folder appears under its name when it is whole, and not at all if anything fails. Raises
@@ -81,6 +77,8 @@ def convert(
 
     if to not in ("hf", "llava"):
         raise OptionError(f"to is {to!r}; give 'hf' or 'llava'")
+    if conversation is not None:
+        checked_conversation(conversation)
     target = _checked_target(home_path(out))
     folder = resolve(source).absolute()
     claim = f"{folder} cannot be converted"
@@ -89,9 +87,11 @@ def convert(
     with whole_folder(target) as part:
         with reading(claim):
             if to == "hf":
-                tensors = _to_hf(folder, part, allow_pickle, base)
+                original = open_original(folder, allow_pickle=allow_pickle, base=base)
+                chosen = conversation or original.conversation(os.fspath(source))
+                tensors = _to_hf(original, part, chosen)
             else:
-                tensors = _to_llava(folder, part, vision_tower)
+                tensors = _to_llava(folder, part, vision_tower, conversation)
         _write_tensors(_read(tensors, claim), part, folder, on_tensor)
         if target.exists():
             raise OptionError(f"output {str(target)!r} has come to be meanwhile; nothing written")
@@ -108,21 +108,21 @@ def _read(tensors: Tensors, claim: str) -> Tensors:
         yield found
 
 
-def _to_hf(
-    folder: Path, part: Path, allow_pickle: bool, base: str | os.PathLike[str] | None
-) -> Tensors:
+def _to_hf(source: Original, part: Path, conversation: str | None) -> Tensors:
     """Writes all but the tensors, and gives those by their other names."""
-    from bridge.vlm.checkpoints.tokenizer import chat_template_of, tokenizer_with_image
+    from bridge.vlm.checkpoints.text_files import write_for_hf
+    from bridge.vlm.checkpoints.tokenizer import image_mark, tokenizer_with_image
 
-    source = open_original(folder, allow_pickle=allow_pickle, base=base)
-    tokenizer = tokenizer_with_image(source.llm)
+    tokenizer = tokenizer_with_image(source.llm, source.settings.llm)
     image_id = int(tokenizer.convert_tokens_to_ids("<image>"))
     added = max(0, image_id + 1 - int(source.settings.text["vocab_size"]))
     config = to_hf_config(source.settings, source.vision, image_id, added)
+    config[LLAVA_ENTRIES] = llava_entries(source.config)
+    if conversation is not None:
+        config[CONVERSATION] = conversation
     _write_json(part / "config.json", config)
-    _copy_text_files(source.llm, part)
-    tokenizer.chat_template = chat_template_of(tokenizer, source.settings.llm)
-    tokenizer.save_pretrained(part)
+    tokenizer.chat_template = source.chat_template(conversation, image_mark(tokenizer))
+    write_for_hf(tokenizer, source.llm, part)
     processor = _processor_config(source.preprocessor(), config, source.settings.aspect)
     _write_json(part / "processor_config.json", processor)
 
@@ -131,30 +131,40 @@ def _to_hf(
             if name == names.NEWLINE and source.settings.aspect != "anyres":
                 continue  # transformers' 1.5 has no place for it, nor LLaVA a use
             grown = _with_rows(tensor, added) if name in names.EMBEDDINGS else tensor
-            yield _other_name(names.to_hf, name, folder), grown
+            yield _other_name(names.to_hf, name, source.folder), grown
 
     return renamed()
 
 
-def _to_llava(folder: Path, part: Path, vision_tower: str | None) -> Tensors:
+def _to_llava(
+    folder: Path, part: Path, vision_tower: str | None, conversation: str | None
+) -> Tensors:
     """As `_to_hf`."""
     from transformers import AutoConfig
 
     from bridge.towers.image_processor import processor_kind, processor_settings
+    from bridge.vlm.checkpoints.text_files import chat_template_of, write_for_llava
 
+    refuse_lora(folder)
     raw = read_json(folder / "config.json")
     settings = processor_settings(folder)
     padded = processor_kind(settings) == "LlavaImageProcessor" and bool(settings.get("do_pad"))
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     aspect = "pad" if padded else "square"
     named = vision_tower or TOWER_FOLDER
-    _write_json(part / "config.json", to_llava_config(config, raw, aspect, named, folder))
-    _copy_text_files(folder, part)
+    flat = to_llava_config(config, raw, aspect, named, folder)
+    noted = conversation or raw.get(CONVERSATION)
+    if noted is not None:
+        flat[CONVERSATION] = noted
+    else:
+        flat[NOTED_TEMPLATE] = chat_template_of(folder) or CHAT_TEMPLATE
+    _write_json(part / "config.json", flat)
+    added = int(raw.get(ADDED_ROWS, 0))
+    write_for_llava(folder, part, image_was_added=added > 0)
     vision = {**config.vision_config.to_dict(), "architectures": ["CLIPVisionModel"]}
     (part / TOWER_FOLDER).mkdir()
     _write_json(part / TOWER_FOLDER / "config.json", vision)
     _write_json(part / TOWER_FOLDER / "preprocessor_config.json", _clip_settings(settings))
-    added = int(raw.get(ADDED_ROWS, 0))
 
     def renamed() -> Tensors:
         for file in model_files(folder):
@@ -244,12 +254,6 @@ def _check_direction(folder: Path, to: str) -> None:
         )
     if layout == to:
         raise OptionError(f"{folder} has the layout {to!r} already; there is nothing to convert")
-
-
-def _copy_text_files(source: Path, part: Path) -> None:
-    for name in _TEXT_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, part / name)
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from bridge.vlm.chat import IMAGE_TOKEN
 from bridge.vlm.checkpoints import names
 from bridge.vlm.checkpoints.settings import LLM_CLASSES
 from bridge.vlm.checkpoints.source import Original, open_original
-from bridge.vlm.checkpoints.tokenizer import chat_template_of, tokenizer_with_image
+from bridge.vlm.checkpoints.tokenizer import tokenizer_with_image
 from bridge.vlm.generation import check_generation
 from bridge.vlm.model import BridgeVLM
 from bridge.vlm.preprocess import pil_clip_processor
@@ -35,14 +35,18 @@ def load_original(
     *,
     allow_pickle: bool = False,
     base: str | os.PathLike[str] | None = None,
+    conversation: str | None = None,
 ) -> BridgeVLM:
     """A BridgeVLM of a LLaVA folder (see `bridge.vlm.checkpoints.source`).
+
+    It is asked in ``conversation`` (see `bridge.vlm.conversations`), or in the one that LLaVA
+    takes for ``name``.
 
     Raises UnsupportedModelError, WeightsError (missing, damaged, or pickle that was not
     allowed), OptionError.
     """
     source = open_original(folder, allow_pickle=allow_pickle, base=base)
-    tokenizer = tokenizer_with_image(source.llm)
+    tokenizer = tokenizer_with_image(source.llm, source.settings.llm)
     llm, vision, projector, newline = _parts(source, dtype)
     image_processor = tried_on_a_picture(pil_clip_processor(**_options(source.preprocessor())))
     with quiet_loading():
@@ -57,9 +61,10 @@ def load_original(
         image_token_id=int(tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)),
         select_layer=source.settings.select_layer,
         select_feature="patch" if source.settings.select_feature == "patch" else "cls_patch",
-        chat_template=chat_template_of(tokenizer, source.settings.llm),
+        chat_template=source.chat_template(conversation or source.conversation(name)),
         name=name,
         aspect=aspect,
+        cut_at_images=True,
     )
 
 

@@ -26,6 +26,12 @@ _LLAVA_CLASSES = {"llama": "LlavaLlamaForCausalLM", "mistral": "LlavaMistralForC
 
 # Rows that convert added to the embeddings for <image>; taken off again on the way back.
 ADDED_ROWS = "bridge_added_rows"
+# The conversation that the checkpoint is asked in, noted by convert in both layouts.
+CONVERSATION = "bridge_conversation"
+# The same of a checkpoint that has a chat template which is none of LLaVA's conversations.
+NOTED_TEMPLATE = "bridge_chat_template"
+# LLaVA's own entries that transformers' layout has no place for.
+LLAVA_ENTRIES = "bridge_llava"
 
 # Entries of LLaVA's config that are neither mm_... nor the language model's.
 # fmt: off
@@ -90,7 +96,7 @@ def read_settings(config: dict[str, Any], name: object) -> LlavaSettings:
     if config.get("mm_resampler_type") not in (None, "None", "identity"):
         _refuse(name, f"mm_resampler_type {config['mm_resampler_type']!r}", "there must be none")
     points = config.get("image_grid_pinpoints")
-    own = {key for key in config if key.startswith("mm_") or key in _OWN}
+    own = {key for key in config if key.startswith(("mm_", "bridge_")) or key in _OWN}
     text = {key: value for key, value in config.items() if key not in own}
     if "rope_parameters" in text:  # transformers 5's form; the other two say the same to older ones
         text.pop("rope_theta", None), text.pop("rope_scaling", None)
@@ -104,6 +110,19 @@ def read_settings(config: dict[str, Any], name: object) -> LlavaSettings:
         llm=LLMS[str(kind)],
         text={**text, "model_type": LLMS[str(kind)]},
     )
+
+
+# Those of them that say where and how a checkpoint is kept, which the way back says anew.
+_KEEPING = frozenset({
+    "architectures", "auto_map", "mm_vision_tower", "model_type", "transformers_version",
+    "unfreeze_mm_vision_tower",
+})  # fmt: skip
+
+
+def llava_entries(config: dict[str, Any]) -> dict[str, Any]:
+    """What a config.json of the original LLaVA says that transformers' layout has no place for."""
+    own = {key for key in config if key.startswith("mm_") or key in _OWN}
+    return {key: config[key] for key in sorted(own - _KEEPING)}
 
 
 def to_hf_config(
@@ -195,7 +214,7 @@ def to_llava_config(
     if following:
         points = config.image_grid_pinpoints
         flat["image_grid_pinpoints"] = [[wide, high] for high, wide in points]
-    return flat
+    return {**raw.get(LLAVA_ENTRIES, {}), **flat}
 
 
 def _pinpoints(value: Any, name: object) -> tuple[Size, ...]:

@@ -13,17 +13,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bridge.errors import OptionError, WeightsError
+from bridge.errors import OptionError, UnsupportedModelError, WeightsError
 from bridge.files import read_json
 from bridge.model_folder import check_folder
+from bridge.vlm.chat import CHAT_TEMPLATE, IMAGE_TOKEN
 from bridge.vlm.checkpoints import names
-from bridge.vlm.checkpoints.settings import LlavaSettings, is_original, read_settings
+from bridge.vlm.checkpoints.settings import (
+    CONVERSATION,
+    NOTED_TEMPLATE,
+    LlavaSettings,
+    is_original,
+    read_settings,
+)
 from bridge.vlm.checkpoints.tensors import (
     NO_PICKLE_OF_HUBS,
     model_files,
     projector_file,
     read_file,
 )
+from bridge.vlm.conversations import CONVERSATIONS, conversation_of
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +48,26 @@ class Original:
     settings: LlavaSettings
     vision: dict[str, Any]  # the tower's config
     allow_pickle: bool
+    config: dict[str, Any]  # config.json as it is
+
+    def conversation(self, name: str) -> str | None:
+        """What the checkpoint is asked in: what `bridge convert` noted, else what LLaVA takes for
+        the ``name`` that it was asked for by; None where a template was noted that is neither."""
+        noted = self.config.get(CONVERSATION)
+        if noted in CONVERSATIONS:
+            return str(noted)
+        return None if self._noted_template else conversation_of(name, self.config)
+
+    def chat_template(self, conversation: str | None, mark: str = IMAGE_TOKEN) -> str:
+        """That of ``conversation``, or for None what `bridge convert` noted."""
+        if conversation is None:
+            return self._noted_template or CHAT_TEMPLATE
+        return CONVERSATIONS[conversation].template(mark)
+
+    @property
+    def _noted_template(self) -> str | None:
+        found = self.config.get(NOTED_TEMPLATE)
+        return found if isinstance(found, str) else None
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """All tensors by LLaVA's full names, as stored. Raises WeightsError."""
@@ -97,6 +125,7 @@ def open_original(
 
     config = read_json(folder / "config.json")
     settings = read_settings(config, folder)
+    refuse_lora(folder)
     llm = folder
     if base is not None:
         llm = resolve(base).absolute()
@@ -117,7 +146,25 @@ def open_original(
         raise WeightsError(
             f"{folder} has no mm_projector.bin or mm_projector.safetensors; {NO_PICKLE_OF_HUBS}"
         )
-    return Original(folder, llm, settings, _vision_config(folder, settings.tower), allow_pickle)
+    return Original(
+        folder, llm, settings, _vision_config(folder, settings.tower), allow_pickle, config
+    )
+
+
+# What a run of LoRA leaves beside or in place of whole weights, in any layout.
+_LORA = ("adapter_config.json", "adapter_model.*", "non_lora_trainables.*")
+
+
+def refuse_lora(folder: Path) -> None:
+    """Raises UnsupportedModelError for a folder with weights that have to be merged first, which
+    would not be read."""
+    found = sorted(file.name for name in _LORA for file in folder.glob(name))
+    if found:
+        raise UnsupportedModelError(
+            f"{folder} has {' and '.join(found)}: a LoRA and what was trained beside it, which "
+            "bridge does not merge; merge them (LLaVA's scripts/merge_lora_weights.py, or peft's "
+            "merge_and_unload) and give the whole model"
+        )
 
 
 def tower_folder(folder: Path, tower: str, *, weights: bool = False) -> Path:

@@ -23,6 +23,7 @@ from bridge.rgb import to_rgb
 from bridge.vlm.aspect import AnyRes
 from bridge.vlm.features import image_states
 from bridge.vlm.inside.places import as_picture, patch_pixels, patches_of
+from bridge.vlm.parts import numbers_of
 from bridge.vlm.preprocess import Views
 from bridge.vlm.projectors.protocol import Grid
 
@@ -77,10 +78,10 @@ class Canvas:
         vlm = self.vlm
         projector: Any = vlm.projector
         counted = vlm.count(*self.views.pixel_values.shape[-2:])
-        weight = next(vlm.vision.parameters())  # type: ignore[union-attr]
+        pixels = self.views.pixel_values
         states = image_states(
             vlm.vision,  # type: ignore[arg-type]
-            self.views.pixel_values.to(weight),
+            pixels.to(numbers_of(vlm.vision, pixels)),
             vlm.select_layer,
             vlm.select_feature,
         )
@@ -91,8 +92,7 @@ class Canvas:
         without = torch.where(flat, patches.mean(1, keepdim=True), patches)
         kept = states[:, : max(first, 0)].expand(len(masks), -1, -1)
         whole = torch.cat([kept, without], dim=1)
-        if isinstance(projector, torch.nn.Module):
-            whole = whole.to(next(projector.parameters(), whole))
+        whole = whole.to(numbers_of(projector, whole))
         return list(projector(whole, counted.layout))
 
 

@@ -20,6 +20,7 @@ from bridge.towers.fingerprinting import fingerprint
 from bridge.towers.tensors import check_computable, read_tensors
 from bridge.vlm.features import image_states
 from bridge.vlm.model import BridgeVLM
+from bridge.vlm.parts import numbers_of
 from bridge.vlm.preprocess import view_pixels
 from bridge.vlm.train.rows import Picture
 
@@ -94,7 +95,7 @@ def picture_states(vlm: BridgeVLM, pictures: Sequence[Picture]) -> list[torch.Te
         return []
     assert vlm.vision is not None
     views = view_pixels(vlm.image_processor, vlm.aspect, [picture.load() for picture in pictures])
-    pixels = views.pixel_values.to(next(vlm.vision.parameters()))
+    pixels = views.pixel_values.to(numbers_of(vlm.vision, views.pixel_values))
     states = image_states(vlm.vision, pixels, vlm.select_layer, vlm.select_feature)
     return list(states.split(views.counts))
 
