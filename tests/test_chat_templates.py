@@ -14,10 +14,13 @@ from tiny_vlm import tiny_llava
 import bridge
 from bridge.errors import UnsupportedModelError
 from bridge.vlm.chat import CHAT_TEMPLATE, chat_messages
-from bridge.vlm.checkpoints.tokenizer import _MISTRAL
+from bridge.vlm.conversations import CONVERSATIONS
 from bridge.vlm.templates import write_chat
 
 TURNS = [("what is it?", "a cät \N{CAT FACE}\n'of' \"two\""), ("red?", "")]
+
+OF_LLAVA = [CONVERSATIONS[name].template() for name in ("mistral_instruct", "llava_v0", "mpt")]
+OF_LLAVA += [CONVERSATIONS["llava_llama_2"].template("<image> ")]
 
 # What makes a text or a loop that is too long for any machine, or raises.
 HOSTILE = {
@@ -53,7 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "template", [CHAT_TEMPLATE, _MISTRAL, TEXT_TEMPLATE, SPACED_END_TEMPLATE, LLAVA_HF_TEMPLATE]
+    "template", [CHAT_TEMPLATE, *OF_LLAVA, TEXT_TEMPLATE, SPACED_END_TEMPLATE, LLAVA_HF_TEMPLATE]
 )
 @pytest.mark.parametrize("prompt", [False, True])
 def test_it_is_what_transformers_writes(folder: Path, template: str, prompt: bool) -> None:
