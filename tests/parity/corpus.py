@@ -9,6 +9,8 @@ WORDS = (
     "a", "cat", "red", "two apples", "left of the dog", "castle at night", "8k", "photo of",
     "naïve café", "1girl", "x-ray", "don't", "Ünïcode", "🐈", "!", "masterpiece",
 )  # fmt: skip
+# Names of embeddings, as ComfyUI's prompts write them.
+EMBEDDED = ("cat", "cat", "x-ray", "x-ray.safetensors", "x-ray embedding:cat", ",cat", "cat,,")
 LONG = "an old lighthouse above the sea, storm clouds, oil on canvas, "
 
 
@@ -53,8 +55,36 @@ def scheduled(rng: random.Random) -> str:
     return f"{rng.choice(WORDS)} {inner} {rng.choice(WORDS)}"
 
 
+def comfy(rng: random.Random, depth: int = 2) -> str:
+    """One prompt with ComfyUI's marks: brackets, weights, escapes, words of its embeddings."""
+    made = []
+    for _ in range(rng.randint(1, 4)):
+        word = rng.choice(WORDS) if depth == 0 or rng.random() < 0.5 else comfy(rng, depth - 1)
+        made.append(
+            rng.choice(
+                (
+                    f"{word}",
+                    f"({word})",
+                    f"(({word}))",
+                    f"({word}:{_weight(rng)})",
+                    f"(a ({word}:{_weight(rng)}) dog:{_weight(rng)})",
+                    rf"\({word}\)",
+                    f"{word},",
+                    f"[{word}]",
+                    f"({word}",
+                    f"{word})",
+                    f"({word}:)",
+                    f"{word}:1.2",
+                    f"{word} embedding:{rng.choice(EMBEDDED)}{rng.choice((' ', ',', '', '<b>'))}",
+                    LONG * rng.choice((1, 1, 6)) if rng.random() < 0.1 else word,
+                )
+            )
+        )
+    return rng.choice((" ", ", ", "", "\n")).join(made)
+
+
 def draw(kind: str, count: int) -> Iterator[str]:
     """``count`` prompts of a kind, the same ones in each run."""
-    makers = {"a1111": a1111, "scheduled": scheduled}
+    makers = {"a1111": a1111, "scheduled": scheduled, "comfy": comfy}
     for number in range(count):
         yield makers[kind](random.Random(f"{kind}/{number}"))
