@@ -20,8 +20,8 @@ from bridge.conditioning.negatives import emptied, given
 from bridge.conditioning.parts import split_parts
 from bridge.conditioning.planning import (
     cut_to_states,
-    levelled,
     lengths_of,
+    levelled,
     plans_by_prompt,
     plans_of,
     warn_of_cuts,

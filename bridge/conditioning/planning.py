@@ -38,7 +38,9 @@ def plans_of(
             normalised(plan, wording.token_normalization)
             for plan in plan_many(own, reader, use.component, wording.long_prompt.split)
         )
-        for use, reader, own in zip(kit.recipe.towers, kit.readers(length, wording.dialect), texts, strict=False)
+        for use, reader, own in zip(
+            kit.recipe.towers, kit.readers(length, wording.dialect), texts, strict=False
+        )
     )
 
 

@@ -18,6 +18,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 from bridge.errors import OptionError
@@ -44,6 +45,10 @@ class Concept:
     word: str
     ids: tuple[int, ...]
 
+    def vectors(self) -> Iterator[tuple[int, str]]:
+        """The ids, each with the name that diffusers would give it."""
+        return zip(self.ids, vector_names(self.word, len(self.ids)), strict=False)
+
 
 def named(concepts: Sequence[Concept], name: str) -> Concept | None:
     """The concept that ComfyUI would find under a name: of a file, in a folder or not."""
@@ -63,7 +68,7 @@ def marked(
         find: from a name and its source span to its concept; refuses what is none.
     """
     cuts = [0, *(mark.start() for mark in _MARKS.finditer(text)), len(text)]
-    for a, b in zip(cuts, cuts[1:], strict=False):
+    for a, b in pairwise(cuts):
         if not text.startswith(_MARK, a, b):
             if a < b:
                 yield text[a:b], origins[a:b], None

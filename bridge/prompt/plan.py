@@ -389,8 +389,8 @@ def _stretches(
         if piece.concept is not None:
             word += 1
             stretches[-1] += [
-                Token(i, piece.concept.word, *piece.origins[0], False, piece.weight, word, number)
-                for i in piece.concept.ids
+                Token(i, name, *piece.origins[0], False, piece.weight, word, number)
+                for i, name in piece.concept.vectors()
             ]
             continue
         content = slice(len(frame.lead), len(ids) - len(frame.tail))
@@ -418,7 +418,8 @@ def _read(
         if concept is None:
             yield ids[a], names[a], spans[a]
         else:
-            yield from ((i, concept.word, (spans[a][0], spans[b - 1][1])) for i in concept.ids)
+            place = spans[a][0], spans[b - 1][1]
+            yield from ((i, name, place) for i, name in concept.vectors())
 
 
 def _grown(frame: _Frame, read: list[list[list[Token]]]) -> _Frame:

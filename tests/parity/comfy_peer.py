@@ -86,7 +86,8 @@ def _towers(kind: str, pipe: Any) -> dict[str, Any]:
 
 def _config(tower: Any) -> dict[str, Any]:
     config = tower.config.to_dict()
-    return {**config, "model_type": "t5"} if "d_model" in config else config
+    # transformers' name of the same function.
+    return config | ({"dense_act_fn": "gelu_pytorch_tanh"} if "d_model" in config else {})
 
 
 def _load(model: Any, tower: Any) -> None:
@@ -202,7 +203,7 @@ def load_comfy(*, adv: bool = False) -> Comfy:
     for name in _mine():
         del sys.modules[name]
     with on_path(folder):
-        import comfy  # the peer's package
+        import comfy.text_encoders  # noqa: F401  # the peer's packages
 
         cpu = torch.device("cpu")
         _module(
@@ -218,8 +219,6 @@ def load_comfy(*, adv: bool = False) -> Comfy:
             cast_to_input=lambda weight, like: weight.to(like.dtype),
         )
         for name in ("comfy.ldm", "comfy.ldm.modules", "comfy.utils", "comfy.text_encoders.llama"):
-            if name == "comfy.text_encoders.llama":
-                import comfy.text_encoders
             _module(name)
         _module(
             "comfy.ldm.modules.attention",

@@ -31,14 +31,15 @@ def comfy() -> Comfy:
     return load_comfy()
 
 
-@pytest.fixture(scope="module")
-def embeddings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of embeddings of several vectors, for both towers."""
+@pytest.fixture
+def embeddings(tmp_path_factory: pytest.TempPathFactory, kind: str) -> Path:
+    """A folder of embeddings of several vectors, for each CLIP tower of a kind of model."""
     folder: Path = tmp_path_factory.mktemp("embeddings")
     rng = torch.Generator().manual_seed(3)
     for name, count in EMBEDDINGS.items():
         rows = {"clip_l": torch.randn(count, 32, generator=rng)}
-        rows["clip_g"] = torch.randn(count, 48, generator=rng)
+        if kind in ("sdxl", "sd3"):
+            rows["clip_g"] = torch.randn(count, 48, generator=rng)
         save_file(rows, folder / f"{name}.safetensors")
     return folder
 
@@ -52,9 +53,9 @@ def test_states(comfy: Comfy, kind: str, embeddings: Path, equal: Equal) -> None
     count_of = {"sd15": 1000, "sdxl": 1000, "flux": 500, "sd3": 500}
     with equal(f"ComfyUI: {ROWS[kind]}") as count, torch.no_grad():
         for prompt in ["", *corpus.draw("comfy", count_of[kind])]:
-            wanted, pooled = encoder.encode_token_weights(
-                tokenizer.tokenize_with_weights(prompt)
-            )[:2]
+            wanted, pooled = encoder.encode_token_weights(tokenizer.tokenize_with_weights(prompt))[
+                :2
+            ]
             try:
                 found = bridge.condition(
                     prompt, model=pipe, dialect="comfy", textual_inversions=files
@@ -63,6 +64,10 @@ def test_states(comfy: Comfy, kind: str, embeddings: Path, equal: Equal) -> None
                 if "No textual inversion is named" not in str(error):
                     raise
                 count.differs_by("ComfyUI drops an embedding that it has no file for")
+                continue
+            if kind in ("flux", "sd3") and "embedding:" in prompt:
+                # No file has vectors for T5.
+                count.differs_by("ComfyUI counts an embedding of another width as a place")
                 continue
             states = found.prompt_embeds
             same = states.shape[1] == wanted.shape[1]
