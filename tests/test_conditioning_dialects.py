@@ -152,6 +152,8 @@ def test_long_prompts_are_compels(
         split_long_text_mode=mode,
     )
     text = "two red apples, left of a cat. the dog+ in (an apple)0.6. " * 8
+    # One fragment goes on in a further window, over a border that leaves padding before it.
+    text += f"({'a red apple in the photo. ' * 12})0.7 a dog"
     with torch.no_grad():
         wanted = compel(text)
     found = bridge.condition(text, model=sd, dialect="compel", long_prompt=long_prompt)

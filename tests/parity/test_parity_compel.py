@@ -85,7 +85,7 @@ def test_states(compel: Any, kind: str, equal: Equal) -> None:
     for each in vars(peer).values():
         each.parse_prompt_string = parser.parse_conjunction
     with equal(f"compel: {kind}") as count, torch.no_grad():
-        for prompt in corpus.draw("compel", 1000):
+        for prompt in corpus.draw("compel", 400):
             try:
                 wanted = peer(prompt, negative_prompt="ugly, (red)0.5")
             except Exception:
