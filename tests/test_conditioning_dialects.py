@@ -131,17 +131,32 @@ def test_prompts_of_unequal_parts_go_into_one_batch(sdxl: Any) -> None:
         bridge.condition(PARTS[0], model=sdxl, prompt_2="a dog", dialect="compel")
 
 
-def test_long_prompts_are_compels(sd: Any, compared: Compared) -> None:
+@pytest.mark.parametrize(
+    ("mode", "long_prompt"),
+    [
+        (SplitLongTextMode.SENTENCES, None),  # what CompelForSD takes
+        (
+            SplitLongTextMode.SENTENCES | SplitLongTextMode.COPY_FIRST_CLS_TOKEN,
+            LongPrompt("sentences", "first_eos"),
+        ),
+    ],
+    ids=["its default", "first EOS copied"],
+)
+def test_long_prompts_are_compels(
+    sd: Any, mode: SplitLongTextMode, long_prompt: LongPrompt | None, compared: Compared
+) -> None:
     compel = Compel(
         tokenizer=sd.tokenizer,
         text_encoder=sd.text_encoder,
         truncate_long_prompts=False,
-        split_long_text_mode=SplitLongTextMode.SENTENCES | SplitLongTextMode.COPY_FIRST_CLS_TOKEN,
+        split_long_text_mode=mode,
     )
     text = "two red apples, left of a cat. the dog+ in (an apple)0.6. " * 8
+    # One fragment goes on in a further window, over a border that leaves padding before it.
+    text += f"({'a red apple in the photo. ' * 12})0.7 a dog"
     with torch.no_grad():
         wanted = compel(text)
-    found = bridge.condition(text, model=sd, dialect="compel", long_prompt="compel")
+    found = bridge.condition(text, model=sd, dialect="compel", long_prompt=long_prompt)
     assert found.prompt_embeds.shape[1] > 77
     compared("long prompts, split at sentences", COMPEL, found.prompt_embeds, wanted, TOLERANCE)
 

@@ -17,7 +17,7 @@ from tiny_models import tiny_sd_pipeline, tiny_sdxl_pipeline
 
 import bridge
 from bridge.conditioning import forget_towers, load_conditioning, save_conditioning
-from bridge.errors import OptionError, WeightsError
+from bridge.errors import OptionError, PromptError, WeightsError
 from bridge.towers import read_textual_inversion
 
 TOLERANCE = 1e-6
@@ -55,7 +55,7 @@ def test_diffusers_layout(kind: str, count: int, tmp_path: Path, compared: Compa
     loaded = bridge.condition(PROMPT, "<cat-toy>", model=pipe, dialect="plain")
     assert loaded.plans == cond.plans
     with pytest.raises(OptionError, match="'<cat-toy>', which the tokenizer"):
-        bridge.condition(PROMPT, model=pipe, textual_inversions=path)
+        bridge.condition(PROMPT, model=pipe, textual_inversions=path, dialect="plain")
 
 
 def test_webui_layout_is_named_by_its_file(tmp_path: Path, compared: Compared) -> None:
@@ -264,8 +264,49 @@ def test_words_that_clash(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="Two textual inversions are called '<toy>'"):
         bridge.condition("a cat", model=pipe, textual_inversions=[one, two])
     with pytest.raises(OptionError, match="'<toy>_1'"):
-        bridge.condition("a cat", model=pipe, textual_inversions={"<toy>": one, "<toy>_1": two})
+        bridge.condition(
+            "a cat", model=pipe, textual_inversions={"<toy>": one, "<toy>_1": two}, dialect="plain"
+        )
     with pytest.raises(OptionError, match="'cat</w>', which the tokenizer"):
-        bridge.condition("a cat", model=pipe, textual_inversions={"cat</w>": one})
+        bridge.condition("a cat", model=pipe, textual_inversions={"cat</w>": one}, dialect="plain")
     with pytest.raises(OptionError, match="textual_inversions takes"):
         bridge.condition("a cat", model=pipe, textual_inversions=3)  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------- each tool's own rule
+
+
+def test_a1111_finds_whole_runs_of_tokens(tmp_path: Path) -> None:
+    """The webui's rule: a word of the vocabulary may be a name, and a longer word is none."""
+    pipe = tiny_sd_pipeline("sd15")
+    save_file({"emb_params": vectors(3, 32)}, tmp_path / "easynegative.safetensors")
+    save_file({"emb_params": vectors(2, 32, 1)}, tmp_path / "cat.safetensors")
+    files = sorted(tmp_path.glob("*"))
+    found = bridge.condition("a EasyNegative cat dog", model=pipe, textual_inversions=files)
+    pieces = [token.piece for token in found.plans[0][0].tokens if not token.special]
+    assert pieces[1:6] == [
+        "easynegative", "easynegative_1", "easynegative_2", "cat", "cat_1"
+    ] and pieces[6] == "dog</w>"  # fmt: skip
+    with pytest.warns(UserWarning, match="'easynegative' is part of a longer word"):
+        longer = bridge.condition("easynegatives", model=pipe, textual_inversions=files)
+    plain = bridge.condition("easynegatives", model=pipe)
+    assert torch.equal(longer.prompt_embeds, plain.prompt_embeds)
+
+
+def test_comfy_reads_embedding_names(tmp_path: Path) -> None:
+    pipe = tiny_sd_pipeline("sd15")
+    save_file({"emb_params": vectors(2, 32)}, tmp_path / "cat.safetensors")
+    text = "a (embedding:cat:1.2) embedding:sub/cat.safetensors, embedding:cat xembedding:dog"
+    found = bridge.condition(
+        text, model=pipe, textual_inversions=tmp_path / "cat.safetensors", dialect="comfy"
+    )
+    tokens = [token for token in found.plans[0][0].tokens if not token.special]
+    vectors_ = [(t.piece, t.weight) for t in tokens if t.piece in ("cat", "cat_1")]
+    assert vectors_ == [("cat", 1.2), ("cat_1", 1.2), *[("cat", 1.0), ("cat_1", 1.0)] * 2]
+    assert "".join(t.piece for t in tokens).replace("</w>", " ").startswith("a catcat_1catcat_1, ")
+    with pytest.raises(PromptError, match="No textual inversion is named 'dog'"):
+        bridge.condition("a embedding:dog", model=pipe, dialect="comfy")
+    # A word that a live pipeline was taught is one too.
+    pipe.load_textual_inversion({"toy": vectors(1, 32)}, token="toy")
+    taught = bridge.condition("embedding:toy", model=pipe, dialect="comfy")
+    assert [t.piece for t in taught.plans[0][0].tokens if not t.special] == ["toy"]

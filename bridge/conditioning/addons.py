@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bridge.conditioning.account import AddOn
 from bridge.conditioning.brought import Brought, BroughtLora
 from bridge.errors import WeightsError
-from bridge.prompt.inversion import with_words
+from bridge.prompt.inversion import Concept, with_words
 from bridge.prompt.loras import Tagged
 from bridge.towers import TextualInversion
 from bridge.towers.adapted import TowerAddOns
@@ -27,11 +27,14 @@ class AddOns:
         towers: one for each tower of the recipe; empty if nothing was brought.
         inversions: the account of the textual inversions.
         loras: those of the call, with the towers that each acts in.
+        concepts: for each tower the textual inversions that are found by the dialect's own rule;
+            the others are words of the kit's tokenizers.
     """
 
     towers: tuple[TowerAddOns, ...] = ()
     inversions: tuple[AddOn, ...] = ()
     loras: tuple[tuple[BroughtLora, tuple[str, ...]], ...] = ()
+    concepts: tuple[tuple[Concept, ...], ...] = ()
 
     def strengths(self, tagged: Tagged) -> tuple[float, ...]:
         """The strength of each LoRA on one prompt and its negative."""
@@ -64,11 +67,16 @@ def _account(brought: BroughtLora, towers: tuple[str, ...], tagged: Sequence[Tag
     )
 
 
-def fitted(kit: Kit, brought: Brought) -> Kit:
+# Their tools look a textual inversion up beside the tokenizer, as bridge/prompt/inversion.py says.
+_LOOK_UP = {"a1111", "comfy"}
+
+
+def fitted(kit: Kit, brought: Brought, dialect: str) -> Kit:
     """The kit with what was brought along; its towers and tokenizers stay as they are.
 
     Raises:
-        OptionError: a word that a tokenizer has already.
+        OptionError: a word that a tokenizer has already, in dialects whose tools teach it to the
+            tokenizer.
         WeightsError: an embedding of another width, a LoRA for another model; the message names
             the file, the tower, and both widths.
     """
@@ -84,14 +92,17 @@ def fitted(kit: Kit, brought: Brought) -> Kit:
             AddOn("textual inversion", inversion.word, inversion.source, inversion.hash, (*places,))
         )
     loras = [_layers(kit, each) for each in brought.loras]
-    towers, tokenizers = [], []
+    towers, tokenizers, concepts = [], [], []
     for use, tokenizer in zip(kit.recipe.towers, kit.tokenizers, strict=True):
         here = words.get(use.component, [])
         rows = [each.vectors[part] for each, part in here]
         grown: Any = tokenizer
         ids: tuple[int, ...] = ()
-        if here:
-            counts = tuple((each.word, len(r)) for (each, _), r in zip(here, rows, strict=True))
+        counts = tuple((each.word, len(r)) for (each, _), r in zip(here, rows, strict=True))
+        if dialect in _LOOK_UP:
+            ids = tuple(range(len(tokenizer), len(tokenizer) + sum(map(len, rows))))
+            concepts.append(_concepts(brought.inversions, counts, ids))
+        elif here:
             grown, ids = with_words(tokenizer, counts)
         vectors = tuple(vector for tensor in rows for vector in tensor)
         towers.append(
@@ -99,8 +110,17 @@ def fitted(kit: Kit, brought: Brought) -> Kit:
         )
         tokenizers.append(grown)
     acting = tuple((b, (*parts,)) for b, parts in zip(brought.loras, loras, strict=True))
-    addons = AddOns(tuple(towers), tuple(accounts), acting)
+    addons = AddOns(tuple(towers), tuple(accounts), acting, tuple(concepts))
     return replace(kit, tokenizers=tuple(tokenizers), addons=addons)
+
+
+def _concepts(
+    inversions: Sequence[TextualInversion], counts: Sequence[tuple[str, int]], ids: tuple[int, ...]
+) -> tuple[Concept, ...]:
+    """All textual inversions of a call as one tower knows them: with their ids, or with none."""
+    rest = iter(ids)
+    own = {word: tuple(next(rest) for _ in range(count)) for word, count in counts}
+    return tuple(Concept(each.word, own.get(each.word, ())) for each in inversions)
 
 
 def _places(kit: Kit, inversion: TextualInversion) -> dict[str, str]:

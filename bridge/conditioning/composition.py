@@ -124,7 +124,7 @@ def compose(
     parts = [part_prompts(each, first_step(each)) for each in prompts]
     counts = [len(some) for some in parts]
     found = encode_texts(
-        fitted(kit, brought),
+        fitted(kit, brought, dialect),
         wording,
         place,
         ParsedTexts(

@@ -16,10 +16,12 @@ from bridge.conditioning.drift import warn_of_drifts
 from bridge.conditioning.kit import Kit, open_kit
 from bridge.conditioning.limits import check_options
 from bridge.conditioning.masks import masks_of
+from bridge.conditioning.negatives import emptied, given
 from bridge.conditioning.parts import split_parts
 from bridge.conditioning.planning import (
     cut_to_states,
     lengths_of,
+    levelled,
     plans_by_prompt,
     plans_of,
     warn_of_cuts,
@@ -176,7 +178,7 @@ def condition(
         parsed(negative_thirds, True),
         tagged,
     )
-    kit = fitted(with_towers(kit, towers, adapter, place.device), brought)
+    kit = fitted(with_towers(kit, towers, adapter, place.device), brought, dialect)
     return encode_texts(kit, wording, place, texts)
 
 
@@ -197,9 +199,7 @@ def encode_texts(kit: Kit, wording: Wording, place: Place, texts: ParsedTexts) -
         if kit.recipe.time_ids
         else None
     )
-    negatives = texts.negatives
-    if negatives is None and not (kit.zeros_for_none or kit.recipe.none_for_none):
-        negatives = (parse("", wording.dialect),) * count
+    negatives = given(kit, wording, texts.negatives, count)
     prompts, groups = split_parts(texts.prompts)
     negative_parts, negative_groups = split_parts(negatives or ())
     length = max(group.length for group in (*groups, *negative_groups))
@@ -215,6 +215,7 @@ def encode_texts(kit: Kit, wording: Wording, place: Place, texts: ParsedTexts) -
             (texts.negative_seconds, texts.negative_thirds), most,
         )
     )  # fmt: skip
+    plans, negative_plans = levelled(plans, negative_plans)
     biases = unet_biases(kit, wording, plans, negative_plans, (*groups, *negative_groups))
     warn_of_cuts(plans, "prompt", groups)
     warn_of_cuts(negative_plans, "negative_prompt", negative_groups)
@@ -240,7 +241,13 @@ def encode_texts(kit: Kit, wording: Wording, place: Place, texts: ParsedTexts) -
         negative: Tensor | None = None
         negative_pooled: Tensor | None = None
         if negatives is not None:
-            negative, negative_pooled = join_rows(both[1], negative_groups, length)
+            read = zip(negatives, *filter(None, (texts.negative_seconds,)), strict=True)
+            negative, negative_pooled = emptied(
+                kit,
+                wording,
+                join_rows(both[1], negative_groups, length),
+                [tuple(each.source for each in some) for some in read],
+            )
             check_joined(negative_parts, negative_groups, negative, "negative_prompt")
         elif not kit.recipe.none_for_none:
             negative = torch.zeros_like(embeds)

@@ -16,6 +16,7 @@ from bridge.conditioning.parts import Group
 from bridge.conditioning.uneven import beyond, common_length, joined_length
 from bridge.conditioning.wording import Wording
 from bridge.prompt import Prompt, TokenPlan, TruncationWarning, normalised, plan_many
+from bridge.prompt.plan import refilled
 
 Plans = tuple[tuple[TokenPlan, ...], ...]
 """For each tower, the plan of each part of the prompts; empty where there are no prompts."""
@@ -37,8 +38,24 @@ def plans_of(
             normalised(plan, wording.token_normalization)
             for plan in plan_many(own, reader, use.component, wording.long_prompt.split)
         )
-        for use, reader, own in zip(kit.recipe.towers, kit.readers(length), texts, strict=False)
+        for use, reader, own in zip(
+            kit.recipe.towers, kit.readers(length, wording.dialect), texts, strict=False
+        )
     )
+
+
+def levelled(plans: Plans, negative_plans: Plans) -> tuple[Plans, Plans]:
+    """Both, with towers that grow with a prompt given as many tokens by all of them."""
+    if not negative_plans:
+        return plans, negative_plans
+    both = []
+    for own, other in zip(plans, negative_plans, strict=False):
+        if own[0].limit != other[0].limit:
+            most = max(own[0].limit, other[0].limit)
+            own, other = (tuple(refilled(each, most) for each in some) for some in (own, other))
+        both.append((own, other))
+    more = plans[len(both) :]
+    return (*(own for own, _ in both), *more), tuple(other for _, other in both)
 
 
 def plans_by_prompt(plans: Plans, groups: tuple[Group, ...]) -> tuple[tuple[TokenPlan, ...], ...]:

@@ -26,6 +26,8 @@ deepfloyd-if    T5 (77), last              yes    none                     encod
 ``‖`` joins states along their width; "then" sets them end to end, the narrower ones filled up
 with zeros. In brackets is how many tokens T5 is given, where the caller does not say
 (``max_sequence_length``). SD 3's T5 may be left out: zeros stand in its place, as in diffusers.
+In the comfy dialect FLUX.1's T5 is given 256 and SD 3's 77, and more where a prompt has more, as in
+ComfyUI, which puts nothing in the place of a T5 that is left out.
 FLUX.1's ``text_ids`` are zeros that its pipeline makes by itself.
 
 Padding is the tokenizer's own (CLIP-L's EOS; id 0 for OpenCLIP and T5). CLIP towers see it unless
@@ -46,7 +48,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from bridge.errors import UnsupportedModelError
 from bridge.towers.states import Layer
@@ -67,6 +69,7 @@ class TowerUse:
         masked: whether padding is hidden from it.
         lower: whether it reads text in small letters.
         optional: whether a pipeline works without it; zeros then stand for its states.
+        least: how many tokens ComfyUI gives it, where that is another number; it cuts nothing off.
     """
 
     component: str
@@ -79,6 +82,7 @@ class TowerUse:
     masked: bool = False
     lower: bool = False
     optional: bool = False
+    least: int | None = None
 
     @property
     def skips(self) -> bool:
@@ -145,7 +149,7 @@ _BIG_G = TowerUse("text_encoder_2", "tokenizer_2", _PROJECTED, _PENULTIMATE, poo
 
 
 def _t5(
-    length: int, number: str = "", *, masked: bool = False, lower: bool = False, **more: bool
+    length: int, number: str = "", *, masked: bool = False, lower: bool = False, **more: Any
 ) -> TowerUse:
     return TowerUse(
         f"text_encoder{number}", f"tokenizer{number}", "T5EncoderModel", _LAST,
@@ -170,12 +174,12 @@ _ROWS = (
         swapped=(*_STATES, "add_text_embeds"),
     ),
     Recipe(
-        "sd3", (_CLIP_L_PROJECTED, _BIG_G, _t5(256, "_3", follows=True, optional=True)),
+        "sd3", (_CLIP_L_PROJECTED, _BIG_G, _t5(256, "_3", follows=True, optional=True, least=77)),
         swapped=(*_STATES, "pooled_prompt_embeds"),
         backbone="transformer", classes=("SD3Transformer2DModel",),
     ),
     Recipe(
-        "flux", (_CLIP_L_POOLED, _t5(512, "_2")), none_for_none=True,
+        "flux", (_CLIP_L_POOLED, _t5(512, "_2", least=256)), none_for_none=True,
         backbone="transformer", classes=("FluxTransformer2DModel",),
     ),
     Recipe(

@@ -89,7 +89,8 @@ def encode_rows(
     check_rows(
         every, faults, wording.emphasis, f"The adapter from {mapped.tower.name}" if mapped else ""
     )
-    zeros = kit.zeros and (place.max_sequence_length or kit.zeros[0], kit.zeros[1])
+    absent = 0 if wording.dialect == "comfy" else kit.zeros[0] if kit.zeros else 0
+    zeros = kit.zeros and (place.max_sequence_length or absent, kit.zeros[1])
     states = join_towers(parts, zeros)
     if not pooled_parts:
         return ((states[:count], None), (states[count:], None)), drifts

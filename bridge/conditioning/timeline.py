@@ -254,7 +254,11 @@ def encode_schedule(asked: ReadSchedule, model: Any, revision: str | None = None
         return part_prompts(each, at_step(each, end, steps, rule))
 
     whole = encode_texts(
-        fitted(with_towers(kit, asked.towers, asked.adapter, place.device), asked.brought),
+        fitted(
+            with_towers(kit, asked.towers, asked.adapter, place.device),
+            asked.brought,
+            asked.wording.dialect,
+        ),
         asked.wording,
         place,
         ParsedTexts(

@@ -15,12 +15,12 @@ from bridge.prompt.loras import Tagged, refuse_tags, take_tags
 from bridge.prompt.tree import Alternation, Blend, Branch, Conjunction, Schedule, parts_of, walk
 from bridge.prompt.windows import RULES
 
-# Each dialect's own formula, and its own way with long prompts. compel's default is to truncate.
+# Each dialect's own formula, and its own way with long prompts: compel's is that of CompelForSD.
 _OWN = {
     "plain": ("none", "truncate"),
     "a1111": ("a1111", "a1111"),
     "comfy": ("comfy", "comfy"),
-    "compel": ("compel", "truncate"),
+    "compel": ("compel", "compel"),
 }
 _JOINS = ("concat", "first_eos", "no_bos_between", "average")
 _POOLED = ("first", "last", "mean")

@@ -1,21 +1,114 @@
-"""Textual-inversion words that stand for several vectors, spelt out as diffusers does.
+"""Textual inversions in a prompt: where their words stand, as each dialect's tool finds them.
 
-A concept of three vectors is loaded as the added tokens ``<cat>``, ``<cat>_1``, ``<cat>_2``;
-where a prompt says ``<cat>`` the model must be given all three
-(diffusers, ``TextualInversionLoaderMixin.maybe_convert_prompt``).
+- diffusers (``plain``) and compel have them in the tokenizer. A concept of three vectors is loaded
+  as the added tokens ``<cat>``, ``<cat>_1``, ``<cat>_2``; where a prompt says ``<cat>`` the model
+  must be given all three (diffusers, ``TextualInversionLoaderMixin.maybe_convert_prompt``).
+- The webui (``a1111``) tokenizes the prompt first. Where the tokens of a name stand in a row, they
+  are the concept (``EmbeddingDatabase.find_embedding_at_position`` at 82a973c), the longest name
+  first: ``easynegatives`` is not ``easynegative``, and a name may be a word of the vocabulary.
+- ComfyUI writes ``embedding:name`` at the beginning of a weighted piece of text or after white
+  space (``SDTokenizer.tokenize_with_weights`` at 4f874c5). The name ends at white space, ``<`` or
+  ``[``; commas around it are text.
 """
 
 from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 from bridge.errors import OptionError
 
 Origins = list[tuple[int, int]]
 """For each character of a spelt-out text, the source span that it stands for."""
+
+_MARK = "embedding:"
+_MARKS = re.compile(rf"(?<=\s)(?={_MARK})")
+_NAME_END = re.compile(r"[\s<\[]")
+# ComfyUI names files; a name with its ending is the same file.
+_ENDINGS = (".safetensors", ".pt", ".bin")
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A textual inversion that a tower is given beside its tokenizer.
+
+    Attributes:
+        word: its name.
+        ids: of its vectors, past the tokenizer's own; none where it has none for this tower.
+    """
+
+    word: str
+    ids: tuple[int, ...]
+
+    def vectors(self) -> Iterator[tuple[int, str]]:
+        """The ids, each with the name that diffusers would give it."""
+        return zip(self.ids, vector_names(self.word, len(self.ids)), strict=False)
+
+
+def named(concepts: Sequence[Concept], name: str) -> Concept | None:
+    """The concept that ComfyUI would find under a name: of a file, in a folder or not."""
+    last = name.rsplit("/", 1)[-1]
+    wanted = {name, last, *(last.removesuffix(ending) for ending in _ENDINGS)}
+    return next((each for each in concepts if each.word in wanted), None)
+
+
+def marked(
+    text: str, origins: Origins, find: Callable[[str, tuple[int, int]], Concept]
+) -> Iterator[tuple[str, Origins, Concept | None]]:
+    """A piece of text as ComfyUI tokenizes it: stretches of text, and concepts between them.
+
+    Args:
+        text: the piece, without its escapes.
+        origins: where its characters stand in the source.
+        find: from a name and its source span to its concept; refuses what is none.
+    """
+    cuts = [0, *(mark.start() for mark in _MARKS.finditer(text)), len(text)]
+    for a, b in pairwise(cuts):
+        if not text.startswith(_MARK, a, b):
+            if a < b:
+                yield text[a:b], origins[a:b], None
+            continue
+        start = a + len(_MARK)
+        while start < b and text[start].isspace():
+            start += 1
+        found = _NAME_END.search(text, start, b)
+        end = found.start() if found else b
+        bare = text[start:end].strip(",")
+        place = (origins[a][0], origins[max(a, end - 1)][1])
+        yield "", [place], find(bare, place)
+        commas = start + len(bare)
+        # A space parts the commas from what follows them without one.
+        gap = " " if commas < end and end < b and not text[end].isspace() else ""
+        rest = text[commas:end] + gap + text[end:b]
+        if rest.strip():
+            spans = [*origins[commas:end], *[origins[end - 1]] * len(gap), *origins[end:b]]
+            yield rest, spans, None
+
+
+def runs(
+    ids: Sequence[int], names: Sequence[tuple[tuple[int, ...], Concept]]
+) -> Iterator[tuple[int, int, Concept | None]]:
+    """The tokens of a text as the webui reads them: ``(start, end, concept)``, end to end.
+
+    Args:
+        ids: the content tokens of a text.
+        names: the tokens of each concept's name, the longest first.
+    """
+    at = 0
+    while at < len(ids):
+        for name, concept in names:
+            if name and tuple(ids[at : at + len(name)]) == name:
+                yield at, at + len(name), concept
+                at += len(name)
+                break
+        else:
+            yield at, at + 1, None
+            at += 1
 
 
 def spell_out(text: str, tokenizer: Any) -> tuple[str, Origins | None]:
@@ -103,3 +196,16 @@ def _vectors(tokenizer: Any) -> dict[str, list[str]]:
                 words.append(f"{word}_{len(words)}")
             found[word] = words
     return found
+
+
+def vectors_of(tokenizer: Any) -> list[Concept]:
+    """The words that a tokenizer has been taught, of one vector or several."""
+    several = _vectors(tokenizer)
+    followers = {name for names in several.values() for name in names[1:]}
+    special = set(tokenizer.all_special_tokens)
+    ids = tokenizer.added_tokens_encoder
+    return [
+        Concept(word, tuple(ids[name] for name in several.get(word, [word])))
+        for word in ids
+        if word not in special and word not in followers
+    ]

@@ -9,12 +9,14 @@ state, can serve several threads.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from bridge.errors import PromptError, UnsupportedModelError
-from bridge.prompt.inversion import Origins, spell_out
+from bridge.prompt.caret import prompt_error
+from bridge.prompt.inversion import Concept, Origins, marked, named, runs, spell_out, vectors_of
 from bridge.prompt.reader import Reader, lowered, stripped
 from bridge.prompt.spans import Span
 from bridge.prompt.syntax import Prompt
@@ -170,13 +172,16 @@ def plan_many(
         PromptError: text that the tokenizer itself refuses, or that fills over 32 windows.
     """
     reader = tokenizer if isinstance(tokenizer, Reader) else Reader(tokenizer)
-    tokenizer = reader.tokenizer
     check_tokenizer(reader, tower)
     if not prompts:
         return ()
+    reader = reader.in_dialect(prompts[0].dialect)
+    tokenizer = reader.tokenizer
     pieces = [_pieces(prompt, reader) for prompt in prompts]
-    # The empty text rides along: it shows which special tokens frame the content.
-    texts = ["", *(piece.text for row in pieces for piece in row)]
+    concepts = [each for each in reader.concepts if each.ids]
+    # The empty text rides along: it shows which special tokens frame the content. So do the names
+    # of concepts, whose tokens are looked for.
+    texts = ["", *(each.word for each in concepts), *(p.text for row in pieces for p in row)]
     try:
         encoded = tokenizer(
             texts,
@@ -191,11 +196,28 @@ def plan_many(
     frame = _frame(encoded["input_ids"][0], reader, tower)
     split = None if reader.length is not None else split
     rows = iter(zip(encoded["input_ids"][1:], encoded["offset_mapping"][1:], strict=True))
-    plans = []
-    for prompt, row in zip(prompts, pieces, strict=True):
-        stretches = _stretches(row, [next(rows) for _ in row], frame)
-        plans.append(_plan(prompt, stretches, frame, split))
-    return tuple(plans)
+    names = [(frame.content(next(rows)[0]), each) for each in concepts]
+    names = sorted(names, key=lambda pair: -len(pair[0])) if prompts[0].dialect == "a1111" else []
+    read = [_stretches(row, [next(rows) for _ in row], frame, names) for row in pieces]
+    if reader.grows:
+        frame = _grown(frame, read)
+    for prompt, stretches in zip(prompts, read, strict=True):
+        _warn_of_unread(prompt, stretches, [concept for _, concept in names])
+    return tuple(
+        _plan(prompt, stretches, frame, split)
+        for prompt, stretches in zip(prompts, read, strict=True)
+    )
+
+
+def refilled(plan: TokenPlan, limit: int) -> TokenPlan:
+    """A plan of one window, filled up to a longer one."""
+
+    def longer(window: Window) -> Window:
+        return replace(window, ids=window.ids + (plan.pad_id,) * (limit - len(window.ids)))
+
+    return replace(
+        plan, windows=(*map(longer, plan.windows),), empty=longer(plan.empty), limit=limit
+    )
 
 
 # ---------------------------------------------------------------- what the tokenizer is given
@@ -205,13 +227,14 @@ def plan_many(
 class _Piece:
     """Text that is tokenized at once, its weight, and the source span of each character.
 
-    ``breaks``: how many ``BREAK`` come before it.
+    ``breaks``: how many ``BREAK`` come before it. ``concept``: what stands here, without a text.
     """
 
     text: str
     origins: Origins
     weight: float
     breaks: int
+    concept: Concept | None = None
 
 
 def _pieces(prompt: Prompt, reader: Reader) -> list[_Piece]:
@@ -240,7 +263,30 @@ def _pieces(prompt: Prompt, reader: Reader) -> list[_Piece]:
     ]  # fmt: skip
     if reader.lower:
         pieces = _lowered(pieces)
+    if prompt.dialect == "comfy":
+        return [part for piece in pieces for part in _marked(piece, prompt, reader)]
     return [_spelt(piece, reader.tokenizer) for piece in pieces]
+
+
+def _marked(piece: _Piece, prompt: Prompt, reader: Reader) -> list[_Piece]:
+    """The piece in those that ComfyUI tokenizes apart, its ``embedding:name`` looked up."""
+    concepts = (*reader.concepts, *vectors_of(reader.tokenizer))
+
+    def find(name: str, place: tuple[int, int]) -> Concept:
+        found = named(concepts, name)
+        if found is not None:
+            return found
+        raise prompt_error(
+            f"No textual inversion is named {name!r}; give it as textual_inversions={{{name!r}: "
+            "file}, or write a space before the colon for the words themselves.",
+            prompt.source, *place,
+        )  # fmt: skip
+
+    parts = [
+        replace(piece, text=text, origins=origins, breaks=0, concept=concept)
+        for text, origins, concept in marked(piece.text, piece.origins, find)
+    ]
+    return [replace(parts[0], breaks=piece.breaks), *parts[1:]] if parts else [piece]
 
 
 def _lowered(pieces: list[_Piece]) -> list[_Piece]:
@@ -285,6 +331,10 @@ class _Frame:
     mask_id: int
     added: frozenset[int]
 
+    def content(self, ids: Sequence[int]) -> tuple[int, ...]:
+        """The ids of a text without the special tokens around them."""
+        return tuple(ids[len(self.lead) : len(ids) - len(self.tail)])
+
     @property
     def room(self) -> int:
         """Content tokens that fit a window."""
@@ -313,23 +363,39 @@ def _frame(empty: list[int], reader: Reader, tower: str) -> _Frame:
     # What is not known has the unknown token's id, or none.
     masks = (i for piece, i in known if i is not None and i != tokenizer.unk_token_id)
     mask_id = next(masks, pad_id)
-    added = frozenset(tokenizer.added_tokens_encoder.values()) - set(tokenizer.all_special_ids)
+    own = {*tokenizer.added_tokens_encoder.values()} - set(tokenizer.all_special_ids)
+    added = frozenset(own.union(*(each.ids for each in reader.concepts)))
     limit = int(reader.length or tokenizer.model_max_length)
     return _Frame(tower, tokenizer, specials[:lead], specials[lead:], limit, pad_id, mask_id, added)
 
 
+_Named = Sequence[tuple[tuple[int, ...], Concept]]
+
+
 def _stretches(
-    pieces: list[_Piece], encoded: list[tuple[list[int], list[tuple[int, int]]]], frame: _Frame
+    pieces: list[_Piece],
+    encoded: list[tuple[list[int], list[tuple[int, int]]]],
+    frame: _Frame,
+    concepts: _Named,
 ) -> list[list[Token]]:
-    """The content tokens of a prompt, one list for each stretch between breaks."""
+    """The content tokens of a prompt, one list for each stretch between breaks.
+
+    ``concepts``: the tokens of names, each run of which is a concept.
+    """
     stretches: list[list[Token]] = [[]]
     word = 0
     for number, (piece, (ids, spans)) in enumerate(zip(pieces, encoded, strict=True), 1):
         stretches += [[] for _ in range(piece.breaks)]
+        if piece.concept is not None:
+            word += 1
+            stretches[-1] += [
+                Token(i, name, *piece.origins[0], False, piece.weight, word, number)
+                for i, name in piece.concept.vectors()
+            ]
+            continue
         content = slice(len(frame.lead), len(ids) - len(frame.tail))
-        names = frame.tokenizer.convert_ids_to_tokens(ids[content])
         end = -1  # of the token before, in the piece's text
-        for i, name, (a, b) in zip(ids[content], names, spans[content], strict=True):
+        for i, name, (a, b) in _read(ids[content], spans[content], frame, concepts):
             start, stop = (piece.origins[a][0], piece.origins[b - 1][1]) if a < b else (0, 0)
             before = stretches[-1][-1] if stretches[-1] else None
             vector = before is not None and frame.continues(before, i, start)
@@ -341,6 +407,46 @@ def _stretches(
                 Token(i, name, start, stop, weight=piece.weight, word=word, fragment=number)
             )
     return stretches
+
+
+def _read(
+    ids: list[int], spans: list[tuple[int, int]], frame: _Frame, concepts: _Named
+) -> Iterator[tuple[int, str, tuple[int, int]]]:
+    """The tokens of a text, their names and places; runs of a concept's name are its vectors."""
+    names = frame.tokenizer.convert_ids_to_tokens(ids)
+    for a, b, concept in runs(ids, concepts):
+        if concept is None:
+            yield ids[a], names[a], spans[a]
+        else:
+            place = spans[a][0], spans[b - 1][1]
+            yield from ((i, name, place) for i, name in concept.vectors())
+
+
+def _grown(frame: _Frame, read: list[list[list[Token]]]) -> _Frame:
+    """The frame, as long as the longest prompt."""
+    most = max(len(tokens) for row in read for tokens in row) + len(frame.lead) + len(frame.tail)
+    if most > MAX_WINDOWS * frame.limit:
+        raise PromptError(
+            f"The prompt has {most} tokens in {frame.tower}; at most "
+            f"{MAX_WINDOWS * frame.limit} are encoded. Shorten it, or have it cut off with "
+            "max_sequence_length=512."
+        )
+    return replace(frame, limit=max(frame.limit, most))
+
+
+def _warn_of_unread(
+    prompt: Prompt, stretches: list[list[Token]], concepts: Sequence[Concept]
+) -> None:
+    """Say which textual inversions are written in a prompt and not read as such."""
+    read = {token.piece for stretch in stretches for token in stretch}
+    for concept in concepts:
+        if concept.word.lower() in prompt.source.lower() and concept.word not in read:
+            warnings.warn(
+                f"The textual inversion {concept.word!r} is part of a longer word of the prompt, "
+                "so stable-diffusion-webui reads it as text there; part it by spaces, or take "
+                'dialect="plain".',
+                stacklevel=5,
+            )
 
 
 def _plan(

@@ -6,10 +6,19 @@ pipeline says how many tokens it is given, and some (PixArt) write all text in s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+import json
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
-from bridge.prompt.inversion import Origins
+from tokenizers import Tokenizer
+
+from bridge.prompt.inversion import Concept, Origins
+
+# The webui and ComfyUI fill up with id 0 where they pad with it, and read "!" as text, 256.
+# diffusers (and compel, through its tokenizers) reads every "!" as the padding's own id.
+_PADDING_IS_TEXT = {"a1111", "comfy"}
 
 
 @dataclass(frozen=True)
@@ -21,12 +30,41 @@ class Reader:
         length: how many tokens the tower is given, special ones included. Such a tower has one
             window: what does not fit is cut off, and ``BREAK`` is read over. None: the
             tokenizer's own ``model_max_length``, in as many windows as it takes.
+        grows: ``length`` is the least, and longer prompts are given more (ComfyUI).
         lower: whether text is put in small letters and stripped of white space around it.
+        concepts: textual inversions that are found by the dialect's own rule.
     """
 
     tokenizer: Any
     length: int | None = None
     lower: bool = False
+    concepts: tuple[Concept, ...] = ()
+    grows: bool = False
+
+    def in_dialect(self, dialect: str) -> Reader:
+        """The reader with a tokenizer that reads padding as the dialect's tool does."""
+        special = {getattr(self.tokenizer, f"{name}_token", None) for name in ("bos", "eos", "unk")}
+        plain = self.length is not None or getattr(self.tokenizer, "pad_token", None) in special
+        if plain or dialect not in _PADDING_IS_TEXT:
+            return self
+        return replace(self, tokenizer=_with_padding_as_text(self.tokenizer))
+
+
+def _with_padding_as_text(tokenizer: Any) -> Any:
+    """A copy of a tokenizer in which the word that it pads with is one as any other."""
+    copied = copy.copy(tokenizer)
+    backend = tokenizer.backend_tokenizer
+    copied._tokenizer = _without_added(backend, tokenizer.pad_token, len(tokenizer))
+    return copied
+
+
+# It takes half a second for CLIP's vocabulary. As in inversion.py, ``size`` is in the key because
+# a live pipeline's tokenizer may gain words.
+@lru_cache(maxsize=4)
+def _without_added(backend: Tokenizer, word: str, size: int) -> Tokenizer:
+    whole = json.loads(backend.to_str())
+    whole["added_tokens"] = [each for each in whole["added_tokens"] if each["content"] != word]
+    return Tokenizer.from_str(json.dumps(whole))
 
 
 def lowered(text: str, origins: Origins) -> tuple[str, Origins]:

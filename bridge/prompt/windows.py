@@ -137,7 +137,8 @@ class LongPrompt:
         split: a rule of ``RULES``; None cuts the prompt off after the first window.
         join: how windows' token states become one sequence of k windows of T:
             ``concat``: end to end, k * T states;
-            ``first_eos``: the same, with the first window's EOS state in place of the others';
+            ``first_eos``: the same, with the first window's EOS state in place of the others'
+            (compel's mode ``COPY_FIRST_CLS_TOKEN``, which its ``CompelFor…`` do not use);
             ``no_bos_between``: BOS and last state dropped between windows, k * (T - 2) + 2;
             ``average``: the mean of the windows, T states.
         pooled: the window whose pooled state is taken: ``first``, ``last``, or their ``mean``.
@@ -155,14 +156,16 @@ LONG_PROMPTS = {
     "truncate": LongPrompt(None),
     "a1111": LongPrompt("comma"),
     "comfy": LongPrompt("segments", uneven="cut"),
-    "compel": LongPrompt("sentences", "first_eos"),
+    "compel": LongPrompt("sentences"),
     "sd_embed": LongPrompt("hard", pooled="last"),
     "lpw": LongPrompt("hard", "no_bos_between"),
     "average": LongPrompt("comma", "average", "mean"),
 }
 """Ways with long prompts by the tool that has them: diffusers (``truncate``),
-stable-diffusion-webui, ComfyUI, compel with ``truncate_long_prompts=False``, sd_embed, the
-community pipeline lpw_stable_diffusion; ``average`` keeps the sequence at one window's length."""
+stable-diffusion-webui, ComfyUI, compel's ``CompelForSD`` and ``CompelForSDXL``, sd_embed's windows
+and its last pooled state, the community pipeline lpw_stable_diffusion with
+``no_boseos_middle=True`` (its default keeps BOS and EOS of each window, as ``LongPrompt("hard")``);
+``average`` keeps the sequence at one window's length."""
 
 T = TypeVar("T")
 

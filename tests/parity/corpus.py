@@ -9,6 +9,8 @@ WORDS = (
     "a", "cat", "red", "two apples", "left of the dog", "castle at night", "8k", "photo of",
     "naïve café", "1girl", "x-ray", "don't", "Ünïcode", "🐈", "!", "masterpiece",
 )  # fmt: skip
+# Names of embeddings, as ComfyUI's prompts write them.
+EMBEDDED = ("cat", "cat", "x-ray", "x-ray.safetensors", "x-ray embedding:cat", ",cat", "cat,,")
 LONG = "an old lighthouse above the sea, storm clouds, oil on canvas, "
 
 
@@ -53,8 +55,69 @@ def scheduled(rng: random.Random) -> str:
     return f"{rng.choice(WORDS)} {inner} {rng.choice(WORDS)}"
 
 
+def comfy(rng: random.Random, depth: int = 2) -> str:
+    """One prompt with ComfyUI's marks: brackets, weights, escapes, words of its embeddings."""
+    made = []
+    for _ in range(rng.randint(1, 4)):
+        word = rng.choice(WORDS) if depth == 0 or rng.random() < 0.5 else comfy(rng, depth - 1)
+        made.append(
+            rng.choice(
+                (
+                    f"{word}",
+                    f"({word})",
+                    f"(({word}))",
+                    f"({word}:{_weight(rng)})",
+                    f"(a ({word}:{_weight(rng)}) dog:{_weight(rng)})",
+                    rf"\({word}\)",
+                    f"{word},",
+                    f"[{word}]",
+                    f"({word}",
+                    f"{word})",
+                    f"({word}:)",
+                    f"{word}:1.2",
+                    f"{word} embedding:{rng.choice(EMBEDDED)}{rng.choice((' ', ',', '', '<b>'))}",
+                    LONG * rng.choice((1, 1, 6)) if rng.random() < 0.1 else word,
+                )
+            )
+        )
+    return rng.choice((" ", ", ", "", "\n")).join(made)
+
+
+def compel(rng: random.Random, depth: int = 2) -> str:
+    """One prompt with compel's marks: pluses, brackets, quotes, blends, conjunctions, escapes."""
+    if depth == 2 and rng.random() < 0.15:
+        parts = [f'"{compel(rng, 0)}"' for _ in range(rng.randint(2, 3))]
+        weights = ", ".join(rng.choice(("0.7", "1", "0.3", "1.2")) for _ in parts)
+        how = rng.choice((f"blend({weights})", f"blend({weights}, no_normalize)", "and()",
+                          f"and({weights})", "blend()"))  # fmt: skip
+        return f"({', '.join(parts)}).{how}"
+    made = []
+    for _ in range(rng.randint(1, 4)):
+        word = rng.choice(WORDS) if depth == 0 or rng.random() < 0.5 else compel(rng, depth - 1)
+        made.append(
+            rng.choice(
+                (
+                    f"{word}",
+                    f"{word}{rng.choice(('+', '++', '-', '--'))}",
+                    f"({word}){rng.choice(('+', '-', '1.3', '0.5', '0.9', '1.1', '', '2'))}",
+                    f"(a ({word})1.2 dog)0.8",
+                    f"({word}).attend({rng.choice(('1.3', '+', '0.6'))})",
+                    f'"{word}"{rng.choice(("+", "", "1.2"))}',
+                    rf"\({word}\)",
+                    rf"\\({word})",
+                    f"{word},",
+                    f"{word}.",
+                    f"({word}",
+                    f"{word})",
+                    LONG * rng.choice((1, 1, 6)) if rng.random() < 0.1 else word,
+                )
+            )
+        )
+    return rng.choice((" ", ", ", "")).join(made)
+
+
 def draw(kind: str, count: int) -> Iterator[str]:
     """``count`` prompts of a kind, the same ones in each run."""
-    makers = {"a1111": a1111, "scheduled": scheduled}
+    makers = {"a1111": a1111, "scheduled": scheduled, "comfy": comfy, "compel": compel}
     for number in range(count):
         yield makers[kind](random.Random(f"{kind}/{number}"))

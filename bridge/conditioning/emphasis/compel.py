@@ -27,14 +27,32 @@ def _light(plan: TokenPlan) -> dict[int, float]:
 
 def _rows(plan: TokenPlan) -> tuple[Row, ...]:
     hidden = [
-        Row.of(
-            window,
-            frozenset(at for at, token in enumerate(window.tokens) if token.fragment == fragment),
-        )
+        Row.of(window, places)
         for fragment in _light(plan)
-        for window in plan.windows
+        for window, places in zip(plan.windows, _hidden(plan, fragment), strict=True)
     ]
     return (*empty_row(plan), *hidden)
+
+
+def _hidden(plan: TokenPlan, fragment: int) -> list[frozenset[int]]:
+    """The places of a fragment in each window, from its first to its last.
+
+    Of the windows between which it goes on, compel leaves only the first and the last place to see.
+    """
+    inside = [
+        [at for at, token in enumerate(window.tokens) if token.fragment == fragment]
+        for window in plan.windows
+    ]
+    own = [number for number, places in enumerate(inside) if places]
+    found = []
+    for number, places in enumerate(inside):
+        if not places:
+            found.append(frozenset[int]())
+            continue
+        first = places[0] if number == own[0] else 1
+        last = places[-1] if number == own[-1] else len(plan.windows[number].ids) - 2
+        found.append(frozenset(range(first, last + 1)))
+    return found
 
 
 def _apply(plan: TokenPlan, states: Tensor, extra: Tensor) -> Tensor:

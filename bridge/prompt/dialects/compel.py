@@ -68,8 +68,9 @@ def spans(part: Branch, source: str, choose: Choose) -> tuple[Span, ...]:
     found = SpanList(source)
     last: tuple[float, int] | None = None
     for node, weight in walk(part.children):
-        if not isinstance(node, Text) or not node.text:
+        if not isinstance(node, Text):
             continue
+        # Empty quotes are a piece too: between others of their weight they make one space more.
         joined = last is not None and last[0] == weight
         if joined and last is not None and not node.glued:
             found.add_space(last[1], weight)

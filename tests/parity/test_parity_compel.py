@@ -1,0 +1,109 @@
+"""compel beside bridge: its parser, and what its CompelForSD and CompelForSDXL make.
+
+The tiny towers are seen through the byte-level vocabulary of tests/tiny_models.py. States are
+compared at 1e-5 of the largest entry, float32.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import corpus
+import pytest
+import torch
+from comparisons import relative
+from parity_support import Equal
+from peers import package
+from tiny_models import tiny_sd_pipeline, tiny_sdxl_pipeline
+
+import bridge
+from bridge.errors import PromptError
+from bridge.prompt import parse
+from bridge.prompt.schedule import first_step
+
+TOLERANCE = 1e-5
+Parts = list[tuple[float, list[tuple[str, float]]]]
+
+
+@pytest.fixture(scope="module")
+def compel() -> Any:
+    return package("compel")
+
+
+def read_by_compel(parser: Any, prompt: str) -> tuple[str, Parts]:
+    conjunction = parser.parse_conjunction(prompt)
+    parts, weights = conjunction.prompts, conjunction.weights
+    kind = "and" if len(parts) > 1 else "one"
+    if len(parts) == 1 and type(parts[0]).__name__ == "Blend":
+        blend = parts[0]
+        kind = "blend" if blend.normalize_weights else "sum"
+        parts, weights = blend.prompts, blend.weights
+    return kind, [
+        (weight, [(c.text, round(c.weight, 9)) for c in part.children if c.text])
+        for part, weight in zip(parts, weights, strict=True)
+    ]
+
+
+def read_by_us(prompt: str) -> tuple[str, Parts]:
+    flat = first_step(parse(prompt, "compel"))
+    parts: Parts = []
+    for part in flat.parts:
+        found: list[tuple[str, float]] = []
+        for span in part.spans:
+            if found and span.joined:
+                found[-1] = (found[-1][0] + span.text, found[-1][1])
+            else:
+                found.append((span.text, round(span.weight, 9)))
+        parts.append((part.weight, found))
+    return flat.kind, parts
+
+
+def test_the_parser(compel: Any, equal: Equal) -> None:
+    parser = compel.compel.PromptParser()
+    with equal("compel: parser") as count:
+        for prompt in corpus.draw("compel", 1000):
+            try:
+                wanted = read_by_compel(parser, prompt)
+            except Exception as error:
+                wanted = ("refused", [(0.0, [(type(error).__name__, 0.0)])])
+            try:
+                found = read_by_us(prompt)
+            except PromptError as error:
+                found = ("refused", [(0.0, [(str(error), 0.0)])])
+            same = found == wanted or (found[0] == wanted[0] == "refused")
+            count.check(same, f"{prompt!r}: {found} {wanted}")
+
+
+@pytest.mark.parametrize("kind", ["SD 1.5", "SDXL"])
+@pytest.mark.filterwarnings("ignore::UserWarning")  # hostile weights leave the manifold
+def test_states(compel: Any, kind: str, equal: Equal) -> None:
+    xl = kind == "SDXL"
+    pipe: Any = tiny_sdxl_pipeline() if xl else tiny_sd_pipeline("sd15")
+    peer = (compel.CompelForSDXL if xl else compel.CompelForSD)(pipe)
+    # compel makes its grammar anew for each prompt, which takes most of the time.
+    parser = compel.compel.PromptParser()
+    for each in vars(peer).values():
+        each.parse_prompt_string = parser.parse_conjunction
+    with equal(f"compel: {kind}") as count, torch.no_grad():
+        for prompt in corpus.draw("compel", 400):
+            try:
+                wanted = peer(prompt, negative_prompt="ugly, (red)0.5")
+            except Exception:
+                continue  # what compel cannot encode; the parser's row has what it cannot read
+            try:
+                found = bridge.condition(prompt, "ugly, (red)0.5", model=pipe, dialect="compel")
+            except PromptError as error:
+                count.check(False, f"{prompt!r}: {error}")
+                continue
+            pairs = [
+                (found.prompt_embeds, wanted.embeds),
+                (found.negative_prompt_embeds, wanted.negative_embeds),
+                (found.pooled_prompt_embeds, wanted.pooled_embeds),
+                (found.negative_pooled_prompt_embeds, wanted.negative_pooled_embeds),
+            ]
+            same = [
+                a.shape == b.shape and relative(a, b) <= TOLERANCE
+                for a, b in pairs
+                if a is not None and b is not None
+            ]
+            count.check(all(same), f"{prompt!r}: {same}")
