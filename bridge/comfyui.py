@@ -51,7 +51,13 @@ class BridgeTextEncode:
                 "clip_skip": ("INT", {"default": 0, "min": 0, "max": 30}),
                 "width": ("INT", size),
                 "height": ("INT", size),
-            }
+            },
+            "optional": {
+                "negative_clip_skip": (
+                    "INT",
+                    {"default": -1, "min": -1, "max": 30, "tooltip": "-1: as the dialect's tool"},
+                ),
+            },
         }
 
     def encode(
@@ -65,6 +71,7 @@ class BridgeTextEncode:
         clip_skip: int,
         width: int,
         height: int,
+        negative_clip_skip: int = -1,
     ) -> tuple[Pairs, Pairs, str]:
         """Positive, negative, and the token report as text. Errors as ``bridge.condition``."""
         cond = condition(
@@ -75,6 +82,7 @@ class BridgeTextEncode:
             emphasis=None if emphasis == _OWN else emphasis,
             long_prompt=None if long_prompt == _OWN else long_prompt,
             clip_skip=clip_skip or None,
+            negative_clip_skip=None if negative_clip_skip < 0 else negative_clip_skip,
             width=width,
             height=height,
         )

@@ -87,8 +87,8 @@ def test_schedules_and_pictures_take_towers_and_adapters(
     pipe: Any, foreign: TextTower, adapter: Adapter
 ) -> None:
     swap: dict[str, Any] = {"model": pipe, "towers": foreign, "adapter": adapter}
-    plan = bridge.schedule("a [cat:dog:1]", "apple", steps=2, **swap)
-    for step, text in ((1, "a cat"), (2, "a dog")):
+    plan = bridge.schedule("a [cat:dog:1]", "apple", steps=3, **swap)
+    for step, text in ((2, "a cat"), (3, "a dog")):
         want = bridge.condition(text, "apple", **swap)
         # 1e-4: a batch of another size rounds otherwise, which the map makes larger.
         assert relative(plan.at(step).prompt_embeds, want.prompt_embeds) < 1e-4

@@ -137,13 +137,13 @@ def test_a_long_prompt_shows_its_windows_and_weights(page: Any) -> None:
 def test_a_prompt_that_changes_shows_what_acts_when(page: Any) -> None:
     prompt, tokens = page.locator("#prompt textarea"), page.locator("#tokens")
     prompt.fill("a [cat:dog:0.5]")
-    expect(tokens).to_contain_text("steps 1 to 10 of 20", timeout=PATIENCE)
+    expect(tokens).to_contain_text("steps 1 to 11 of 20", timeout=PATIENCE)
     lines = tokens.locator(".bridge-tower")
     expect(lines).to_contain_text(["cat", "dog"])
-    assert not why_unseen(tokens.locator(".bridge-when"), "steps 11 to 20 of 20")
+    assert not why_unseen(tokens.locator(".bridge-when"), "steps 12 to 20 of 20")
     page.locator("#settings button").first.click()
     page.get_by_label("number input for Steps").fill("8")
-    expect(tokens).to_contain_text("steps 5 to 8 of 8", timeout=PATIENCE)
+    expect(tokens).to_contain_text("steps 6 to 8 of 8", timeout=PATIENCE)
     prompt.fill("a cat AND a dog:0.7")
     expect(lines).to_contain_text(
         ["part 1 of 2, weight 1", "part 2 of 2, weight 0.7"], timeout=PATIENCE

@@ -213,9 +213,9 @@ def test_parts_change_at_their_steps_and_again_in_a_second_call(pipe: Any) -> No
     plan = bridge.schedule("a [cat:dog:0.5] AND [red|two] :0.6", "apple", steps=4, model=pipe)
     stages = [
         [("a cat", 1.0), ("red", 0.6)],
+        [("a cat", 1.0), ("red", 0.6)],
         [("a cat", 1.0), ("two", 0.6)],
         [("a dog", 1.0), ("red", 0.6)],
-        [("a dog", 1.0), ("two", 0.6)],
     ]
     wanted = naive(pipe, stages, "apple", 3.0)
     with bridge.inject(pipe, plan) as kwargs:

@@ -174,25 +174,34 @@ def test_a_folder_equals_its_pipeline(
     pipes: dict[str, Any], folders: dict[str, Path], kind: str
 ) -> None:
     prompt, negative = ["a cat", "two dogs"], None
-    found = bridge.condition(prompt, negative, model=folders[kind], device="cpu", clip_skip=1)
+    skips = {"clip_skip": 1, "negative_clip_skip": 0}  # as diffusers does
+    found = bridge.condition(prompt, negative, model=folders[kind], device="cpu", **skips)
     assert found.recipe.name == kind.removesuffix("-encoded")
     for name, wanted in expected_of(pipes[kind], prompt, negative, 1).items():
         assert relative(getattr(found, name), wanted) <= TOLERANCE, name
-    live = bridge.condition(prompt, negative, model=pipes[kind], clip_skip=1)
+    live = bridge.condition(prompt, negative, model=pipes[kind], **skips)
     assert found.fingerprints == live.fingerprints
     if found.add_time_ids is not None:
         assert torch.equal(found.add_time_ids, live.add_time_ids)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_clip_skip_changes_the_prompt_and_leaves_the_negative(
-    pipes: dict[str, Any], kind: str
+@pytest.mark.parametrize(
+    ("dialect", "own"), [("plain", 0), ("a1111", 1), ("comfy", 1), ("compel", 1)]
+)
+def test_clip_skip_acts_on_the_negative_as_in_the_dialects_tool(
+    pipes: dict[str, Any], kind: str, dialect: str, own: int
 ) -> None:
-    plain, skipped = (
-        bridge.condition("a cat", "ugly", model=pipes[kind], clip_skip=skip) for skip in (None, 1)
-    )
-    assert not torch.allclose(plain.prompt_embeds, skipped.prompt_embeds)
-    assert torch.allclose(plain.negative_prompt_embeds, skipped.negative_prompt_embeds, atol=1e-6)
+    def negative(**skips: int) -> torch.Tensor:
+        found = bridge.condition("a cat", "ugly", model=pipes[kind], dialect=dialect, **skips)
+        return found.negative_prompt_embeds
+
+    by_layers = [negative(negative_clip_skip=skip) for skip in (0, 1)]
+    assert not torch.allclose(*by_layers)
+    assert torch.allclose(negative(clip_skip=1), by_layers[own], atol=1e-6)
+    for skip in (0, 1):
+        chosen = negative(clip_skip=2, negative_clip_skip=skip)
+        assert torch.allclose(chosen, by_layers[skip], atol=1e-6)
 
 
 def test_equal_texts_are_encoded_once(pipes: dict[str, Any]) -> None:
@@ -246,7 +255,9 @@ def test_the_refiner_has_the_second_tower_only() -> None:
     pipe = diffusers.StableDiffusionXLImg2ImgPipeline(
         **parts, requires_aesthetics_score=True, add_watermarker=False
     )
-    found = bridge.condition(["a cat", "a dog"], "ugly", model=pipe, clip_skip=1)
+    found = bridge.condition(
+        ["a cat", "a dog"], "ugly", model=pipe, clip_skip=1, negative_clip_skip=0
+    )
     assert found.recipe.name == "sdxl-refiner"
     for name, wanted in expected_of(pipe, ["a cat", "a dog"], "ugly", 1).items():
         assert relative(getattr(found, name), wanted) <= TOLERANCE, name
@@ -653,6 +664,7 @@ class Untouchable:
         ({"prompt": "a", "clip_skip": -1}, OptionError, "clip_skip"),
         ({"prompt": "a", "clip_skip": 1.5}, OptionError, "clip_skip"),
         ({"prompt": "a", "clip_skip": True}, OptionError, "clip_skip"),
+        ({"prompt": "a", "negative_clip_skip": -1}, OptionError, "negative_clip_skip must"),
         ({"prompt": "a", "height": 0}, OptionError, "height"),
         ({"prompt": "a", "width": "64"}, OptionError, "width"),
         ({"prompt": "a", "original_size": 64}, OptionError, "original_size"),
@@ -675,6 +687,7 @@ def test_bad_input_is_refused_before_the_model_is_opened(
     [
         ("sd15", {"clip_skip": 4}, OptionError, "allows 0 to 3"),
         ("sdxl", {"clip_skip": 3}, OptionError, "allows 0 to 2"),
+        ("sdxl", {"negative_clip_skip": 3}, OptionError, "negative_clip_skip=3 reaches"),
         ("sd15", {"prompt_2": "b"}, OptionError, "need two towers"),
         ("sd15", {"original_size": (64, 64)}, OptionError, "belong to SDXL"),
         ("sdxl", {"negative_prompt_2": "b"}, PromptError, "give both"),
@@ -691,7 +704,9 @@ def test_options_without_meaning_for_the_model(
 
 def test_the_deepest_clip_skip_still_agrees(pipes: dict[str, Any]) -> None:
     for kind, skip in (("sd15", 3), ("sdxl", 2)):
-        found = bridge.condition("a cat", "ugly", model=pipes[kind], clip_skip=skip)
+        found = bridge.condition(
+            "a cat", "ugly", model=pipes[kind], clip_skip=skip, dialect="plain"
+        )
         for name, wanted in expected_of(pipes[kind], "a cat", "ugly", skip).items():
             assert relative(getattr(found, name), wanted) <= TOLERANCE, name
 

@@ -209,7 +209,7 @@ def test_a_long_prompt_is_the_webuis(sd: Any, compared: Compared) -> None:
     assert len(cuts) > 1 and len(cuts[0]) < 75
     z = encoded(sd, [window_of(sd, part) for part in cuts])
     wanted = torch.cat(list(z))[None]
-    found = bridge.condition(sentence * 12, "a dog", model=sd)
+    found = bridge.condition(sentence * 12, "a dog", model=sd, align="empty")
     compared("long prompts, cut after commas", WEBUI, found.prompt_embeds, wanted, TOLERANCE)
     # The short negative is filled up with empty windows.
     empty = encoded(sd, [window_of(sd, [])])[0]

@@ -56,7 +56,7 @@ def both(cond: Any, name: str) -> torch.Tensor:
 def test_a_change_falls_on_the_border_of_its_step(pipe: Any, scheduler: Any) -> None:
     pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
     plan = bridge.schedule("a [cat:dog:0.5] (red:1.2)", "[ugly:two:2]", steps=4, model=pipe)
-    assert plan.last_steps == (2, 4)
+    assert plan.last_steps == (3, 4)
     seen = seen_by_the_unet(pipe, **plan.kwargs(), num_inference_steps=4, guidance_scale=3.0)
     parts = [
         bridge.condition("a cat (red:1.2)", "ugly", model=pipe),
@@ -64,14 +64,14 @@ def test_a_change_falls_on_the_border_of_its_step(pipe: Any, scheduler: Any) -> 
     ]
     assert len(seen) == 4
     for step, (states, pooled) in enumerate(seen):
-        torch.testing.assert_close(states, both(parts[step // 2], "prompt_embeds"))
+        torch.testing.assert_close(states, both(parts[step // 3], "prompt_embeds"))
         if pooled is not None:
-            torch.testing.assert_close(pooled, both(parts[step // 2], "pooled_prompt_embeds"))
+            torch.testing.assert_close(pooled, both(parts[step // 3], "pooled_prompt_embeds"))
 
 
 def test_each_prompt_of_a_batch_keeps_its_own_negative(pipe: Any) -> None:
-    plan = bridge.schedule(["a [cat:dog:1]", "red"], ["[ugly:two:1]", "apple"], steps=2, model=pipe)
-    for step, animal, negative in ((1, "cat", "ugly"), (2, "dog", "two")):
+    plan = bridge.schedule(["a [cat:dog:1]", "red"], ["[ugly:two:1]", "apple"], steps=3, model=pipe)
+    for step, animal, negative in ((2, "cat", "ugly"), (3, "dog", "two")):
         wanted = bridge.condition([f"a {animal}", "red"], [negative, "apple"], model=pipe)
         torch.testing.assert_close(
             both(plan.at(step), "prompt_embeds"), both(wanted, "prompt_embeds")
@@ -88,8 +88,8 @@ def steps_seen(pipe: Any, plan: Any, **call: Any) -> list[int]:
 @pytest.mark.parametrize(
     ("scheduler", "options", "wanted"),
     [
-        (HeunDiscreteScheduler, {}, [0, 0, 0, 0, 1, 1, 1]),
-        (KDPM2DiscreteScheduler, {}, [0, 0, 0, 0, 1, 1, 1]),
+        (HeunDiscreteScheduler, {}, [0, 0, 0, 0, 0, 1, 1]),
+        (KDPM2DiscreteScheduler, {}, [0, 0, 0, 0, 0, 1, 1]),
         (PNDMScheduler, {"skip_prk_steps": True}, [0, 0, 0, 1, 1]),
     ],
 )
@@ -114,11 +114,11 @@ def test_a_step_may_take_several_calls(
 
 
 def test_the_pipeline_may_repeat_the_prompts(pipe: Any) -> None:
-    plan = bridge.schedule(["[cat|dog]", "red"], "", steps=2, model=pipe)
+    plan = bridge.schedule(["[cat|dog]", "red"], "", steps=3, model=pipe)
     dogs = bridge.condition(["dog", "red"], "", model=pipe).repeat(2)
     for scale, wanted in ((1.0, dogs.prompt_embeds), (3.0, both(dogs, "prompt_embeds"))):
         seen = seen_by_the_unet(
-            pipe, **plan.kwargs(), num_inference_steps=2, num_images_per_prompt=2,
+            pipe, **plan.kwargs(), num_inference_steps=3, num_images_per_prompt=2,
             guidance_scale=scale,
         )  # fmt: skip
         torch.testing.assert_close(seen[-1][0], wanted)
@@ -128,26 +128,26 @@ def test_a_pipeline_with_rows_of_its_own_is_refused() -> None:
     sd = tiny_sd_pipeline("sd15")
     pag = diffusers.StableDiffusionPAGPipeline(**sd.components, pag_applied_layers="mid")
     pag.set_progress_bar_config(disable=True)
-    plan = bridge.schedule("[cat|dog]", steps=2, model=pag)
+    plan = bridge.schedule("[cat|dog]", steps=3, model=pag)
     with pytest.raises(OptionError, match="3 rows for 1 pictures of 1 prompts, with guidance"):
-        pag(**plan.kwargs(), num_inference_steps=2, guidance_scale=3.0, output_type="latent")
+        pag(**plan.kwargs(), num_inference_steps=3, guidance_scale=3.0, output_type="latent")
 
 
 def test_a_pipeline_that_lets_nothing_be_changed_is_refused() -> None:
     sd3 = tiny_t5_pipeline("sd3")
     other = diffusers.StableDiffusion3Img2ImgPipeline(**sd3.components)
-    assert bridge.schedule("[cat|dog]", steps=2, model=sd3).last_steps == (1, 2)
+    assert bridge.schedule("[cat|dog]", steps=3, model=sd3).last_steps == (2, 3)
     assert bridge.schedule("a cat", steps=2, model=other).last_steps == (2,)
     with pytest.raises(OptionError, match="lets no callback change"):
-        bridge.schedule("[cat|dog]", steps=2, model=other)
+        bridge.schedule("[cat|dog]", steps=3, model=other)
 
 
 def test_alternation_takes_turns_without_guidance_and_with_several_pictures(pipe: Any) -> None:
-    plan = bridge.schedule(["[cat|dog]", "red"], "", steps=3, model=pipe)
+    plan = bridge.schedule(["[cat|dog]", "red"], "", steps=4, model=pipe)
     seen = seen_by_the_unet(
-        pipe, **plan.kwargs(num_images=2), num_inference_steps=3, guidance_scale=1.0
+        pipe, **plan.kwargs(num_images=2), num_inference_steps=4, guidance_scale=1.0
     )
-    for (states, _), word in zip(seen, ("cat", "dog", "cat"), strict=True):
+    for (states, _), word in zip(seen, ("cat", "cat", "dog", "cat"), strict=True):
         wanted = bridge.condition([word, "red"], "", model=pipe).prompt_embeds
         torch.testing.assert_close(states, wanted.repeat_interleave(2, 0))
 
@@ -169,20 +169,20 @@ def test_all_intervals_take_one_pass_a_tower(pipe: Any) -> None:
 
 
 def test_another_callback_runs_after_and_sees_the_change(pipe: Any) -> None:
-    plan = bridge.schedule("[cat:dog:1]", "", steps=2, model=pipe)
+    plan = bridge.schedule("[cat:dog:1]", "", steps=3, model=pipe)
     heard: list[bool] = []
 
     def then(_pipe: Any, index: int, _time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        dog = both(plan.at(2), "prompt_embeds")
+        dog = both(plan.at(3), "prompt_embeds")
         heard.append(torch.equal(tensors["prompt_embeds"], dog))
         return {}
 
-    seen_by_the_unet(pipe, **plan.kwargs(then=then), num_inference_steps=2, guidance_scale=3.0)
-    assert heard == [True, True]
+    seen_by_the_unet(pipe, **plan.kwargs(then=then), num_inference_steps=3, guidance_scale=3.0)
+    assert heard == [False, True, True]
 
 
 def test_intervals_of_unequal_length_have_one_length(pipe: Any) -> None:
-    plan = bridge.schedule("a [cat:" + "dog " * 90 + ":1]", "", steps=2, model=pipe)
+    plan = bridge.schedule("a [cat:" + "dog " * 90 + ":1]", "", steps=3, model=pipe)
     lengths = {cond.prompt_embeds.shape[1] for cond in plan.conditionings}
     assert lengths == {154}
 
@@ -201,11 +201,11 @@ def test_t5_is_given_as_many_tokens_as_are_asked_for() -> None:
 
 def test_generate_reads_schedules(pipe: Any) -> None:
     def draw(prompt: str) -> bytes:
-        return bridge.generate(prompt, pipeline=pipe, seed=1, steps=2).images[0].tobytes()
+        return bridge.generate(prompt, pipeline=pipe, seed=1, steps=4).images[0].tobytes()
 
     changed = draw("a [cat:dog:1]")
     assert changed != draw("a cat") and changed != draw("a dog")
-    assert draw("a [cat:dog:2]") == draw("a cat")  # the change lies past the last step
+    assert draw("a [cat:dog:3]") == draw("a cat")  # the change lies past the last step
 
 
 def test_bad_input(pipe: Any) -> None:
@@ -220,3 +220,17 @@ def test_bad_input(pipe: Any) -> None:
     plan = bridge.schedule("a cat", steps=2, model=pipe)
     with pytest.raises(OptionError, match="outside the run"):
         plan.at(3)
+
+
+def test_a_solver_of_two_calls_a_step_counts_its_calls() -> None:
+    pipe = tiny_sd_pipeline("sd15")
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = HeunDiscreteScheduler.from_config(pipe.scheduler.config)
+    plan = bridge.schedule("a [cat:dog:3]", steps=4, model=pipe)
+    assert (plan.calls, plan.last_steps) == (8, (4, 8))
+    assert steps_seen(pipe, plan, guidance_scale=3.0) == [0, 0, 0, 0, 1, 1, 1]
+    # Compiled for a solver of one call and run by this one, a step keeps one prompt.
+    pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    plan = bridge.schedule("a [cat:dog:2]", steps=4, model=pipe)
+    pipe.scheduler = HeunDiscreteScheduler.from_config(pipe.scheduler.config)
+    assert steps_seen(pipe, plan, guidance_scale=3.0) == [0, 0, 0, 0, 0, 0, 1]

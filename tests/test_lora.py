@@ -184,7 +184,7 @@ def test_schedules_have_loras(sd: Any, tmp_path: Path) -> None:
     texts = ["a [cat:dog:2] <lora:style:0.5>", "red"]
     plan = bridge.schedule(texts, steps=4, model=sd, loras=tmp_path)
     reference, red = fused(sd, deltas, 0.5), wanted(sd, "red")[0]
-    for step, text in ((1, "a cat"), (3, "a dog")):
+    for step, text in ((3, "a cat"), (4, "a dog")):
         both_rows = torch.cat([wanted(reference, text)[0], red])
         torch.testing.assert_close(plan.at(step).prompt_embeds, both_rows, rtol=0, atol=1e-4)
         assert plan.at(step).addons[0].strengths == (0.5, 0.0)

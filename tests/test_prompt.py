@@ -259,20 +259,20 @@ def said(prompt: str, **options: Any) -> list[tuple[str, str, str]]:
 
 def test_a_report_has_both_sides_of_a_schedule_and_says_when_they_act() -> None:
     assert said("a [cat:dog:0.5]") == [
-        ("", "steps 1 to 10 of 20", "a cat"),
-        ("", "steps 11 to 20 of 20", "a dog"),
+        ("", "steps 1 to 11 of 20", "a cat"),
+        ("", "steps 12 to 20 of 20", "a dog"),
     ]
-    assert said("a [cat:dog:5]", steps=6) == [
-        ("", "steps 1 to 5 of 6", "a cat"),
-        ("", "step 6 of 6", "a dog"),
+    assert said("a [cat:dog:5]", steps=7) == [
+        ("", "steps 1 to 6 of 7", "a cat"),
+        ("", "step 7 of 7", "a dog"),
     ]
     assert said("[cat|dog] [apple::2]", steps=5) == [
-        ("", "step 1 of 5", "cat apple"),
-        ("", "step 2 of 5", "dog apple"),
-        ("", "steps 3, 5 of 5", "cat"),
-        ("", "step 4 of 5", "dog"),
+        ("", "steps 1 to 2 of 5", "cat apple"),
+        ("", "step 3 of 5", "dog apple"),
+        ("", "step 4 of 5", "cat"),
+        ("", "step 5 of 5", "dog"),
     ]
-    assert said("[cat|dog]", steps=20)[1][1] == "steps 2, 4, 6, … 20 of 20"
+    assert said("[cat|dog]", steps=20)[1][1] == "steps 3, 5, 7, … 19 of 20"
     # A side that comes after the run's end is not read.
     assert said("[cat:dog:30]", steps=20) == [("", "", "cat")]
 
@@ -285,8 +285,8 @@ def test_a_report_has_the_parts_of_and_apart_with_their_weights() -> None:
     # Only what changes is told step by step.
     assert said("a cat AND [red:two:0.5] dog:-1", steps=4) == [
         ("part 1 of 2, weight 1", "", "a cat"),
-        ("part 2 of 2, weight -1", "steps 1 to 2 of 4", "red dog"),
-        ("part 2 of 2, weight -1", "steps 3 to 4 of 4", "two dog"),
+        ("part 2 of 2, weight -1", "steps 1 to 3 of 4", "red dog"),
+        ("part 2 of 2, weight -1", "step 4 of 4", "two dog"),
     ]
     assert said('("cat", "dog").blend(0.3, 0.7)', dialect="compel") == [
         ("part 1 of 2, weight 0.3", "", "cat"),
@@ -312,9 +312,9 @@ def test_a_report_of_a_prompt_that_changes_has_all_of_it_in_text_html_and_json()
         ("one", "part 2", ""),
         ("two", "part 2", ""),
     ]
-    assert "one, part 1 of 2, weight 1, steps 11 to 20 of 20: 3 of 77 tokens" in report.text()
+    assert "one, part 1 of 2, weight 1, steps 12 to 20 of 20: 3 of 77 tokens" in report.text()
     assert report.html().count("part 2 of 2, weight 2") == 2
-    assert report.to_dict()["towers"][2]["when"] == "steps 11 to 20 of 20"
+    assert report.to_dict()["towers"][2]["when"] == "steps 12 to 20 of 20"
     assert report.prompt == "[cat:dog:0.5] AND red:2"
 
 

@@ -72,7 +72,22 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         tagged = take_tags(text)
     except PromptError:
         return
-    assert len(tagged.text) == len(text) - sum(t.end - t.start for t in tagged.tags)
+    assert len(tagged.text) == len(text) - sum(end - start for start, end in tagged.taken)
+
+
+def test_comments_and_tags_of_other_kinds_are_left_out() -> None:
+    text = "a cat # not <lora:one:1> this\n<hypernet:old:0.5> and <lora:two:0.5:lbw=1,0,1> red"
+    tagged = take_tags(text)
+    assert [(tag.name, tag.strength) for tag in tagged.tags] == [("two", 0.5)]
+    found = plan(parse(tagged.text), TOKENIZER)
+    assert found.ids == plan(parse("a cat and red"), TOKENIZER).ids
+    moved = as_written(found, tagged)
+    words = [text[t.start : t.end] for t in moved.tokens if not t.special]
+    assert "".join(words) == "acatandred"
+    # Edits, brackets and weights in a comment are none; other dialects have no comments.
+    read = parse("a # [b:c:3] (d:2)\nred # AND f")
+    assert read.spans[0].text.split() == ["a", "red"] and len(read.spans) == 1
+    assert "#" in "".join(span.text for span in parse("a # b", "comfy").spans)
 
 
 def test_hostile_text_takes_linear_time() -> None:

@@ -33,6 +33,36 @@ def test_the_text() -> None:
     check(parse_parameters(TEXT))
 
 
+def test_clip_skip_goes_by_the_tool_and_the_model() -> None:
+    def skips(version: str, number: int) -> tuple[int | None, int | None]:
+        text = f"a\nSteps: 2, Seed: 1, Clip skip: {number}, Version: {version}"
+        found = parse_parameters(text)
+        assert found.clip_skip == found.clip_skip_for("sd15")
+        return found.clip_skip_for("sd15"), found.clip_skip_for("sdxl")
+
+    assert skips("v1.10.1", 2) == (1, None)
+    assert skips("f2.0.1v1.10.1-previous", 2) == (1, 0)
+    assert skips("f2.0.1v1.10.1-previous", 1) == (0, 0)
+    assert skips("f2.0.1v1.10.1-previous", 4) == (3, 2)
+    assert parse_parameters("a").clip_skip_for("sdxl") is None
+
+
+def test_fields_of_newer_versions_are_kept() -> None:
+    fields = {
+        "Emphasis": "No norm",
+        "RNG": "CPU",
+        "Hires prompt": "a cat, (red:1.2)",
+        "Hires negative prompt": "ugly: very",
+        "TI hashes": "easy: 1a, two: 2b",
+        "Lora hashes": "x: 3c",
+    }
+    line = ", ".join(
+        f'{k}: "{v}"' if set(v) & set(",:") else f"{k}: {v}" for k, v in fields.items()
+    )
+    found = parse_parameters(f"a cat\nSteps: 2, Seed: 1, {line}")
+    assert {name: found.settings[name] for name in fields} == fields
+
+
 def test_without_a_negative_or_settings() -> None:
     assert parse_parameters("a cat") == Parameters("a cat", "", {})
     assert parse_parameters("") == Parameters("", "", {})

@@ -1,4 +1,4 @@
-"""Prompts over the steps of a run, as A1111 compiles them."""
+"""Prompts over the steps of a run, as A1111 draws them: its sampler counts from 0."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ def over(text: str, steps: int = 10, rule: str = "new") -> list[tuple[int, str]]
     ("text", "wanted"),
     [
         ("a cat", [(10, "a cat")]),
-        ("a [cat:3]", [(3, "a "), (10, "a cat")]),
-        ("a [cat: 3 ]", [(3, "a "), (10, "a cat")]),
-        ("a [cat::3]", [(3, "a cat"), (10, "a ")]),
-        ("[cat:dog:0.5]", [(5, "cat"), (10, "dog")]),
-        ("[cat:dog:.25]", [(2, "cat"), (10, "dog")]),
+        ("a [cat:3]", [(4, "a "), (10, "a cat")]),
+        ("a [cat: 3 ]", [(4, "a "), (10, "a cat")]),
+        ("a [cat::3]", [(4, "a cat"), (10, "a ")]),
+        ("[cat:dog:0.5]", [(6, "cat"), (10, "dog")]),
+        ("[cat:dog:.25]", [(3, "cat"), (10, "dog")]),
         ("[cat:dog:99]", [(10, "cat")]),
         ("[cat:dog:0]", [(10, "dog")]),
         ("[cat:dog:-2]", [(10, "dog")]),
-        ("[cat:cat:3]", [(3, "cat"), (10, "cat")]),
-        ("x[a:[b:c:6]:2]y", [(2, "xay"), (6, "xby"), (10, "xcy")]),
-        ("[:b:2][c::4]", [(2, "c"), (4, "bc"), (10, "b")]),
+        ("[cat:cat:3]", [(4, "cat"), (10, "cat")]),
+        ("x[a:[b:c:6]:2]y", [(3, "xay"), (7, "xby"), (10, "xcy")]),
+        ("[:b:2][c::4]", [(3, "c"), (5, "bc"), (10, "b")]),
         ("[a|b", [(10, "a|b")]),
         ("[a:b:c]", [(10, "a:b:c")]),
         # A bar outside makes the web UI's grammar refuse all of it.
         ("a|b [c:5]", [(10, "a|b c:5")]),
-        ("(unclosed [a:b:4]", [(4, "unclosed a"), (10, "unclosed b")]),
+        ("(unclosed [a:b:4]", [(5, "unclosed a"), (10, "unclosed b")]),
     ],
 )
 def test_intervals(text: str, wanted: list[tuple[int, str]]) -> None:
@@ -43,17 +43,17 @@ def test_intervals(text: str, wanted: list[tuple[int, str]]) -> None:
 
 
 def test_alternation_takes_turns() -> None:
-    assert over("[a|b]", 3) == [(1, "a"), (2, "b"), (3, "a")]
-    assert over("[to|]day", 4) == [(1, "today"), (2, "day"), (3, "today"), (4, "day")]
-    assert [t for _, t in over("[a||c]", 6)] == ["a", "", "c", "a", "", "c"]
+    assert over("[a|b]", 3) == [(2, "a"), (3, "b")]
+    assert over("[to|]day", 4) == [(2, "today"), (3, "day"), (4, "today")]
+    assert [t for _, t in over("[a||c]", 6)] == ["a", "", "c", "a", ""]
 
 
 def test_the_two_rules_of_when() -> None:
     assert over("[a:b:1.5]", 4) == [(4, "a")]
-    assert over("[a:b:1.5]", 4, "old") == [(1, "a"), (4, "b")]
+    assert over("[a:b:1.5]", 4, "old") == [(2, "a"), (4, "b")]
     assert over("[a:b:1.0]", 4) == [(4, "a")]
-    assert over("[a:b:1.0]", 4, "old") == [(1, "a"), (4, "b")]
-    assert over("[a:b:1]", 4) == over("[a:b:1]", 4, "old") == [(1, "a"), (4, "b")]
+    assert over("[a:b:1.0]", 4, "old") == [(2, "a"), (4, "b")]
+    assert over("[a:b:1]", 4) == over("[a:b:1]", 4, "old") == [(2, "a"), (4, "b")]
 
 
 def test_a_weight_may_be_scheduled() -> None:
@@ -67,7 +67,7 @@ def test_a_weight_may_be_scheduled() -> None:
 def test_parts_change_each_at_its_own_step() -> None:
     found = intervals(parse("[a:b:2] AND [c:d:4] :0.5", "a1111"), 6)
     texts = [(i.last_step, [part.text.strip() for part in i.flat.parts]) for i in found]
-    assert texts == [(2, ["a", "c"]), (4, ["b", "c"]), (6, ["b", "d"])]
+    assert texts == [(3, ["a", "c"]), (5, ["b", "c"]), (6, ["b", "d"])]
     assert {tuple(p.weight for p in i.flat.parts) for i in found} == {(1.0, 0.5)}
 
 

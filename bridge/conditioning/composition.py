@@ -82,9 +82,11 @@ def compose(
     emphasis: str | None = None,
     token_normalization: str = "none",
     long_prompt: str | LongPrompt | None = None,
+    align: str | None = None,
     textual_inversions: TextualInversions | None = None,
     loras: Loras | None = None,
     clip_skip: int | None = None,
+    negative_clip_skip: int | None = None,
     height: int | None = None,
     width: int | None = None,
     device: torch.device | str | None = None,
@@ -110,8 +112,10 @@ def compose(
     """
     texts = check_prompts(prompt)
     negatives = check_paired(negative_prompt, len(texts))
-    wording = read_wording(dialect, emphasis, token_normalization, long_prompt)
-    place = read_place(clip_skip, height, width, device, dtype)
+    wording = read_wording(dialect, emphasis, token_normalization, long_prompt, align)
+    place = read_place(
+        clip_skip, height, width, device, dtype, negative_clip_skip=negative_clip_skip
+    )
     tagged = tuple(wording.tagged(text) for text in texts)
     brought = bring(textual_inversions, loras, tagged)
     prompts = tuple(wording.parse(each.text, apart=True) for each in tagged)
@@ -131,6 +135,7 @@ def compose(
             tuple(part for some in parts for part in some),
             None if opposed is None else repeated(opposed, counts),
             tagged=repeated(tagged, counts),
+            counts=tuple(counts),
         ),
     )
     return Composition(found, tuple(weights_of(each) for each in prompts))

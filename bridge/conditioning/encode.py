@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bridge.conditioning.adapters.swap import with_towers
 from bridge.conditioning.addons import fitted
+from bridge.conditioning.alignment import Alignment, alignment_of
 from bridge.conditioning.brought import Loras, TextualInversions, bring
 from bridge.conditioning.drift import warn_of_drifts
 from bridge.conditioning.kit import Kit, open_kit
@@ -53,9 +54,11 @@ def condition(
     emphasis: str | None = None,
     token_normalization: str = "none",
     long_prompt: str | LongPrompt | None = None,
+    align: str | None = None,
     textual_inversions: TextualInversions | None = None,
     loras: Loras | None = None,
     clip_skip: int | None = None,
+    negative_clip_skip: int | None = None,
     max_sequence_length: int | None = None,
     height: int | None = None,
     width: int | None = None,
@@ -100,8 +103,11 @@ def condition(
             ``length+mean``.
         long_prompt: what is done with prompts longer than a tower's context, a name of
             ``bridge.prompt.LONG_PROMPTS`` or a ``LongPrompt``. Default: the dialect's own; plain
-            prompts are truncated. Prompts, negatives and towers of fewer windows are filled up
-            with windows of the empty prompt, as in stable-diffusion-webui. T5 has one window.
+            prompts are truncated. T5 has one window.
+        align: how prompts and negatives of unequal length come to one: ``repeat`` their states up
+            to a common multiple, which leaves a UNet's cross-attention as it was, or fill the
+            shorter up with windows of the ``empty`` prompt. Default: the dialect's own, ``repeat``
+            for a1111 and comfy. See ``bridge.conditioning.alignment``.
         textual_inversions: embedding files, as one path, a list of paths, or ``{word: path}``.
             The word of a file that is given without one is its own, or else its stem. A file of
             several vectors takes as many tokens.
@@ -112,7 +118,10 @@ def condition(
             UNet's part is left to the pipeline (``load_lora_weights``). A LoRA that a live
             pipeline has loaded acts in its towers already: leave it out here.
         clip_skip: layers to skip from the end, as diffusers counts them: 1 is the layer before
-            the recipe's. It acts on the prompt; the negative keeps the recipe's layer.
+            the recipe's.
+        negative_clip_skip: the same for the negative. Default: as the dialect's tool does it;
+            ``plain`` keeps the recipe's layer as diffusers does, the others skip as many as for
+            the prompt.
         max_sequence_length: how many tokens T5 is given, 1 to 512, ``</s>`` included; longer
             prompts are cut off. Default: the pipeline's own (256 for SD 3, 512 for FLUX.1).
         height, width: of the picture to draw, in pixels; SDXL is conditioned on them. Models
@@ -148,7 +157,7 @@ def condition(
     negative_seconds = check_paired(negative_prompt_2 or None, count, "negative_prompt_2")
     thirds = check_paired(prompt_3 or None, count, "prompt_3")
     negative_thirds = check_paired(negative_prompt_3 or None, count, "negative_prompt_3")
-    wording = read_wording(dialect, emphasis, token_normalization, long_prompt)
+    wording = read_wording(dialect, emphasis, token_normalization, long_prompt, align)
     place = read_place(
         clip_skip,
         height,
@@ -159,6 +168,7 @@ def condition(
         crops_coords_top_left=crops_coords_top_left,
         target_size=target_size,
         max_sequence_length=max_sequence_length,
+        negative_clip_skip=negative_clip_skip,
     )
     tagged = tuple(wording.tagged(text) for text in prompts)
     brought = bring(textual_inversions, loras, tagged)
@@ -223,9 +233,18 @@ def encode_texts(kit: Kit, wording: Wording, place: Place, texts: ParsedTexts) -
     plans = cut_to_states(plans, lengths, wording, "prompt")
     negative_plans = cut_to_states(negative_plans, lengths, wording, "negative_prompt")
 
+    alignment = alignment_of(
+        kit,
+        wording,
+        (plans, negative_plans),
+        (groups, negative_groups),
+        texts.counts or (1,) * len(groups),
+        lengths[0].states,
+    )
     if kit.mapped is not None:
         every = [(*own, *more) for own, more in zip_longest(plans, negative_plans, fillvalue=())]
-        kit.mapped.check(wording.emphasis, place.clip_skip, bool(kit.addons.towers), every)
+        skip = place.clip_skip or place.negative_clip_skip
+        kit.mapped.check(wording.emphasis, skip, bool(kit.addons.towers), every)
     towers = kit.load()
     with torch.no_grad():
         of_prompts = [kit.addons.strengths(each) for each in tagged]
@@ -252,6 +271,7 @@ def encode_texts(kit: Kit, wording: Wording, place: Place, texts: ParsedTexts) -
         elif not kit.recipe.none_for_none:
             negative = torch.zeros_like(embeds)
             negative_pooled = None if pooled is None else torch.zeros_like(pooled)
+        embeds, negative, biases = _aligned(alignment, embeds, negative, biases)
     by_prompt = plans_by_prompt(plans, groups)
     by_negative = plans_by_prompt(negative_plans, negative_groups) if negative_plans else ()
     traces = traces_of(kit, towers, wording, by_prompt, groups, drifts[0])
@@ -284,3 +304,30 @@ def encode_texts(kit: Kit, wording: Wording, place: Place, texts: ParsedTexts) -
         negative_traces=negative_traces,
     )
     return found.to(place.device or towers.device, place.dtype)
+
+
+def _aligned(
+    alignment: Alignment | None,
+    embeds: Tensor,
+    negative: Tensor | None,
+    biases: dict[str, Tensor],
+) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+    """Prompts' and negatives' states and biases brought to one length."""
+    if alignment is None:
+        return embeds, negative, biases
+    prompts = alignment.prompts
+    # Negatives that are zeros have the extents of their prompts.
+    negatives = alignment.negatives or prompts
+    found = {
+        name: alignment.bring(bias, negatives if name.startswith("negative") else prompts)
+        for name, bias in biases.items()
+    }
+    if alignment.hides:
+        for name, extents in (("attention_bias", prompts), ("negative_attention_bias", negatives)):
+            hidden = alignment.hidden(extents, embeds)
+            found[name] = found[name] + hidden if name in found else hidden
+    return (
+        alignment.bring(embeds, prompts),
+        None if negative is None else alignment.bring(negative, negatives),
+        found,
+    )

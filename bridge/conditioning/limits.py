@@ -15,18 +15,20 @@ _COUNTS = {1: "one", 2: "two", 3: "three"}
 def check_options(kit: Kit, place: Place, texts: ParsedTexts) -> None:
     """Refuse options that would be dropped or that reach past the tower's layers."""
     skipping = [pair for pair in zip(kit.recipe.towers, kit.specs, strict=True) if pair[0].skips]
-    if place.clip_skip and not skipping:
-        raise OptionError(
-            f"clip_skip needs a CLIP tower whose token states are used; {kit.recipe.name} has "
-            "none, so leave it out."
-        )
-    for use, spec in skipping:
-        most = spec.layers + 1 + (use.layer or Layer()).index
-        if place.clip_skip is not None and place.clip_skip > most:
+    skips = {"clip_skip": place.clip_skip, "negative_clip_skip": place.negative_clip_skip}
+    for name, skip in skips.items():
+        if skip and not skipping:
             raise OptionError(
-                f"clip_skip={place.clip_skip} reaches past {use.component}, which has "
-                f"{spec.layers} layers; the recipe {kit.recipe.name} allows 0 to {most}."
+                f"{name} needs a CLIP tower whose token states are used; {kit.recipe.name} has "
+                "none, so leave it out."
             )
+        for use, spec in skipping:
+            most = spec.layers + 1 + (use.layer or Layer()).index
+            if skip is not None and skip > most:
+                raise OptionError(
+                    f"{name}={skip} reaches past {use.component}, which has "
+                    f"{spec.layers} layers; the recipe {kit.recipe.name} allows 0 to {most}."
+                )
     if place.max_sequence_length is not None and not (
         kit.zeros or any(use.length for use in kit.recipe.towers)
     ):

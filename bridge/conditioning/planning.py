@@ -9,13 +9,20 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import compress
+from itertools import chain, compress
 
 from bridge.conditioning.kit import Kit
 from bridge.conditioning.parts import Group
 from bridge.conditioning.uneven import beyond, common_length, joined_length
 from bridge.conditioning.wording import Wording
-from bridge.prompt import Prompt, TokenPlan, TruncationWarning, normalised, plan_many
+from bridge.prompt import (
+    LongPrompt,
+    Prompt,
+    TokenPlan,
+    TruncationWarning,
+    normalised,
+    plan_many,
+)
 from bridge.prompt.plan import refilled
 
 Plans = tuple[tuple[TokenPlan, ...], ...]
@@ -92,18 +99,30 @@ class Lengths:
 def lengths_of(kit: Kit, plans: Plans, negative_plans: Plans, wording: Wording) -> list[Lengths]:
     """For each tower. Those of one context have the same windows; those that stand beside each
     other come to one length. T5 has one window and its own length."""
-    long = wording.long_prompt
     windowed = [use.length is None for use in kit.recipe.towers]
-    most: dict[int, int] = {}
-    for tower in (tower for some in (plans, negative_plans) for tower in compress(some, windowed)):
-        for plan in tower:
-            most[plan.limit] = max(most.get(plan.limit, 1), len(plan.windows))
-    sizes = [joined_length(windows, limit, long.join) for limit, windows in most.items()]
-    common = common_length(sizes, long.uneven) if sizes else 0
+    every = [tower for some in (plans, negative_plans) for tower in compress(some, windowed)]
+    most, common = _most_by_context(every), common_states(every, wording.long_prompt)
     return [
         Lengths(most[row[0].limit], common) if inside else Lengths(1, row[0].limit)
         for inside, row in zip(windowed, plans, strict=True)
     ]
+
+
+def common_states(towers: Sequence[Sequence[TokenPlan]], long: LongPrompt) -> int:
+    """The states that plans of several towers make together; 0 without plans."""
+    sizes = [
+        joined_length(windows, context, long.join)
+        for context, windows in _most_by_context(towers).items()
+    ]
+    return common_length(sizes, long.uneven) if sizes else 0
+
+
+def _most_by_context(towers: Sequence[Sequence[TokenPlan]]) -> dict[int, int]:
+    """The most windows that a plan fills, for towers of each context."""
+    most: dict[int, int] = {}
+    for plan in chain.from_iterable(towers):
+        most[plan.limit] = max(most.get(plan.limit, 1), len(plan.windows))
+    return most
 
 
 def warn_of_cuts(plans: Plans, what: str, groups: tuple[Group, ...]) -> None:

@@ -38,10 +38,11 @@ The penultimate layer of OpenCLIP-H that SD 2 is trained on is the *last* of the
 which ships 23 of the 24 layers; so the rows of sd15 and sd21 differ in their towers only.
 
 ``clip_skip=k`` takes the layer k further from the end of each CLIP tower whose token states are
-used, for the prompt only: the negative keeps the recipe's layer, as in diffusers (its issues 13796
-and 13973 ask whether that is meant). On transformers 5, diffusers 0.42's own Stable Diffusion 1
-and 2 pipelines fail when given ``clip_skip``, since they look for ``text_encoder.text_model``; here
-it works.
+used. For the negative ``negative_clip_skip`` does so; by default the dialect's tool decides: in
+diffusers it keeps the recipe's layer (its issues 13796 and 13973 ask whether that is meant), the
+other tools skip as many for both. On transformers 5, diffusers 0.42's own Stable Diffusion 1 and 2
+pipelines fail when given ``clip_skip``, since they look for ``text_encoder.text_model``; here it
+works.
 """
 
 from __future__ import annotations

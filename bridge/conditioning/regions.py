@@ -144,7 +144,9 @@ def regional(
     emphasis: str | None = None,
     token_normalization: str = "none",
     long_prompt: str | LongPrompt | None = None,
+    align: str | None = None,
     clip_skip: int | None = None,
+    negative_clip_skip: int | None = None,
     height: int | None = None,
     width: int | None = None,
     device: torch.device | str | None = None,
@@ -179,8 +181,10 @@ def regional(
     if isinstance(base_weight, bool) or not 0 <= base_weight <= 1:
         raise OptionError(f"base_weight is {base_weight!r}; give a number from 0 to 1.")
     texts = check_prompts([prompt, *(each.prompt for each in regions)])
-    wording = read_wording(dialect, emphasis, token_normalization, long_prompt)
-    place = read_place(clip_skip, height, width, device, dtype)
+    wording = read_wording(dialect, emphasis, token_normalization, long_prompt, align)
+    place = read_place(
+        clip_skip, height, width, device, dtype, negative_clip_skip=negative_clip_skip
+    )
     prompts = [wording.parse(text) for text in texts]
     negative = None if negative_prompt is None else wording.parse(negative_prompt, negative=True)
     kit = open_kit(model, device=place.device, dtype=place.dtype, revision=revision)

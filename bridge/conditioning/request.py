@@ -31,16 +31,22 @@ class WordingOptions(TypedDict, total=False):
     emphasis: str | None
     token_normalization: str
     long_prompt: str | LongPrompt | None
+    align: str | None
     textual_inversions: TextualInversions | None
     loras: Loras | None
     clip_skip: int | None
+    negative_clip_skip: int | None
     max_sequence_length: int | None
 
 
 @dataclass(frozen=True)
 class ParsedTexts:
     """Parsed prompts, and what goes with each: negatives, texts of the later towers' own, and the
-    prompts as they were written, LoRA tags included."""
+    prompts as they were written, LoRA tags included.
+
+    ``counts``: how many rows each prompt has, those of its ``AND``; more rows than these are the
+    same prompts at later steps. Without it each row is a prompt of its own.
+    """
 
     prompts: tuple[Prompt, ...]
     negatives: tuple[Prompt, ...] | None = None
@@ -49,11 +55,15 @@ class ParsedTexts:
     thirds: tuple[Prompt, ...] | None = None
     negative_thirds: tuple[Prompt, ...] | None = None
     tagged: tuple[Tagged, ...] = ()
+    counts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Place:
-    """Checked options that say for which picture, from which layer, and where to."""
+    """Checked options that say for which picture, from which layer, and where to.
+
+    ``negative_clip_skip`` is None where the negative goes by the dialect's own tool.
+    """
 
     clip_skip: int | None
     height: int | None
@@ -64,6 +74,13 @@ class Place:
     device: torch.device | None
     dtype: torch.dtype | None
     max_sequence_length: int | None = None
+    negative_clip_skip: int | None = None
+
+    def skip_of_negative(self, own: bool) -> int:
+        """The layers that the negative skips; ``own``: whether the dialect skips them in both."""
+        if self.negative_clip_skip is not None:
+            return self.negative_clip_skip
+        return (self.clip_skip or 0) if own else 0
 
 
 def read_place(
@@ -77,9 +94,11 @@ def read_place(
     crops_coords_top_left: Sequence[int] | None = None,
     target_size: Sequence[int] | None = None,
     max_sequence_length: int | None = None,
+    negative_clip_skip: int | None = None,
 ) -> Place:
     """Check the options of ``condition``. Raises OptionError."""
-    _check_skip(clip_skip)
+    _check_skip(clip_skip, "clip_skip")
+    _check_skip(negative_clip_skip, "negative_clip_skip")
     _check_sequence(max_sequence_length)
     return Place(
         clip_skip,
@@ -91,15 +110,16 @@ def read_place(
         None if device is None else resolve_device(device),
         check_dtype(dtype),
         max_sequence_length,
+        negative_clip_skip,
     )
 
 
-def _check_skip(clip_skip: object) -> None:
+def _check_skip(skip: object, name: str) -> None:
     """Raise OptionError unless it is a whole number from 0 up, or None."""
-    if clip_skip is None:
+    if skip is None:
         return
-    if isinstance(clip_skip, bool) or not isinstance(clip_skip, int) or clip_skip < 0:
-        raise OptionError(f"clip_skip must be a whole number from 0 up, not {clip_skip!r}.")
+    if isinstance(skip, bool) or not isinstance(skip, int) or skip < 0:
+        raise OptionError(f"{name} must be a whole number from 0 up, not {skip!r}.")
 
 
 def _check_sequence(length: object) -> None:

@@ -102,7 +102,10 @@ class Conditioning:
             OptionError: weights that act inside the UNet, so that ``bridge.inject`` is needed.
         """
         if self.is_biased:
-            raise OptionError(f"unet_attention_bias acts inside the UNet: {HOW_TO_INJECT}")
+            raise OptionError(
+                "unet_attention_bias acts inside the UNet, and so do prompts and negatives of very "
+                f"unequal length (with align='empty' they do not): {HOW_TO_INJECT}"
+            )
         ready = self if num_images == 1 else self.repeat(num_images)
         tensors = {name: getattr(ready, name) for name in TENSORS}
         found: dict[str, Any] = dict.fromkeys(self.recipe.cleared)

@@ -16,6 +16,7 @@ from bridge.conditioning.kit import Kit, Towers
 from bridge.conditioning.parts import Group, join_parts, join_pooled_parts
 from bridge.conditioning.passes import Wanted, encode_plans
 from bridge.conditioning.planning import Lengths, Plans
+from bridge.conditioning.recipes import TowerUse
 from bridge.conditioning.request import Place
 from bridge.conditioning.soundness import check_rows
 from bridge.conditioning.wording import Wording
@@ -49,13 +50,11 @@ def encode_rows(
     mapped = kit.mapped
     readings = mapped.read((*plans, *negative_plans), towers.device) if mapped else {}
     for i, use in enumerate(kit.recipe.towers):
-        base = use.layer or Layer()
-        skip = (place.clip_skip or 0) if use.skips else 0
-        skipped = Layer(base.index - skip, base.norm)
+        layer, negative_layer = _layers(use, place, wording)
         negatives = negative_plans[i] if negative_plans else ()
         wanted = [
-            *map(Wanted, plans[i], repeat(skipped), strengths[0]),
-            *map(Wanted, negatives, repeat(base), strengths[1]),
+            *map(Wanted, plans[i], repeat(layer), strengths[0]),
+            *map(Wanted, negatives, repeat(negative_layer), strengths[1]),
         ]
         # Pooled states are not weighted, so a tower without token states needs no copies.
         emphasis = EMPHASES[wording.emphasis if use.layer else "none"]
@@ -96,6 +95,16 @@ def encode_rows(
         return ((states[:count], None), (states[count:], None)), drifts
     pooled = torch.cat(pooled_parts, dim=-1)
     return ((states[:count], pooled[:count]), (states[count:], pooled[count:])), drifts
+
+
+def _layers(use: TowerUse, place: Place, wording: Wording) -> tuple[Layer, Layer]:
+    """The layers that the states of prompts and of negatives are taken from."""
+    base = use.layer or Layer()
+    if not use.skips:
+        return base, base
+    skips = (place.clip_skip or 0, place.skip_of_negative(wording.skips_in_both))
+    prompt, negative = (Layer(base.index - skip, base.norm) for skip in skips)
+    return prompt, negative
 
 
 def join_rows(rows: Rows, groups: tuple[Group, ...], length: int) -> Rows:

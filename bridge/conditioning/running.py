@@ -18,6 +18,19 @@ def is_guided(pipe: Any) -> bool:
     return bool(guided)
 
 
+def calls_per_step(pipe: Any) -> int:
+    """How often the solver of a live pipeline calls the model in a step; 1 where there is none."""
+    return int(getattr(getattr(pipe, "scheduler", None), "order", 1))
+
+
+def call_of_run(pipe: Any, index: int, steps: int, each: int) -> int:
+    """Which call, counted from 1, of a run of ``steps`` steps of ``each`` calls the model's call
+    ``index``, counted from 0, is. If the pipeline's solver calls it otherwise, its step's first."""
+    if calls_per_step(pipe) == each:
+        return min(steps * each, index + 1)
+    return (step_of_call(pipe, index, steps) - 1) * each + 1
+
+
 def step_of_call(pipe: Any, index: int, steps: int) -> int:
     """The step, counted from 1, that the model's call ``index``, counted from 0, belongs to.
 

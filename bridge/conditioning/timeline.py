@@ -2,9 +2,11 @@
 
 stable-diffusion-webui's prompt editing (``[cat:dog:0.5]``) and alternation (``[cat|dog]``) are
 compiled to intervals of steps (``bridge.prompt.schedule``); each interval's prompt is encoded, all
-in one pass a tower. A diffusers pipeline swaps them through its own ``callback_on_step_end``,
-which runs between two steps, so a change falls exactly on a border with any scheduler. The parts
-of an ``AND`` may each change; such a schedule is drawn inside ``bridge.inject``.
+in one pass a tower. As in the web UI, what is counted are calls of the model: a live pipeline whose
+solver calls it twice a step (Heun, KDPM2) has twice as many as steps. A diffusers pipeline swaps
+the prompts through its own ``callback_on_step_end``, between two calls, so that a change falls
+exactly on a border with any scheduler. The parts of an ``AND`` may each change; such a schedule is
+drawn inside ``bridge.inject``.
 """
 
 from __future__ import annotations
@@ -32,13 +34,13 @@ from bridge.conditioning.encode import encode_texts
 from bridge.conditioning.kit import open_kit
 from bridge.conditioning.request import ParsedTexts, Place, Texts, WordingOptions, read_place
 from bridge.conditioning.result import HOW_TO_INJECT, Conditioning
-from bridge.conditioning.running import is_guided, step_of_call
+from bridge.conditioning.running import call_of_run, calls_per_step, is_guided
 from bridge.conditioning.unet_only import check_unet
 from bridge.conditioning.wording import Wording, read_wording
 from bridge.errors import OptionError
 from bridge.prompt import LongPrompt, Prompt, check_paired, check_prompts
 from bridge.prompt.loras import Tagged
-from bridge.prompt.schedule import Rule, at_step, last_steps
+from bridge.prompt.schedule import Rule, at_step, check_run, last_steps
 
 OnStepEnd = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
 
@@ -49,19 +51,28 @@ class PromptSchedule:
 
     Attributes:
         steps: the run's length.
-        last_steps: the last step of each interval, counted from 1; the last one is ``steps``.
+        last_steps: the last call of the model in each interval, counted from 1; the last one is
+            ``calls``. Where the solver calls the model once a step, these are steps.
         conditionings: one an interval, each with the B prompts of the call; Compositions if any
             prompt has parts that are drawn apart.
+        calls_per_step: how often the solver calls the model in a step.
     """
 
     steps: int
     last_steps: tuple[int, ...]
     conditionings: tuple[Conditioning | Composition, ...]
+    calls_per_step: int = 1
+
+    @property
+    def calls(self) -> int:
+        """How many calls of the model the run is compiled for."""
+        return self.steps * self.calls_per_step
 
     def at(self, step: int) -> Conditioning | Composition:
-        """What holds at ``step``, counted from 1. Raises OptionError outside the run."""
-        if not 1 <= step <= self.steps:
-            raise OptionError(f"Step {step} is outside the run; it has steps 1 to {self.steps}.")
+        """What is drawn at ``step``, counted from 1 in calls of the model, as ``last_steps`` are.
+        Raises OptionError outside the run."""
+        if not 1 <= step <= self.calls:
+            raise OptionError(f"Step {step} is outside the run; it has steps 1 to {self.calls}.")
         return self.conditionings[bisect_left(self.last_steps, step)]
 
     def kwargs(self, num_images: int = 1, then: OnStepEnd | None = None) -> dict[str, Any]:
@@ -92,7 +103,8 @@ class PromptSchedule:
         ) -> dict[str, Any]:
             swapped: dict[str, Any] = {}
             before, after = (
-                self.at(step_of_call(pipe, call, self.steps)) for call in (index, index + 1)
+                self.at(call_of_run(pipe, call, self.steps, self.calls_per_step))
+                for call in (index, index + 1)
             )
             if after is not before:
                 assert isinstance(after, Conditioning)
@@ -118,7 +130,6 @@ class ReadSchedule:
     brought: Brought
     prompts: tuple[Prompt, ...]
     negatives: tuple[Prompt, ...] | None
-    ends: tuple[int, ...]
 
 
 def read_schedule(
@@ -142,6 +153,7 @@ def read_schedule(
         worded.get("emphasis"),
         worded.get("token_normalization", "none"),
         worded.get("long_prompt"),
+        worded.get("align"),
     )
     place = read_place(
         worded.get("clip_skip"),
@@ -150,6 +162,7 @@ def read_schedule(
         device,
         dtype,
         max_sequence_length=worded.get("max_sequence_length"),
+        negative_clip_skip=worded.get("negative_clip_skip"),
     )
     tagged = tuple(wording.tagged(text) for text in texts)
     brought = bring(worded.get("textual_inversions"), worded.get("loras"), tagged)
@@ -159,9 +172,8 @@ def read_schedule(
         if negative_texts is None
         else tuple(wording.read(text, negative=True) for text in negative_texts)
     )
-    changing = (*prompts, *(negatives or ()))
     rule, adapter = worded.get("rule", "new"), worded.get("adapter")
-    ends = sorted({end for each in changing for end in last_steps(each, steps, rule)})
+    check_run(steps, rule)
     return ReadSchedule(
         steps=steps,
         rule=rule,
@@ -173,7 +185,6 @@ def read_schedule(
         brought=brought,
         prompts=prompts,
         negatives=negatives,
-        ends=tuple(ends),
     )
 
 
@@ -190,9 +201,11 @@ def schedule(
     emphasis: str | None = None,
     token_normalization: str = "none",
     long_prompt: str | LongPrompt | None = None,
+    align: str | None = None,
     textual_inversions: TextualInversions | None = None,
     loras: Loras | None = None,
     clip_skip: int | None = None,
+    negative_clip_skip: int | None = None,
     max_sequence_length: int | None = None,
     height: int | None = None,
     width: int | None = None,
@@ -203,7 +216,8 @@ def schedule(
     """Encode prompts and negatives for a run of ``steps`` steps.
 
     Args:
-        steps: ``num_inference_steps`` of the run.
+        steps: ``num_inference_steps`` of the run. Of a live pipeline whose solver calls the
+            model twice a step, ``when`` counts those calls, fractions of them too.
         rule: how the numbers in ``[from:to:when]`` are read: ``new``, with a point a fraction of
             the steps, else a step; ``old``, below 1 a fraction.
         The others as in ``bridge.condition``.
@@ -222,9 +236,11 @@ def schedule(
         emphasis=emphasis,
         token_normalization=token_normalization,
         long_prompt=long_prompt,
+        align=align,
         textual_inversions=textual_inversions,
         loras=loras,
         clip_skip=clip_skip,
+        negative_clip_skip=negative_clip_skip,
         max_sequence_length=max_sequence_length,
         height=height,
         width=width,
@@ -237,7 +253,11 @@ def schedule(
 def encode_schedule(asked: ReadSchedule, model: Any, revision: str | None = None) -> PromptSchedule:
     """Encode what was read; arguments and errors as ``schedule``."""
     steps, rule, place = asked.steps, asked.rule, asked.place
-    prompts, negatives, ends = asked.prompts, asked.negatives, asked.ends
+    prompts, negatives = asked.prompts, asked.negatives
+    each_step = calls_per_step(model)
+    calls = steps * each_step
+    changing = (*prompts, *(negatives or ()))
+    ends = sorted({end for each in changing for end in last_steps(each, calls, rule)})
     kit = open_kit(model, device=place.device, dtype=place.dtype, revision=revision)
     if len(ends) > 1 and not kit.recipe.swapped:
         raise OptionError(
@@ -251,7 +271,7 @@ def encode_schedule(asked: ReadSchedule, model: Any, revision: str | None = None
 
     def at(each: Prompt, end: int) -> tuple[Prompt, ...]:
         """The parts of a prompt as they are at one step."""
-        return part_prompts(each, at_step(each, end, steps, rule))
+        return part_prompts(each, at_step(each, end, calls, rule))
 
     whole = encode_texts(
         fitted(
@@ -271,13 +291,17 @@ def encode_schedule(asked: ReadSchedule, model: Any, revision: str | None = None
                 for negative in repeated([at(each, end)[0] for each in negatives], counts)
             ),
             tagged=repeated(asked.tagged, counts) * len(ends),
+            counts=tuple(counts),
         ),
     )
     rows = range(0, len(whole), sum(counts))
     found = tuple(whole.rows(start, start + sum(counts)) for start in rows)
     plain = all(some == (1.0,) for some in weights)
     return PromptSchedule(
-        steps, ends, found if plain else tuple(Composition(each, weights) for each in found)
+        steps,
+        tuple(ends),
+        found if plain else tuple(Composition(each, weights) for each in found),
+        each_step,
     )
 
 

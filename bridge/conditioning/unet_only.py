@@ -21,9 +21,14 @@ _UNETS = tuple(
 )
 
 
+def is_unet(kit: Kit) -> bool:
+    """Whether the kit's model draws with a UNet that reads CLIP."""
+    return kit.recipe.name in _UNETS
+
+
 def check_unet(kit: Kit, what: str) -> None:
     """Raises UnsupportedModelError unless the kit's model draws with a UNet."""
-    if kit.recipe.name not in _UNETS:
+    if not is_unet(kit):
         raise UnsupportedModelError(
             f"{what} inside a UNet; {kit.source} ({kit.recipe.name}) has none. It works with "
             f"{', '.join(_UNETS)}."

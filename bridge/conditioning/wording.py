@@ -22,18 +22,34 @@ _OWN = {
     "comfy": ("comfy", "comfy"),
     "compel": ("compel", "compel"),
 }
+# The tools in which prompts and negatives of unequal length act as if each ran alone.
+_REPEAT = ("a1111", "comfy")
+_ALIGNS = ("repeat", "empty")
+# The tools that skip layers for the negative as for the prompt: all but diffusers.
+_SKIPS_IN_BOTH = ("a1111", "comfy", "compel")
 _JOINS = ("concat", "first_eos", "no_bos_between", "average")
 _POOLED = ("first", "last", "mean")
 
 
 @dataclass(frozen=True)
 class Wording:
-    """The choices of one call, checked."""
+    """The choices of one call, checked. ``align`` is None where the dialect's tool decides."""
 
     dialect: str
     emphasis: str
     token_normalization: str
     long_prompt: LongPrompt
+    align: str | None = None
+
+    @property
+    def own_align(self) -> str:
+        """How the dialect's tool brings prompts and negatives to one length."""
+        return "repeat" if self.dialect in _REPEAT else "empty"
+
+    @property
+    def skips_in_both(self) -> bool:
+        """Whether the dialect's tool skips layers for the negative as for the prompt."""
+        return self.dialect in _SKIPS_IN_BOTH
 
     def tagged(self, text: str) -> Tagged:
         """A prompt without its LoRA tags, which are A1111's alone. Raises PromptError."""
@@ -78,7 +94,11 @@ class Wording:
 
 
 def read_wording(
-    dialect: str, emphasis: str | None, token_normalization: str, long_prompt: object
+    dialect: str,
+    emphasis: str | None,
+    token_normalization: str,
+    long_prompt: object,
+    align: str | None = None,
 ) -> Wording:
     """Check the choices and fill in the dialect's own. Raises OptionError."""
     _check_name(dialect, DIALECTS, "dialect")
@@ -95,7 +115,9 @@ def read_wording(
     _check_name(long.join, _JOINS, "long_prompt.join")
     _check_name(long.pooled, _POOLED, "long_prompt.pooled")
     _check_name(long.uneven, UNEVEN, "long_prompt.uneven")
-    return Wording(dialect, chosen, token_normalization, long)
+    if align is not None:
+        _check_name(align, _ALIGNS, "align")
+    return Wording(dialect, chosen, token_normalization, long, align)
 
 
 def _check_name(value: object, names: Iterable[str], what: str) -> None:

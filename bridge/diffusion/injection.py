@@ -15,7 +15,7 @@ from typing import Any
 from bridge.conditioning.composition import Composition
 from bridge.conditioning.regions import RegionalConditioning
 from bridge.conditioning.result import Conditioning
-from bridge.conditioning.running import step_of_call
+from bridge.conditioning.running import call_of_run
 from bridge.conditioning.timeline import OnStepEnd, PromptSchedule
 from bridge.diffusion.attention import RegionalAttention, biased, cross_attentions
 from bridge.diffusion.hooks import around, unet_of
@@ -63,7 +63,7 @@ def inject(
     def track(running: Any, index: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         # After the last call the next run begins anew.
         over = index + 1 >= running.num_timesteps
-        step[0] = 1 if over else step_of_call(running, index + 1, plan.steps)
+        step[0] = 1 if over else call_of_run(running, index + 1, plan.steps, plan.calls_per_step)
         return {} if then is None else then(running, index, time, tensors)
 
     with ExitStack() as stack:

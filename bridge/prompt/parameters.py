@@ -70,9 +70,21 @@ class Parameters:
 
     @property
     def clip_skip(self) -> int | None:
-        """As diffusers counts it: one less than the web UI's number."""
+        """As diffusers counts it, for SD 1 and 2: one less than the web UI's number."""
+        return self.clip_skip_for("sd15")
+
+    def clip_skip_for(self, recipe: str) -> int | None:
+        """The ``clip_skip`` that reads the same with a model of a recipe, such as ``sdxl``.
+
+        With SDXL the web UI ignores its number, and Forge counts from the layer before the last,
+        the one that SDXL takes anyway.
+        """
         counted = self._whole("Clip skip")
-        return None if counted is None else counted - 1
+        if counted is None:
+            return None
+        if not recipe.startswith("sdxl"):
+            return max(counted, 1) - 1
+        return max(counted, 2) - 2 if self.settings.get("Version", "").startswith("f") else None
 
     def _whole(self, name: str) -> int | None:
         value = self.settings.get(name, "")

@@ -1,10 +1,12 @@
 """A prompt over the steps of a run: what it says at each, and where it changes.
 
-Steps count from 1, as in stable-diffusion-webui, ``get_learned_conditioning_prompt_schedules``
-(``modules/prompt_parser.py`` at commit 28bd8e1): the side before holds while
-``step <= when``, and an alternation's first option at step 1. (That web UI's sampler looks its
-schedule up with a count from 0, ``sd_samplers_cfg_denoiser.py``, so its first interval lasts one
-call longer than ``last_step`` says.)
+Steps count from 1, and say what is drawn at each. stable-diffusion-webui compiles a schedule with a
+count from 1 (``get_learned_conditioning_prompt_schedules``, ``modules/prompt_parser.py`` at commit
+28bd8e1: the side before holds while ``step <= when``, and an alternation's first option at step 1),
+but its sampler looks that schedule up with a count from 0 (``sd_samplers_cfg_denoiser.py``). So
+``[cat:dog:0.5]`` draws cat at 11 steps of 20, and ``[cat|dog]`` draws cat, cat, dog, cat, dog, ...;
+so it is here. The web UI's count is of calls of the model: a solver that calls it twice a step has
+twice as many "steps".
 """
 
 from __future__ import annotations
@@ -72,25 +74,26 @@ class Interval:
 
 
 def at_step(prompt: Prompt, step: int, steps: int, rule: Rule = "new") -> Flat:
-    """The prompt at ``step`` of ``steps``, both counted from 1.
+    """The prompt that is drawn at ``step`` of ``steps``, both counted from 1.
 
     Raises:
         OptionError: a step outside the run, or a rule that does not exist.
         PromptError: weights that are not finite.
     """
-    _check(steps, rule)
+    check_run(steps, rule)
     if not 1 <= step <= steps:
         raise OptionError(f"Step {step} is outside the run; it has steps 1 to {steps}.")
-    return _flat(prompt.tree, prompt.source, prompt.dialect, _chooser(step, steps, rule))
+    compiled = max(1, step - 1)
+    return _flat(prompt.tree, prompt.source, prompt.dialect, _chooser(compiled, steps, rule))
 
 
 def last_steps(prompt: Prompt, steps: int, rule: Rule = "new") -> list[int]:
-    """Each step after which a part may change, and the last of the run, ascending.
+    """Each step after which what is drawn may change, and the last of the run, ascending.
 
     Raises:
         OptionError: no steps, or a rule that does not exist.
     """
-    _check(steps, rule)
+    check_run(steps, rule)
     ends = {steps}
     for part in parts_of(prompt.tree):
         for node, _ in walk(part.children):
@@ -98,7 +101,7 @@ def last_steps(prompt: Prompt, steps: int, rule: Rule = "new") -> list[int]:
                 ends.update(range(1, steps + 1))
             elif isinstance(node, Schedule):
                 ends.add(_last_step(node, steps, rule))
-    return sorted(end for end in ends if end >= 1)
+    return sorted({min(end + 1, steps) for end in ends if end >= 1})
 
 
 def intervals(prompt: Prompt, steps: int, rule: Rule = "new") -> tuple[Interval, ...]:
@@ -161,7 +164,8 @@ def _last_step(edit: Schedule, steps: int, rule: Rule) -> int:
     return int(max(-1.0, min(float(steps), when * steps if fraction else when)))
 
 
-def _check(steps: int, rule: str) -> None:
+def check_run(steps: int, rule: str) -> None:
+    """Raise OptionError for a run without steps, or a rule that does not exist."""
     if steps < 1:
         raise OptionError(f"A run has at least one step, not {steps}.")
     if rule not in get_args(Rule):

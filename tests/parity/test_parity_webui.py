@@ -1,4 +1,5 @@
-"""stable-diffusion-webui 1.10.1 beside bridge: its parser, and its conditioning of SD 1.5 and SDXL.
+"""stable-diffusion-webui 1.10.1 beside bridge: its parser, its schedules as its sampler looks them
+up, and its conditioning of SD 1.5 (clip skip and negatives too) and SDXL.
 
 States are compared at 1e-5 of the largest entry: the same modules in float32, whose sums come in
 another order where several windows run in one batch.
@@ -6,6 +7,7 @@ another order where several windows run in one batch.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import corpus
@@ -13,7 +15,7 @@ import pytest
 import torch
 from comparisons import relative
 from parity_support import Equal
-from tiny_models import tiny_sd_pipeline
+from tiny_models import tiny_sd_pipeline, tiny_sdxl_pipeline
 from webui_peer import Webui, load_webui
 
 import bridge
@@ -42,7 +44,7 @@ def read_by_webui(webui: Webui, prompt: str) -> list[Pieces]:
     schedules = webui.prompt_parser.get_learned_conditioning_prompt_schedules(flat, 20)
     return [
         [
-            (text, round(float(weight), 6))
+            (text, float(weight))
             for text, weight in webui.prompt_parser.parse_prompt_attention(schedules[index][0][1])
             if text
         ]
@@ -56,7 +58,7 @@ def read_by_us(prompt: str) -> list[Pieces]:
     for part in at_step(parse(prompt, "a1111"), 1, 20).parts:
         found: Pieces = []
         for span in part.spans:
-            weight = -1.0 if span.breaks else round(span.weight, 6)
+            weight = -1.0 if span.breaks else span.weight
             if found and span.joined and not span.breaks:
                 found[-1] = (found[-1][0] + span.text, weight)
             else:
@@ -73,20 +75,122 @@ def test_the_parser(webui: Webui, equal: Equal) -> None:
                 count.check(found == wanted, f"{prompt!r}: {found} {wanted}")
 
 
+def plain(kind: str, count: int) -> Iterator[str]:
+    """Prompts of the corpus that make a single conditioning; the parser's row has the others."""
+    for prompt in corpus.draw(kind, count):
+        read = at_step(parse(prompt, "a1111"), 1, 20)
+        if len(read.parts) == 1 and read.parts[0].weight == 1:
+            yield prompt
+
+
+def same(found: torch.Tensor, wanted: torch.Tensor) -> bool:
+    return found.shape == wanted.shape and relative(found, wanted) <= TOLERANCE
+
+
+def conditioned(prompt: str, negative: str, **options: Any) -> Any:
+    """Ours; None where the prompt changes from step to step, which is another row's."""
+    try:
+        return bridge.condition(prompt, negative, **options)
+    except PromptError as error:
+        if "changes from step to step" in str(error):
+            return None
+        raise
+
+
+def test_schedules_call_by_call(webui: Webui, equal: Equal) -> None:
+    """What each call of the model is given: the peer's schedule, looked up as its sampler does."""
+    parser = webui.prompt_parser
+    with equal("stable-diffusion-webui: edits by call") as count:
+        for number, prompt in enumerate(corpus.draw("scheduled", 600)):
+            calls = (20, 40, 7)[number % 3]
+            _, flat, _ = parser.get_multicond_prompt_list([prompt])
+            (entries,) = parser.get_learned_conditioning_prompt_schedules(flat, calls)
+            texts = {end: torch.tensor([float(place)]) for place, (end, _) in enumerate(entries)}
+            known = [parser.ScheduledPromptConditioning(end, texts[end]) for end, _ in entries]
+            mine = parse(prompt, "a1111")
+            for call in range(calls):
+                place = int(parser.reconstruct_cond_batch([known], call).item())
+                wanted = [
+                    text for text, _ in parser.parse_prompt_attention(entries[place][1]) if text
+                ]
+                found = at_step(mine, call + 1, calls).parts[0]
+                if "".join(wanted) != found.text:
+                    count.check(False, f"{prompt!r}, call {call} of {calls}: {found.text} {wanted}")
+                    break
+            else:
+                count.check(True, prompt)
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")  # hostile weights leave the manifold
 def test_states_of_sd15(webui: Webui, sd: Any, equal: Equal) -> None:
     embedder = webui.clip(sd.tokenizer, sd.text_encoder)
     with equal("stable-diffusion-webui: SD 1.5") as count, torch.no_grad():
-        for prompt in corpus.draw("a1111", 1400):
-            read = at_step(parse(prompt, "a1111"), 1, 20)
-            if len(read.parts) > 1 or read.parts[0].weight != 1:
-                continue  # no single conditioning; the parser's row has it
-            wanted = embedder([prompt])
+        for prompt in plain("a1111", 1400):
+            found = conditioned(prompt, "", model=sd, align="empty")
+            if found is not None:
+                count.check(same(found.prompt_embeds, embedder([prompt])), repr(prompt))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_clip_skip_of_prompt_and_negative(webui: Webui, sd: Any, equal: Equal) -> None:
+    embedder = webui.clip(sd.tokenizer, sd.text_encoder)
+    prompts = list(plain("a1111", 300))
+    try:
+        with equal("stable-diffusion-webui: clip skip") as count, torch.no_grad():
+            for prompt, negative in zip(prompts, reversed(prompts), strict=True):
+                webui.opts.CLIP_stop_at_last_layers = 2 + len(prompt) % 2
+                skip = webui.opts.CLIP_stop_at_last_layers - 1
+                found = conditioned(prompt, negative, model=sd, clip_skip=skip, align="empty")
+                if found is None:
+                    continue
+                for text, states in (
+                    (prompt, found.prompt_embeds),
+                    (negative, found.negative_prompt_embeds),
+                ):
+                    wanted = embedder([text])
+                    own = states[:, : wanted.shape[1]]  # the shorter is filled up
+                    count.check(same(own, wanted), repr(text))
+    finally:
+        webui.opts.CLIP_stop_at_last_layers = 1
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_states_of_sdxl(equal: Equal) -> None:
+    pipe = tiny_sdxl_pipeline()
+    webui = load_webui(pipe.tokenizer_2)
+    towers = (
+        webui.clip_of_sdxl(pipe.tokenizer, pipe.text_encoder),
+        webui.open_clip_of_sdxl(pipe.text_encoder_2),
+    )
+    webui.opts.CLIP_stop_at_last_layers = 2  # which SDXL ignores
+    with equal("stable-diffusion-webui: SDXL") as count, torch.no_grad():
+        for prompt in plain("a1111", 1000):
+            found = conditioned(prompt, "", model=pipe, align="empty")
+            if found is None:
+                continue
+            first = towers[0]([prompt])
+            second, pooled = towers[1]([prompt])
+            wanted = torch.cat([first, second], -1)
+            both = same(found.prompt_embeds, wanted) and same(found.pooled_prompt_embeds, pooled)
+            count.check(both, repr(prompt))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_parts_of_an_and(webui: Webui, sd: Any, equal: Equal) -> None:
+    """Parts of unequal length, as the peer stacks them."""
+    embedder = webui.clip(sd.tokenizer, sd.text_encoder)
+    prompts = list(plain("a1111", 300))
+    parser = webui.prompt_parser
+    with equal("stable-diffusion-webui: parts of AND") as count, torch.no_grad():
+        for one, two in zip(prompts, reversed(prompts), strict=True):
+            prompt = f"{one} AND {two}"
+            _, texts, _ = parser.get_multicond_prompt_list([prompt])
+            wanted = parser.stack_conds([embedder([text])[0] for text in texts])
             try:
-                found = bridge.condition(prompt, model=sd).prompt_embeds
+                found = bridge.compose(prompt, "", model=sd).parts.prompt_embeds
             except PromptError as error:
                 if "changes from step to step" in str(error):
                     continue
                 raise
-            same = found.shape == wanted.shape and relative(found, wanted) <= TOLERANCE
-            count.check(same, repr(prompt))
+            if len(found) == len(wanted):  # equal parts are one to the peer
+                count.check(same(found[:, : wanted.shape[1]], wanted), prompt)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator
 
-from bridge.prompt.dialects.a1111_edits import read_part, read_parts
+from bridge.prompt.dialects.a1111_edits import read_part, read_parts, without_comments
 from bridge.prompt.dialects.a1111_emphasis import events, match_brackets, weigh
 from bridge.prompt.spans import Span, SpanList
 from bridge.prompt.tree import Alternation, Branch, Choose, Conjunction, Edit, Group, Node, Schedule
@@ -24,6 +24,7 @@ def parse(source: str, negative: bool = False) -> Branch | Conjunction:
     Raises:
         PromptError: a weight such as ``1.2.3``, which the web UI fails on.
     """
+    source = without_comments(source)
     if negative:
         return read_part(source, 0, len(source))
     parts = read_parts(source)
@@ -34,6 +35,7 @@ def parse(source: str, negative: bool = False) -> Branch | Conjunction:
 
 def spans(part: Branch, source: str, choose: Choose) -> tuple[Span, ...]:
     """The weighted spans of the text that ``choose`` leaves."""
+    source = without_comments(source)
     slices = [(a, b) for a, b in _slices(part, choose) if a < b]
     text = "".join(source[a:b] for a, b in slices)
     place = _Places(slices)

@@ -3,6 +3,7 @@ r"""A1111's first reading: ``AND``, part weights, schedules and alternations, as
 Facts from stable-diffusion-webui, ``modules/prompt_parser.py`` at commit 28bd8e1
 (``get_multicond_prompt_list`` and the grammar ``schedule_parser``):
 
+- ``#`` begins a comment, up to the end of its line (``processing_scripts/comments.py``).
 - The text is cut at each whole word ``AND``, brackets or not. A part, even the only one, may end
   in ``:`` and a number, its weight; spaces at its end are dropped.
 - In each part, ``[after:when]``, ``[before:after:when]`` and ``[a|b]`` are read where everything
@@ -30,6 +31,7 @@ from bridge.prompt.caret import prompt_error
 from bridge.prompt.dialects.a1111_emphasis import OPENS, nodes
 from bridge.prompt.tree import Alternation, Branch, Edit, Schedule
 
+_COMMENT = re.compile(r"#[^\n]*")
 _AND = re.compile(r"\bAND\b")
 _TOKEN = re.compile(r"\\.|[\\()\[\]:|]")
 _PART_WEIGHT = re.compile(r"[-+]?(?:\d+\.?|\d*\.\d+)")
@@ -48,6 +50,11 @@ class _Frame:
     first: int
     separators: list[tuple[str, int]] = field(default_factory=list)
     in_order: bool = True
+
+
+def without_comments(source: str) -> str:
+    """The text with spaces in the place of comments, so that all else stands where it stood."""
+    return _COMMENT.sub(lambda comment: " " * len(comment[0]), source)
 
 
 def read_parts(source: str) -> tuple[Branch, ...]:

@@ -15,11 +15,12 @@ at commit 28bd8e1) and ``modules/sd_hijack_clip.py`` (``tokenize_line``):
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal
+
+import numpy as np
 
 from bridge.errors import quoted
 from bridge.prompt.caret import prompt_error
@@ -27,6 +28,8 @@ from bridge.prompt.tree import Break, Edit, Group, Node, Text
 
 Kind = Literal["(", "[", ")", "]", "text", "break", "edit"]
 
+OPENS = {")": "(", "]": "["}
+_BRACKETS = "()[]"
 _ROUND, _SQUARE = 1.1, 1 / 1.1
 _TOKEN = re.compile(r"\\[()\[\]\\]|[\\()\[\]:]|[^\\()\[\]:]+")
 _WEIGHT = re.compile(r":\s*([+-]?[.\d]+)\s*\)")
@@ -104,45 +107,42 @@ def weigh(found: list[Event]) -> Iterator[tuple[Event, float]]:
 
     A ``BREAK`` under a weight comes as the text that it is.
     """
-    rounds, squares = [_ONE], [_ONE]
+    weights = iter(_weights(found))
     for event in found:
-        match event.kind:
-            case "(":
-                rounds.append(_times(rounds[-1], event.factor))
-            case "[":
-                squares.append(_times(squares[-1], event.factor))
-            case ")":
-                rounds.pop()
-            case "]":
-                squares.pop()
-            case "break":
-                weight = _product(rounds[-1], squares[-1])
-                if weight == 1.0:
-                    yield event, 1.0
-                else:
-                    begin, end = event.inner or (event.start, event.end)
-                    yield Event("text", begin, end), -weight
-            case _:
-                yield event, _product(rounds[-1], squares[-1])
+        if event.kind in _BRACKETS:
+            continue
+        weight = next(weights)
+        if event.kind != "break":
+            yield event, weight
+        elif weight == 1.0:
+            yield event, 1.0
+        else:
+            begin, end = event.inner or (event.start, event.end)
+            yield Event("text", begin, end), -weight
 
 
-_Scaled: TypeAlias = tuple[float, int]
-"""A number m * 2**e as (m, e). Round brackets alone, or square ones alone, may multiply to more or
-less than a float holds, though together they do not: ten thousand of ``[(``."""
+def _weights(found: list[Event]) -> list[float]:
+    """The weight of each event that is no bracket.
 
-_ONE: _Scaled = (1.0, 0)
-
-
-def _times(number: _Scaled, factor: float) -> _Scaled:
-    mantissa, exponent = math.frexp(number[0] * factor)
-    return mantissa, number[1] + exponent
-
-
-def _product(a: _Scaled, b: _Scaled) -> float:
-    try:
-        return math.ldexp(a[0] * b[0], a[1] + b[1])
-    except OverflowError:
-        return math.copysign(math.inf, a[0] * b[0])
+    Factors are multiplied bracket by bracket as each closes, and those that never close at the end,
+    the round ones first: the web UI's own order, which decides the last bit, and so whether two
+    neighbours are of equal weight.
+    """
+    weights = np.ones(sum(event.kind not in _BRACKETS for event in found))
+    open_: dict[str, list[tuple[int, float]]] = {"(": [], "[": []}
+    at = 0
+    with np.errstate(all="ignore"):
+        for event in found:
+            if event.kind in open_:
+                open_[event.kind].append((at, event.factor))
+            elif event.kind in OPENS:
+                start, factor = open_[OPENS[event.kind]].pop()
+                weights[start:at] *= factor
+            else:
+                at += 1
+        for start, factor in (*open_["("], *open_["["]):
+            weights[start:] *= factor
+    return [float(weight) for weight in weights]
 
 
 def nodes(source: str, start: int, end: int, edits: list[Edit]) -> tuple[Node, ...]:
@@ -199,9 +199,6 @@ def _nested(found: list[Event], source: str, end: int) -> tuple[Node, ...] | Non
     while len(open_) > 1:
         close(end)
     return tuple(open_[0][1])
-
-
-OPENS = {")": "(", "]": "["}
 
 
 def _node(event: Event, source: str) -> Node | None:
