@@ -58,6 +58,8 @@ def studying(says: str, also: Do, prompt: str = "a red cat", own: str = "a blue 
     def do(page: Any, rng: random.Random) -> None:
         page.locator("#study-own textarea").fill(own)
         page.locator("#study-draw input").set_checked(False)
+        # The page is told by the server what to hide.
+        page.locator("#study-choices input").first.wait_for(state="hidden")
         also(page, rng)
 
     return Case("Study", typed("#study-prompt", prompt, "#study", do), PROBLEM, says)
