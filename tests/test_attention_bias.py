@@ -206,7 +206,7 @@ def test_composed_parts_keep_their_own_bias(sd: Any) -> None:
 
 def test_a_schedule_changes_the_bias(sd: Any) -> None:
     plan = bridge.schedule(
-        "a (cat:[1.5:0.2:1])", "", steps=2, model=sd, emphasis="unet_attention_bias"
+        "a (cat:[1.5:0.2:1])", "", steps=3, model=sd, emphasis="unet_attention_bias"
     )
     module = next(cross_attentions(sd.unet))
     seen: list[torch.Tensor] = []
@@ -215,12 +215,12 @@ def test_a_schedule_changes_the_bias(sd: Any) -> None:
             lambda m, args, kw: seen.append(kw["attention_mask"]), with_kwargs=True
         )
         try:
-            sd(**kwargs, num_inference_steps=2, output_type="latent", guidance_scale=3.0)
+            sd(**kwargs, num_inference_steps=3, output_type="latent", guidance_scale=3.0)
         finally:
             handle.remove()
-    assert [mask.shape for mask in seen] == [(2, 1, 77)] * 2
+    assert [mask.shape for mask in seen] == [(2, 1, 77)] * 3
     assert [mask[1, 0, 2].item() for mask in seen] == [
-        pytest.approx(math.log(weight), rel=1e-5) for weight in (1.5, 0.2)
+        pytest.approx(math.log(weight), rel=1e-5) for weight in (1.5, 1.5, 0.2)
     ]
     assert not any(mask[0].any() for mask in seen)
 

@@ -44,7 +44,7 @@ def cat(sdxl: Any) -> Conditioning:
 
 @pytest.fixture(scope="module")
 def dog(sdxl: Any) -> Conditioning:
-    return bridge.condition("a (dog:1.2) in the photo", "", model=sdxl)
+    return bridge.condition("a (dog:1.2) in the photo", "", model=sdxl, dialect="comfy")
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +198,11 @@ def test_subtract_measures_from_a_base(sdxl: Any, cat: Conditioning) -> None:
         cat.subtract(red)
     empty = bridge.condition("", model=sdxl)
     measured = cat.subtract(red, base=empty)
-    assert_near(measured, cat.subtract(bridge.condition("red", "", model=sdxl)))
+    # The default dialect gives zeros for an empty negative of SDXL; this one encodes it.
+    beside = bridge.condition("red", "", model=sdxl, dialect="plain")
+    assert_near(measured, cat.subtract(beside))
+    with pytest.raises(OptionError, match="nothing to measure it from"):
+        cat.subtract(bridge.condition("red", "", model=sdxl))
     # The empty prompt is no concept.
     near(cat.subtract(empty, base=empty).prompt_embeds, cat.prompt_embeds)
     z = torch.randn(2, 5, 3)

@@ -154,18 +154,20 @@ def subtract(
         cond: what is changed.
         concept: the concept, as a prompt of its own, of the same length.
         strength: 0 leaves all as it is, 1 leaves nothing along the concept, more turns it round.
-        base: what the concept is measured from. Default: the concept's own negatives, so that
-            ``condition("a hat", "")`` is "a hat" as against the empty prompt.
+        base: what the concept is measured from, such as ``condition("")``. Default: the
+            concept's own negatives, where they are not zeros.
 
     Raises:
         OptionError: conditionings that do not go together, a strength that is no number, or no
             base, where the concept's negatives are zeros.
     """
     _number(strength, "strength")
-    if base is None and not concept.negative_plans:
+    measured_from = concept.negative_prompt_embeds
+    # Some dialects give zeros for an empty negative, too.
+    if base is None and (measured_from is None or not bool(measured_from.any())):
         raise OptionError(
-            "The concept's negatives are zeros, so there is nothing to measure it from; encode it "
-            'with the negative "", or pass base.'
+            "The concept's negatives are zeros, so there is nothing to measure it from; pass "
+            'base=bridge.condition("", ...).'
         )
     others = (concept,) if base is None else (concept, base)
     ready = aligned((cond, *others), same_length=True)

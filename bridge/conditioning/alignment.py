@@ -78,7 +78,7 @@ class Alignment:
 
     def hidden(self, extents: Sequence[Extent], like: Tensor) -> Tensor:
         """What hides the states that fill up: ``(N, length)``, added to attention's logits."""
-        places = torch.arange(self.length)
+        places = torch.arange(self.length, dtype=torch.int64)
         past = torch.stack([places >= extent.until for extent in extents])
         return torch.zeros(past.shape, dtype=like.dtype).masked_fill(past, -math.inf)
 

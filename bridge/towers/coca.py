@@ -30,7 +30,14 @@ from bridge.towers.batch import TokenRule
 from bridge.towers.checkpoint import load_tower
 from bridge.towers.clip_text import pick
 from bridge.towers.family import ImageFamily, Parts, TextFamily
-from bridge.towers.open_clip import mapped, processor, text_config, text_tensors, vision_config
+from bridge.towers.open_clip import (
+    mapped,
+    naming,
+    processor,
+    text_config,
+    text_tensors,
+    vision_config,
+)
 from bridge.towers.open_clip_config import pad_id
 from bridge.towers.open_clip_files import OpenClipFiles, read_files
 from bridge.towers.open_clip_keys import image_state
@@ -56,7 +63,8 @@ def text_parts(files: OpenClipFiles, dtype: Any, device: Any) -> Parts:
     if "text.cls_emb" not in files.state:
         raise WeightsError(f"{folder} lacks text.cls_emb; it is no CoCa")
     state[_TOKENS] = torch.cat([state[_TOKENS], files.state["text.cls_emb"].reshape(1, -1)])
-    config = text_config(files, state)
+    with naming(files):
+        config = text_config(files, state)
     config.pad_token_id = pad_id(files.model)
     kind = clip_text_projection.ARCHITECTURE
     values = config.to_dict()
@@ -136,7 +144,8 @@ def image_parts(files: OpenClipFiles, dtype: Any, device: Any) -> Parts:
     """The vision transformer with its queries. Raises WeightsError."""
     folder = files.folder
     state = mapped(image_state, files)
-    config = vision_config(files, state)
+    with naming(files):
+        config = vision_config(files, state)
     # The norm is the queries', and of their width; the transformer's own place for one is unused.
     norm = {f"ln_post.{kind}": state[f"vision_model.post_layernorm.{kind}"] for kind in _AFFINE}
     for kind, fill in _AFFINE.items():

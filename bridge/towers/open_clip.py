@@ -8,7 +8,8 @@ masking of patches is a matter of training.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False)
     """The text tower of a folder in this layout. Raises WeightsError, UnsupportedModelError."""
     files = read_files(folder, allow_pickle)
     state = text_tensors(files)
-    config = text_config(files, state)
+    with naming(files):
+        config = text_config(files, state)
     kind = clip_text_projection.ARCHITECTURE
     return Parts(
         module=load_tower(kind, folder, dtype=dtype, device=device, config=config, state=state),
@@ -54,7 +56,8 @@ def load_image(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False
     """The image tower of a folder in this layout, as `load_text`."""
     files = read_files(folder, allow_pickle)
     state = mapped(image_state, files)
-    config = vision_config(files, state)
+    with naming(files):
+        config = vision_config(files, state)
     kind = clip_image.ARCHITECTURE
     return Parts(
         module=load_tower(kind, folder, dtype=dtype, device=device, config=config, state=state),
@@ -114,6 +117,15 @@ def vision_config(files: OpenClipFiles, state: Mapping[str, Tensor]) -> Any:
         layer_norm_eps=epsilon(files.model, "vision_cfg"),
         **_depth(state, "vision_model."),
     )
+
+
+@contextmanager
+def naming(files: OpenClipFiles) -> Iterator[None]:
+    """What is wrong with a config, or with tensors beside it, is told with the config's path."""
+    try:
+        yield
+    except WeightsError as error:
+        raise WeightsError(f"{files.folder / CONFIG}: {error}") from error
 
 
 def _depth(state: Mapping[str, Tensor], side: str) -> dict[str, int]:

@@ -20,8 +20,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from bridge.errors import quoted
 from bridge.prompt.caret import prompt_error
 from bridge.prompt.tree import Break, Edit, Group, Node, Text
@@ -128,6 +126,8 @@ def _weights(found: list[Event]) -> list[float]:
     the round ones first: the web UI's own order, which decides the last bit, and so whether two
     neighbours are of equal weight.
     """
+    import numpy as np  # heavier than all else that reads prompts, so not before it is needed
+
     weights = np.ones(sum(event.kind not in _BRACKETS for event in found))
     open_: dict[str, list[tuple[int, float]]] = {"(": [], "[": []}
     at = 0

@@ -91,11 +91,16 @@ def write_for_llava(folder: Path, part: Path, *, image_was_added: bool) -> None:
         if (folder / name).is_file():
             shutil.copyfile(folder / name, part / name)
     if (part / _SETTINGS).is_file():
-        settings = _older_settings(read_json(part / _SETTINGS))
+        settings = _older_settings(read_json(_first(_SETTINGS, folder, part)))
         _write(part / _SETTINGS, _without_image(settings) if image_was_added else settings)
     if (part / _TOKENIZER).is_file():
-        tokenizer = _older_tokenizer(read_json(part / _TOKENIZER))
+        tokenizer = _older_tokenizer(read_json(_first(_TOKENIZER, folder, part)))
         _write(part / _TOKENIZER, _without_image(tokenizer) if image_was_added else tokenizer)
+
+
+def _first(name: str, *folders: Path) -> Path:
+    """Where a file is: in the source, which an error can name, or else in what is being made."""
+    return next(folder / name for folder in folders if (folder / name).is_file())
 
 
 def _without_image(told: Any) -> Any:
