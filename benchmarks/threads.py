@@ -8,8 +8,9 @@ settings are so measured in one run, in turn, and what else the machine does fal
 Take ratios from one run only.
 
 Writes benchmarks/results/threads.json: the seconds of each setting in both loads, by how much each
-is slower than torch's own default when quiet, and than the best setting when shared. The setting
-of `bridge.threads` is to lose 5 % at most in the first and to stay within 1.5 in the second.
+is slower than torch's own default when quiet, and than the best setting when shared. What
+`bridge.threads` sets in each case is to lose 5 % at most in the first and to stay within 1.5 in the
+second.
 """
 
 from __future__ import annotations
@@ -188,7 +189,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = rows_of(found)
     show(rows)
     command = command_of(parser(), args, ("rounds", "draws", "steps", "spinners"))
-    notes = {"load_average_before": load, "set_by_bridge": thread_settings({})}
+    set_by_bridge = {name: thread_settings({}, shared=name == "shared") for name in LOADS}
+    notes = {"load_average_before": load, "set_by_bridge": set_by_bridge}
     save(args.out / "threads.json", report(command, rows, **notes))
     return 0
 

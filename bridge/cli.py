@@ -32,7 +32,7 @@ from bridge.files import (
 )
 from bridge.lab.arguments import add_arguments as add_study_arguments
 from bridge.progress import Progress, ProgressLine
-from bridge.threads import thread_settings
+from bridge.threads import is_shared, thread_settings
 from bridge.vlm.train.command import add_arguments as add_training_arguments
 from bridge.vlm.train.command import run_command as train_command
 
@@ -74,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # The libraries' own notes would bury ours; set before they load, and only if unset.
     for name in () if debug else ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
         os.environ.setdefault(name, "error")
-    os.environ.update(thread_settings(os.environ))  # OpenMP reads it when torch loads
+    # OpenMP reads it when torch loads.
+    os.environ.update(thread_settings(os.environ, shared=is_shared()))
     try:
         options = _parser().parse_args(arguments)
         with _short_notes(debug):

@@ -18,9 +18,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-from bridge.threads import thread_settings
+from bridge.threads import is_shared, thread_settings
 
-os.environ.update(thread_settings(os.environ))  # OpenMP reads it when torch loads, just below
+# OpenMP reads it when torch loads, just below.
+os.environ.update(thread_settings(os.environ, shared=is_shared()))
 
 import gradio as gr
 from starlette.middleware import Middleware
