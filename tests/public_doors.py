@@ -150,7 +150,7 @@ def _combined() -> dict[str, Door]:
         "interpolate": partial(interpolate, cat, dog, 0.37),
         "interpolate, spherical": partial(interpolate, cat, dog, 0.37, method="spherical"),
         "concatenate": partial(concatenate, [cat, dog]),
-        "subtract": partial(subtract, cat, dog),
+        "subtract": partial(subtract, cat, dog, base=bridge.condition("", model=pipe)),
         "compose": partial(bridge.compose, "a cat AND two (dog:1.3):0.7", model=pipe),
         "schedule": partial(
             bridge.schedule, "a [cat:dog:0.37] (red:1.3)", steps=5, model=pipe, emphasis="comfy"
