@@ -74,6 +74,8 @@ def seeded(form: str, seed: str) -> Do:
             if not page.locator("#dice input").is_visible():
                 page.locator("#settings button").first.click()
             page.locator("#dice input").set_checked(False)
+        else:
+            chosen(page, rng)  # what an earlier case unticked would be told first
         page.locator(f"{form} input").fill(seed)
 
     return do
