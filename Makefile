@@ -5,6 +5,7 @@ VENV ?= .venv
 HOST ?= 127.0.0.1
 PORT ?= 7860
 PYTHON ?= python3
+WORKERS ?= 2
 BIN := $(VENV)/bin
 
 # The stamps make a second run quick: an install is repeated only when its inputs change or
@@ -19,7 +20,7 @@ app: $(STAMP)
 	@$(BIN)/python demos/app.py --host $(HOST) --port $(PORT)
 
 test: $(STAMP)-test lint
-	@$(BIN)/python -m pytest -q -m "not slow"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" -n $(WORKERS) --dist loadfile
 
 test-slow: $(STAMP)-test
 	@$(BIN)/python -m pytest -q -m slow

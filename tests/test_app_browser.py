@@ -255,7 +255,7 @@ def test_the_focus_stays_with_the_button_or_the_prompt(page: Any) -> None:
     page.keyboard.press("Enter")
     page.wait_for_function("document.activeElement.id === 'stop'")
     page.keyboard.press("Enter")
-    expect(status).to_contain_text(re.compile("pictures in .* stopped"), timeout=PATIENCE)
+    expect(status).to_contain_text(re.compile("pictures? in .* stopped"), timeout=PATIENCE)
     page.wait_for_function("document.activeElement.id === 'draw'")
 
     page.get_by_label("number input for Pictures at once").fill("1")

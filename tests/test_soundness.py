@@ -126,10 +126,11 @@ def test_zeros_that_were_meant_are_none_of_it(sdxl: Any) -> None:
 def test_arithmetic_beyond_the_dtype(sdxl: Any) -> None:
     cat = bridge.condition("a cat", "", model=sdxl).to("cpu", torch.float16)
     dog = bridge.condition("a dog", "", model=sdxl).to("cpu", torch.float16)
+    nothing = bridge.condition("", model=sdxl).to("cpu", torch.float16)
     with pytest.raises(NumbersError, match="Arithmetic"):
         blend([cat, dog], (90_000, 90_000), normalize=False)
     with pytest.raises(NumbersError, match="Arithmetic"):
-        subtract(cat, dog, 1e8)
+        subtract(cat, dog, 1e8, base=nothing)
 
 
 def test_a_tower_behind_an_adapter(sdxl: Any) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from fuzz_support import Fuzz, Run
 from small_writers import Writer, writers
 
@@ -61,6 +62,7 @@ def _kill_once_or_more(writer: Writer, folder: Path, rng: random.Random) -> None
 
 
 def _write_on(writer: Writer, folder: Path, version: int, ready: object) -> None:
+    torch.set_num_threads(1)  # the threads of the parent's pool are not in its fork
     ready.set()  # type: ignore[attr-defined]
     while True:
         version += 1
