@@ -86,14 +86,14 @@ def missed_shares(pipe: Any, tower: Any, adapter: Any, captions: Sequence[str]) 
     """
     import torch
 
-    from bridge.conditioning import open_kit
-    from bridge.conditioning.adapters.pairs import foreign_readings, native_states
-    from bridge.conditioning.adapters.reading import KINDS as PLACES
-    from bridge.conditioning.adapters.reading import Places
+    from bridge.adapters.pairs import foreign_readings, native_states
+    from bridge.adapters.reading import KINDS as PLACES
+    from bridge.adapters.reading import Places
+    from bridge.encoding import open_model
 
-    kit = open_kit(pipe)
-    towers = kit.load()
-    natives = native_states(kit, towers, captions)
+    model = open_model(pipe)
+    towers = model.load()
+    natives = native_states(model, towers, captions)
     readings = foreign_readings(tower, natives, adapter.layers, towers.device)
     device = pipe.unet.device
     mapped: dict[str, Any] = {}

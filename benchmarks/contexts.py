@@ -2,7 +2,7 @@
 
 Tower 1 is stretched to 248 positions as Long-CLIP does, and not trained after; tower 2 keeps its
 77, or is stretched too, as Long-CLIP's authors have it in their SDXL. Each rule of
-``bridge/conditioning/uneven.py`` draws the same prompts from the same noise as the ordinary towers
+``bridge/encoding/planning.py`` draws the same prompts from the same noise as the ordinary towers
 do. Run as ``python -m benchmarks.contexts``; writes contexts.json and contexts.webp.
 """
 
@@ -27,8 +27,8 @@ from benchmarks.results import (
     save,
     show,
 )
-from bridge.conditioning import Conditioning, condition
-from bridge.conditioning.uneven import UNEVEN
+from bridge.encoding import Conditioning, condition
+from bridge.encoding.options import UNEVEN
 from bridge.pictures import save_figure
 from bridge.prompt import LongPrompt
 from bridge.towers import stretch_positions

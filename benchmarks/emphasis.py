@@ -50,8 +50,8 @@ def make_pairs(n: int, seed: int) -> list[Pair]:
 
 def run_emphasis(args: argparse.Namespace) -> None:
     """Draw, judge, and write emphasis.json, anew after each formula, and emphasis.webp."""
-    from bridge.conditioning import EMPHASES
     from bridge.diffusion import load_pipeline
+    from bridge.encoding import EMPHASES
 
     pipe = load_pipeline(args.model, device=args.device)
     judge = Judge()

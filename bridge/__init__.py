@@ -13,69 +13,71 @@ from bridge.lazy import lazy_names
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from bridge import adapters as adapters
     from bridge import comfyui as comfyui
-    from bridge import conditioning as conditioning
     from bridge import diffusion as diffusion
     from bridge import emoji as emoji
+    from bridge import encoding as encoding
     from bridge import errors as errors
     from bridge import lab as lab
     from bridge import prompt as prompt
     from bridge import towers as towers
     from bridge import vlm as vlm
-    from bridge.conditioning import (
-        Adapter,
+    from bridge.adapters import Adapter, fit_adapter, load_adapter
+    from bridge.diffusion import Generation, generate, inject, load_pipeline
+    from bridge.encoding import (
         Composition,
         Conditioning,
+        Encoder,
         PromptSchedule,
         Region,
         RegionalConditioning,
         compose,
         condition,
-        fit_adapter,
-        load_adapter,
         regional,
         schedule,
     )
-    from bridge.diffusion import Generation, generate, inject, load_pipeline
     from bridge.errors import BridgeError
     from bridge.lab import Study, study
     from bridge.vlm import BridgeVLM, Training, TrainOptions, describe, load_vlm, train_vlm
 
 # Public name -> the module that defines it.
 _HOMES = {
-    "Adapter": "bridge.conditioning",
+    "Adapter": "bridge.adapters",
     "BridgeError": "bridge.errors",
     "BridgeVLM": "bridge.vlm",
-    "Composition": "bridge.conditioning",
-    "Conditioning": "bridge.conditioning",
+    "Composition": "bridge.encoding",
+    "Conditioning": "bridge.encoding",
+    "Encoder": "bridge.encoding",
     "Generation": "bridge.diffusion",
-    "PromptSchedule": "bridge.conditioning",
-    "Region": "bridge.conditioning",
-    "RegionalConditioning": "bridge.conditioning",
+    "PromptSchedule": "bridge.encoding",
+    "Region": "bridge.encoding",
+    "RegionalConditioning": "bridge.encoding",
     "Study": "bridge.lab",
     "TrainOptions": "bridge.vlm",
     "Training": "bridge.vlm",
-    "compose": "bridge.conditioning",
-    "condition": "bridge.conditioning",
+    "compose": "bridge.encoding",
+    "condition": "bridge.encoding",
     "describe": "bridge.vlm",
-    "fit_adapter": "bridge.conditioning",
+    "fit_adapter": "bridge.adapters",
     "generate": "bridge.diffusion",
     "inject": "bridge.diffusion",
-    "load_adapter": "bridge.conditioning",
+    "load_adapter": "bridge.adapters",
     "load_pipeline": "bridge.diffusion",
     "load_vlm": "bridge.vlm",
-    "regional": "bridge.conditioning",
-    "schedule": "bridge.conditioning",
+    "regional": "bridge.encoding",
+    "schedule": "bridge.encoding",
     "study": "bridge.lab",
     "train_vlm": "bridge.vlm",
 }
 
 # What `bridge.vlm.load_vision(...)` reaches after `import bridge` alone.
 _ROOMS = (
+    "adapters",
     "comfyui",
-    "conditioning",
     "diffusion",
     "emoji",
+    "encoding",
     "errors",
     "lab",
     "prompt",
@@ -89,6 +91,7 @@ __all__ = [
     "BridgeVLM",
     "Composition",
     "Conditioning",
+    "Encoder",
     "Generation",
     "PromptSchedule",
     "Region",

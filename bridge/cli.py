@@ -302,7 +302,7 @@ def _tokens(options: argparse.Namespace) -> None:
     from bridge.prompt import check_text, plan_report
 
     check_text(options.prompt)
-    from bridge.conditioning import tokenizers_of
+    from bridge.encoding import tokenizers_of
 
     report = plan_report(options.prompt, tokenizers_of(options.model), options.dialect)
     if options.json:
@@ -315,8 +315,8 @@ def _encode(options: argparse.Namespace) -> None:
     """One file a prompt, named by its place and by all that makes it; what is there stays."""
     check_output_folder(options.output)
     lines = _prompt_lines(options.prompts)
-    from bridge.conditioning import condition, save_conditioning
-    from bridge.conditioning.brought import bring
+    from bridge.encoding import condition, save_conditioning
+    from bridge.encoding.addon_inputs import read_addons
     from bridge.prompt import parse
     from bridge.prompt.loras import take_tags
 
@@ -325,7 +325,7 @@ def _encode(options: argparse.Namespace) -> None:
     tagged = [take_tags(line, options.dialect) for line in lines]
     for each in tagged:
         parse(each.text, options.dialect)
-    bring(**brought, tagged=tagged)
+    read_addons(**brought, tagged=tagged)
     settings = {
         "negative_prompt": options.negative,
         "model": options.model,

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridge.conditioning import Conditioning, condition, load_conditioning
-from bridge.conditioning.emphasis import EMPHASES
+from bridge.encoding import Conditioning, condition, load_conditioning
+from bridge.encoding.emphasis import EMPHASES
 from bridge.errors import OptionError
 from bridge.prompt import DIALECTS, LONG_PROMPTS
 

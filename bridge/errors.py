@@ -6,6 +6,13 @@ No torch here: errors must be importable before anything heavy loads.
 
 from __future__ import annotations
 
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 
 def quoted(text: object, most: int = 200) -> str:
     """A caller's text as an error shows it: as Python writes it, cut where it is long."""
@@ -63,3 +70,36 @@ class NumbersError(BridgeError, ArithmeticError):
 
 class MissingDependencyError(BridgeError, ImportError):
     """An optional package that a feature needs; the message names the extra to install."""
+
+
+# ---------------------------------------------------------------- warnings
+
+Note = tuple[type[Warning], str]
+"""A warning that is yet to be given: its category and its words."""
+
+_HOME = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_NOTES: ContextVar[list[Note] | None] = ContextVar("notes", default=None)
+
+
+@contextmanager
+def noted() -> Iterator[list[Note]]:
+    """Within the block ``warn`` adds to the list instead, so that a result that is kept can give
+    its warnings again. Other threads are not touched."""
+    notes: list[Note] = []
+    token = _NOTES.set(notes)
+    try:
+        yield notes
+    finally:
+        _NOTES.reset(token)
+
+
+def warn(category: type[Warning], message: str) -> None:
+    """Warn at the line that called bridge, whatever the number of frames between."""
+    notes = _NOTES.get()
+    if notes is not None:
+        notes.append((category, message))
+        return
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_HOME):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level - 1)

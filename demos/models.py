@@ -47,7 +47,7 @@ class Models:
         """The (tower name, tokenizer) pairs of the drawing model; loads no weights."""
 
         def load() -> list[tuple[str, Any]]:
-            from bridge.conditioning import tokenizers_of
+            from bridge.encoding import tokenizers_of
 
             return tokenizers_of(self.draws)
 
@@ -90,10 +90,10 @@ class Models:
         weights."""
 
         def load() -> tuple[str, ...]:
-            from bridge.conditioning.kit import open_kit
+            from bridge.encoding.model import open_model
             from bridge.lab.ablation import choices_of
 
-            return choices_of(open_kit(self.draws))
+            return choices_of(open_model(self.draws))
 
         return self._once("choices", load)
 
@@ -101,14 +101,14 @@ class Models:
         """The `bridge.towers.TextTower`s of ``tower_names``, by name."""
 
         def load() -> dict[str, Any]:
-            from bridge.conditioning.kit import open_kit
+            from bridge.encoding.model import open_model
             from bridge.lab.run import own_towers
             from bridge.towers import open_text_tower
 
             if self.draws in _OWN_NAMES:
                 names = _OWN_NAMES[self.draws]
                 return {name: open_text_tower(name, device=self.device) for name in names}
-            found = own_towers(open_kit(self.pipeline()))
+            found = own_towers(open_model(self.pipeline()))
             # With tokenizers of their own: a tower sets them to cut, and drawings must not see it.
             return {
                 each.name: replace(each, tokenizer=copy.deepcopy(each.tokenizer)) for each in found

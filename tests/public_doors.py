@@ -23,8 +23,8 @@ from tiny_t5 import tiny_t5_pipeline
 from transformers import CLIPTextModel
 
 import bridge
-from bridge.conditioning import EMPHASES, blend
-from bridge.conditioning.algebra import concatenate, interpolate, subtract
+from bridge.encoding import EMPHASES, blend
+from bridge.encoding.algebra import concatenate, interpolate, subtract
 from bridge.towers import TextTower
 
 Door = Callable[[], Any]

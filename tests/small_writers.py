@@ -21,12 +21,12 @@ from tiny_vlm import tiny_llava
 from torch import nn
 
 import bridge
+from bridge.adapters.adapter import Adapter, TowerCard
+from bridge.adapters.maps import TowerMap
+from bridge.adapters.reading import PLACE_WIDTH
+from bridge.adapters.regression import LinearMap
 from bridge.cli import main
-from bridge.conditioning import load_conditioning, save_conditioning
-from bridge.conditioning.adapters.adapter import Adapter, TowerCard
-from bridge.conditioning.adapters.maps import TowerMap
-from bridge.conditioning.adapters.reading import PLACE_WIDTH
-from bridge.conditioning.adapters.regression import LinearMap
+from bridge.encoding import load_conditioning, save_conditioning
 from bridge.lab.cache import Cache
 from bridge.lab.result import TABLES, Study
 from bridge.store import check_embedded, read_manifest, write_manifest

@@ -20,18 +20,17 @@ from tiny_t5 import tiny_t5_pipeline
 from transformers import CLIPTextModel
 
 import bridge
-from bridge.conditioning import (
-    Adapter,
-    label_swap,
+from bridge.adapters import Adapter, label_swap
+from bridge.adapters.maps import TowerMap
+from bridge.adapters.pairs import foreign_readings, native_states
+from bridge.adapters.reading import Places, inputs_of
+from bridge.adapters.regression import LinearMap
+from bridge.adapters.training import train_resampler
+from bridge.encoding import (
     load_conditioning,
-    open_kit,
+    open_model,
     save_conditioning,
 )
-from bridge.conditioning.adapters.maps import TowerMap
-from bridge.conditioning.adapters.pairs import foreign_readings, native_states
-from bridge.conditioning.adapters.reading import Places, inputs_of
-from bridge.conditioning.adapters.regression import LinearMap
-from bridge.conditioning.adapters.training import train_resampler
 from bridge.errors import BridgeError, OptionError, UnsupportedModelError, WeightsError
 from bridge.prompt import TruncationWarning
 from bridge.towers import TEXT_FAMILIES, Layer, TextTower, fingerprint, stretch_positions
@@ -181,7 +180,7 @@ def test_prompts_that_fill_their_window(pipe: Any, foreign: TextTower, kind: str
 
 def test_a_resampler_learns_what_its_base_does_not_know(pipe: Any, foreign: TextTower) -> None:
     # Over a base that gives the mean state everywhere; scored on prompts that were left out.
-    kit = open_kit(pipe)
+    kit = open_model(pipe)
     native = native_states(kit, kit.load(), ALL[:320:5])
     readings = foreign_readings(foreign, native, [Layer()], torch.device("cpu"))
     (own,) = native.values()

@@ -14,7 +14,7 @@ from tiny_tokenizers import tiny_bert_tokenizer, tiny_llama_tokenizer
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel
 
 import bridge
-from bridge.conditioning import label_swap
+from bridge.adapters import label_swap
 from bridge.errors import OptionError
 from bridge.towers import Layer, TextTower
 

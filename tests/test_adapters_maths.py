@@ -11,15 +11,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_models import tiny_clip_tokenizer
 
-from bridge.conditioning.adapters.alignment import (
+from bridge.adapters.alignment import (
     Span,
     overlap_weights,
     parted,
     unshared,
     window_text,
 )
-from bridge.conditioning.adapters.features import RandomFeatures
-from bridge.conditioning.adapters.regression import (
+from bridge.adapters.features import RandomFeatures
+from bridge.adapters.regression import (
     STRENGTHS,
     LinearMap,
     Moments,

@@ -18,9 +18,9 @@ from diffusers.models.attention_processor import AttnProcessor, SlicedAttnProces
 from tiny_models import LATENT_SIZE, tiny_sd_pipeline, tiny_sdxl_pipeline
 
 import bridge
-from bridge.conditioning.kit import open_kit
-from bridge.conditioning.unet_only import check_unet
 from bridge.diffusion.attention import cross_attentions
+from bridge.encoding.model import open_model
+from bridge.encoding.model_checks import check_unet
 from bridge.errors import OptionError, PromptError, UnsupportedModelError
 
 TOLERANCE = 1e-5
@@ -246,7 +246,7 @@ def test_nothing_weighted_needs_no_injection(sd: Any) -> None:
 
 
 def test_saved_and_loaded(sd: Any, tmp_path: Any) -> None:
-    from bridge.conditioning import load_conditioning, save_conditioning
+    from bridge.encoding import load_conditioning, save_conditioning
 
     made = bridge.condition("a (cat:0)", model=sd, emphasis="unet_attention_bias")
     found = load_conditioning(save_conditioning(made, tmp_path / "cond.safetensors"))
@@ -281,6 +281,6 @@ def test_parts_that_are_joined_have_no_bias(sd: Any) -> None:
 
 
 def test_models_without_a_unet(sd: Any) -> None:
-    kit = open_kit(sd)
+    kit = open_model(sd)
     with pytest.raises(UnsupportedModelError, match=r"Regions act inside a UNet; .* \(flux\)"):
         check_unet(replace(kit, recipe=replace(kit.recipe, name="flux")), "Regions act")

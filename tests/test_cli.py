@@ -245,7 +245,7 @@ def test_tokens(sd: str, capsys: Any) -> None:
 
 
 def test_encode_writes_a_file_a_prompt_and_goes_on(sd: str, tmp_path: Path, capsys: Any) -> None:
-    from bridge.conditioning import load_conditioning
+    from bridge.encoding import load_conditioning
 
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a (cat:1.3)\n\n  two 🎈 \n", encoding="utf-8")

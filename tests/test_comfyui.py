@@ -13,7 +13,7 @@ from tiny_t5 import tiny_t5_pipeline
 
 import bridge
 from bridge.comfyui import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS, pairs_of
-from bridge.conditioning import save_conditioning
+from bridge.encoding import save_conditioning
 from bridge.errors import BridgeError, OptionError
 
 

@@ -31,9 +31,9 @@ from tiny_models import (
 )
 
 import bridge
-from bridge.conditioning import RECIPES, find_recipe, forget_towers, open_kit, tokenizers_of
-from bridge.conditioning.offloading import execution_device, is_offloaded
-from bridge.conditioning.sizes import make_sizes
+from bridge.encoding import RECIPES, find_recipe, forget_towers, open_model, tokenizers_of
+from bridge.encoding.pipeline_state import execution_device, is_offloaded
+from bridge.encoding.sizes import SizeRequest
 from bridge.errors import (
     BridgeError,
     OptionError,
@@ -541,7 +541,7 @@ def test_towers_of_a_folder_are_kept_until_its_files_change(
 ) -> None:
     forget_towers()
     first = bridge.condition("a", model=folders["sd15"], device="cpu")
-    kit = open_kit(folders["sd15"], device=torch.device("cpu"))
+    kit = open_model(folders["sd15"], device=torch.device("cpu"))
     assert kit.load().modules[0] is kit.load().modules[0]
     encoder = tiny_sd_pipeline("sd15", seed=5).text_encoder
     encoder.save_pretrained(folders["sd15"] / "text_encoder")
@@ -613,7 +613,7 @@ def test_the_table_is_what_the_pipelines_do(pipes: dict[str, Any]) -> None:
     for name, recipe in RECIPES.items():
         assert recipe.name == name
     for kind, pipe in pipes.items():
-        assert open_kit(pipe).recipe.name == kind.removesuffix("-encoded")
+        assert open_model(pipe).recipe.name == kind.removesuffix("-encoded")
 
 
 @pytest.mark.parametrize(
@@ -736,8 +736,8 @@ def test_cuda_without_a_gpu(pipes: dict[str, Any]) -> None:
 
 def test_sizes_default_to_each_other() -> None:
     for high, wide in itertools.product((None, 32), (None, 48)):
-        sizes = make_sizes(high, wide, None, None, None, (64, 96))
+        sizes = SizeRequest(high, wide).filled((64, 96))
         assert sizes.target_size == sizes.original_size == (high or 64, wide or 96)
         assert sizes.given == (high is not None or wide is not None)
-    named = make_sizes(None, None, (1, 2), None, (3, 4), None)
+    named = SizeRequest(original_size=(1, 2), target_size=(3, 4)).filled(None)
     assert named.time_ids() == (1, 2, 0, 0, 3, 4)

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from tiny_models import tiny_sd_pipeline, tiny_sdxl_pipeline
 
 import bridge
-from bridge.conditioning import Conditioning, blend, load_conditioning, save_conditioning
-from bridge.conditioning.algebra import NEAR_PARALLEL, rejected, slerp
+from bridge.encoding import Conditioning, blend, load_conditioning, save_conditioning
+from bridge.encoding.algebra import NEAR_PARALLEL, rejected, slerp
 from bridge.errors import OptionError
 
 UNTIMED = settings(deadline=None, max_examples=40)

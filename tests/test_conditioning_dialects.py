@@ -19,7 +19,7 @@ from compel import Compel, ReturnedEmbeddingsType, SplitLongTextMode
 from tiny_models import tiny_sd_pipeline, tiny_sdxl_pipeline
 
 import bridge
-from bridge.conditioning.emphasis import EMPHASES
+from bridge.encoding.emphasis import EMPHASES
 from bridge.errors import OptionError, PromptError
 from bridge.prompt import LONG_PROMPTS, LongPrompt, TruncationWarning
 

@@ -14,9 +14,9 @@ from tiny_models import tiny_sd_pipeline, tiny_sdxl_pipeline
 from tiny_t5 import T5_KINDS, tiny_t5_pipeline
 
 import bridge
-from bridge.conditioning import Conditioning, load_conditioning, save_conditioning
-from bridge.conditioning.emphasis import EMPHASES
-from bridge.conditioning.result import BIASES, TENSORS
+from bridge.encoding import Conditioning, load_conditioning, save_conditioning
+from bridge.encoding.conditioning import BIASES, TENSORS
+from bridge.encoding.emphasis import EMPHASES
 from bridge.errors import WeightsError
 from bridge.prompt import LONG_PROMPTS
 

@@ -20,12 +20,12 @@ from test_conditioning import LONG, TOLERANCE, count_passes, quiet
 from tiny_t5 import DRAWS, T5_KINDS, tiny_t5_encoder, tiny_t5_pipeline
 
 import bridge
-from bridge.conditioning import (
+from bridge.encoding import (
     RECIPES,
     blend,
     find_recipe,
     load_conditioning,
-    open_kit,
+    open_model,
     save_conditioning,
     tokenizers_of,
 )
@@ -151,7 +151,7 @@ def test_equals_encode_prompt_at_the_length_of_the_pipeline(
     wanted = expected_of(kind, pipes[kind], prompt, negative)
     check(found.recipe.name, found, wanted, compared)
     plan = found.negative_plans[0][-1]
-    assert plan.tower == open_kit(pipes[kind]).recipe.towers[-1].component
+    assert plan.tower == open_model(pipes[kind]).recipe.towers[-1].component
     assert plan.cut
 
 
@@ -431,7 +431,7 @@ def test_masks_follow_their_states_through_arithmetic(pipes: dict[str, Any]) -> 
 
 def test_the_table_names_each_kind(pipes: dict[str, Any]) -> None:
     for kind, pipe in pipes.items():
-        assert open_kit(pipe).recipe.name == kind.removesuffix("-no-t5")
+        assert open_model(pipe).recipe.name == kind.removesuffix("-no-t5")
     assert {kind.removesuffix("-no-t5") for kind in T5_KINDS} < set(RECIPES)
     assert all(name == recipe.name for name, recipe in RECIPES.items())
 

@@ -19,7 +19,7 @@ from test_conditioning import TOLERANCE, count_passes
 from tiny_t5 import tiny_t5_pipeline
 
 import bridge
-from bridge.conditioning.emphasis import EMPHASES
+from bridge.encoding.emphasis import EMPHASES
 from bridge.errors import UnsupportedModelError
 
 COMPEL = f"compel {version('compel')}"

@@ -20,7 +20,7 @@ from tiny_models import tiny_sd_pipeline, tiny_sdxl_pipeline
 from torch import nn
 
 import bridge
-from bridge.conditioning import load_conditioning, save_conditioning
+from bridge.encoding import load_conditioning, save_conditioning
 from bridge.errors import WeightsError
 from bridge.towers import read_lora, read_textual_inversion
 from bridge.towers.layer_pattern import LayerPatternError, matches

@@ -13,7 +13,7 @@ import pytest
 import torch
 from tiny_models import tiny_clip_tokenizer
 
-from bridge.conditioning.emphasis import EMPHASES, Row
+from bridge.encoding.emphasis import EMPHASES, TowerInput
 from bridge.prompt import NORMALISATIONS, TokenPlan, normalised, parse, plan
 
 TOKENIZER = tiny_clip_tokenizer()
@@ -95,7 +95,7 @@ def test_compels_down_weights_mix_in_the_prompt_without_the_fragment() -> None:
     torch.testing.assert_close(result, wanted, rtol=1e-5, atol=1e-4)
 
 
-def states_of_row(row: Row) -> torch.Tensor:
+def states_of_row(row: TowerInput) -> torch.Tensor:
     """Each row's own, in whichever order a method asks for them."""
     return states_of(1, seed=hash(row) % 2**31)[0]
 
@@ -104,7 +104,7 @@ def emphasised_by_rows(name: str, text: str) -> tuple[TokenPlan, torch.Tensor, t
     """A plan of several windows, their states, and the result."""
     found, method = plan_of(text), EMPHASES[name]
     assert len(found.windows) > 1
-    states = torch.stack([states_of_row(Row.of(window)) for window in found.windows])
+    states = torch.stack([states_of_row(TowerInput.of(window)) for window in found.windows])
     extra = torch.stack([states_of_row(row) for row in method.rows(found)])
     return found, states, method.apply(found, states, extra)
 
@@ -112,7 +112,7 @@ def emphasised_by_rows(name: str, text: str) -> tuple[TokenPlan, torch.Tensor, t
 def test_compel_leaves_out_each_fragment_in_every_window() -> None:
     text = "(dog:0.5) (red:0.2) (apple:1.5) (two:1.3) " + "cat, " * 50 + "(dog:0.5)"
     found, states, result = emphasised_by_rows("compel", text)
-    empty = states_of_row(Row.of(found.empty))
+    empty = states_of_row(TowerInput.of(found.empty))
     light = {t.fragment: t.weight for t in found.tokens if not t.special and t.weight < 1}
     assert len(light) == 3
     for window, before, after in zip(found.windows, states, result, strict=True):
@@ -121,7 +121,7 @@ def test_compel_leaves_out_each_fragment_in_every_window() -> None:
         for fragment, weight in light.items():
             own = frozenset(at for at, t in enumerate(window.tokens) if t.fragment == fragment)
             share = math.tan((1 - weight) * math.pi / 2)
-            other = states_of_row(Row.of(window, own))
+            other = states_of_row(TowerInput.of(window, own))
             wanted = wanted + share * (empty + weights * (other - empty))
             shares += share
         torch.testing.assert_close(after, wanted / shares, rtol=1e-4, atol=1e-4)
@@ -176,7 +176,7 @@ def test_comfy_plus_plus_takes_each_word_out_of_every_window() -> None:
         for word in {token.word for token in window.tokens if token.weight > 1}:
             places = [at for at, token in enumerate(window.tokens) if token.word == word]
             ids = [found.mask_id if at in places else own for at, own in enumerate(window.ids)]
-            absent = states_of_row(Row(tuple(ids), window.used))
+            absent = states_of_row(TowerInput(tuple(ids), window.used))
             for at in places:
                 wanted[at] += (window.tokens[at].weight - 1) * (before[at] - absent[at])
         torch.testing.assert_close(after, wanted, rtol=1e-5, atol=1e-5)

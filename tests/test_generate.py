@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bridge.encoding.request import WordingOptions
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_models import LATENT_SIZE, PICTURE_SIZE, tiny_sd_pipeline, tiny_sdxl_pipeline, tiny_vae
 
 import bridge
-from bridge.conditioning.request import WordingOptions
 from bridge.diffusion import (
     Generation,
     StepPreview,

@@ -70,7 +70,7 @@ def test_a_function_of_a_module_s_name_stays_a_function(name: str, order: str) -
     modules_after("\n".join([*steps, f"assert callable(bridge.prompt.{name})"]))
 
 
-ROOMS = ["bridge.conditioning", "bridge.diffusion", "bridge.lab", "bridge.towers", "bridge.vlm"]
+ROOMS = ["bridge.encoding", "bridge.diffusion", "bridge.lab", "bridge.towers", "bridge.vlm"]
 
 
 @pytest.mark.parametrize("name", ["bridge", *ROOMS])

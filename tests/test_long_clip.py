@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from tiny_models import tiny_clip_tokenizer, tiny_sd_pipeline, tiny_sdxl_pipeline
 
 import bridge
-from bridge.conditioning import tokenizers_of
-from bridge.conditioning.uneven import beyond
+from bridge.encoding import tokenizers_of
+from bridge.encoding.planning import beyond
 from bridge.errors import OptionError, UnsupportedModelError
 from bridge.prompt import LongPrompt, TruncationWarning, parse, plan, plan_report
 from bridge.towers import stretch_positions

@@ -27,7 +27,7 @@ from tiny_models import tiny_sd_pipeline, tiny_sdxl_pipeline
 
 import bridge
 from bridge.cli import main
-from bridge.conditioning import forget_towers, load_conditioning, save_conditioning
+from bridge.encoding import forget_towers, load_conditioning, save_conditioning
 from bridge.errors import OptionError, PromptError, WeightsError
 from bridge.towers import read_lora
 
@@ -324,7 +324,7 @@ def refuse_loading(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise AssertionError("a tower was loaded")
 
-    monkeypatch.setattr("bridge.conditioning.kit.load_tower", fail)
+    monkeypatch.setattr("bridge.encoding.model.load_tower", fail)
     forget_towers()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import bridge
-from bridge.conditioning import load_conditioning
+from bridge.encoding import load_conditioning
 from bridge.errors import BridgeError
 from bridge.vlm import convert, load_llm, load_projector, load_vision
 

@@ -22,8 +22,8 @@ from tiny_models import LATENT_SIZE, tiny_sd_pipeline, tiny_sdxl_pipeline
 
 import bridge
 from bridge import Region
-from bridge.conditioning.regions import _overlap
 from bridge.diffusion.attention import cross_attentions, grid
+from bridge.encoding.regions import _overlap
 from bridge.errors import OptionError, PromptError, UnsupportedModelError
 
 TOLERANCE = 1e-5

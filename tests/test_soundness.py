@@ -20,8 +20,8 @@ from tiny_vlm import tiny_llava
 from torch import nn
 
 import bridge
-from bridge.conditioning import blend
-from bridge.conditioning.algebra import subtract
+from bridge.encoding import blend
+from bridge.encoding.algebra import subtract
 from bridge.errors import NumbersError, OffManifoldWarning
 
 TEXTS = ("(red:1.2)", "a (red:1.2) cat", "(dog:1.5) left", "two (apples:0.5)")

@@ -19,8 +19,9 @@ from tiny_models import text_config, tiny_image_tower, tiny_sd_pipeline, tiny_sd
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 import bridge
+from bridge.adapters import label_swap
 from bridge.cli import main
-from bridge.conditioning import label_swap, open_kit
+from bridge.encoding import open_model
 from bridge.errors import OptionError
 from bridge.lab import overlay
 from bridge.lab.ablation import ablated, choices_of
@@ -217,7 +218,7 @@ def test_what_no_parameter_says_makes_another_model() -> None:
 
 
 def test_ablation_keeps_exactly_one_part(pipe: Any) -> None:
-    kit = open_kit(pipe)
+    kit = open_model(pipe)
     cond = bridge.condition("a cat", "a dog", model=pipe)
     assert choices_of(kit) == ("whole", "text_encoder", "text_encoder_2", "pooled")
     assert ablated(cond, kit, "whole") is cond
@@ -232,7 +233,7 @@ def test_ablation_keeps_exactly_one_part(pipe: Any) -> None:
     for name in ("pooled_prompt_embeds", "negative_pooled_prompt_embeds"):
         assert not getattr(first, name).any() and not getattr(second, name).any()
         assert torch.equal(getattr(pooled, name), getattr(cond, name))
-    assert choices_of(open_kit(tiny_sd_pipeline())) == ("whole",)
+    assert choices_of(open_model(tiny_sd_pipeline())) == ("whole",)
     with pytest.raises(OptionError, match="no tower choice 'third'"):
         bridge.study("a cat", variants="case", model=pipe, choices=["third"])
 

@@ -14,8 +14,8 @@ from torch import nn
 from transformers import CLIPTextModelWithProjection
 
 import bridge
-from bridge.conditioning import forget_towers, label_swap
-from bridge.conditioning.adapters import opened
+from bridge.adapters import label_swap, opened
+from bridge.encoding import forget_towers
 from bridge.errors import OptionError
 from bridge.lab.cache import Cache
 from bridge.lab.passes import read_rollouts, read_weighted

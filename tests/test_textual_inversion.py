@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from tiny_models import tiny_sd_pipeline, tiny_sdxl_pipeline
 
 import bridge
-from bridge.conditioning import forget_towers, load_conditioning, save_conditioning
+from bridge.encoding import forget_towers, load_conditioning, save_conditioning
 from bridge.errors import OptionError, PromptError, WeightsError
 from bridge.towers import read_textual_inversion
 
@@ -196,7 +196,7 @@ def test_wrong_widths_are_told_before_towers_load(
     def fail(*_: Any, **__: Any) -> None:
         raise AssertionError("a tower was loaded")
 
-    monkeypatch.setattr("bridge.conditioning.kit.load_tower", fail)
+    monkeypatch.setattr("bridge.encoding.model.load_tower", fail)
     forget_towers()
     path = tmp_path / "toy.safetensors"
     save_file({"<toy>": vectors(1, 1024)}, path)

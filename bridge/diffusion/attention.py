@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bridge.conditioning.regions import RegionalConditioning
-from bridge.conditioning.running import is_guided
 from bridge.diffusion.hooks import Kwargs, by_name
+from bridge.encoding.pipeline_state import is_guided
+from bridge.encoding.regions import RegionalConditioning
 from bridge.errors import UnsupportedModelError
 
 Call = tuple[tuple[Any, ...], Kwargs]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -18,18 +18,23 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 
+from bridge.adapters.swap import read_adapter
 from bridge.diffusion.load import SUPPORTED, load_folder, locate, size_factor
 from bridge.diffusion.options import Options, check_size, checked_options, default_guidance
 from bridge.diffusion.preview import render, watch_clean_estimate
+from bridge.encoding.addon_inputs import Loras, TextualInversions
+from bridge.encoding.calls import read_call
+from bridge.encoding.encoder import kept_encoder, split_options
+from bridge.encoding.options import LaterTexts, TextOptions, takes
+from bridge.encoding.prompt_schedule import read_schedule
 from bridge.errors import NumbersError, OptionError, UnsupportedModelError
+from bridge.prompt.schedule import Rule
 from bridge.runtime import check_dtype, resolve_device, resolve_dtype
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from bridge.conditioning import Composition, Conditioning, PromptSchedule
-    from bridge.conditioning.request import WordingOptions
-    from bridge.conditioning.timeline import ReadSchedule
+    from bridge.encoding import Composition, Conditioning, PromptSchedule
 
 
 class StopGeneration(Exception):
@@ -73,6 +78,19 @@ class Generation:
 OnStep = Callable[[StepPreview], object]
 
 
+class GenerateOptions(TextOptions, LaterTexts, total=False):
+    """What `generate` hands on to the encoder."""
+
+    towers: Any
+    adapter: Any
+    textual_inversions: TextualInversions | None
+    loras: Loras | None
+    original_size: Sequence[int] | None
+    crops_coords_top_left: Sequence[int] | None
+    target_size: Sequence[int] | None
+
+
+@takes(GenerateOptions)
 def generate(
     prompt: str | Sequence[str],
     *,
@@ -90,7 +108,8 @@ def generate(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     progress: bool = False,
-    **wording: Unpack[WordingOptions],
+    rule: Rule = "new",
+    **encoding: Unpack[GenerateOptions],
 ) -> Generation:
     """Draw ``num_images`` pictures of every prompt.
 
@@ -105,9 +124,7 @@ def generate(
     drawn into one picture. ``guidance_rescale`` (0 to 1) pulls back the contrast that strong
     guidance adds, for models trained to zero terminal SNR (Lin et al. 2023, section 3.4).
 
-    ``towers``, ``adapter``, ``dialect``, ``emphasis``, ``token_normalization``, ``long_prompt``,
-    ``align``, ``textual_inversions``, ``loras``, ``clip_skip``, ``negative_clip_skip``,
-    ``max_sequence_length`` and ``rule`` go to `bridge.schedule` as they are. A LoRA's part for the
+    ``rule`` and all of ``encoding`` go to `bridge.schedule` as they are. A LoRA's part for the
     UNet is the pipeline's own business: load it there (``load_lora_weights``) and pass the
     pipeline.
 
@@ -119,9 +136,7 @@ def generate(
     UnsupportedModelError, and what `load_pipeline` and `bridge.schedule` raise; NumbersError
     when the latents are not finite.
     """
-    from bridge.conditioning.timeline import encode_schedule
-
-    _check_names(wording)
+    of_model, of_call = split_options(encoding, "generate")
     chosen = model if pipeline is None else pipeline
     options = checked_options(
         prompt,
@@ -136,37 +151,19 @@ def generate(
     )
     if on_step is not None and not callable(on_step):
         raise OptionError(f"on_step is {on_step!r}; give a function that takes a StepPreview")
-    asked = _read(options, wording)
-    if pipeline is None and isinstance(model, (str, os.PathLike)):
-        pipe = _named(model, options, device, dtype)
-        plan = encode_schedule(asked, pipe)
+    negatives = None if options.negatives is None else list(options.negatives)
+    sizes = {"height": options.height, "width": options.width}
+    call = read_call("generate", list(options.prompts), negatives, {**of_call, **sizes})
+    asked = read_schedule(call, options.steps, rule)
+    adapter = of_model.get("adapter")
+    if adapter is not None:
+        of_model["adapter"] = read_adapter(adapter)
+    by_name = pipeline is None and isinstance(model, (str, os.PathLike))
+    pipe = _named(model, options, device, dtype) if by_name else _live(chosen, options)
+    plan = kept_encoder(pipe, of_model).run_schedule(asked)
+    if by_name:
         _check_unet_parts(plan)
-    else:
-        pipe = _live(chosen, options)
-        plan = encode_schedule(asked, pipe)
     return _draw(pipe, options, plan, on_step, progress)
-
-
-def _check_names(wording: Mapping[str, object]) -> None:
-    """As Python does where arguments are spelt out."""
-    from bridge.conditioning.request import WordingOptions
-
-    for name in wording.keys() - WordingOptions.__annotations__.keys():
-        raise TypeError(f"generate() got an unexpected keyword argument {name!r}")
-
-
-def _read(options: Options, wording: WordingOptions) -> ReadSchedule:
-    """The texts and their options, checked before a model loads. Raises as `bridge.schedule`."""
-    from bridge.conditioning.timeline import read_schedule
-
-    return read_schedule(
-        list(options.prompts),
-        None if options.negatives is None else list(options.negatives),
-        steps=options.steps,
-        height=options.height,
-        width=options.width,
-        **wording,
-    )
 
 
 def _live(pipeline: Any, options: Options) -> Any:
@@ -212,7 +209,7 @@ def _check_unet_parts(plan: PromptSchedule) -> None:
 
 
 def _parts(used: Conditioning | Composition) -> Conditioning:
-    from bridge.conditioning import Composition
+    from bridge.encoding import Composition
 
     return used.parts if isinstance(used, Composition) else used
 

@@ -27,12 +27,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from bridge.conditioning.result import Conditioning
-from bridge.conditioning.running import is_guided
 from bridge.diffusion.attention import Call, grid
 from bridge.diffusion.hooks import Kwargs, around, by_name, unet_of
 from bridge.diffusion.keys import keys_of
 from bridge.diffusion.probabilities import probabilities
+from bridge.encoding.conditioning import Conditioning
+from bridge.encoding.pipeline_state import is_guided
 from bridge.errors import OptionError
 
 

@@ -12,14 +12,14 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
-from bridge.conditioning.composition import Composition
-from bridge.conditioning.regions import RegionalConditioning
-from bridge.conditioning.result import Conditioning
-from bridge.conditioning.running import call_of_run
-from bridge.conditioning.timeline import OnStepEnd, PromptSchedule
 from bridge.diffusion.attention import RegionalAttention, biased, cross_attentions
 from bridge.diffusion.hooks import around, unet_of
 from bridge.diffusion.noise import ComposedNoise
+from bridge.encoding.composition import Composition
+from bridge.encoding.conditioning import Conditioning
+from bridge.encoding.pipeline_state import call_of_run
+from bridge.encoding.prompt_schedule import OnStepEnd, PromptSchedule
+from bridge.encoding.regions import RegionalConditioning
 
 Injectable = Conditioning | Composition | RegionalConditioning | PromptSchedule
 

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bridge.conditioning.composition import Composition, Weights, starts_of
-from bridge.conditioning.running import is_guided
 from bridge.diffusion.hooks import Kwargs, by_name, by_place, picked, rows_of
+from bridge.encoding.composition import Composition, Weights, starts_of
+from bridge.encoding.pipeline_state import is_guided
 from bridge.errors import OptionError
 
 

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import torch
 
-from bridge.conditioning import Conditioning
-from bridge.conditioning.kit import Kit
+from bridge.encoding import Conditioning
+from bridge.encoding.model import TextModel
 
 WHOLE = "whole"
 """The choice that changes nothing."""
@@ -19,26 +19,26 @@ POOLED = "pooled"
 """The choice that keeps the pooled state alone."""
 
 
-def choices_of(kit: Kit) -> tuple[str, ...]:
+def choices_of(text_model: TextModel) -> tuple[str, ...]:
     """The choices that a model has: all of it, each tower's token states alone, the pooled state
     alone. One choice for a model of one tower without a pooled state."""
-    towers = _columns(kit)
-    if towers is None or (len(towers) < 2 and not kit.recipe.pooled):
+    towers = _columns(text_model)
+    if towers is None or (len(towers) < 2 and not text_model.recipe.pooled):
         return (WHOLE,)
-    return (WHOLE, *towers, *((POOLED,) if kit.recipe.pooled else ()))
+    return (WHOLE, *towers, *((POOLED,) if text_model.recipe.pooled else ()))
 
 
-def ablated(cond: Conditioning, kit: Kit, choice: str) -> Conditioning:
+def ablated(cond: Conditioning, text_model: TextModel, choice: str) -> Conditioning:
     """``cond`` with only what ``choice`` names; the rest is zeros.
 
     Args:
-        cond: of the model of ``kit``.
-        choice: one of ``choices_of(kit)``. A tower's name keeps its token states and no pooled
-            state, even where the pooled state is its own.
+        cond: of the model of ``text_model``.
+        choice: one of ``choices_of(text_model)``. A tower's name keeps its token states and no
+            pooled state, even where the pooled state is its own.
     """
     if choice == WHOLE:
         return cond
-    columns = _columns(kit)
+    columns = _columns(text_model)
     assert columns is not None
     start, stop = columns.get(choice, (0, 0))
 
@@ -63,12 +63,12 @@ def ablated(cond: Conditioning, kit: Kit, choice: str) -> Conditioning:
     )
 
 
-def _columns(kit: Kit) -> dict[str, tuple[int, int]] | None:
+def _columns(text_model: TextModel) -> dict[str, tuple[int, int]] | None:
     """Which columns of ``prompt_embeds`` are whose; None where towers stand end to end (SD 3)."""
-    if any(use.follows for use in kit.recipe.towers):
+    if any(use.follows for use in text_model.recipe.towers):
         return None
     found, at = {}, 0
-    for use, spec in zip(kit.recipe.towers, kit.specs, strict=True):
+    for use, spec in zip(text_model.recipe.towers, text_model.specs, strict=True):
         if use.layer is not None:
             found[use.component] = (at, at + spec.width)
             at += spec.width

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bridge.conditioning import condition
-from bridge.conditioning.kit import Kit
 from bridge.diffusion.drawing import own_copy
 from bridge.diffusion.heat import HeatMaps, heat_maps
 from bridge.diffusion.hooks import unet_of
+from bridge.encoding import condition
+from bridge.encoding.model import TextModel
 from bridge.errors import OffManifoldWarning, OptionError, UnsupportedModelError
 from bridge.lab.ablation import WHOLE, ablated
 from bridge.lab.cache import Cache, key_of
@@ -66,7 +66,7 @@ class Painter:
 
     Attributes:
         pipe: the pipeline, which stays as it is.
-        kit: its conditioning.
+        text_model: its conditioning.
         brush: the settings.
         swapped: choices that draw with another tower, by the tower's name.
         cache: where pictures are kept.
@@ -75,7 +75,7 @@ class Painter:
     """
 
     pipe: Any
-    kit: Kit
+    text_model: TextModel
     brush: Brush
     swapped: Mapping[str, Swapped]
     cache: Cache
@@ -147,7 +147,9 @@ def _draw(
         ).images
 
     if not wants_heat:
-        return run(cond if swapped else ablated(cond, painter.kit, choice)), [{} for _ in seeds]
+        return run(cond if swapped else ablated(cond, painter.text_model, choice)), [
+            {} for _ in seeds
+        ]
     with heat_maps(own, cond) as heat:
         images = run(cond)
     return images, [_maps(heat, _words_of(variant), at) for at in range(len(seeds))]

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from bridge.conditioning.emphasis import EMPHASES
-from bridge.conditioning.passes import Wanted, encode_plans
-from bridge.conditioning.soundness import check_rows
-from bridge.conditioning.wording import read_wording
+from bridge.encoding.emphasis import EMPHASES
+from bridge.encoding.options import read_rules
+from bridge.encoding.soundness import check_rows
+from bridge.encoding.tower_pass import Joining, RowPlan, Tower, encode_plans
 from bridge.lab.cache import Cache, key_of
 from bridge.lab.pooled_row import pooled_row
 from bridge.lab.reading import Reading, reading_of
@@ -115,22 +115,16 @@ def read_weighted(
 def _weigh(
     tower: TextTower, architecture: str, texts: Sequence[str], dialect: str
 ) -> dict[str, Reading]:
-    wording = read_wording(dialect, None, "none", "truncate")
+    rules = read_rules({"dialect": dialect, "long_prompt": "truncate"})
     reader = Reader(tower.tokenizer, tower.spec.context)
-    plans = plan_many([wording.parse(text) for text in texts], reader, tower.name)
+    plans = plan_many([rules.parse(text) for text in texts], reader, tower.name)
     with torch.no_grad():
         out = encode_plans(
-            architecture,
-            tower.module,
-            [Wanted(plan, Layer()) for plan in plans],
-            1,
-            EMPHASES[wording.emphasis],
-            wording.long_prompt,
-            length=plans[0].limit,
-            masked=architecture == "T5EncoderModel",
-            device=tower.device,
+            Tower(architecture, tower.module, tower.device, architecture == "T5EncoderModel"),
+            [RowPlan(plan, Layer()) for plan in plans],
+            Joining(EMPHASES[rules.emphasis], rules.long_prompt, 1, plans[0].limit),
         )
-    check_rows([plans], [out.faults], wording.emphasis, "")
+    check_rows([plans], [out.faults], rules.emphasis, "")
     made = {}
     for at, (text, plan) in enumerate(zip(texts, plans, strict=True)):
         (window,) = plan.windows

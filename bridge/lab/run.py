@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bridge.conditioning import label_swap
-from bridge.conditioning.adapters.opened import open_tower
-from bridge.conditioning.kit import Kit, open_kit
+from bridge.adapters import label_swap
+from bridge.adapters.opened import open_tower
 from bridge.diffusion.options import check_size, checked_options, default_guidance
+from bridge.encoding.model import TextModel, open_model
 from bridge.errors import OptionError
 from bridge.lab.ablation import WHOLE, choices_of
 from bridge.lab.cache import Cache
@@ -112,11 +112,11 @@ def study(
     place, precision = device and resolve_device(device), check_dtype(dtype)
     say = on_progress or unwatched
 
-    pipe, kit = _open_model(model, brush, place, precision)
-    opened = _open_towers(given, kit, place, precision)
-    swaps = [label_swap(tower, pipe) for tower in opened] if kit is not None else []
-    swapped = drawable(opened, swaps, fitted) if kit is not None else {}
-    chosen = _choices(choices, kit, swapped)
+    pipe, text_model = _open_model(model, brush, place, precision)
+    opened = _open_towers(given, text_model, place, precision)
+    swaps = [label_swap(tower, pipe) for tower in opened] if text_model is not None else []
+    swapped = drawable(opened, swaps, fitted) if text_model is not None else {}
+    chosen = _choices(choices, text_model, swapped)
     eye = _open_eye(image_tower, model, device, dtype) if pipe is not None else None
 
     studies = []
@@ -125,11 +125,11 @@ def study(
     about = [each.about() for each in studies]
     drawn: list[Any] = []
     pictures: list[dict[str, Any]] = []
-    if pipe is not None and kit is not None:
+    if pipe is not None and text_model is not None:
         for row, swap in zip(about, swaps, strict=True):
             places = ", ".join(swap.components)
             row |= {"swap": swap.label, "component": places, "reason": swap.reason}
-        painter = Painter(pipe, kit, brush, swapped, kept, model_mark(pipe), heat)
+        painter = Painter(pipe, text_model, brush, swapped, kept, model_mark(pipe), heat)
         drawn = paint(painter, subjects, chosen, say)
         pictures = picture_rows(drawn, eye, judge)
 
@@ -172,7 +172,7 @@ def _brush(
     )
 
 
-def _open_model(model: Any, brush: Brush, device: Any, dtype: Any) -> tuple[Any, Kit | None]:
+def _open_model(model: Any, brush: Brush, device: Any, dtype: Any) -> tuple[Any, TextModel | None]:
     """Raises OptionError for sizes that the model does not draw; for a name before it loads."""
     if model is None:
         return None, None
@@ -183,29 +183,30 @@ def _open_model(model: Any, brush: Brush, device: Any, dtype: Any) -> tuple[Any,
         folder = locate(model)
         check_size(brush.height, brush.width, size_factor(folder))
         model = load_pipeline(folder, device=device, dtype=dtype)
-    kit = open_kit(model)
+    text_model = open_model(model)
     # DeepFloyd IF draws pixels.
     check_size(brush.height, brush.width, getattr(model, "vae_scale_factor", 1))
-    return model, kit
+    return model, text_model
 
 
 def _choices(
-    choices: str | Sequence[str] | None, kit: Kit | None, swapped: Mapping[str, Any]
+    choices: str | Sequence[str] | None, text_model: TextModel | None, swapped: Mapping[str, Any]
 ) -> tuple[str, ...]:
     """Raises OptionError for a choice that the model does not have, or none."""
-    if kit is None:
+    if text_model is None:
         return ()
     if choices is None:
         return (WHOLE,)
-    there = (*choices_of(kit), *swapped)
+    there = (*choices_of(text_model), *swapped)
     if choices == "all":
         return there
     wanted = (choices,) if isinstance(choices, str) else tuple(choices)
     for choice in wanted or ("",):
         if choice not in there:
             raise OptionError(
-                f"{kit.source} has no tower choice {choice!r}; it has {', '.join(there)}. (Foreign "
-                "towers draw if they are among towers and of its widths, or have an adapter.)"
+                f"{text_model.source} has no tower choice {choice!r}; it has {', '.join(there)}. "
+                "(Foreign towers draw if they are among towers and of its widths, or have an "
+                "adapter.)"
             )
     return tuple(dict.fromkeys(wanted))
 
@@ -239,24 +240,26 @@ def _name_of(tower: Any) -> str:
     return tower.name if isinstance(tower, TextTower) else os.fspath(tower)
 
 
-def own_towers(kit: Kit) -> list[TextTower]:
+def own_towers(text_model: TextModel) -> list[TextTower]:
     """A model's text towers, each by the name of its component."""
-    modules = kit.load().modules
+    modules = text_model.load().modules
     return [
         TextTower.from_modules(module, tokenizer, name=use.component)
-        for use, module, tokenizer in zip(kit.recipe.towers, modules, kit.tokenizers, strict=True)
+        for use, module, tokenizer in zip(
+            text_model.recipe.towers, modules, text_model.tokenizers, strict=True
+        )
     ]
 
 
 def _open_towers(
-    given: Sequence[Any] | None, kit: Kit | None, device: Any, dtype: Any
+    given: Sequence[Any] | None, text_model: TextModel | None, device: Any, dtype: Any
 ) -> list[TextTower]:
     """The towers; beside a model where its own are and as precise, so that they can draw."""
     if given is None:
-        assert kit is not None
-        return own_towers(kit)
-    if kit is not None:
-        loaded = kit.load()
+        assert text_model is not None
+        return own_towers(text_model)
+    if text_model is not None:
+        loaded = text_model.load()
         device, dtype = device or loaded.device, dtype or loaded.modules[0].dtype
     return [open_tower(each, device, dtype) for each in given]
 

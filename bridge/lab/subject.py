@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bridge.conditioning.wording import read_wording
+from bridge.encoding.options import read_rules
 from bridge.errors import OptionError
 from bridge.lab.measures import texts_without
 from bridge.lab.variants import Settings, Variant, original, read_variants
@@ -61,7 +61,7 @@ def read_subjects(
         made = read_variants(variants, each, settings)
         for variant in made:
             if variant.dialect != "plain":
-                read_wording(variant.dialect, None, "none", None).parse(variant.text)
+                read_rules({"dialect": variant.dialect}).parse(variant.text)
         found.append(Subject(each, (original(each), *made)))
     return tuple(found)
 

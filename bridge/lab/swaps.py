@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bridge.conditioning import Adapter, Swap
-from bridge.conditioning.adapters.swap import SAME_WIDTH, read_adapter
+from bridge.adapters import Adapter, Swap
+from bridge.adapters.swap import SAME_WIDTH, read_adapter
 from bridge.errors import OptionError
 from bridge.lab.marks import module_mark
 from bridge.towers import TextTower

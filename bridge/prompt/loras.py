@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from bridge.errors import PromptError, quoted
 from bridge.prompt.caret import prompt_error
 from bridge.prompt.check import check_text
+from bridge.prompt.dialect import dialect_of
 from bridge.prompt.dialects.a1111_edits import without_comments
 from bridge.prompt.plan import Token, TokenPlan
 
@@ -59,7 +60,7 @@ def take_tags(source: str, dialect: str = "a1111") -> Tagged:
         PromptError: a tag that cannot be read.
     """
     check_text(source)
-    if dialect != "a1111":
+    if not dialect_of(dialect).has_tags:
         return Tagged(source, source)
     spoken = without_comments(source)
     tags = tuple(_tag(source, match) for match in _TAG.finditer(spoken))

@@ -16,6 +16,7 @@ from typing import Any
 
 from bridge.errors import PromptError, UnsupportedModelError
 from bridge.prompt.caret import prompt_error
+from bridge.prompt.dialect import DIALECTS
 from bridge.prompt.inversion import Concept, Origins, marked, named, runs, spell_out, vectors_of
 from bridge.prompt.reader import Reader, lowered, stripped
 from bridge.prompt.spans import Span
@@ -196,8 +197,9 @@ def plan_many(
     frame = _frame(encoded["input_ids"][0], reader, tower)
     split = None if reader.length is not None else split
     rows = iter(zip(encoded["input_ids"][1:], encoded["offset_mapping"][1:], strict=True))
+    inversions = DIALECTS[prompts[0].dialect].inversions
     names = [(frame.content(next(rows)[0]), each) for each in concepts]
-    names = sorted(names, key=lambda pair: -len(pair[0])) if prompts[0].dialect == "a1111" else []
+    names = sorted(names, key=lambda pair: -len(pair[0])) if inversions == "runs" else []
     read = [_stretches(row, [next(rows) for _ in row], frame, names) for row in pieces]
     if reader.grows:
         frame = _grown(frame, read)
@@ -263,7 +265,7 @@ def _pieces(prompt: Prompt, reader: Reader) -> list[_Piece]:
     ]  # fmt: skip
     if reader.lower:
         pieces = _lowered(pieces)
-    if prompt.dialect == "comfy":
+    if DIALECTS[prompt.dialect].inversions == "marked":
         return [part for piece in pieces for part in _marked(piece, prompt, reader)]
     return [_spelt(piece, reader.tokenizer) for piece in pieces]
 

@@ -14,11 +14,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from bridge.prompt.dialect import DIALECTS
 from bridge.prompt.inversion import Concept, Origins
-
-# The webui and ComfyUI fill up with id 0 where they pad with it, and read "!" as text, 256.
-# diffusers (and compel, through its tokenizers) reads every "!" as the padding's own id.
-_PADDING_IS_TEXT = {"a1111", "comfy"}
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ class Reader:
         """The reader with a tokenizer that reads padding as the dialect's tool does."""
         special = {getattr(self.tokenizer, f"{name}_token", None) for name in ("bos", "eos", "unk")}
         plain = self.length is not None or getattr(self.tokenizer, "pad_token", None) in special
-        if plain or dialect not in _PADDING_IS_TEXT:
+        if plain or not DIALECTS[dialect].padding_is_text:
             return self
         return replace(self, tokenizer=_with_padding_as_text(self.tokenizer))
 

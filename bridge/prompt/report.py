@@ -146,7 +146,7 @@ def plan_report(
 
     Args:
         prompt: the prompt as written.
-        tokenizers: as ``bridge.conditioning.tokenizers_of`` gives them.
+        tokenizers: as ``bridge.encoding.tokenizers_of`` gives them.
         dialect: as in ``parse``.
         split: as in ``plan_many``.
         steps, rule: of the run, as in ``intervals``, for prompts that change over it.

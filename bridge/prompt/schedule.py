@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 from bridge.errors import OptionError
-from bridge.prompt.dialects import a1111, comfy, compel, plain
+from bridge.prompt.dialect import DIALECTS
 from bridge.prompt.spans import Span
 from bridge.prompt.tree import (
     Alternation,
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 Rule = Literal["new", "old"]
 """How a ``when`` is counted. ``new`` (the web UI since 1.6): with a point a fraction of the steps,
 else a step. ``old``: below 1 a fraction, else a step."""
-
-_SPANS = {"plain": plain.spans, "a1111": a1111.spans, "comfy": comfy.spans, "compel": compel.spans}
 
 
 @dataclass(frozen=True)
@@ -129,7 +127,7 @@ def first_step(prompt: Prompt) -> Flat:
 
 
 def _flat(tree: Tree, source: str, dialect: str, choose: Choose) -> Flat:
-    spans = _SPANS[dialect]
+    spans = DIALECTS[dialect].spans
     parts = tuple(Part(spans(part, source, choose), part.weight) for part in parts_of(tree))
     match tree:
         case Conjunction():

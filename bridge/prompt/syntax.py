@@ -4,22 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from bridge.errors import OptionError
 from bridge.prompt.check import check_text
-from bridge.prompt.dialects import a1111, comfy, compel, plain
+from bridge.prompt.dialect import DIALECTS, dialect_of
 from bridge.prompt.schedule import spans_at_first_step
 from bridge.prompt.spans import Span
 from bridge.prompt.tree import Tree
 
 __all__ = ["DIALECTS", "Prompt", "Span", "parse"]
-
-DIALECTS = ("plain", "a1111", "comfy", "compel")
-_PARSERS = {
-    "plain": plain.parse,
-    "a1111": a1111.parse,
-    "comfy": comfy.parse,
-    "compel": compel.parse,
-}
 
 
 @dataclass(frozen=True)
@@ -59,7 +50,5 @@ def parse(text: str, dialect: str = "a1111", *, negative: bool = False) -> Promp
         OptionError: a dialect that does not exist.
     """
     check_text(text)
-    if dialect not in DIALECTS:
-        raise OptionError(f"No prompt dialect {dialect!r}; there is: {', '.join(DIALECTS)}.")
-    tree = _PARSERS[dialect](text, negative)
+    tree = dialect_of(dialect).parse(text, negative)
     return Prompt(text, dialect, spans_at_first_step(tree, text, dialect), tree)

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from fuzz_support import Fuzz
 
-from bridge.conditioning import tokenizers_of
+from bridge.encoding import tokenizers_of
 from bridge.errors import BridgeError
 from bridge.prompt import (
     DIALECTS,

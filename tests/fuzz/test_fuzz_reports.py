@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import tiny_sdxl_pipeline
 
 import bridge
-from bridge.conditioning import load_conditioning, save_conditioning, tokenizers_of
+from bridge.encoding import load_conditioning, save_conditioning, tokenizers_of
 from bridge.errors import BridgeError
 from bridge.lab.painting import Drawn
 from bridge.lab.result import TABLES, Study

@@ -23,7 +23,7 @@ from torch import nn
 from transformers import CLIPTextModel
 
 import bridge
-from bridge.conditioning import forget_towers, load_conditioning, save_conditioning
+from bridge.encoding import forget_towers, load_conditioning, save_conditioning
 from bridge.errors import BridgeError
 from bridge.towers import TextTower, read_lora, read_textual_inversion
 from bridge.vlm import build_projector, load_projector, save_projector

@@ -1,0 +1,31 @@
+"""Foreign text towers: adapters that map their states to those that a model was trained with.
+
+``fit_adapter`` makes an ``Adapter`` of paired prompts, ``load_adapter`` reads one,
+``label_swap`` says whether a tower needs one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bridge.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from bridge.adapters.adapter import Adapter
+    from bridge.adapters.fitting import fit_adapter
+    from bridge.adapters.storage import load_adapter
+    from bridge.adapters.swap import Swap, label_swap
+
+__all__ = ["Adapter", "Swap", "fit_adapter", "label_swap", "load_adapter"]
+
+# On first use, since the encoder takes towers from here, and fitting an encoder's rows.
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "Adapter": "bridge.adapters.adapter",
+        "Swap": "bridge.adapters.swap",
+        "fit_adapter": "bridge.adapters.fitting",
+        "label_swap": "bridge.adapters.swap",
+        "load_adapter": "bridge.adapters.storage",
+    },
+)

@@ -1,0 +1,68 @@
+"""Pairs to fit on: what the native towers give for a prompt, and what a map is to make it of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bridge.adapters.maps import Sought
+from bridge.adapters.reading import Reading, read_texts
+from bridge.encoding.emphasis import EMPHASES
+from bridge.encoding.model import TextModel, Towers
+from bridge.encoding.options import read_rules
+from bridge.encoding.soundness import check_rows
+from bridge.encoding.tower_pass import Joining, RowPlan, Tower, encode_plans
+from bridge.prompt import parse, plan_many
+from bridge.towers import Layer
+
+_PLAIN = read_rules({"dialect": "plain"})
+
+
+@dataclass(frozen=True, eq=False)
+class Native:
+    """One native tower's windows of B prompts, and what it gives for them, float32.
+
+    Attributes:
+        sought: B windows.
+        states: ``(B, T, D)``.
+        pooled: ``(B, P)``, or None where the recipe takes none of it.
+    """
+
+    sought: tuple[Sought, ...]
+    states: Tensor
+    pooled: Tensor | None
+
+
+def native_states(model: TextModel, towers: Towers, prompts: Sequence[str]) -> dict[str, Native]:
+    """What each native tower gives for plain prompts, cut off at its context."""
+    parsed = tuple(parse(prompt, "plain") for prompt in prompts)
+    found = {}
+    uses = zip(model.recipe.towers, model.readers(), strict=True)
+    for at, (use, reader) in enumerate(uses):
+        own = plan_many(parsed, reader, use.component, _PLAIN.long_prompt.split)
+        masked = use.masked or (model.recipe.obeys_mask and model.specs[at].attention_mask)
+        with torch.no_grad():
+            encoded = encode_plans(
+                Tower(use.architecture, towers.modules[at], towers.device, masked),
+                [RowPlan(plan, use.layer or Layer()) for plan in own],
+                Joining(EMPHASES["none"], _PLAIN.long_prompt, 1, own[0].limit),
+            )
+        check_rows([own], [encoded.faults], "none", "")
+        found[use.component] = Native(
+            tuple(Sought.of(plan, plan.windows[0]) for plan in own),
+            encoded.states.float(),
+            encoded.pooled.float() if use.pooled and encoded.pooled is not None else None,
+        )
+    return found
+
+
+def foreign_readings(
+    tower: Any, natives: dict[str, Native], layers: Sequence[Layer], device: torch.device
+) -> dict[str, Reading]:
+    """What the foreign tower gives for the texts of native windows."""
+    texts = [each.text.text for native in natives.values() for each in native.sought]
+    return read_texts(tower, [text for text in texts if text], layers, device)

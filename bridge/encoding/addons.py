@@ -1,0 +1,256 @@
+"""Textual inversions and LoRAs bound to a model's text towers, and the account of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from bridge.encoding.addon_inputs import AddOnInputs, LoraInput
+from bridge.errors import WeightsError
+from bridge.prompt import Dialect
+from bridge.prompt.inversion import Concept, with_words
+from bridge.prompt.loras import Tagged
+from bridge.towers import TextualInversion
+from bridge.towers.adapted import TowerAddOns
+from bridge.towers.lora import LowRank, misfit
+
+if TYPE_CHECKING:
+    from bridge.encoding.model import TextModel
+
+
+@dataclass(frozen=True)
+class AddOn:
+    """The account of one textual inversion or LoRA that took part.
+
+    Attributes:
+        kind: ``"textual inversion"`` or ``"lora"``.
+        name: the word, or the LoRA's name.
+        source: its file.
+        hash: the first 16 hex digits of the file's sha256.
+        towers: the towers that it acts in.
+        strengths: of a LoRA, one for each prompt.
+        unet_strengths: what the prompts ask of its UNet part; the pipeline's business.
+        unused: keys of its tensors that are not for text towers; the pipeline's business too.
+    """
+
+    kind: str
+    name: str
+    source: str
+    hash: str
+    towers: tuple[str, ...]
+    strengths: tuple[float, ...] = ()
+    unet_strengths: tuple[float, ...] = ()
+    unused: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """Its key among a conditioning's fingerprints."""
+        return f"{self.kind} {self.name}"
+
+    def take(self, rows: Sequence[int], count: int) -> AddOn:
+        """The account for the prompts at ``rows`` of ``count``; it may have one for several."""
+
+        def of(strengths: tuple[float, ...]) -> tuple[float, ...]:
+            return taken(strengths, rows, count)
+
+        return replace(self, strengths=of(self.strengths), unet_strengths=of(self.unet_strengths))
+
+    def text(self) -> str:
+        """One line."""
+        line = f"{self.label} ({self.source}, {self.hash})"
+        if self.kind == "lora":
+            line += f" at {_shown(self.strengths)}"
+        line += f": in {', '.join(self.towers) or 'no text tower'}"
+        if self.unused:
+            line += (
+                f"; {len(self.unused)} tensors are for the pipeline (load_lora_weights) at "
+                f"{_shown(self.unet_strengths)}: {self.unused[0]} …"
+            )
+        return line
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+def taken(accounts: tuple[Any, ...], rows: Sequence[int], count: int) -> tuple[Any, ...]:
+    """The accounts of ``rows`` of ``count`` rows, where each may stand for several rows in turn:
+    repeating a prompt leaves one account for all of its rows."""
+    each = count // max(1, len(accounts))
+    return tuple(accounts[row // each] for row in rows) if accounts else ()
+
+
+def _shown(strengths: Sequence[float]) -> str:
+    """``0.8``, or one for each prompt where they differ."""
+    distinct = dict.fromkeys(f"{value:.4g}" for value in strengths)
+    return ", ".join(distinct if len(distinct) == 1 else (f"{value:.4g}" for value in strengths))
+
+
+@dataclass(frozen=True)
+class AddOns:
+    """The add-ons of a call, bound to the towers of a model.
+
+    Attributes:
+        towers: one for each tower of the recipe; empty if there are none.
+        inversions: the account of the textual inversions.
+        loras: those of the call, with the towers that each acts in.
+        concepts: for each tower the textual inversions that are found by the dialect's own rule;
+            the others are words of the model's tokenizers.
+        key: what their action depends on.
+    """
+
+    towers: tuple[TowerAddOns, ...] = ()
+    inversions: tuple[AddOn, ...] = ()
+    loras: tuple[tuple[LoraInput, tuple[str, ...]], ...] = ()
+    concepts: tuple[tuple[Concept, ...], ...] = ()
+    key: tuple[object, ...] = ()
+
+    def strengths(self, tagged: Tagged) -> tuple[float, ...]:
+        """The strength of each LoRA on one prompt and its negative."""
+        return tuple(each.on(tagged)[0] for each, _ in self.loras)
+
+    def account(self, tagged: Sequence[Tagged]) -> tuple[AddOn, ...]:
+        """The account for a call's prompts; LoRAs that are at 0 on all of them took no part."""
+        of_loras = (_account(each, towers, tagged) for each, towers in self.loras)
+        return (
+            *self.inversions,
+            *(a for a in of_loras if any(a.strengths) or any(a.unet_strengths)),
+        )
+
+
+NO_ADDONS = AddOns()
+"""There are none."""
+
+
+def _account(given: LoraInput, towers: tuple[str, ...], tagged: Sequence[Tagged]) -> AddOn:
+    both = [given.on(each) for each in tagged]
+    return AddOn(
+        "lora",
+        given.name,
+        given.lora.source,
+        given.lora.hash,
+        towers,
+        tuple(text for text, _ in both),
+        tuple(unet for _, unet in both),
+        given.lora.unused,
+    )
+
+
+def bind_addons(model: TextModel, given: AddOnInputs, dialect: Dialect) -> TextModel:
+    """The model with add-ons; its towers and tokenizers stay as they are.
+
+    Raises:
+        OptionError: a word that a tokenizer has already, in dialects whose tools teach it to the
+            tokenizer.
+        WeightsError: an embedding of another width, a LoRA for another model; the message names
+            the file, the tower, and both widths.
+    """
+    if not given.inversions and not given.loras:
+        return model
+    words: dict[str, list[tuple[TextualInversion, str]]] = {}
+    accounts = []
+    for inversion in given.inversions:
+        places = _places(model, inversion)
+        for component, part in places.items():
+            words.setdefault(component, []).append((inversion, part))
+        accounts.append(
+            AddOn("textual inversion", inversion.word, inversion.source, inversion.hash, (*places,))
+        )
+    loras = [_layers(model, each) for each in given.loras]
+    towers, tokenizers, concepts = [], [], []
+    for use, tokenizer in zip(model.recipe.towers, model.tokenizers, strict=True):
+        here = words.get(use.component, [])
+        rows = [each.vectors[part] for each, part in here]
+        grown: Any = tokenizer
+        ids: tuple[int, ...] = ()
+        counts = tuple((each.word, len(r)) for (each, _), r in zip(here, rows, strict=True))
+        if dialect.inversions != "words":
+            # Their tools look a textual inversion up beside the tokenizer (prompt/inversion.py).
+            ids = tuple(range(len(tokenizer), len(tokenizer) + sum(map(len, rows))))
+            concepts.append(_concepts(given.inversions, counts, ids))
+        elif here:
+            grown, ids = with_words(tokenizer, counts)
+        vectors = tuple(vector for tensor in rows for vector in tensor)
+        towers.append(
+            TowerAddOns(ids, vectors, tuple(parts.get(use.component, {}) for parts in loras))
+        )
+        tokenizers.append(grown)
+    addons = AddOns(
+        tuple(towers),
+        tuple(accounts),
+        tuple((each, (*parts,)) for each, parts in zip(given.loras, loras, strict=True)),
+        tuple(concepts),
+        (dialect.inversions, *given.key),
+    )
+    return replace(model, tokenizers=tuple(tokenizers), addons=addons)
+
+
+def _concepts(
+    inversions: Sequence[TextualInversion], counts: Sequence[tuple[str, int]], ids: tuple[int, ...]
+) -> tuple[Concept, ...]:
+    """All textual inversions of a call as one tower knows them: with their ids, or with none."""
+    rest = iter(ids)
+    own = {word: tuple(next(rest) for _ in range(count)) for word, count in counts}
+    return tuple(Concept(each.word, own.get(each.word, ())) for each in inversions)
+
+
+def _places(model: TextModel, inversion: TextualInversion) -> dict[str, str]:
+    """Towers that a textual inversion goes to, and the part of its file that each takes.
+
+    A file that does not name a tower goes to the first of its width, as diffusers takes the first
+    tower; the others then read the word as text.
+    """
+    widths = {
+        use.component: spec.width
+        for use, spec in zip(model.recipe.towers, model.specs, strict=True)
+    }
+    found: dict[str, str] = {}
+    for part, vectors in inversion.vectors.items():
+        mine = vectors.shape[1]
+        fit = next((name for name, width in widths.items() if width == mine), None)
+        component = part or fit
+        if component is None or widths.get(component, mine) != mine:
+            towers = ", ".join(f"{name} takes {width}" for name, width in widths.items())
+            raise WeightsError(
+                f"{inversion.source}: the vectors of {inversion.word!r}"
+                f"{f' for {part}' if part else ''} are {mine} wide, but in {model.source} "
+                f"({model.recipe.name}) {towers}. It was made for another model."
+            )
+        if component in widths:
+            found[component] = part
+    if not found:
+        raise WeightsError(
+            f"{inversion.source} has vectors for {', '.join(inversion.vectors)}, which "
+            f"{model.source} ({model.recipe.name}) does not have. It was made for another model."
+        )
+    return {name: found[name] for name in widths if name in found}
+
+
+def _layers(model: TextModel, given: LoraInput) -> dict[str, Mapping[str, LowRank]]:
+    """The layers of a LoRA for each tower of the model, judged by their shapes."""
+    lora, found = given.lora, {}
+    towers = {u.component: s for u, s in zip(model.recipe.towers, model.specs, strict=True)}
+
+    def refused(why: str) -> WeightsError:
+        return WeightsError(
+            f"The LoRA {lora.source} was made for another model than {model.source} "
+            f"({model.recipe.name}): {why}."
+        )
+
+    for part, layers in lora.towers.items():
+        if part and part not in towers:
+            raise refused(f"it has layers for {part}, and the model has {', '.join(towers)}")
+        reasons = {
+            name: misfit(layers, spec) for name, spec in towers.items() if part in ("", name)
+        }
+        fit = next((name for name, reason in reasons.items() if reason is None), None)
+        if fit is None:
+            raise refused("; ".join(f"in {name}, {reason}" for name, reason in reasons.items()))
+        found[fit] = layers
+    joined = sum(spec.width for spec in towers.values())
+    if lora.context_width not in (None, joined):
+        raise refused(
+            f"its UNet part reads text states {lora.context_width} wide, and these are {joined}"
+        )
+    return {name: found[name] for name in towers if name in found}

@@ -1,0 +1,275 @@
+"""From the texts of a call to its ``Conditioning``: plan, run the towers, join, align.
+
+A negative is a row with a role (``batch``), so prompts and negatives take this way together, and
+part at its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bridge.encoding.alignment import Alignment, align, alignment_of
+from bridge.encoding.batch import Batch, ParsedTexts, Row, make_batch
+from bridge.encoding.conditioning import Conditioning
+from bridge.encoding.emphasis import EMPHASES
+from bridge.encoding.joining import join_entries, join_towers, prompt_masks
+from bridge.encoding.model import TextModel, Towers
+from bridge.encoding.model_checks import check_options, unet_bias
+from bridge.encoding.options import TextRules
+from bridge.encoding.planning import Lengths, Plans, plan_rows, plans_by_entry
+from bridge.encoding.recipes import TowerUse
+from bridge.encoding.sizes import NO_SIZES, SizeRequest
+from bridge.encoding.soundness import check_joined, check_rows
+from bridge.encoding.state_cache import StateCache
+from bridge.encoding.tower_pass import Encoded, Joining, RowPlan, Tower, encode_plans
+from bridge.encoding.trace import Drift, traces_of, warn_of_drifts
+from bridge.prompt import parse
+from bridge.prompt.loras import Tagged, as_written
+from bridge.towers import Layer
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a call asks for, parsed.
+
+    Attributes:
+        prompts, negatives: the texts.
+        tagged: the prompts as they were written, LoRA tags included.
+        counts: how many entries each prompt has, those of its ``AND``; more entries than these are
+            the same prompts at later steps. Without it each is a prompt of its own.
+        sizes: of the picture.
+    """
+
+    prompts: ParsedTexts
+    negatives: ParsedTexts
+    tagged: tuple[Tagged, ...]
+    counts: tuple[int, ...] = ()
+    sizes: SizeRequest = NO_SIZES
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Token states ``(N, T, D)`` and pooled states ``(N, P)`` of N rows over all towers, and for
+    each tower what emphasis did to each row."""
+
+    states: Tensor
+    pooled: Tensor | None
+    drifts: tuple[tuple[Drift | None, ...], ...]
+
+
+@torch.no_grad()
+def encode(model: TextModel, rules: TextRules, request: Request, cache: StateCache) -> Conditioning:
+    """Plan and encode. Errors as ``bridge.condition``."""
+    check_options(model, rules, request.sizes, request.prompts, request.negatives)
+    sizes = request.sizes.filled(model.default_size) if model.recipe.time_ids else None
+    negatives = _negatives(model, rules, request)
+    strengths = [model.addons.strengths(each) for each in request.tagged]
+    batch = make_batch(request.prompts, negatives, strengths)
+    plans, lengths = plan_rows(model, rules, batch)
+    bias = unet_bias(model, rules, plans, batch)
+    counts = request.counts or (1,) * batch.count
+    alignment = alignment_of(model, rules, plans, batch, counts, lengths[0].states)
+    if model.mapped is not None:
+        skip = rules.clip_skip or rules.negative_clip_skip
+        model.mapped.check(rules.emphasis, skip, bool(model.addons.towers), plans)
+    towers = model.load()
+    rows = _run_towers(model, towers, rules, batch.rows, plans, lengths, cache)
+    states, pooled = join_entries(rows.states, rows.pooled, batch)
+    states, pooled = _without_empty(model, rules, batch, states, pooled)
+    check_joined(batch, states)
+    tensors = _tensors(model, batch, plans, alignment, states, pooled, bias)
+    by_entry = plans_by_entry(plans, batch)
+    eos = [
+        module.config.eos_token_id if use.pooled else None
+        for use, module in zip(model.recipe.towers, towers.modules, strict=True)
+    ]
+    traces = traces_of(eos, rules.long_prompt, by_entry, batch.entries, rows.drifts)
+    warn_of_drifts(traces, batch.entries)
+    own_plans, negative_plans = batch.by_role(by_entry)
+    own_traces, negative_traces = batch.by_role(traces)
+    names = (use.component for use in model.recipe.towers)
+    addons = (*model.swaps, *model.addons.account(request.tagged))
+    return Conditioning(
+        **tensors,
+        add_time_ids=None
+        if sizes is None
+        else torch.tensor(
+            [sizes.time_ids(model.wants_score)] * batch.count,
+            dtype=states.dtype,
+            device=states.device,
+        ),
+        plans=tuple(
+            tuple(as_written(plan, each) for plan in row)
+            for row, each in zip(own_plans, request.tagged, strict=True)
+        ),
+        negative_plans=tuple(negative_plans),
+        recipe=model.recipe,
+        fingerprints=dict(zip(names, towers.fingerprints, strict=True))
+        | {each.label: each.hash for each in addons},
+        sizes=sizes,
+        addons=addons,
+        traces=tuple(own_traces),
+        negative_traces=tuple(negative_traces),
+    )
+
+
+def _negatives(model: TextModel, rules: TextRules, request: Request) -> ParsedTexts:
+    """The negatives to encode; none where zeros or nothing stand for them.
+
+    SDXL was trained with zeros in the place of an empty text. diffusers puts them where no negative
+    is given and the pipeline's ``force_zeros_for_empty_prompt`` says so; ComfyUI encodes ``""``.
+    """
+    if request.negatives.first is not None:
+        return request.negatives
+    zeros = model.zeros_for_none and rules.dialect.empty_negative != "encoded"
+    if zeros or model.recipe.none_for_none:
+        return request.negatives
+    assert request.prompts.first is not None
+    empty = (parse("", rules.dialect.name),) * len(request.prompts.first)
+    return replace(request.negatives, first=empty)
+
+
+def _without_empty(
+    model: TextModel, rules: TextRules, batch: Batch, states: Tensor, pooled: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """The entries, with zeros for negatives that are the empty text, where the webui has them
+    (``get_learned_conditioning`` in ``sd_models_xl.py``)."""
+    if not model.zeros_for_none or rules.dialect.empty_negative != "zeros":
+        return states, pooled
+    kept = [
+        entry.role == "prompt" or any(text.source for text in batch.rows[entry.rows[0]].texts)
+        for entry in batch.entries
+    ]
+    if all(kept):
+        return states, pooled
+    factors = states.new_tensor([float(each) for each in kept])
+    states = states * factors[:, None, None]
+    return states, None if pooled is None else pooled * factors[:, None].to(pooled)
+
+
+# ---------------------------------------------------------------- towers
+
+
+def _run_towers(
+    model: TextModel,
+    towers: Towers,
+    rules: TextRules,
+    rows: Sequence[Row],
+    plans: Plans,
+    lengths: Sequence[Lengths],
+    cache: StateCache,
+) -> _Rows:
+    """The rows' states, joined over the towers. Raises NumbersError."""
+    parts: list[tuple[TowerUse, Tensor]] = []
+    pooled: list[Tensor] = []
+    drifts, faults = [], []
+    mapped = model.mapped
+    readings = mapped.read(plans, towers.device) if mapped else {}
+    for at, use in enumerate(model.recipe.towers):
+        wanted = [
+            RowPlan(plan, _layer(use, rules, row), row.strengths)
+            for plan, row in zip(plans[at], rows, strict=True)
+        ]
+        # Pooled states are not weighted, so a tower without token states needs no copies.
+        emphasis = EMPHASES[rules.emphasis if use.layer else "none"]
+        how = Joining(emphasis, rules.long_prompt, lengths[at].windows, lengths[at].states)
+        if mapped is not None:
+            encoded = mapped.encode(use.component, wanted, how, readings, towers.device)
+        else:
+            encoded = encode_plans(_tower(model, towers, at), wanted, how, cache)
+        _collect(encoded, use, towers.modules[at].dtype, parts, pooled)
+        faults.append(encoded.faults)
+        drifts.append(encoded.drifts if use.layer else (None,) * len(encoded.drifts))
+    source = f"The adapter from {mapped.tower.name}" if mapped else ""
+    check_rows(plans, faults, rules.emphasis, source)
+    states = join_towers(parts, _zeros(model, rules))
+    return _Rows(states, torch.cat(pooled, dim=-1) if pooled else None, tuple(drifts))
+
+
+def _collect(
+    encoded: Encoded,
+    use: TowerUse,
+    dtype: torch.dtype,
+    parts: list[tuple[TowerUse, Tensor]],
+    pooled: list[Tensor],
+) -> None:
+    """Add what a recipe takes of a tower."""
+    if use.layer is not None:
+        parts.append((use, encoded.states.to(dtype)))
+    if use.pooled and encoded.pooled is not None:
+        pooled.append(encoded.pooled.to(dtype))
+
+
+def _tower(model: TextModel, towers: Towers, at: int) -> Tower:
+    use = model.recipe.towers[at]
+    return Tower(
+        use.architecture,
+        towers.modules[at],
+        towers.device,
+        masked=use.masked or (model.recipe.obeys_mask and model.specs[at].attention_mask),
+        addons=model.addons.towers[at] if model.addons.towers else None,
+        addons_key=model.addons.key,
+    )
+
+
+def _layer(use: TowerUse, rules: TextRules, row: Row) -> Layer:
+    """The layer that a row's states are taken from."""
+    base = use.layer or Layer()
+    if not use.skips:
+        return base
+    return Layer(base.index - rules.skip(row.role == "negative_prompt"), base.norm)
+
+
+def _zeros(model: TextModel, rules: TextRules) -> tuple[int, int] | None:
+    """What stands for an optional tower that is left out; ComfyUI puts nothing in its place."""
+    if model.zeros is None:
+        return None
+    absent = 0 if rules.dialect.grows_t5 else model.zeros[0]
+    return rules.max_sequence_length or absent, model.zeros[1]
+
+
+# ---------------------------------------------------------------- tensors
+
+
+def _tensors(
+    model: TextModel,
+    batch: Batch,
+    plans: Plans,
+    alignment: Alignment | None,
+    states: Tensor,
+    pooled: Tensor | None,
+    bias: Tensor | None,
+) -> dict[str, Any]:
+    """The tensors of a ``Conditioning`` by their names, out of those of all entries."""
+    states, bias = align(alignment, states, bias)
+    found = _by_role(batch, "prompt_embeds", states)
+    if pooled is not None:
+        found |= _by_role(batch, "pooled_prompt_embeds", pooled)
+    else:
+        found |= {"pooled_prompt_embeds": None, "negative_pooled_prompt_embeds": None}
+    if bias is not None:
+        found |= _by_role(batch, "attention_bias", bias)
+    if model.recipe.mask is not None:
+        masks = prompt_masks(plans[0], batch, model.recipe.mask, states)
+        found |= _by_role(batch, "prompt_attention_mask", masks)
+    if batch.count < len(batch.entries):
+        return found
+    # No negatives were encoded: zeros stand for them, or nothing.
+    for name in [name for name in found if name.startswith("negative_")]:
+        own = found[name.removeprefix("negative_")]
+        if own is not None and not model.recipe.none_for_none:
+            found[name] = torch.zeros_like(own)
+    if bias is not None and alignment is not None and alignment.hides:
+        # Zeros have the extents of their prompts.
+        found["negative_attention_bias"] = alignment.hidden(states)
+    return found
+
+
+def _by_role(batch: Batch, name: str, entries: Tensor) -> dict[str, Tensor | None]:
+    own, negative = entries[: batch.count], entries[batch.count :]
+    return {name: own, f"negative_{name}": negative if len(negative) else None}

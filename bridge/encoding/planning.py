@@ -1,0 +1,183 @@
+"""Token plans of a whole call, and the lengths that its sequences are brought to.
+
+A UNet takes one sequence, in which place j joins place j of every tower. So the sequences of
+towers of unequal context, such as Long-CLIP-L's 248 beside bigG's 77, must be brought to one
+length (Long-CLIP's issue 7 asks how). The rules, by name:
+
+=========  ====================================================================================
+``fill``   to the longest, with the states of the tower's own empty window, end to end and cut
+           off at the length; no text is lost, and no place has states that its tower never
+           gives (the default)
+``zeros``  to the longest, with zeros; what issue 7 tried
+``cut``    to the shortest; what ComfyUI's SDXL does. Text beyond it is lost, and said to be
+=========  ====================================================================================
+
+Before that, each tower deals the prompt to windows of its own context: 300 tokens are two windows
+of 248 in one tower and five of 77 in the other. The fourth way is to make the contexts equal:
+``bridge.towers.stretch_positions``, as the authors of Long-CLIP did for their SDXL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import compress
+
+from bridge.encoding.batch import Batch
+from bridge.encoding.model import TextModel
+from bridge.encoding.options import TextRules
+from bridge.errors import warn
+from bridge.prompt import LongPrompt, Token, TokenPlan, TruncationWarning, normalised, plan_many
+
+Plans = tuple[tuple[TokenPlan, ...], ...]
+"""For each tower, the plan of each row."""
+_QUOTED = 120
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """What one tower brings all plans to: so many windows, and in the end so many states."""
+
+    windows: int
+    states: int
+
+
+def plan_rows(model: TextModel, rules: TextRules, batch: Batch) -> tuple[Plans, list[Lengths]]:
+    """For each tower, the plan of each row, and what all are brought to.
+
+    What is cut off gives a ``TruncationWarning``.
+    """
+    plans = tuple(
+        tuple(
+            normalised(plan, rules.token_normalization)
+            for plan in plan_many(
+                [row.texts[at] for row in batch.rows],
+                reader,
+                use.component,
+                rules.long_prompt.split,
+            )
+        )
+        for at, (use, reader) in enumerate(
+            zip(
+                model.recipe.towers,
+                model.readers(rules.max_sequence_length, rules.dialect),
+                strict=True,
+            )
+        )
+    )
+    _warn_of_cuts(plans, batch)
+    windowed = [use.length is None for use in model.recipe.towers]
+    every = [*compress(plans, windowed)]
+    most, common = _most_by_context(every), common_states(every, rules.long_prompt)
+    lengths = [
+        Lengths(most[own[0].limit], common) if inside else Lengths(1, own[0].limit)
+        for inside, own in zip(windowed, plans, strict=True)
+    ]
+    return _cut_to_states(plans, lengths, rules.long_prompt, batch), lengths
+
+
+def plans_by_entry(plans: Plans, batch: Batch) -> tuple[tuple[TokenPlan, ...], ...]:
+    """For each entry the plan of each tower; of one of several parts, those of each part."""
+
+    def named(plan: TokenPlan, parts: int, part: int) -> TokenPlan:
+        return plan if parts == 1 else replace(plan, tower=f"{plan.tower}, part {part}")
+
+    return tuple(
+        tuple(
+            named(tower[row], len(entry.rows), part)
+            for part, row in enumerate(entry.rows, 1)
+            for tower in plans
+        )
+        for entry in batch.entries
+    )
+
+
+def most_windows(plans: Plans) -> int:
+    """How many windows all are brought to."""
+    return max(len(plan.windows) for tower in plans for plan in tower)
+
+
+def common_states(towers: Sequence[Sequence[TokenPlan]], long: LongPrompt) -> int:
+    """The states that plans of several towers make together; 0 without plans."""
+    sizes = [
+        joined_length(windows, context, long.join)
+        for context, windows in _most_by_context(towers).items()
+    ]
+    return (min if long.uneven == "cut" else max)(sizes, default=0)
+
+
+def joined_length(windows: int, context: int, join: str) -> int:
+    """How many states ``joining.join_windows`` makes of windows."""
+    if windows == 1 or join == "average":
+        return context
+    if join == "no_bos_between":
+        return windows * (context - 2) + 2
+    return windows * context
+
+
+def beyond(plan: TokenPlan, length: int, join: str) -> tuple[Token, ...]:
+    """The content tokens whose states come after the first ``length``."""
+    step = {"average": 0, "no_bos_between": plan.limit - 2}.get(join, plan.limit)
+    return tuple(
+        token
+        for number, window in enumerate(plan.windows)
+        for place, token in enumerate(window.tokens)
+        if not token.special and number * step + place >= length
+    )
+
+
+def _most_by_context(towers: Iterable[Sequence[TokenPlan]]) -> dict[int, int]:
+    """The most windows that a plan fills, for towers of each context."""
+    most: dict[int, int] = {}
+    for own in towers:
+        for plan in own:
+            most[plan.limit] = max(most.get(plan.limit, 1), len(plan.windows))
+    return most
+
+
+def _warn_of_cuts(plans: Plans, batch: Batch) -> None:
+    for entry in batch.entries:
+        # Towers that cut the same text say so once.
+        cuts = {
+            (plan.cut, plan.limit, plan.cut_tokens): plan.tower
+            for tower in plans
+            for plan in (tower[row] for row in entry.rows)
+            if plan.cut
+        }
+        for (cut, limit, tokens), tower_name in cuts.items():
+            warn(
+                TruncationWarning,
+                f"{entry.name}: {tokens} tokens do not fit the {limit} of {tower_name} and are "
+                f"cut off: {_quoted(cut)}",
+            )
+
+
+def _cut_to_states(
+    plans: Plans, lengths: Sequence[Lengths], long: LongPrompt, batch: Batch
+) -> Plans:
+    """The plans with what is lost where a tower of longer context is cut to one of shorter."""
+    names = {row: entry.name for entry in batch.entries for row in entry.rows}
+
+    def cut(plan: TokenPlan, states: int, row: int) -> TokenPlan:
+        lost = beyond(plan, states, long.join)
+        if not lost:
+            return plan
+        text = plan.source[lost[0].start : lost[-1].end]
+        warn(
+            TruncationWarning,
+            f"{names[row]}: {len(lost)} tokens of {plan.tower} come after the {states} states "
+            f"that all towers have and are cut off: {_quoted(text)}. Other rules for towers of "
+            "unequal context keep them, such as LongPrompt(..., uneven='fill').",
+        )
+        return replace(plan, cut=text, cut_start=lost[0].start, cut_tokens=len(lost))
+
+    if long.uneven != "cut":
+        return plans
+    return tuple(
+        tuple(cut(plan, each.states, row) for row, plan in enumerate(tower))
+        for tower, each in zip(plans, lengths, strict=True)
+    )
+
+
+def _quoted(text: str) -> str:
+    return repr(text if len(text) <= _QUOTED else text[:_QUOTED] + "…")

@@ -1,0 +1,107 @@
+"""The prompt dialects: all that one dialect is, in one object.
+
+A dialect is a tool's way with a prompt: its grammar, and what the tool does by default with what
+the grammar gives. ``bridge.encoding`` reads the defaults here and has no table of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from bridge.errors import OptionError
+from bridge.prompt.dialects import a1111, comfy, compel, plain
+from bridge.prompt.spans import Span
+from bridge.prompt.tree import Branch, Choose, Tree
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """One dialect.
+
+    Attributes:
+        name: its name.
+        parse: text, and whether it is a negative prompt, to a tree.
+        spans: a part of the tree, the text and a choice of edits to flat weighted text.
+        emphasis: its tool's formula, a name of ``bridge.encoding.EMPHASES``.
+        long_prompt: its tool's way with long prompts, a name of ``bridge.prompt.LONG_PROMPTS``.
+        align: how its tool brings prompts and negatives to one length
+            (``bridge.encoding.alignment``).
+        skips_negative: whether clip skip acts on the negative as on the prompt (all but diffusers).
+        has_tags: whether ``<lora:name:0.8>`` is a tag, and ``# ...`` a comment.
+        draws_parts_apart: whether ``AND`` adds up noise predictions, each part drawn apart; else
+            the parts' states are joined.
+        inversions: how textual inversions are found: taught to the tokenizer as ``words``; as
+            ``runs`` of the tokens of their names; where they are ``marked`` (``embedding:name``).
+        padding_is_text: whether the word that a tokenizer pads with ("!" in SDXL's second) is text
+            where it is written. diffusers, and compel by its tokenizers, read it as padding.
+        grows_t5: whether T5 is given more tokens where a prompt has more.
+        empty_negative: what stands for an empty negative of a model that was trained with zeros
+            (SDXL): what the ``pipeline`` does where none is given; ``zeros`` where it is the
+            empty text, too; the empty text is ``encoded`` always.
+    """
+
+    name: str
+    parse: Callable[[str, bool], Tree]
+    spans: Callable[[Branch, str, Choose], tuple[Span, ...]]
+    emphasis: str = "none"
+    long_prompt: str = "truncate"
+    align: Literal["repeat", "empty"] = "empty"
+    skips_negative: bool = False
+    has_tags: bool = False
+    draws_parts_apart: bool = False
+    inversions: Literal["words", "runs", "marked"] = "words"
+    padding_is_text: bool = False
+    grows_t5: bool = False
+    empty_negative: Literal["pipeline", "zeros", "encoded"] = "pipeline"
+
+
+_ALL = (
+    Dialect("plain", plain.parse, plain.spans),
+    Dialect(
+        "a1111",
+        a1111.parse,
+        a1111.spans,
+        emphasis="a1111",
+        long_prompt="a1111",
+        align="repeat",
+        skips_negative=True,
+        has_tags=True,
+        draws_parts_apart=True,
+        inversions="runs",
+        padding_is_text=True,
+        empty_negative="zeros",
+    ),
+    Dialect(
+        "comfy",
+        comfy.parse,
+        comfy.spans,
+        emphasis="comfy",
+        long_prompt="comfy",
+        align="repeat",
+        skips_negative=True,
+        inversions="marked",
+        padding_is_text=True,
+        grows_t5=True,
+        empty_negative="encoded",
+    ),
+    Dialect(
+        "compel",
+        compel.parse,
+        compel.spans,
+        emphasis="compel",
+        long_prompt="compel",
+        skips_negative=True,
+    ),
+)
+
+DIALECTS = {each.name: each for each in _ALL}
+"""The dialects by name."""
+
+
+def dialect_of(name: str) -> Dialect:
+    """The dialect of a name. Raises OptionError."""
+    if name not in DIALECTS:
+        raise OptionError(f"No prompt dialect {name!r}; there is: {', '.join(DIALECTS)}.")
+    return DIALECTS[name]
