@@ -219,12 +219,17 @@ class PipelineSource:
 
     def _told(self, pipe: Any) -> tuple[object, ...]:
         """What may change in a part that stays the same: sizes of vocabularies, settings."""
-        tokenizers = [part for name, part in self._parts if name.startswith("tokenizer") and part]
-        return (
-            id(pipe.config),
-            tuple(getattr(pipe, "_callback_tensor_inputs", ())),
-            *((len(each), each.model_max_length, each.pad_token) for each in tokenizers),
-        )
+        found: list[object] = [pipe.config, tuple(getattr(pipe, "_callback_tensor_inputs", ()))]
+        for name, part in self._parts:
+            if part is None:
+                continue
+            if name.startswith("tokenizer"):
+                found.append((len(part), part.model_max_length, part.pad_token))
+            elif name.startswith("text_encoder"):
+                found.append(dict(vars(part.config)))
+            elif name in ("unet", "transformer"):
+                found.append(part.config)  # frozen, and replaced where a setting changes
+        return tuple(found)
 
     def _load(self) -> Towers:
         pipe = self._pipe()

@@ -65,8 +65,7 @@ def execution_device(pipe: Any, parts: Iterable[Any] | None = None) -> torch.dev
     """The device that diffusers would run a pipeline's parts on, its ``_execution_device``.
 
     diffusers asks every part of every module several times, which takes it 10 ms with SDXL's UNet;
-    where all lies in one place and nothing is offloaded, the answer is that place. Weights that are
-    offloaded wait on the CPU or on "meta", and are brought to an accelerator.
+    where all lies in one place and nothing is offloaded, the answer is that place.
 
     Args:
         pipe: the pipeline.
@@ -76,13 +75,9 @@ def execution_device(pipe: Any, parts: Iterable[Any] | None = None) -> torch.dev
     modules = [part for part in own if isinstance(part, nn.Module)]
     places = {_place(module) for module in modules}
     place = places.pop() if len(places) == 1 else None
-    if place is None or (_may_wait(place) and any(map(is_offloaded, modules))):
+    if place is None or any(map(is_offloaded, modules)):
         place = pipe._execution_device
     return place
-
-
-def _may_wait(place: torch.device) -> bool:
-    return place.type == "meta" or (place.type == "cpu" and torch.accelerator.is_available())
 
 
 def _place(module: nn.Module) -> torch.device | None:

@@ -82,6 +82,11 @@ def is_repeatable(module: nn.Module) -> bool:
     )
 
 
+def _only_reads(hook: Any) -> bool:
+    """Whether it is one that transformers hangs at the first call, to hand out inner states."""
+    return getattr(hook, "__module__", "") == "transformers.utils.output_capturing"
+
+
 def _looks(module: nn.Module) -> list[Any]:
     """What is compared: classes, storages and versions, without reading a value."""
     seen: list[Any] = []
@@ -101,7 +106,7 @@ def _looks(module: nn.Module) -> list[Any]:
                     seen.append(tensor.untyped_storage()._cdata)
         for kind in ("_forward_pre_hooks", "_forward_hooks"):
             if own[kind]:
-                seen.append([*map(id, own[kind].values())])
+                seen += [id(hook) for hook in own[kind].values() if not _only_reads(hook)]
         if "scaling" in own:
             seen.append(repr([own.get(name) for name in _SWITCHES]))
         waiting += [child for child in own["_modules"].values() if child is not None]
