@@ -321,6 +321,8 @@ def test_one_pass_a_tower_whatever_is_asked(sdxl: Any, emphasis: str) -> None:
         ({"long_prompt": "cut"}, "No long_prompt 'cut'"),
         ({"long_prompt": LongPrompt("commas")}, "split 'commas'"),
         ({"long_prompt": LongPrompt("comma", join="sum")}, "join 'sum'"),
+        ({"long_prompt": LongPrompt("comma", backtrack=-1)}, "backtrack must .* not -1"),
+        ({"long_prompt": LongPrompt("comma", backtrack=1.5)}, "backtrack must .* not 1.5"),
     ],
 )
 def test_choices_are_checked_before_a_model_loads(choice: dict[str, Any], said: str) -> None:

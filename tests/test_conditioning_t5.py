@@ -462,7 +462,7 @@ def test_parts_without_a_recipe(parts: dict[str, str]) -> None:
 def test_the_report_covers_t5(pipes: dict[str, Any]) -> None:
     cond = bridge.condition("a (Two cats:1.5), 🎈", model=pipes["flux"])
     clip, t5 = cond.report().prompts[0].towers
-    assert (clip.limit, t5.limit, t5.windows) == (77, 512, 1)
+    assert (clip.limit, t5.limit, t5.windows) == (77, 256, 1)
     rows = [row for row in t5.rows if not row.special]
     assert "".join(row.text for row in rows if row.part == 1) == "aTwocats,🎈"
     source = "a (Two cats:1.5), 🎈"

@@ -30,19 +30,27 @@ def test_the_word_that_pads(dialect: str, is_text: bool) -> None:
     assert pipe.tokenizer_2("!", add_special_tokens=False)["input_ids"] == [0]
 
 
-@pytest.mark.parametrize(("kind", "least", "clip"), [("flux", 256, 0), ("sd3", 77, 77)])
-def test_t5_of_comfy_grows(kind: str, least: int, clip: int) -> None:
+@pytest.mark.parametrize(
+    ("dialect", "kind", "least", "clip"),
+    [
+        ("comfy", "flux", 256, 0),
+        ("comfy", "sd3", 77, 77),
+        ("a1111", "flux", 256, 0),
+        ("a1111", "sd3", 256, 77),
+    ],
+)
+def test_t5_of_comfy_and_a1111_grows(dialect: str, kind: str, least: int, clip: int) -> None:
     pipe = tiny_t5_pipeline(kind)
-    states = bridge.condition("a cat", "", model=pipe, dialect="comfy").prompt_embeds
+    states = bridge.condition("a cat", "", model=pipe, dialect=dialect).prompt_embeds
     assert states.shape[1] == clip + least
-    long = bridge.condition("cat " * 70 + "a b c " * 200, "", model=pipe, dialect="comfy")
+    long = bridge.condition("cat " * 70 + "a b c " * 200, "", model=pipe, dialect=dialect)
     t5 = long.plans[0][-1]
     assert t5.limit == t5.used > 512 and not t5.cut
     assert long.prompt_embeds.shape == long.negative_prompt_embeds.shape
-    cut = bridge.condition("a cat", "", model=pipe, dialect="comfy", max_sequence_length=40)
+    cut = bridge.condition("a cat", "", model=pipe, dialect=dialect, max_sequence_length=40)
     assert cut.prompt_embeds.shape[1] == clip + 40
     with pytest.raises(PromptError, match=r"tokens in text_encoder_.; at most"):
-        bridge.condition("cat " * 9000, model=pipe, dialect="comfy", long_prompt="truncate")
+        bridge.condition("cat " * 9000, model=pipe, dialect=dialect, long_prompt="truncate")
 
 
 def test_comfy_puts_nothing_in_the_place_of_t5() -> None:

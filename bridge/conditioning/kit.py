@@ -94,17 +94,16 @@ class Kit:
     swaps: tuple[AddOn, ...] = ()
     mapped: Mapped | None = None
 
-    def readers(self, length: int | None = None, dialect: str = "plain") -> tuple[Reader, ...]:
+    def readers(self, length: int | None = None) -> tuple[Reader, ...]:
         """How each tower reads text; ``length`` is the caller's ``max_sequence_length``."""
         concepts = self.addons.concepts or ((),) * len(self.tokenizers)
-        grows = dialect == "comfy" and length is None
         return tuple(
             Reader(
                 tokenizer,
-                (length or (use.least if grows else None) or use.length) if use.length else None,
+                (length or use.length) if use.length else None,
                 use.lower,
                 own,
-                grows and use.least is not None,
+                least=() if length else use.least,
             )
             for use, tokenizer, own in zip(
                 self.recipe.towers, self.tokenizers, concepts, strict=True

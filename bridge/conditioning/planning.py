@@ -43,11 +43,9 @@ def plans_of(
     return tuple(
         tuple(
             normalised(plan, wording.token_normalization)
-            for plan in plan_many(own, reader, use.component, wording.long_prompt.split)
+            for plan in plan_many(own, reader, use.component, wording.long_prompt.rule)
         )
-        for use, reader, own in zip(
-            kit.recipe.towers, kit.readers(length, wording.dialect), texts, strict=False
-        )
+        for use, reader, own in zip(kit.recipe.towers, kit.readers(length), texts, strict=False)
     )
 
 

@@ -112,6 +112,11 @@ def read_wording(
         long = LONG_PROMPTS[str(long)]
     if long.split is not None:
         _check_name(long.split, RULES, "long_prompt.split")
+    back = long.backtrack
+    if isinstance(back, bool) or not isinstance(back, int) or back < 0:
+        raise OptionError(
+            f"long_prompt.backtrack must be a whole number of tokens from 0 up, not {back!r}."
+        )
     _check_name(long.join, _JOINS, "long_prompt.join")
     _check_name(long.pooled, _POOLED, "long_prompt.pooled")
     _check_name(long.uneven, UNEVEN, "long_prompt.uneven")

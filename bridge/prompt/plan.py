@@ -20,7 +20,7 @@ from bridge.prompt.inversion import Concept, Origins, marked, named, runs, spell
 from bridge.prompt.reader import Reader, lowered, stripped
 from bridge.prompt.spans import Span
 from bridge.prompt.syntax import Prompt
-from bridge.prompt.windows import Content, windows_of
+from bridge.prompt.windows import RULES, Content, Rule, windows_of
 
 # transformers writes 1e30 where a tokenizer does not state its context.
 _LONGEST_CONTEXT = 1_000_000
@@ -143,7 +143,7 @@ class TokenPlan:
 
 
 def plan(
-    prompt: Prompt, tokenizer: Any, tower: str = "text_encoder", split: str | None = None
+    prompt: Prompt, tokenizer: Any, tower: str = "text_encoder", split: str | Rule | None = None
 ) -> TokenPlan:
     """The token plan of one prompt. See ``plan_many``."""
     return plan_many((prompt,), tokenizer, tower, split)[0]
@@ -153,7 +153,7 @@ def plan_many(
     prompts: Sequence[Prompt],
     tokenizer: Any,
     tower: str = "text_encoder",
-    split: str | None = None,
+    split: str | Rule | None = None,
 ) -> tuple[TokenPlan, ...]:
     """The token plans of several prompts, with one call of the tokenizer.
 
@@ -162,9 +162,9 @@ def plan_many(
         tokenizer: a fast transformers tokenizer (``CLIPTokenizer`` is one in transformers 5), or
             a ``Reader`` that says how to use it.
         tower: the name written into the plans.
-        split: the rule of ``bridge.prompt.windows.RULES`` by which long prompts and ``BREAK``
-            go on in further windows; None cuts a prompt off after one window and reads over
-            ``BREAK``, as does a ``Reader`` of a given length.
+        split: the rule, or its name in ``bridge.prompt.windows.RULES``, by which long prompts and
+            ``BREAK`` go on in further windows; None cuts a prompt off after one window and reads
+            over ``BREAK``, as does a ``Reader`` of a given length.
 
     Raises:
         UnsupportedModelError: a tokenizer without offsets or without a context length, or one
@@ -194,7 +194,8 @@ def plan_many(
     except (TypeError, ValueError, OverflowError) as error:
         raise PromptError(f"The tokenizer of {tower} refused the prompt: {error}") from error
     frame = _frame(encoded["input_ids"][0], reader, tower)
-    split = None if reader.length is not None else split
+    rule = RULES[split] if isinstance(split, str) else split
+    rule = None if reader.length is not None else rule
     rows = iter(zip(encoded["input_ids"][1:], encoded["offset_mapping"][1:], strict=True))
     names = [(frame.content(next(rows)[0]), each) for each in concepts]
     names = sorted(names, key=lambda pair: -len(pair[0])) if prompts[0].dialect == "a1111" else []
@@ -204,7 +205,7 @@ def plan_many(
     for prompt, stretches in zip(prompts, read, strict=True):
         _warn_of_unread(prompt, stretches, [concept for _, concept in names])
     return tuple(
-        _plan(prompt, stretches, frame, split)
+        _plan(prompt, stretches, frame, rule)
         for prompt, stretches in zip(prompts, read, strict=True)
     )
 
@@ -450,11 +451,9 @@ def _warn_of_unread(
 
 
 def _plan(
-    prompt: Prompt, stretches: list[list[Token]], frame: _Frame, split: str | None
+    prompt: Prompt, stretches: list[list[Token]], frame: _Frame, rule: Rule | None
 ) -> TokenPlan:
-    windows, lost = (
-        _cut(stretches, frame) if split is None else (_deal(stretches, frame, split), [])
-    )
+    windows, lost = _cut(stretches, frame) if rule is None else (_deal(stretches, frame, rule), [])
     return TokenPlan(
         tower=frame.tower,
         source=prompt.source,
@@ -475,12 +474,12 @@ def _cut(stretches: list[list[Token]], frame: _Frame) -> tuple[tuple[Window, ...
     return (frame.window(tokens[: frame.room]),), tokens[frame.room :]
 
 
-def _deal(stretches: list[list[Token]], frame: _Frame, split: str) -> tuple[Window, ...]:
+def _deal(stretches: list[list[Token]], frame: _Frame, rule: Rule) -> tuple[Window, ...]:
     """As many windows as it takes."""
     windows = tuple(
         frame.window(part)
         for stretch in stretches
-        for part in windows_of(stretch, _content(stretch, frame), frame.room, split)
+        for part in windows_of(stretch, _content(stretch, frame), frame.room, rule)
     )
     # Nothing after the last break is no window of its own, as in stable-diffusion-webui.
     if len(windows) > 1 and windows[-1].ids == frame.window(()).ids:

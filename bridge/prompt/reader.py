@@ -30,19 +30,25 @@ class Reader:
         length: how many tokens the tower is given, special ones included. Such a tower has one
             window: what does not fit is cut off, and ``BREAK`` is read over. None: the
             tokenizer's own ``model_max_length``, in as many windows as it takes.
-        grows: ``length`` is the least, and longer prompts are given more (ComfyUI).
+        least: dialect -> the length that its tool gives, which longer prompts exceed (ComfyUI,
+            Forge).
         lower: whether text is put in small letters and stripped of white space around it.
         concepts: textual inversions that are found by the dialect's own rule.
+        grows: ``length`` is the least, as ``in_dialect`` finds it.
     """
 
     tokenizer: Any
     length: int | None = None
     lower: bool = False
     concepts: tuple[Concept, ...] = ()
+    least: tuple[tuple[str, int], ...] = ()
     grows: bool = False
 
     def in_dialect(self, dialect: str) -> Reader:
-        """The reader with a tokenizer that reads padding as the dialect's tool does."""
+        """The reader with the length, and the reading of padding, of the dialect's tool."""
+        least = dict(self.least).get(dialect)
+        if least is not None:
+            return replace(self, length=least, grows=True)
         special = {getattr(self.tokenizer, f"{name}_token", None) for name in ("bos", "eos", "unk")}
         plain = self.length is not None or getattr(self.tokenizer, "pad_token", None) in special
         if plain or dialect not in _PADDING_IS_TEXT:

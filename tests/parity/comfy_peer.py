@@ -72,7 +72,7 @@ class Comfy:
 
     def pipeline(self, kind: str) -> Any:
         """A tiny pipeline of ours over the real vocabularies."""
-        return _in_real_words(kind, self.folder)
+        return in_real_words(kind, self.folder)
 
 
 def _towers(kind: str, pipe: Any) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def _widened(found: Any) -> Any:
     return torch.nn.functional.pad(states, (0, 4096 - states.shape[-1])), *others
 
 
-def _in_real_words(kind: str, folder: Path) -> Any:
+def in_real_words(kind: str, folder: Path) -> Any:
     clip = folder / "comfy" / "sd1_tokenizer"
     pipe = {
         "sd15": partial(tiny_sd_pipeline, "sd15"),

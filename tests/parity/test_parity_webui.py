@@ -7,22 +7,18 @@ another order where several windows run in one batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import corpus
 import pytest
 import torch
-from comparisons import relative
-from parity_support import Equal
+from parity_support import Equal, conditioned, plain, same
 from tiny_models import tiny_sd_pipeline, tiny_sdxl_pipeline
 from webui_peer import Webui, load_webui
 
 import bridge
 from bridge.errors import PromptError
-from bridge.prompt import at_step, parse
-
-TOLERANCE = 1e-5
+from bridge.prompt import LongPrompt, at_step, parse
 
 
 @pytest.fixture(scope="module")
@@ -75,28 +71,6 @@ def test_the_parser(webui: Webui, equal: Equal) -> None:
                 count.check(found == wanted, f"{prompt!r}: {found} {wanted}")
 
 
-def plain(kind: str, count: int) -> Iterator[str]:
-    """Prompts of the corpus that make a single conditioning; the parser's row has the others."""
-    for prompt in corpus.draw(kind, count):
-        read = at_step(parse(prompt, "a1111"), 1, 20)
-        if len(read.parts) == 1 and read.parts[0].weight == 1:
-            yield prompt
-
-
-def same(found: torch.Tensor, wanted: torch.Tensor) -> bool:
-    return found.shape == wanted.shape and relative(found, wanted) <= TOLERANCE
-
-
-def conditioned(prompt: str, negative: str, **options: Any) -> Any:
-    """Ours; None where the prompt changes from step to step, which is another row's."""
-    try:
-        return bridge.condition(prompt, negative, **options)
-    except PromptError as error:
-        if "changes from step to step" in str(error):
-            return None
-        raise
-
-
 def test_schedules_call_by_call(webui: Webui, equal: Equal) -> None:
     """What each call of the model is given: the peer's schedule, looked up as its sampler does."""
     parser = webui.prompt_parser
@@ -129,6 +103,24 @@ def test_states_of_sd15(webui: Webui, sd: Any, equal: Equal) -> None:
             found = conditioned(prompt, "", model=sd, align="empty")
             if found is not None:
                 count.check(same(found.prompt_embeds, embedder([prompt])), repr(prompt))
+
+
+@pytest.mark.parametrize("backtrack", [0, 3, 74])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_comma_padding_backtrack(webui: Webui, sd: Any, backtrack: int, equal: Equal) -> None:
+    embedder = webui.clip(sd.tokenizer, sd.text_encoder)
+    webui.opts.comma_padding_backtrack = backtrack
+    long = LongPrompt("comma", backtrack=backtrack)
+    try:
+        with equal(f"stable-diffusion-webui: comma_padding_backtrack {backtrack}") as count:
+            for prompt in plain("a1111", 400):
+                found = conditioned(prompt, "", model=sd, align="empty", long_prompt=long)
+                if found is None or len(found.plans[0][0].windows) == 1:
+                    continue
+                with torch.no_grad():
+                    count.check(same(found.prompt_embeds, embedder([prompt])), repr(prompt))
+    finally:
+        webui.opts.comma_padding_backtrack = 20
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
