@@ -88,6 +88,13 @@ class TowerUse:
     least: tuple[tuple[str, int], ...] = ()
 
     @property
+    def part(self) -> str:
+        """What files of textual inversions call it."""
+        if self.length is not None:
+            return "t5xxl"
+        return "clip_g" if self.component.endswith("_2") else "clip_l"
+
+    @property
     def skips(self) -> bool:
         """Whether ``clip_skip`` acts on it."""
         return self.layer is not None and self.length is None

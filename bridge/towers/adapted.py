@@ -49,7 +49,7 @@ def adapted(
     """Within the block, ``module(ids)`` with the ids given here has the add-ons.
 
     Args:
-        module: a CLIP text tower.
+        module: a text tower.
         ids: ``(N, T)`` ids, added ones among them.
         addons: what is added.
         strengths: for each of N rows, the strength of each LoRA.
@@ -77,13 +77,19 @@ def adapted(
                 output[added.to(output.device)] = rows.to(output)
                 return output
 
-            hook(plain.get_input_embeddings(), put)
+            hook(_embeddings(plain), put)
             ids = ids.masked_fill(added, _STAND_IN)
         layers = dict(plain.named_modules())
         for path, product in _products(addons, strengths).items():
             # A tower with a projection, and any before transformers 5, wraps its transformer.
             hook(layers[path if path in layers else f"text_model.{path}"], product)
         yield plain, ids
+
+
+def _embeddings(module: Any) -> Any:
+    """The layer that looks ids up. T5's encoder has one of its own beside the model's."""
+    own = getattr(getattr(module, "encoder", None), "embed_tokens", None)
+    return module.get_input_embeddings() if own is None else own
 
 
 def _products(
