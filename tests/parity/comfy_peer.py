@@ -131,6 +131,12 @@ def _load(model: Any, tower: Any) -> None:
         model.transformer.text_projection = torch.nn.Linear(
             projection.shape[1], projection.shape[0], bias=False
         )
+    # The peer's CLIP has as many tokens as the one vocabulary that there is.
+    words = "text_model.embeddings.token_embedding.weight"
+    if words in weights:
+        own = model.transformer.get_input_embeddings().num_embeddings
+        more = own - len(weights[words])
+        weights[words] = torch.nn.functional.pad(weights[words], (0, 0, 0, more))
     missing, unknown = model.transformer.load_state_dict(weights, strict=False)
     assert set(missing) <= {"text_projection.weight"}, missing
     assert set(unknown) <= {"encoder.embed_tokens.weight", "text_model.embeddings.position_ids"}
