@@ -109,11 +109,12 @@ def _runs(part: Branch) -> Iterator[tuple[list[Text], float]]:
 
 def _unescaped(piece: Text, times: int) -> Iterator[tuple[int, int]]:
     """The stretches of a piece that are left of it after so many backslashes of each escape."""
-    at = 0
-    for escape in _ESCAPE.finditer(piece.text):
-        yield piece.start + at, piece.start + max(escape.start(), escape.end() - times)
-        at = escape.end()
-    yield piece.start + at, piece.end
+    escapes = [match.span() for match in _ESCAPE.finditer(piece.text)]
+    starts = [0, *(end for _, end in escapes)]
+    ends = [*(max(start, end - times) for start, end in escapes), len(piece.text)]
+    for start, end in zip(starts, ends, strict=True):
+        if start < end:
+            yield piece.start + start, piece.start + end
 
 
 def _swap_in(children: tuple[Node, ...]) -> Swap | None:
