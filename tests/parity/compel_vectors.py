@@ -1,5 +1,6 @@
 """What compel says of some prompts, written to tests/data/compel.json: texts and weights by its
-parser (null where it raises an error), ids by its ``CompelForSD``, some states and pooled states by its ``CompelForSDXL``.
+parser (null where it raises an error), ids by its ``CompelForSD``, some states by that and
+``CompelForSDXL``.
 
 ``python tests/parity/compel_vectors.py`` writes it; ``tests/test_compel_vectors.py`` holds bridge
 to it where the peer is not there.
