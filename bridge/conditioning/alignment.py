@@ -34,10 +34,10 @@ from bridge.conditioning.kit import Kit
 from bridge.conditioning.parts import Group
 from bridge.conditioning.planning import Plans, common_states
 from bridge.conditioning.unet_only import is_unet
+from bridge.conditioning.uneven import WINDOWED
 from bridge.conditioning.wording import Wording
 from bridge.errors import OptionError
 
-_REPEATABLE = ("concat", "first_eos")
 _MOST = 4  # times the longest
 
 
@@ -108,10 +108,10 @@ def alignment_of(
             "to prompt and picture together, where repetition counts. Use align='empty'."
         )
     repeats = (wording.align or wording.own_align) == "repeat"
-    if not (unet and repeats and wording.long_prompt.join in _REPEATABLE):
+    if not (unet and repeats and wording.long_prompt.join in WINDOWED):
         return None
     own = [
-        [_own_length(tower_plans, group, wording, full) for group in some]
+        [_own_length(kit, tower_plans, group, wording, full) for group in some]
         for tower_plans, some in zip(plans, groups, strict=True)
     ]
     prompts, negatives = (_extents(lengths, counts) for lengths in own)
@@ -123,10 +123,19 @@ def alignment_of(
     return Alignment(prompts, negatives, max(lengths) if hides else common, hides)
 
 
-def _own_length(plans: Plans, group: Group, wording: Wording, full: int) -> int:
+def part_states(kit: Kit, plans: Plans, group: Group, wording: Wording, full: int) -> list[int]:
+    """Of each part of a prompt, how many of its ``full`` states are its own; those after them are
+    of the empty prompts that made it as long as the others."""
+    follows = is_unet(kit) and wording.long_prompt.join in WINDOWED
+    if not follows:
+        return [full] * len(group.rows)
+    return [common_states([[t[row]] for t in plans], wording.long_prompt) for row in group.rows]
+
+
+def _own_length(kit: Kit, plans: Plans, group: Group, wording: Wording, full: int) -> int:
     """The states of a prompt, before any that only fill it up."""
     if group.kind == "and":
-        return full * len(group.rows)
+        return sum(part_states(kit, plans, group, wording, full))
     rows = [[tower[row] for row in group.rows] for tower in plans]
     return common_states(rows, wording.long_prompt)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bridge.conditioning.adapters.swap import with_towers
 from bridge.conditioning.addons import fitted
-from bridge.conditioning.alignment import Alignment, alignment_of
+from bridge.conditioning.alignment import Alignment, alignment_of, part_states
 from bridge.conditioning.brought import Loras, TextualInversions, bring
 from bridge.conditioning.drift import warn_of_drifts
 from bridge.conditioning.kit import Kit, open_kit
@@ -212,9 +212,9 @@ def encode_texts(kit: Kit, wording: Wording, place: Place, texts: ParsedTexts) -
     negatives = given(kit, wording, texts.negatives, count)
     prompts, groups = split_parts(texts.prompts)
     negative_parts, negative_groups = split_parts(negatives or ())
-    length = max(group.length for group in (*groups, *negative_groups))
-    # The empty prompt comes last where shorter prompts are filled up with it.
-    filling = (parse("", wording.dialect),) if length > 1 else ()
+    # The empty prompt comes last where parts are weighed from it and prompts filled up with it.
+    ends = any(group.kind == "and" for group in (*groups, *negative_groups))
+    filling = (parse("", wording.dialect),) if ends else ()
     most = place.max_sequence_length
     plans = plans_of(kit, wording, (*prompts, *filling), (texts.seconds, texts.thirds), most)
     negative_plans = (
@@ -255,7 +255,19 @@ def encode_texts(kit: Kit, wording: Wording, place: Place, texts: ParsedTexts) -
         both, drifts = encode_rows(
             kit, towers, wording, plans, negative_plans, lengths, place, strengths
         )
-        embeds, pooled = join_rows(both[0], groups, length)
+        full = both[0][0].shape[1]
+        own, negative_own = (
+            [part_states(kit, tower_plans, group, wording, full) for group in some]
+            for tower_plans, some in ((plans, groups), (negative_plans, negative_groups))
+        )
+        length = max(
+            sum(counts) if group.kind == "and" else full
+            for group, counts in zip(
+                (*groups, *negative_groups), (*own, *negative_own), strict=True
+            )
+        )
+        whole = any(plan.raw is not None for tower in plans for plan in tower)
+        embeds, pooled = join_rows(both[0], groups, own, ends, length, whole)
         check_joined(prompts, groups, embeds, "prompt")
         negative: Tensor | None = None
         negative_pooled: Tensor | None = None
@@ -264,7 +276,7 @@ def encode_texts(kit: Kit, wording: Wording, place: Place, texts: ParsedTexts) -
             negative, negative_pooled = emptied(
                 kit,
                 wording,
-                join_rows(both[1], negative_groups, length),
+                join_rows(both[1], negative_groups, negative_own, ends, length, whole),
                 [tuple(each.source for each in some) for some in read],
             )
             check_joined(negative_parts, negative_groups, negative, "negative_prompt")
@@ -297,7 +309,7 @@ def encode_texts(kit: Kit, wording: Wording, place: Place, texts: ParsedTexts) -
         fingerprints=dict(zip(names, towers.fingerprints, strict=True))
         | {each.label: each.hash for each in addons},
         sizes=sizes,
-        **masks_of(kit, plans, groups, negative_plans, negative_groups, length, embeds),
+        **masks_of(kit, plans, groups, negative_plans, negative_groups, length // full, embeds),
         addons=addons,
         **biases,
         traces=traces,

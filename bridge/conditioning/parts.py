@@ -2,9 +2,9 @@
 
 Each part is encoded as a prompt of its own. A blend is the weighted sum of their states, by
 weights that add up to 1 unless the prompt says ``no_normalize``. ``.and()`` sets their states end
-to end; a part of weight w stands at ``e + w * (z - e)`` from the empty prompt's states. Prompts
-and negatives of fewer parts are filled up with the empty prompt, so that all are of one length.
-Pooled states are the weighted mean of the parts'.
+to end, each as many windows as it fills; a part of weight w stands at ``e + w * (z - e)`` from the
+empty prompt's states. Shorter prompts and negatives are filled up with the empty prompt. Pooled
+states are the weighted mean of the parts', or that of the whole prompt as it is written.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from bridge.conditioning.join import rows_at
+from bridge.conditioning.uneven import fitted
 from bridge.prompt import Prompt
 from bridge.prompt.schedule import first_step
 from bridge.prompt.tree import Branch
@@ -28,11 +29,6 @@ class Group:
     kind: str
     weights: tuple[float, ...]
     rows: tuple[int, ...]
-
-    @property
-    def length(self) -> int:
-        """How many sequences it sets end to end."""
-        return len(self.rows) if self.kind == "and" else 1
 
 
 def split_parts(prompts: Sequence[Prompt]) -> tuple[tuple[Prompt, ...], tuple[Group, ...]]:
@@ -52,34 +48,40 @@ def split_parts(prompts: Sequence[Prompt]) -> tuple[tuple[Prompt, ...], tuple[Gr
 
 
 def join_parts(
-    states: Tensor, groups: Sequence[Group], empty: Tensor | None, length: int
+    states: Tensor,
+    groups: Sequence[Group],
+    own: Sequence[Sequence[int]],
+    empty: Tensor | None,
+    length: int,
 ) -> Tensor:
     """Token states of prompts out of those of their parts.
 
     Args:
         states: ``(P, T, D)``, one row a part.
         groups: B groups.
-        empty: the empty prompt's states ``(T, D)``; needed where ``length`` is above 1.
-        length: sequences that every prompt is brought to.
+        own: for each group, how many states of each of its parts ``.and()`` sets end to end.
+        empty: the empty prompt's states ``(T, D)``; needed where a group is of that kind.
+        length: states that every prompt is brought to.
 
     Returns:
-        ``(B, length * T, D)``.
+        ``(B, length, D)``.
     """
-    return torch.stack([_joined(states, group, empty, length) for group in groups])
+    return torch.stack(
+        [
+            fitted(_joined(states, group, counts, empty), length, empty)
+            for group, counts in zip(groups, own, strict=True)
+        ]
+    )
 
 
-def _joined(states: Tensor, group: Group, empty: Tensor | None, length: int) -> Tensor:
-    own = rows_at(states, group.rows)
-    if group.kind in ("blend", "sum"):
-        own = _mixed(own, group)[None]
-    if length == 1:
-        return own[0]
+def _joined(states: Tensor, group: Group, own: Sequence[int], empty: Tensor | None) -> Tensor:
+    rows = rows_at(states, group.rows)
+    if group.kind != "and":
+        return _mixed(rows, group)
     assert empty is not None
-    if group.kind == "and":
-        weights = own.new_tensor(group.weights)[:, None, None]
-        own = torch.where(weights == 1, own, empty + (own - empty) * weights)
-    filling = empty.expand(length - len(own), -1, -1)
-    return torch.cat([own, filling]).flatten(0, 1)
+    weights = rows.new_tensor(group.weights)[:, None, None]
+    rows = torch.where(weights == 1, rows, empty + (rows - empty) * weights)
+    return torch.cat([row[:count] for row, count in zip(rows, own, strict=True)])
 
 
 def join_pooled_parts(pooled: Tensor, groups: Sequence[Group]) -> Tensor:

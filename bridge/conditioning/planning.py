@@ -43,7 +43,13 @@ def plans_of(
     return tuple(
         tuple(
             normalised(plan, wording.token_normalization)
-            for plan in plan_many(own, reader, use.component, wording.long_prompt.rule)
+            for plan in plan_many(
+                own,
+                reader,
+                use.component,
+                wording.long_prompt.rule,
+                raw=wording.pools_source and use.pooled and use.layer is not None,
+            )
         )
         for use, reader, own in zip(kit.recipe.towers, kit.readers(length), texts, strict=False)
     )

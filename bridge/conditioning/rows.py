@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import repeat, zip_longest
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from bridge.conditioning.bands import join_towers
 from bridge.conditioning.drift import Drift
 from bridge.conditioning.emphasis import EMPHASES
+from bridge.conditioning.join import rows_at
 from bridge.conditioning.kit import Kit, Towers
 from bridge.conditioning.parts import Group, join_parts, join_pooled_parts
 from bridge.conditioning.passes import Wanted, encode_plans
@@ -59,16 +61,22 @@ def encode_rows(
         # Pooled states are not weighted, so a tower without token states needs no copies.
         emphasis = EMPHASES[wording.emphasis if use.layer else "none"]
         long, windows = wording.long_prompt, lengths[i].windows
+        # Of what the pooled states are read instead; equal texts are encoded once.
+        raw = [
+            replace(each, plan=replace(each.plan, windows=(each.plan.raw,)))
+            for each in wanted
+            if each.plan.raw is not None
+        ]
         where: dict[str, Any] = {"length": lengths[i].states, "device": towers.device}
         if mapped is not None:
             encoded = mapped.encode(
-                use.component, wanted, windows, emphasis, long, readings, **where
+                use.component, [*wanted, *raw], windows, emphasis, long, readings, **where
             )
         else:
             encoded = encode_plans(
                 use.architecture,
                 towers.modules[i],
-                wanted,
+                [*wanted, *raw],
                 windows,
                 emphasis,
                 long,
@@ -76,14 +84,14 @@ def encode_rows(
                 masked=use.masked or (kit.recipe.obeys_mask and kit.specs[i].attention_mask),
                 addons=kit.addons.towers[i] if kit.addons.towers else None,
             )
-        faults.append(encoded.faults)
+        faults.append(encoded.faults.view(-1, len(wanted), 3).any(0))
         of_rows = encoded.drifts if use.layer else (None,) * len(encoded.drifts)
         drifts[0].append(of_rows[:count])
-        drifts[1].append(of_rows[count:])
+        drifts[1].append(of_rows[count : len(wanted)])
         if use.layer is not None:
-            parts.append((use, encoded.states.to(towers.modules[i].dtype)))
+            parts.append((use, encoded.states[: len(wanted)].to(towers.modules[i].dtype)))
         if use.pooled and encoded.pooled is not None:
-            pooled_parts.append(encoded.pooled.to(towers.modules[i].dtype))
+            pooled_parts.append(encoded.pooled[len(raw) :].to(towers.modules[i].dtype))
     every = [(*own, *more) for own, more in zip_longest(plans, negative_plans, fillvalue=())]
     check_rows(
         every, faults, wording.emphasis, f"The adapter from {mapped.tower.name}" if mapped else ""
@@ -107,11 +115,28 @@ def _layers(use: TowerUse, place: Place, wording: Wording) -> tuple[Layer, Layer
     return prompt, negative
 
 
-def join_rows(rows: Rows, groups: tuple[Group, ...], length: int) -> Rows:
-    """Rows of prompts out of those of their parts."""
+def join_rows(
+    rows: Rows,
+    groups: tuple[Group, ...],
+    own: Sequence[Sequence[int]],
+    empty: bool,
+    length: int,
+    whole: bool,
+) -> Rows:
+    """Rows of prompts out of those of their parts.
+
+    Args:
+        own, length: as of ``join_parts``.
+        empty: whether the last row is the empty prompt.
+        whole: whether a part's pooled state is that of the whole prompt.
+    """
     states, pooled = rows
-    joined = join_parts(states, groups, states[-1] if length > 1 else None, length)
-    return joined, None if pooled is None else join_pooled_parts(pooled, groups)
+    joined = join_parts(states, groups, own, states[-1] if empty else None, length)
+    if pooled is None:
+        return joined, None
+    if whole:
+        return joined, rows_at(pooled, [group.rows[0] for group in groups])
+    return joined, join_pooled_parts(pooled, groups)
 
 
 def strengths_by_row(

@@ -25,6 +25,8 @@ from bridge.prompt import Token, TokenPlan
 
 UNEVEN = ("fill", "zeros", "cut")
 """The rules' names."""
+WINDOWED = ("concat", "first_eos")
+"""The joins in which windows that fill up a sequence are its end, so that it can go without."""
 
 
 def joined_length(windows: int, context: int, join: str) -> int:

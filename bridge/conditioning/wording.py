@@ -51,6 +51,11 @@ class Wording:
         """Whether the dialect's tool skips layers for the negative as for the prompt."""
         return self.dialect in _SKIPS_IN_BOTH
 
+    @property
+    def pools_source(self) -> bool:
+        """Whether the dialect's tool reads pooled states of the text as written, with its marks."""
+        return self.dialect == "compel"
+
     def tagged(self, text: str) -> Tagged:
         """A prompt without its LoRA tags, which are A1111's alone. Raises PromptError."""
         return take_tags(text, self.dialect)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Any
 
 from bridge.errors import PromptError, UnsupportedModelError
@@ -19,7 +20,7 @@ from bridge.prompt.caret import prompt_error
 from bridge.prompt.inversion import Concept, Origins, marked, named, runs, spell_out, vectors_of
 from bridge.prompt.reader import Reader, lowered, stripped
 from bridge.prompt.spans import Span
-from bridge.prompt.syntax import Prompt
+from bridge.prompt.syntax import Prompt, parse
 from bridge.prompt.windows import RULES, Content, Rule, windows_of
 
 # transformers writes 1e30 where a tokenizer does not state its context.
@@ -103,6 +104,7 @@ class TokenPlan:
         cut: the source text that did not fit ("" if all did).
         cut_start: where it begins in ``source``; None if all fitted.
         cut_tokens: how many tokens it has.
+        raw: the window of ``source`` itself, marks included, cut off at its end; made if asked for.
     """
 
     tower: str
@@ -115,6 +117,7 @@ class TokenPlan:
     cut: str = ""
     cut_start: int | None = None
     cut_tokens: int = 0
+    raw: Window | None = None
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -154,6 +157,7 @@ def plan_many(
     tokenizer: Any,
     tower: str = "text_encoder",
     split: str | Rule | None = None,
+    raw: bool = False,
 ) -> tuple[TokenPlan, ...]:
     """The token plans of several prompts, with one call of the tokenizer.
 
@@ -165,6 +169,7 @@ def plan_many(
         split: the rule, or its name in ``bridge.prompt.windows.RULES``, by which long prompts and
             ``BREAK`` go on in further windows; None cuts a prompt off after one window and reads
             over ``BREAK``, as does a ``Reader`` of a given length.
+        raw: whether the plans have ``TokenPlan.raw``.
 
     Raises:
         UnsupportedModelError: a tokenizer without offsets or without a context length, or one
@@ -178,6 +183,9 @@ def plan_many(
     reader = reader.in_dialect(prompts[0].dialect)
     tokenizer = reader.tokenizer
     pieces = [_pieces(prompt, reader) for prompt in prompts]
+    count = len(pieces)
+    if raw:
+        pieces += [_pieces(parse(prompt.source, "plain"), reader) for prompt in prompts]
     concepts = [each for each in reader.concepts if each.ids]
     # The empty text rides along: it shows which special tokens frame the content. So do the names
     # of concepts, whose tokens are looked for.
@@ -202,11 +210,12 @@ def plan_many(
     read = [_stretches(row, [next(rows) for _ in row], frame, names) for row in pieces]
     if reader.grows:
         frame = _grown(frame, read)
-    for prompt, stretches in zip(prompts, read, strict=True):
+    for prompt, stretches in zip(prompts, read, strict=False):
         _warn_of_unread(prompt, stretches, [concept for _, concept in names])
+    whole = [_cut(stretches, frame)[0][0] for stretches in read[count:]] or repeat(None)
     return tuple(
-        _plan(prompt, stretches, frame, rule)
-        for prompt, stretches in zip(prompts, read, strict=True)
+        replace(_plan(prompt, stretches, frame, rule), raw=own)
+        for prompt, stretches, own in zip(prompts, read, whole, strict=False)
     )
 
 
