@@ -43,7 +43,12 @@ def plans_of(
     return tuple(
         tuple(
             normalised(plan, wording.token_normalization)
-            for plan in plan_many(own, reader, use.component, wording.long_prompt.split)
+            for plan in plan_many(
+                own,
+                replace(reader, clean=wording.clean),
+                use.component,
+                wording.long_prompt.split,
+            )
         )
         for use, reader, own in zip(
             kit.recipe.towers, kit.readers(length, wording.dialect), texts, strict=False

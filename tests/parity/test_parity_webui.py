@@ -15,14 +15,18 @@ import pytest
 import torch
 from comparisons import relative
 from parity_support import Equal
+from peers import clone, package
 from tiny_models import tiny_sd_pipeline, tiny_sdxl_pipeline
-from webui_peer import Webui, load_webui
+from transformers import CLIPTokenizer
+from webui_peer import OldTokenizer, Webui, load_webui
 
 import bridge
 from bridge.errors import PromptError
-from bridge.prompt import at_step, parse
+from bridge.prompt import at_step, parse, plan
 
 TOLERANCE = 1e-5
+# The real vocabularies, in Forge's clone.
+VOCABULARIES = "backend/huggingface/stabilityai/stable-diffusion-xl-base-1.0"
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +77,32 @@ def test_the_parser(webui: Webui, equal: Equal) -> None:
             for prompt in corpus.draw(kind, 2500):
                 wanted, found = read_by_webui(webui, prompt), read_by_us(prompt)
                 count.check(found == wanted, f"{prompt!r}: {found} {wanted}")
+
+
+@pytest.fixture(scope="module")
+def old_tokenizer() -> Iterator[OldTokenizer]:
+    made = OldTokenizer(clone("forge") / VOCABULARIES / "tokenizer")
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("tower", ["tokenizer", "tokenizer_2"])
+def test_cleaning(webui: Webui, old_tokenizer: OldTokenizer, tower: str, equal: Equal) -> None:
+    """Texts that need mending, in both tools' real vocabularies: SD 1's tower, SDXL's second."""
+    tokenizer = CLIPTokenizer.from_pretrained(clone("forge") / VOCABULARIES / tower)
+    peer = webui.clip(old_tokenizer, torch.nn.Module())
+    if tower == "tokenizer_2":
+        webui.sd_hijack_open_clip.tokenizer = package("open_clip").tokenizer._tokenizer
+        peer = webui.open_clip_of_sdxl(torch.nn.Module())
+    with equal(f"stable-diffusion-webui: cleaning, {tower}") as count:
+        for text in corpus.draw("odd", 800):
+            if "#" in text:  # a comment, which the page takes out before
+                continue
+            found = plan(parse(text, "a1111"), tokenizer, split="comma").windows
+            wanted = [chunk.tokens for chunk in peer.tokenize_line(text)[0]]
+            wanted = [ids[: ids.index(peer.id_end) + 1] for ids in wanted]
+            mine = [[token.id for token in window.tokens] for window in found]
+            count.check(mine == wanted, f"{text!r}: {mine} {wanted}")
 
 
 def plain(kind: str, count: int) -> Iterator[str]:
