@@ -162,6 +162,29 @@ def test_states_of_sd15(webui: Webui, sd: Any, equal: Equal) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
+def test_states_of_edits(webui: Webui, sd: Any, equal: Equal) -> None:
+    """Each text of a schedule by itself. The peer encodes all that a prompt says in one batch, and
+    restores its mean over that."""
+    embedder = webui.clip(sd.tokenizer, sd.text_encoder)
+    parser = webui.prompt_parser
+    with equal("stable-diffusion-webui: states of edits") as count, torch.no_grad():
+        for prompt in corpus.draw("scheduled", 120):
+            prompt = f"{prompt}, (red:1.5)"
+            (entries,) = parser.get_learned_conditioning_prompt_schedules([prompt], 7)
+            texts = [text for _, text in entries]
+            mine = bridge.schedule(prompt, "", steps=7, model=sd, align="empty")
+            drawn = 0
+            for (end, text), together in zip(entries, embedder(texts), strict=True):
+                if drawn == 7:  # its sampler counts from 0, and so never gets to the last
+                    break
+                drawn = min(end + 1, 7)
+                found = mine.at(drawn).prompt_embeds
+                count.check(same(found, embedder([text])), f"{prompt!r}, call {drawn}")
+                if not same(found[0], together):
+                    count.differs_by("the webui restores the mean over all that it encodes at once")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_clip_skip_of_prompt_and_negative(webui: Webui, sd: Any, equal: Equal) -> None:
     embedder = webui.clip(sd.tokenizer, sd.text_encoder)
     prompts = list(plain("a1111", 300))
