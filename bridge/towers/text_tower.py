@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bridge.errors import OptionError, UnsupportedModelError
 from bridge.runtime import building, resolve_device, resolve_dtype
-from bridge.towers.batch import TextBatch, check_ids, tokenize
+from bridge.towers.batch import TextBatch, TokenRule, check_ids, tokenize
 from bridge.towers.families import TEXT_FAMILIES, family_of, family_of_config
 from bridge.towers.family import TextFamily
 from bridge.towers.fingerprinting import fingerprint
@@ -72,15 +72,19 @@ class TextTower:
         """Whether its token states are fit for a UNet; False for a family trained pooled only."""
         return self._family.tokens
 
+    @property
+    def rule(self) -> TokenRule:
+        """How it is shown its texts: its family's rule, with its own cleaning."""
+        rule = self._family.rule
+        return rule if self.clean is None else replace(rule, clean=self.clean)
+
     def fingerprint(self) -> str:
         """16 hex digits that change with its weights and precision (`towers.fingerprint`)."""
         return fingerprint(self.module)
 
     def tokenize(self, texts: Sequence[str]) -> TextBatch:
         """Tokenize by the family's rule of cleaning, padding and cutting. Raises PromptError."""
-        rule = self._family.rule
-        rule = replace(rule, clean=self.clean or rule.clean)
-        return tokenize(self.tokenizer, texts, rule, self.spec.context)
+        return tokenize(self.tokenizer, texts, self.rule, self.spec.context)
 
     @torch.no_grad()
     def encode(

@@ -158,6 +158,28 @@ def test_cleaning(tmp_path: Path, kwargs: dict[str, str], equal: Equal) -> None:
             count.check(torch.equal(mine, theirs), repr(text))
 
 
+@pytest.mark.parametrize("kwargs", [{}, {"clean": "canonicalize"}])
+def test_cleaning_of_transformers(tmp_path: Path, kwargs: dict[str, str], equal: Equal) -> None:
+    """The same beside a tokenizer of transformers, which keeps capitals."""
+    tokenizer = tiny_xlmr_tokenizer()
+    base = tmp_path / "base"
+    transformers.XLMRobertaConfig(
+        vocab_size=len(tokenizer), hidden_size=48, num_hidden_layers=1, num_attention_heads=3,
+        intermediate_size=96, max_position_embeddings=80,
+    ).save_pretrained(base)  # fmt: skip
+    text = {"hf_model_name": str(base), "tokenizer_kwargs": kwargs}
+    model = {"embed_dim": 24, "text_cfg": text, "vision_cfg": {**SMALL, "width": 64}}
+    folder = write(tmp_path / "whole", model, {}, tokenizer)
+    peer = package("open_clip").tokenizer.HFTokenizer(str(folder), **kwargs)
+    tower = open_text_tower(folder, device="cpu")
+    texts = list(corpus.draw("odd", 300))
+    with equal(
+        f"open_clip: cleaning beside transformers, {kwargs.get('clean', 'default')}"
+    ) as count:
+        for text, mine, theirs in zip(texts, tower.tokenize(texts).ids, peer(texts), strict=True):
+            count.check(torch.equal(mine, theirs), repr(text))
+
+
 @torch.no_grad()
 def test_text_models_of_transformers(tmp_path: Path, equal: Equal) -> None:
     """Of a config that is no published model's: heads of 16 and an epsilon of its own."""
