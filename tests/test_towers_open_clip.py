@@ -417,7 +417,8 @@ def test_usual_configs_are_read(tmp_path: Path, model: dict[str, Any]) -> None:
         ({"text_cfg": {"rope": True}}, r"text_cfg\.rope=True"),
         ({"vision_cfg": {"registers": 4}}, r"vision_cfg\.registers=4"),
         ({"vision_cfg": {"no_ln_pre": True}}, r"vision_cfg\.no_ln_pre=True"),
-        ({"text_cfg": {"tokenizer_kwargs": {"clean": "canonicalize"}}}, r"clean='canonicalize'"),
+        ({"text_cfg": {"tokenizer_kwargs": {"clean": "whitespace"}}}, r"clean='whitespace'"),
+        ({"text_cfg": {"tokenizer_kwargs": {"clean": "Lower"}}}, r"clean='Lower'"),
         ({"text_cfg": {"tokenizer_kwargs": {"reduction_mask": "simple"}}}, "reduction_mask"),
     ],
 )

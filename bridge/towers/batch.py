@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bridge.cleaning import clean
 from bridge.errors import PromptError, WeightsError
 
 Span = tuple[int, int]
@@ -23,12 +24,14 @@ class TokenRule:
         fill: pad to ``length`` always, as CLIP and SigLIP do, and not to the longest of a batch.
         lower: lower-case the text first.
         pad: the id to fill with; None for the tokenizer's own.
+        clean: how texts are cleaned, a name of ``bridge.cleaning.CLEANINGS``.
     """
 
     length: int | None = None
     fill: bool = False
     lower: bool = False
     pad: int | None = None
+    clean: str = "none"
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +71,8 @@ def tokenize(tokenizer: Any, texts: Sequence[str], rule: TokenRule, context: int
     Raises PromptError for what is no list of texts, or an empty one.
     """
     given = check_texts(texts)
-    shown = [text.lower() for text in given] if rule.lower else list(given)
+    cleaned = [clean(text, rule.clean) for text in given]
+    shown = [each.text.lower() if rule.lower else each.text for each in cleaned]
     length = min(rule.length or context, context)
     exact = bool(getattr(tokenizer, "is_fast", False))
     whole = tokenizer(shown, verbose=False)["input_ids"]
@@ -86,11 +90,11 @@ def tokenize(tokenizer: Any, texts: Sequence[str], rule: TokenRule, context: int
         ),
         offsets=tuple(
             tuple(
-                None if token in special else _trimmed(text, *span)
+                None if token in special else _written(each.origins, _trimmed(text, *span))
                 for token, span in zip(row, spans, strict=True)
             )
             + (None,) * (width - len(row))
-            for text, row, spans in zip(shown, rows, offsets, strict=True)
+            for each, text, row, spans in zip(cleaned, shown, rows, offsets, strict=True)
         ),
         cut=tuple(len(every) - len(row) for every, row in zip(whole, rows, strict=True)),
     )
@@ -141,6 +145,14 @@ def _padding(tokenizer: Any) -> int:
         if token is not None:
             return int(token)
     return 0
+
+
+def _written(origins: Sequence[Span], span: Span | None) -> Span | None:
+    """A span of the cleaned text as one of the text that was given."""
+    # Small letters may be more than the letters they come from.
+    if span is None or span[1] > len(origins):
+        return span
+    return origins[span[0]][0], origins[span[1] - 1][1]
 
 
 def _trimmed(text: str, start: int, end: int) -> Span | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge.errors import WeightsError
-from bridge.model_folder import check_part, check_sizes
+from bridge.model_folder import check_described, check_part, check_sizes, files_size
 from bridge.runtime import quiet_loading
 from bridge.towers.foreign import read_config, reading, without_code
 
@@ -45,12 +45,16 @@ def load_tower(
     # Auto classes build parts by the config, which must not name code for them.
     settings = without_code(config) if config is not None else None
     with reading(f"The {architecture} in {folder} cannot be loaded"), quiet_loading():
+        if state is None:
+            check_part(folder)
         if settings is not None:
             check_sizes(settings.to_dict(), folder / "config.json")
         elif architecture.startswith("Auto"):
             settings = read_config(folder)
-        if state is None:
-            check_part(folder)
+        else:
+            settings = model_class.config_class.from_pretrained(folder, local_files_only=True)
+        held = files_size(folder) if state is None else sum(each.nbytes for each in state.values())
+        check_described(model_class, settings, folder, held)
         module, info = model_class.from_pretrained(
             None if state is not None else folder,
             config=settings,

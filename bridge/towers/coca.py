@@ -38,7 +38,7 @@ from bridge.towers.open_clip import (
     text_tensors,
     vision_config,
 )
-from bridge.towers.open_clip_config import pad_id
+from bridge.towers.open_clip_config import cleaning, pad_id
 from bridge.towers.open_clip_files import OpenClipFiles, read_files
 from bridge.towers.open_clip_keys import image_state
 from bridge.towers.spec import spec_of_config
@@ -75,6 +75,7 @@ def text_parts(files: OpenClipFiles, dtype: Any, device: Any) -> Parts:
         # Run as CLIP's it would be read at EOS, and not at its class token.
         spec=replace(spec_of_config(values, kind, str(folder)), architecture=ARCHITECTURE),
         scoring=files.scoring(),
+        clean=cleaning(files.model),
     )
 
 
@@ -196,6 +197,10 @@ def picture_tokens(module: CoCaImage, pixels: Tensor) -> Tensor:
 
 
 TEXT = TextFamily(
-    FAMILY, load_text, encode_text, TokenRule(fill=True, pad=_PAD), clip_text.TOKENIZER
+    FAMILY,
+    load_text,
+    encode_text,
+    TokenRule(fill=True, pad=_PAD, clean="lower"),
+    clip_text.TOKENIZER,
 )
 IMAGE = ImageFamily(FAMILY, load_image, encode_image)

@@ -15,12 +15,16 @@ from bridge.towers.states import ImageStates, TextStates
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """One side of a model, loaded; an image side with its ``processor``."""
+    """One side of a model, loaded; an image side with its ``processor``.
+
+    ``clean``: how its config says texts are cleaned, where it is not as the family's rule has it.
+    """
 
     module: Any
     spec: TowerSpec
     scoring: Scoring | None = None
     processor: Any = None
+    clean: str | None = None
 
 
 @dataclass(frozen=True)

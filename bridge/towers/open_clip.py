@@ -23,6 +23,7 @@ from bridge.towers.checkpoint import load_tower
 from bridge.towers.clip import encode_image, encode_text
 from bridge.towers.family import ImageFamily, Parts, TextFamily
 from bridge.towers.open_clip_config import (
+    cleaning,
     epsilon,
     image_size,
     is_projected,
@@ -49,6 +50,7 @@ def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False)
         module=load_tower(kind, folder, dtype=dtype, device=device, config=config, state=state),
         spec=spec_of_config(config.to_dict(), kind, str(folder)),
         scoring=files.scoring(),
+        clean=cleaning(files.model),
     )
 
 
@@ -155,6 +157,10 @@ def processor(files: OpenClipFiles, side: int) -> OpenClipPictures:
 
 
 TEXT = TextFamily(
-    "open_clip", load_text, encode_text, TokenRule(fill=True, pad=0), clip_text.TOKENIZER
+    "open_clip",
+    load_text,
+    encode_text,
+    TokenRule(fill=True, pad=0, clean="lower"),
+    clip_text.TOKENIZER,
 )
 IMAGE = ImageFamily("open_clip", load_image, encode_image)

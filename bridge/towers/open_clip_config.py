@@ -58,8 +58,9 @@ _KNOWN = {
         "timm_drop", "timm_drop_path",
     },
 }  # fmt: skip
-# How a text is cleaned, by open_clip's tokenizer and by transformers' in it.
-_CLEAN = {"hf": "whitespace", "own": "lower"}
+# open_clip's ways to clean a text; CLIP's tokenizer of transformers has small letters always.
+_CLEANS = ("lower", "canonicalize")
+_FOREIGN_CLEANS = ("whitespace", *_CLEANS)
 _HEADS, _HEAD_WIDTH, _IMAGE_SIZE = 8, 64, 224
 # Without a config: the widths of a head, of the large vision transformers by their states' width.
 _HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104}
@@ -115,16 +116,30 @@ def _side(model: Model, side: str) -> Mapping[str, Any]:
 
 
 def _check_words(model: Model, where: str) -> None:
-    """Refuse another way to clean a text than the tokenizer's own, and other arguments."""
-    told = _side(model, "text_cfg")
-    usual = _CLEAN["hf" if has_foreign_text(model) else "own"]
-    for name, value in (told.get("tokenizer_kwargs") or {}).items():
-        if value and (name, value) != ("clean", usual):
+    """Refuse a way to clean a text that open_clip does not have, and other arguments."""
+    ways = _FOREIGN_CLEANS if has_foreign_text(model) else _CLEANS
+    for name, value in _words(model).items():
+        if value and (name != "clean" or value not in ways):
             raise UnsupportedModelError(
-                f"{where} asks for text_cfg.tokenizer_kwargs.{name}={value!r}, and bridge's "
-                f"tokenizers clean a text by {usual!r} alone; its image tower can be opened by "
-                "taking that line out of a copy"
+                f"{where} asks for text_cfg.tokenizer_kwargs.{name}={value!r}, and bridge reads "
+                f"clean with one of {', '.join(ways)}; its image tower can be opened by taking "
+                "that line out of a copy"
             )
+
+
+def _words(model: Model) -> Mapping[str, Any]:
+    """What a config says of its tokenizer."""
+    told = _side(model, "text_cfg").get("tokenizer_kwargs") or {}
+    if not isinstance(told, Mapping):
+        raise WeightsError(
+            f"text_cfg.tokenizer_kwargs of an open_clip config is {told!r}, no table"
+        )
+    return told
+
+
+def cleaning(model: Model) -> str | None:
+    """How a config says that texts are cleaned, if it does."""
+    return _words(model).get("clean") or None
 
 
 def _check_arguments(model: Model, side: str, where: str) -> None:

@@ -31,6 +31,7 @@ from bridge.towers.mean_pooled import (
     spec_of,
 )
 from bridge.towers.open_clip import load_image
+from bridge.towers.open_clip_config import cleaning
 from bridge.towers.open_clip_files import read_files
 
 _ENCODER = "text.transformer."
@@ -71,6 +72,7 @@ def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False)
         module=module,
         spec=spec_of(module, str(folder), pooled, context),
         scoring=files.scoring(),
+        clean=cleaning(files.model),
     )
 
 
@@ -110,5 +112,5 @@ def _head(state: Mapping[str, Tensor]) -> nn.Module:
     )
 
 
-TEXT = TextFamily("open_clip_hf", load_text, encode, TokenRule(fill=True))
+TEXT = TextFamily("open_clip_hf", load_text, encode, TokenRule(fill=True, clean="whitespace"))
 IMAGE = ImageFamily("open_clip_hf", load_image, encode_image)

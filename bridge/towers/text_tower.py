@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bridge.errors import OptionError, UnsupportedModelError
 from bridge.runtime import building, resolve_device, resolve_dtype
-from bridge.towers.batch import TextBatch, check_ids, tokenize
+from bridge.towers.batch import TextBatch, TokenRule, check_ids, tokenize
 from bridge.towers.families import TEXT_FAMILIES, family_of, family_of_config
 from bridge.towers.family import TextFamily
 from bridge.towers.fingerprinting import fingerprint
@@ -36,6 +36,7 @@ class TextTower:
         module: the torch module.
         tokenizer: a transformers tokenizer.
         scoring: how its model scores texts with pictures; None for a tower without image side.
+        clean: how it cleans texts, a name of ``bridge.cleaning.CLEANINGS``; None as its family.
     """
 
     name: str
@@ -44,6 +45,7 @@ class TextTower:
     module: Any
     tokenizer: Any
     scoring: Scoring | None = None
+    clean: str | None = None
 
     @classmethod
     def from_modules(cls, module: Any, tokenizer: Any, *, name: str | None = None) -> TextTower:
@@ -70,13 +72,19 @@ class TextTower:
         """Whether its token states are fit for a UNet; False for a family trained pooled only."""
         return self._family.tokens
 
+    @property
+    def rule(self) -> TokenRule:
+        """How it is shown its texts: its family's rule, with its own cleaning."""
+        rule = self._family.rule
+        return rule if self.clean is None else replace(rule, clean=self.clean)
+
     def fingerprint(self) -> str:
         """16 hex digits that change with its weights and precision (`towers.fingerprint`)."""
         return fingerprint(self.module)
 
     def tokenize(self, texts: Sequence[str]) -> TextBatch:
-        """Tokenize by the family's rule of padding and cutting. Raises PromptError."""
-        return tokenize(self.tokenizer, texts, self._family.rule, self.spec.context)
+        """Tokenize by the family's rule of cleaning, padding and cutting. Raises PromptError."""
+        return tokenize(self.tokenizer, texts, self.rule, self.spec.context)
 
     @torch.no_grad()
     def encode(
@@ -171,7 +179,7 @@ def open_text_tower(
             parts = TEXT_FAMILIES[family].load(folder, precision, place, allow_pickle)
     words = find_tokenizer(tokenizer) if tokenizer is not None else words
     reader = load_tokenizer(words or folder, TEXT_FAMILIES[family].tokenizer)
-    tower = TextTower(name, family, parts.spec, parts.module, reader, parts.scoring)
+    tower = TextTower(name, family, parts.spec, parts.module, reader, parts.scoring, parts.clean)
     with reading(f"{folder}: the text tower does not read its tokenizer's ids"):
         tower.encode(["a cat"])
     return tower

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from bridge.errors import MissingDependencyError, WeightsError
+from bridge.errors import WeightsError
 from bridge.files import stamp
 from bridge.towers.foreign import reading, tried
 
@@ -39,7 +38,6 @@ def load_tokenizer(folder: Path, kind: str) -> Any:
 
     Raises:
         WeightsError: files missing or damaged.
-        MissingDependencyError: files that need a package that is not there.
     """
     files = (*_FILES, "tokenizer_config.json")
     return _load(folder, kind, tuple(stamp(folder / name) for name in files))
@@ -56,12 +54,6 @@ def _load(folder: Path, kind: str, stamps: tuple[tuple[int, int] | None, ...]) -
     if "tokenizer.json" not in there and slow is None:
         names = " nor ".join(" with ".join(sorted(files, reverse=True)) for files in own)
         raise WeightsError(f"{folder} has neither tokenizer.json nor {names}; fetch it again.")
-    model = next((name for name in slow or () if name.endswith(".model")), None)
-    if "tokenizer.json" not in there and model and not find_spec("sentencepiece"):
-        raise MissingDependencyError(
-            f"{folder} has {model} and no tokenizer.json; transformers reads that with "
-            "another package: pip install sentencepiece."
-        )
     with reading(f"The tokenizer in {folder} cannot be read"):
         return tried(
             getattr(transformers, kind).from_pretrained(
