@@ -22,7 +22,7 @@ from bridge.conditioning.uneven import beyond
 from bridge.errors import OptionError, UnsupportedModelError
 from bridge.prompt import LongPrompt, TruncationWarning, parse, plan, plan_report
 from bridge.towers import stretch_positions
-from bridge.towers.long_clip import stretched
+from bridge.towers.clip_modules import stretched
 
 UNTIMED = settings(deadline=None, max_examples=30)
 TOLERANCE = 1e-5

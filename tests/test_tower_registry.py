@@ -13,8 +13,7 @@ from bridge.cli import main
 from bridge.errors import HubError, WeightsError
 from bridge.store import EMBEDDED
 from bridge.towers import IMAGE_FAMILIES, TEXT_FAMILIES, open_image_tower, open_text_tower, towers
-from bridge.towers.registry import ROWS, find_row
-from bridge.towers.table import markdown_lines
+from bridge.towers.registry import ROWS, find_row, markdown_lines
 
 ROOT = Path(__file__).resolve().parent.parent
 # Family -> the test that compares it with its reference.

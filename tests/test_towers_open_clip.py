@@ -24,7 +24,7 @@ from transformers import CLIPModel, CLIPVisionConfig, XLMRobertaConfig, XLMRober
 from bridge.errors import OptionError, UnsupportedModelError, WeightsError
 from bridge.towers import Layer, open_image_tower, open_text_tower
 from bridge.towers.families import family_of
-from bridge.towers.open_clip_files import read_files
+from bridge.towers.open_clip_config import read_files
 
 TOLERANCE = 1e-5
 TEXTS = ["two red apples left of a cat", "", "a cat! of the dog"]

@@ -17,15 +17,12 @@ from torch import Tensor, nn
 
 from bridge.errors import OptionError, WeightsError
 from bridge.files import read_json
-from bridge.towers.batch import TokenRule
 from bridge.towers.checkpoint import load_tower
-from bridge.towers.family import ImageFamily, Parts, TextFamily
-from bridge.towers.headed import Headed
+from bridge.towers.family import Headed, ImageFamily, Parts, Scoring, TextFamily, TowerSpec
 from bridge.towers.image_processor import load_image_processor
-from bridge.towers.scoring import Scoring
-from bridge.towers.spec import TowerSpec
 from bridge.towers.states import ImageStates, Layer, TextStates
 from bridge.towers.tensors import read_named, read_prefixed
+from bridge.towers.tokenizer import TokenRule
 
 # What the processor of the published checkpoint fills texts up to.
 _LENGTH = 64

@@ -17,14 +17,12 @@ from torch import Tensor
 
 from bridge.errors import UnsupportedModelError
 from bridge.files import read_json
-from bridge.towers.batch import TokenRule
 from bridge.towers.checkpoint import load_tower
-from bridge.towers.family import ImageFamily, Parts, TextFamily
+from bridge.towers.family import ImageFamily, Parts, Scoring, TextFamily, TowerSpec
 from bridge.towers.image_processor import load_image_processor
-from bridge.towers.scoring import Scoring
-from bridge.towers.spec import TowerSpec
 from bridge.towers.states import ImageStates, Layer, TextStates
 from bridge.towers.tensors import read_named
+from bridge.towers.tokenizer import TokenRule
 
 _PROJECTION = "vision_projection."
 # transformers scores by the cosine itself.

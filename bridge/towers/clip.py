@@ -11,19 +11,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from bridge.errors import UnsupportedModelError, WeightsError
 from bridge.files import read_json
-from bridge.towers import clip_image, clip_text, clip_text_projection
-from bridge.towers.batch import TokenRule
 from bridge.towers.checkpoint import load_tower
-from bridge.towers.family import ImageFamily, Parts, TextFamily
+from bridge.towers.family import ImageFamily, Parts, Scoring, TextFamily, TowerSpec, spec_of_config
 from bridge.towers.image_processor import load_image_processor
-from bridge.towers.scoring import Scoring
-from bridge.towers.spec import TowerSpec, spec_of_config
 from bridge.towers.states import ImageStates, Layer, TextStates
 from bridge.towers.tensors import read_named
+from bridge.towers.tokenizer import TokenRule
+
+TEXT_PLAIN = "CLIPTextModel"
+TEXT_PROJECTED = "CLIPTextModelWithProjection"
+IMAGE_PROJECTED = "CLIPVisionModelWithProjection"
+TOKENIZER = "CLIPTokenizer"
 
 
 def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False) -> Parts:
@@ -33,11 +36,11 @@ def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False)
     scored with it. Raises WeightsError.
     """
     config, stored = _side(folder, "text_config")
-    kind = clip_text_projection.ARCHITECTURE
+    kind = TEXT_PROJECTED
     if config is not None:
         _check_projected(folder, stored.get("architectures") or (), "text_projection.weight")
     if config is None and kind not in (stored.get("architectures") or ()):
-        kind = clip_text.ARCHITECTURE
+        kind = TEXT_PLAIN
     values = config.to_dict() if config is not None else stored
     return Parts(
         module=load_tower(kind, folder, dtype=dtype, device=device, config=config),
@@ -49,7 +52,7 @@ def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False)
 def load_image(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False) -> Parts:
     """The image side of a ``CLIPModel`` folder, or a ``CLIPVisionModelWithProjection``'s own."""
     config, stored = _side(folder, "vision_config")
-    kind = clip_image.ARCHITECTURE
+    kind = IMAGE_PROJECTED
     told = stored.get("architectures") or ()
     if config is None and kind not in (told or (kind,)):
         raise _unprojected(folder, told)
@@ -105,6 +108,39 @@ def read_scoring(folder: Path) -> Scoring | None:
     return Scoring(float(found["logit_scale"].float().exp())) if found else None
 
 
+def encode(
+    module: Any,
+    ids: Tensor,
+    layers: Sequence[Layer] = (Layer(),),
+    mask: Tensor | None = None,
+    attentions: bool = False,
+) -> TextStates:
+    """One forward pass of a text tower, as Stable Diffusion 1 (ViT-L/14), 2 (OpenCLIP ViT-H/14)
+    and SDXL (ViT-L/14 and ViT-bigG/14) run it.
+
+    Args:
+        module: a ``CLIPTextModel`` or ``CLIPTextModelWithProjection``.
+        ids: ``(B, T)`` int64 token ids on the module's device.
+        layers: the layers wanted.
+        mask: ``(B, T)`` attention mask, 1 for tokens that may be seen; None to see padding too,
+            as Stable Diffusion does. Of floats: what is added to the logits of each token
+            wherever it is looked at, which needs SDPA or eager attention.
+        attentions: give the weights of attention too, which needs eager attention.
+
+    Returns:
+        TextStates in the module's dtype; pooled is the EOS state after the final norm, ``(B, D)``,
+        or ``(B, P)`` where the module has a projection to multiply it by.
+    """
+    out = module(
+        ids,
+        attention_mask=causal(module, mask),
+        output_hidden_states=needs_all(layers),
+        output_attentions=attentions,
+    )
+    pooled = out.text_embeds if hasattr(module, "text_projection") else out.pooler_output
+    return TextStates(pick(module, out, layers), pooled, mask, out.attentions or ())
+
+
 def encode_text(
     module: Any,
     ids: Tensor,
@@ -116,15 +152,64 @@ def encode_text(
 
     Attention is causal, so no text's own states depend on the padding behind it.
     """
-    projected = hasattr(module, "text_projection")
-    encode = clip_text_projection.encode if projected else clip_text.encode
     out = encode(module, ids, layers, None, attentions)
     return TextStates(out.hidden, out.pooled, mask, out.attentions)
 
 
 def encode_image(module: Any, pixels: Tensor, layers: Sequence[int] = (-1,)) -> ImageStates:
-    """One forward pass, as `clip_image.encode`."""
-    return clip_image.encode(module, pixels, layers)
+    """One forward pass.
+
+    Args:
+        module: a ``CLIPVisionModelWithProjection``.
+        pixels: ``(B, 3, H, W)`` normalised pixels of the tower's size, in its dtype and device.
+        layers: layers wanted, counted from the end; LLaVA takes the penultimate, -2. No norm is
+            applied (CLIP norms the class state only).
+
+    Returns:
+        ImageStates with patches ``(B, h*w, D)``, the class token dropped.
+    """
+    out = module(pixels, output_hidden_states=True)
+    patch = int(module.config.patch_size)
+    grid = (pixels.shape[-2] // patch, pixels.shape[-1] // patch)
+    patches = tuple(out.hidden_states[layer][:, 1:] for layer in layers)
+    return ImageStates(patches, out.image_embeds, grid)
+
+
+def causal(module: Any, mask: Tensor | None) -> Tensor | None:
+    """A mask of floats ``(B, T)`` as ``(B, 1, T, T)`` for causal attention; others as they are.
+
+    transformers takes a mask of four dimensions as the whole of what is added to the logits.
+    """
+    if mask is None or not mask.is_floating_point():
+        return mask
+    length = mask.shape[-1]
+    later = torch.full((length, length), -torch.inf, device=mask.device, dtype=torch.float32).triu(
+        1
+    )
+    return (mask[:, None, None] + later).to(module.dtype)
+
+
+def needs_all(layers: Sequence[Layer]) -> bool:
+    """Whether any layer but the published last one is wanted."""
+    return any(layer != Layer(-1, True) for layer in layers)
+
+
+def pick(module: Any, out: Any, layers: Sequence[Layer]) -> tuple[Tensor, ...]:
+    """The states of ``layers`` out of a CLIP text model's output."""
+    return tuple(_one(module, out, layer) for layer in layers)
+
+
+def _one(module: Any, out: Any, layer: Layer) -> Tensor:
+    if layer == Layer(-1, True):
+        return out.last_hidden_state
+    # hidden_states starts with the embeddings and ends with the last layer before the norm.
+    state = out.hidden_states[layer.index]
+    return _final_norm(module)(state) if layer.norm else state
+
+
+def _final_norm(module: Any) -> Any:
+    # CLIPTextModel wrapped its transformer as .text_model until transformers 5.
+    return getattr(module, "text_model", module).final_layer_norm
 
 
 def spec_of(module: Any, source: str) -> TowerSpec:
@@ -132,7 +217,5 @@ def spec_of(module: Any, source: str) -> TowerSpec:
     return spec_of_config(module.config.to_dict(), type(module).__name__, source)
 
 
-TEXT = TextFamily(
-    "clip", load_text, encode_text, TokenRule(fill=True), clip_text.TOKENIZER, spec=spec_of
-)
+TEXT = TextFamily("clip", load_text, encode_text, TokenRule(fill=True), TOKENIZER, spec=spec_of)
 IMAGE = ImageFamily("clip", load_image, encode_image)

@@ -11,7 +11,7 @@ calculation of open_clip (``coca_model.py``, ``transformer.py``). Two of its way
 - the picture's states are read by learnt queries through cross-attention; the first of them is
   the pooled state.
 
-The caption decoder is in ``coca_decoder.py``.
+The caption decoder is in ``captioner.py``.
 """
 
 from __future__ import annotations
@@ -25,12 +25,11 @@ import torch
 from torch import Tensor, nn
 
 from bridge.errors import WeightsError
-from bridge.towers import clip_text, clip_text_projection
-from bridge.towers.batch import TokenRule
 from bridge.towers.checkpoint import load_tower
-from bridge.towers.clip_text import pick
-from bridge.towers.family import ImageFamily, Parts, TextFamily
+from bridge.towers.clip import TEXT_PROJECTED, TOKENIZER, causal, pick
+from bridge.towers.family import ImageFamily, Parts, TextFamily, spec_of_config
 from bridge.towers.open_clip import (
+    image_state,
     mapped,
     naming,
     processor,
@@ -38,11 +37,9 @@ from bridge.towers.open_clip import (
     text_tensors,
     vision_config,
 )
-from bridge.towers.open_clip_config import pad_id
-from bridge.towers.open_clip_files import OpenClipFiles, read_files
-from bridge.towers.open_clip_keys import image_state
-from bridge.towers.spec import spec_of_config
+from bridge.towers.open_clip_config import OpenClipFiles, pad_id, read_files
 from bridge.towers.states import ImageStates, Layer, TextStates
+from bridge.towers.tokenizer import TokenRule
 
 FAMILY = "coca"
 ARCHITECTURE = "CoCaText"
@@ -66,7 +63,7 @@ def text_parts(files: OpenClipFiles, dtype: Any, device: Any) -> Parts:
     with naming(files):
         config = text_config(files, state)
     config.pad_token_id = pad_id(files.model)
-    kind = clip_text_projection.ARCHITECTURE
+    kind = TEXT_PROJECTED
     values = config.to_dict()
     # One place is the class token's.
     values["max_position_embeddings"] -= 1
@@ -99,7 +96,7 @@ def encode_text(
     )
     out = module(
         places,
-        attention_mask=clip_text.causal(module, shut),
+        attention_mask=causal(module, shut),
         output_hidden_states=True,
         output_attentions=attentions,
     )
@@ -195,7 +192,5 @@ def picture_tokens(module: CoCaImage, pixels: Tensor) -> Tensor:
     return module.pool(module.vision(pixels, output_hidden_states=True).hidden_states[-1])[:, 1:]
 
 
-TEXT = TextFamily(
-    FAMILY, load_text, encode_text, TokenRule(fill=True, pad=_PAD), clip_text.TOKENIZER
-)
+TEXT = TextFamily(FAMILY, load_text, encode_text, TokenRule(fill=True, pad=_PAD), TOKENIZER)
 IMAGE = ImageFamily(FAMILY, load_image, encode_image)

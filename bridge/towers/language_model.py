@@ -14,12 +14,10 @@ from torch import Tensor
 
 from bridge.errors import OptionError, UnsupportedModelError, WeightsError
 from bridge.files import read_json
-from bridge.towers.batch import TokenRule
 from bridge.towers.checkpoint import load_tower
-from bridge.towers.family import Parts, TextFamily
-from bridge.towers.positions import positions
-from bridge.towers.spec import TowerSpec
+from bridge.towers.family import Parts, TextFamily, TowerSpec, positions
 from bridge.towers.states import Layer, TextStates
+from bridge.towers.tokenizer import TokenRule
 
 # Where the models of transformers keep the norm after their last layer.
 _NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm", "final_norm")

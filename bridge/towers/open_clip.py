@@ -1,13 +1,19 @@
 """OpenAI's and open_clip's own checkpoints (and Long-CLIP's, BioCLIP's): their key layout.
 
 Radford et al. 2021; Cherti et al. 2023, "Reproducible scaling laws for contrastive language-image
-learning"; Zhang et al. 2024, "Long-CLIP". Tensors are renamed (`open_clip_keys`) and run by
-transformers' CLIP classes, which are the same calculation. FLIP's models in this layout too: their
-masking of patches is a matter of training.
+learning"; Zhang et al. 2024, "Long-CLIP". Tensors are renamed and run by transformers' CLIP
+classes, which are the same calculation. FLIP's models in this layout too: their masking of patches
+is a matter of training.
+
+OpenAI's code and open_clip share a layout: ``transformer.resblocks.0.attn.in_proj_weight`` (query,
+key and value in one), ``visual.conv1.weight``, projections stored for ``x @ w`` where a Linear
+layer has the transpose. open_clip puts ``text.`` before the text tower's names where that tower is
+one of several kinds.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,25 +23,42 @@ import torch
 from torch import Tensor
 
 from bridge.errors import WeightsError
-from bridge.towers import clip_image, clip_text, clip_text_projection
-from bridge.towers.batch import TokenRule
 from bridge.towers.checkpoint import load_tower
-from bridge.towers.clip import encode_image, encode_text
-from bridge.towers.family import ImageFamily, Parts, TextFamily
+from bridge.towers.clip import IMAGE_PROJECTED, TEXT_PROJECTED, TOKENIZER, encode_image, encode_text
+from bridge.towers.family import ImageFamily, Parts, TextFamily, spec_of_config
+from bridge.towers.image_processor import OpenClipPictures, open_clip_pictures
 from bridge.towers.open_clip_config import (
+    CONFIG,
+    OpenClipFiles,
     epsilon,
     image_size,
     is_projected,
+    read_files,
     text_heads,
     vision_heads,
 )
-from bridge.towers.open_clip_files import CONFIG, OpenClipFiles, read_files
-from bridge.towers.open_clip_keys import image_state, text_state
-from bridge.towers.open_clip_pictures import OpenClipPictures, open_clip_pictures
-from bridge.towers.spec import spec_of_config
+from bridge.towers.tokenizer import TokenRule
 
 # transformers pools at the highest id, as OpenAI's code and open_clip do, if EOS is said to be 2.
 _HIGHEST = 2
+# How a name begins; the longest that fits is taken.
+_TEXT = {
+    "token_embedding.": "text_model.embeddings.token_embedding.",
+    "ln_final.": "text_model.final_layer_norm.",
+}
+_IMAGE = {
+    "conv1.": "vision_model.embeddings.patch_embedding.",
+    "ln_pre.": "vision_model.pre_layrnorm.",
+    "ln_post.": "vision_model.post_layernorm.",
+}
+_BLOCK = {
+    "ln_1.": "layer_norm1.",
+    "ln_2.": "layer_norm2.",
+    "mlp.c_fc.": "mlp.fc1.",
+    "mlp.c_proj.": "mlp.fc2.",
+    "attn.out_proj.": "self_attn.out_proj.",
+}
+_RESBLOCK = re.compile(r"transformer\.resblocks\.(\d+)\.(.+)")
 
 
 def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False) -> Parts:
@@ -44,7 +67,7 @@ def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False)
     state = text_tensors(files)
     with naming(files):
         config = text_config(files, state)
-    kind = clip_text_projection.ARCHITECTURE
+    kind = TEXT_PROJECTED
     return Parts(
         module=load_tower(kind, folder, dtype=dtype, device=device, config=config, state=state),
         spec=spec_of_config(config.to_dict(), kind, str(folder)),
@@ -58,7 +81,7 @@ def load_image(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False
     state = mapped(image_state, files)
     with naming(files):
         config = vision_config(files, state)
-    kind = clip_image.ARCHITECTURE
+    kind = IMAGE_PROJECTED
     return Parts(
         module=load_tower(kind, folder, dtype=dtype, device=device, config=config, state=state),
         spec=spec_of_config(config.to_dict(), kind, str(folder)),
@@ -154,7 +177,77 @@ def processor(files: OpenClipFiles, side: int) -> OpenClipPictures:
     return open_clip_pictures(files.preprocess, (side, side), str(files.folder / CONFIG))
 
 
-TEXT = TextFamily(
-    "open_clip", load_text, encode_text, TokenRule(fill=True, pad=0), clip_text.TOKENIZER
-)
+# ---------------------------------------------------------------- names of tensors
+
+
+def text_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a ``CLIPTextModelWithProjection``, out of a model in open_clip's layout.
+
+    Names that are not of a plain CLIP text tower are left out.
+    """
+    own = {
+        name.removeprefix("text."): tensor
+        for name, tensor in state.items()
+        if not name.startswith("visual.")
+    }
+    made = dict(_renamed(own, "text_model.", _TEXT))
+    made["text_model.embeddings.position_embedding.weight"] = positions(own)
+    if "text_projection" in own:
+        made["text_projection.weight"] = own["text_projection"].T.contiguous()
+    elif "text_projection.weight" in own:
+        made["text_projection.weight"] = own["text_projection.weight"]
+    return made
+
+
+def image_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a ``CLIPVisionModelWithProjection``, likewise."""
+    start = "visual."
+    own = {name[len(start) :]: t for name, t in state.items() if name.startswith(start)}
+    made = dict(_renamed(own, "vision_model.", _IMAGE))
+    made["vision_model.embeddings.class_embedding"] = own["class_embedding"].reshape(-1)
+    made["vision_model.embeddings.position_embedding.weight"] = own["positional_embedding"]
+    if "proj" in own:
+        made["visual_projection.weight"] = own["proj"].T.contiguous()
+    return made
+
+
+def positions(own: Mapping[str, Tensor]) -> Tensor:
+    """The positions' embeddings; Long-CLIP has two tables of 248.
+
+    The first 20 rows of the one stayed as CLIP had them, and from there the other holds
+    (beichenzbc/Long-CLIP, ``model/model_longclip.py``).
+    """
+    table = own["positional_embedding"]
+    if "positional_embedding_res" not in own:
+        return table
+    made = own["positional_embedding_res"].clone()
+    made[:20] = table[:20]
+    return made
+
+
+def _renamed(
+    own: Mapping[str, Tensor], side: str, names: Mapping[str, str]
+) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in own.items():
+        block = _RESBLOCK.fullmatch(name)
+        if block:
+            start = f"{side}encoder.layers.{block[1]}."
+            yield from ((start + of, part) for of, part in _block(block[2], tensor))
+        for old, new in names.items():
+            if name.startswith(old):
+                yield new + name[len(old) :], tensor
+
+
+def _block(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """One tensor of a block; the one of query, key and value becomes three."""
+    if name.startswith("attn.in_proj_"):
+        kind = name.removeprefix("attn.in_proj_")
+        for part, third in zip("qkv", tensor.chunk(3), strict=True):
+            yield f"self_attn.{part}_proj.{kind}", third.clone()
+    for old, new in _BLOCK.items():
+        if name.startswith(old):
+            yield new + name[len(old) :], tensor
+
+
+TEXT = TextFamily("open_clip", load_text, encode_text, TokenRule(fill=True, pad=0), TOKENIZER)
 IMAGE = ImageFamily("open_clip", load_image, encode_image)

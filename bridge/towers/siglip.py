@@ -18,15 +18,13 @@ from torch import Tensor
 
 from bridge.errors import WeightsError
 from bridge.files import read_json
-from bridge.towers.batch import TokenRule
 from bridge.towers.checkpoint import load_tower
-from bridge.towers.clip_text import needs_all, pick
-from bridge.towers.family import ImageFamily, Parts, TextFamily
+from bridge.towers.clip import needs_all, pick
+from bridge.towers.family import ImageFamily, Parts, Scoring, TextFamily, TowerSpec
 from bridge.towers.image_processor import load_image_processor
-from bridge.towers.scoring import Scoring
-from bridge.towers.spec import TowerSpec
 from bridge.towers.states import ImageStates, Layer, TextStates
 from bridge.towers.tensors import read_named
+from bridge.towers.tokenizer import TokenRule
 
 # model_type -> how transformers' classes begin.
 _CLASSES = {"siglip": "Siglip", "siglip2": "Siglip2"}

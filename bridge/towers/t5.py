@@ -1,7 +1,9 @@
-"""The T5 family as text towers: T5, Flan-T5, mT5, umT5. The encoder is `t5_text`'s.
+"""The T5 family's encoders as text towers: T5, Flan-T5, mT5, umT5; no pooled state.
 
-Texts are padded to the longest of a batch and padding is masked: positions are relative, so
-nothing else depends on the length.
+Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text
+Transformer". Positions are relative, so an input may be of any length; pipelines say which.
+T5-v1.1-XXL is the text tower of PixArt, CogVideoX and LTX, and one of SD 3's and FLUX.1's. Texts of
+a `TextTower` are padded to the longest of a batch, and padding is masked.
 """
 
 from __future__ import annotations
@@ -13,14 +15,15 @@ from typing import Any
 
 from torch import Tensor
 
+from bridge.errors import OptionError
 from bridge.files import read_json
-from bridge.towers import t5_text
-from bridge.towers.batch import TokenRule
 from bridge.towers.checkpoint import load_tower
-from bridge.towers.family import Parts, TextFamily
-from bridge.towers.spec import TowerSpec, spec_of_config
+from bridge.towers.family import Parts, TextFamily, TowerSpec, spec_of_config
 from bridge.towers.states import Layer, TextStates
+from bridge.towers.tokenizer import TokenRule
 
+ARCHITECTURE = "T5EncoderModel"
+TOKENIZER = "T5TokenizerFast"
 # model_type -> class of the encoder alone.
 _CLASSES = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
 
@@ -29,11 +32,48 @@ def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False)
     """The encoder of a T5 folder, with or without a decoder beside it. Raises WeightsError."""
     config = read_json(folder / "config.json")
     kind = _CLASSES[str(config.get("model_type", "t5"))]
-    spec = spec_of_config(config, t5_text.ARCHITECTURE, str(folder))
+    spec = spec_of_config(config, ARCHITECTURE, str(folder))
     return Parts(
         module=load_tower(kind, folder, dtype=dtype, device=device),
         spec=replace(spec, architecture=kind, attention_mask=True),
     )
+
+
+def encode(
+    module: Any,
+    ids: Tensor,
+    layers: Sequence[Layer] = (Layer(),),
+    mask: Tensor | None = None,
+    attentions: bool = False,
+) -> TextStates:
+    """One forward pass of ``module``.
+
+    Args:
+        module: a ``T5EncoderModel``.
+        ids: ``(B, T)`` int64 token ids on the module's device.
+        layers: the layers wanted; all pipelines take the last with its norm.
+        mask: ``(B, T)`` attention mask, 1 for tokens that may be seen; None to see padding too.
+        attentions: give the weights of attention too, which needs eager attention.
+
+    Returns:
+        TextStates without a pooled state.
+
+    Raises:
+        OptionError: the last layer without its norm, which transformers does not give.
+    """
+    if Layer(-1, False) in layers:
+        raise OptionError("T5's last layer comes with its norm only; ask for Layer(-1, True).")
+    inner = any(layer.index != -1 for layer in layers)
+    out = module(ids, attention_mask=mask, output_hidden_states=inner, output_attentions=attentions)
+    hidden = tuple(_one(module, out, layer) for layer in layers)
+    return TextStates(hidden, None, mask, out.attentions or ())
+
+
+def _one(module: Any, out: Any, layer: Layer) -> Tensor:
+    if layer.index == -1:
+        return out.last_hidden_state
+    state = out.hidden_states[layer.index]
+    return module.encoder.final_layer_norm(state) if layer.norm else state
 
 
 def encode_text(
@@ -44,12 +84,12 @@ def encode_text(
     attentions: bool = False,
 ) -> TextStates:
     """One forward pass; no pooled state. Raises OptionError for the last layer without norm."""
-    return t5_text.encode(module, ids, layers, mask, attentions)
+    return encode(module, ids, layers, mask, attentions)
 
 
 def spec_of(module: Any, source: str) -> TowerSpec:
     """The spec of a live encoder."""
-    spec = spec_of_config(module.config.to_dict(), t5_text.ARCHITECTURE, source)
+    spec = spec_of_config(module.config.to_dict(), ARCHITECTURE, source)
     return replace(spec, architecture=type(module).__name__, attention_mask=True)
 
 
