@@ -18,7 +18,15 @@ from torch import Tensor, nn
 from bridge.errors import OptionError, WeightsError
 from bridge.files import read_json
 from bridge.towers.checkpoint import load_tower
-from bridge.towers.family import Headed, ImageFamily, Parts, Scoring, TextFamily, TowerSpec
+from bridge.towers.family import (
+    Headed,
+    ImageFamily,
+    Parts,
+    Scoring,
+    TextFamily,
+    TowerSpec,
+    spec_of_side,
+)
 from bridge.towers.image_processor import load_image_processor
 from bridge.towers.states import ImageStates, Layer, TextStates
 from bridge.towers.tensors import read_named, read_prefixed
@@ -51,17 +59,9 @@ def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False)
     projection = nn.Linear(side.hidden_size, config.projection_dim, dtype=torch.float32)
     projection.load_state_dict(found)
     module = Headed(encoder, projection.to(device, dtype).eval().requires_grad_(False))
-    spec = TowerSpec(
-        architecture="AlignTextModel",
-        source=str(folder),
-        width=side.hidden_size,
-        layers=side.num_hidden_layers,
-        context=min(_LENGTH, side.max_position_embeddings),
-        pooled_width=config.projection_dim,
-        activation=side.hidden_act,
-        attention_mask=True,
-        mlp_width=side.intermediate_size,
-    )
+    context = min(_LENGTH, side.max_position_embeddings)
+    pooled = config.projection_dim
+    spec = spec_of_side(side, "AlignTextModel", str(folder), context=context, pooled=pooled)
     return Parts(module, spec, _scoring(folder))
 
 
@@ -96,11 +96,7 @@ def _scoring(folder: Path) -> Scoring | None:
 
 
 def encode_text(
-    module: Headed,
-    ids: Tensor,
-    mask: Tensor,
-    layers: Sequence[Layer] = (Layer(),),
-    attentions: bool = False,
+    module: Headed, ids: Tensor, layers: Sequence[Layer], mask: Tensor, attentions: bool = False
 ) -> TextStates:
     """One forward pass; padding is not seen. Every layer ends in its norm, so a layer without it
     is the same."""
@@ -111,7 +107,7 @@ def encode_text(
         hidden=tuple(out.hidden_states[layer.index] for layer in layers),
         pooled=module.head(out.last_hidden_state[:, 0]),
         mask=mask,
-        attentions=out.attentions if attentions else (),
+        attentions=out.attentions or (),
     )
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from bridge.errors import UnsupportedModelError
 from bridge.files import read_json
 from bridge.towers.checkpoint import load_tower
-from bridge.towers.family import ImageFamily, Parts, Scoring, TextFamily, TowerSpec
+from bridge.towers.family import ImageFamily, Parts, Scoring, TextFamily, TowerSpec, spec_of_side
 from bridge.towers.image_processor import load_image_processor
 from bridge.towers.states import ImageStates, Layer, TextStates
 from bridge.towers.tensors import read_named
@@ -68,26 +68,12 @@ def _shares_a_space(folder: Path) -> bool:
 
 
 def _spec(config: Any, kind: str, folder: Path, context: int, shares: bool) -> TowerSpec:
-    side = config.qformer_config
-    return TowerSpec(
-        architecture=kind,
-        source=str(folder),
-        width=side.hidden_size,
-        layers=side.num_hidden_layers,
-        context=context,
-        pooled_width=config.image_text_hidden_size if shares else 0,
-        activation=side.hidden_act,
-        attention_mask=True,
-        mlp_width=side.intermediate_size,
-    )
+    pooled = config.image_text_hidden_size if shares else 0
+    return spec_of_side(config.qformer_config, kind, str(folder), context=context, pooled=pooled)
 
 
 def encode_text(
-    module: Any,
-    ids: Tensor,
-    mask: Tensor,
-    layers: Sequence[Layer] = (Layer(),),
-    attentions: bool = False,
+    module: Any, ids: Tensor, layers: Sequence[Layer], mask: Tensor, attentions: bool = False
 ) -> TextStates:
     """One forward pass of the Q-Former over a text alone; pooled is its first token's state,
     projected. Every layer ends in its norm, so a layer without it is the same."""
@@ -103,7 +89,7 @@ def encode_text(
         hidden=tuple(out.hidden_states[layer.index] for layer in layers),
         pooled=module.text_projection(out.last_hidden_state[:, 0].to(weight.dtype)),
         mask=mask,
-        attentions=out.attentions if attentions else (),
+        attentions=out.attentions or (),
     )
 
 

@@ -114,7 +114,7 @@ class Captioner:
             picture: rows of `picture_tokens`, ``(B, Q - 1, D)``.
             ids: ``(B, T)`` long, beginning with the tokenizer's ``bos_token_id``.
         """
-        states = encode_text(self.text.module, ids, None, (Layer(-1, norm=False),))
+        states = encode_text(self.text.module, ids, (Layer(-1, norm=False),), None)
         found: Tensor = self.decoder(picture, states.hidden[0])
         return found
 

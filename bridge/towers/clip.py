@@ -142,11 +142,7 @@ def encode(
 
 
 def encode_text(
-    module: Any,
-    ids: Tensor,
-    mask: Tensor | None,
-    layers: Sequence[Layer] = (Layer(),),
-    attentions: bool = False,
+    module: Any, ids: Tensor, layers: Sequence[Layer], mask: Tensor, attentions: bool = False
 ) -> TextStates:
     """One forward pass that sees padding, as OpenAI's code, open_clip and Stable Diffusion do.
 

@@ -76,11 +76,7 @@ def text_parts(files: OpenClipFiles, dtype: Any, device: Any) -> Parts:
 
 
 def encode_text(
-    module: Any,
-    ids: Tensor,
-    mask: Tensor | None,
-    layers: Sequence[Layer] = (Layer(),),
-    attentions: bool = False,
+    module: Any, ids: Tensor, layers: Sequence[Layer], mask: Tensor | None, attentions: bool = False
 ) -> TextStates:
     """One forward pass; the class token is among the states in ``pooled`` only.
 

@@ -83,6 +83,23 @@ def spec_of_config(config: dict[str, Any], architecture: str, source: str) -> To
         ) from error
 
 
+def spec_of_side(
+    side: Any, architecture: str, source: str, *, context: int, pooled: int, masked: bool = True
+) -> TowerSpec:
+    """The spec by one side's config in transformers' usual names (``hidden_size`` ...)."""
+    return TowerSpec(
+        architecture=architecture,
+        source=source,
+        width=side.hidden_size,
+        layers=side.num_hidden_layers,
+        context=context,
+        pooled_width=pooled,
+        activation=side.hidden_act,
+        attention_mask=masked,
+        mlp_width=side.intermediate_size,
+    )
+
+
 def read_spec(folder: Path, architecture: str) -> TowerSpec:
     """The spec of the tower in ``folder``. Raises WeightsError."""
     return spec_of_config(read_json(folder / "config.json"), architecture, str(folder))
@@ -158,7 +175,7 @@ class TextFamily:
     Attributes:
         name: what `open_text_tower` and the table call it.
         load: ``(folder, dtype, device, allow_pickle) -> Parts``. Raises WeightsError.
-        encode: ``(module, ids, mask, layers, attentions) -> TextStates``; ids and mask ``(B, T)``
+        encode: ``(module, ids, layers, mask, attentions) -> TextStates``; ids and mask ``(B, T)``
             on the module's device.
         rule: how it is shown its texts.
         tokenizer: transformers' class of its tokenizer.

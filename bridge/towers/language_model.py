@@ -58,11 +58,7 @@ def spec_of(module: Any, source: str) -> TowerSpec:
 
 
 def encode_text(
-    module: Any,
-    ids: Tensor,
-    mask: Tensor,
-    layers: Sequence[Layer] = (Layer(),),
-    attentions: bool = False,
+    module: Any, ids: Tensor, layers: Sequence[Layer], mask: Tensor, attentions: bool = False
 ) -> TextStates:
     """One forward pass; padding is not seen.
 
@@ -82,7 +78,7 @@ def encode_text(
         **cache,
     )
     hidden = tuple(_one(module, out, layer) for layer in layers)
-    return TextStates(hidden, None, mask, out.attentions if attentions else ())
+    return TextStates(hidden, None, mask, out.attentions or ())
 
 
 def _one(module: Any, out: Any, layer: Layer) -> Tensor:

@@ -29,7 +29,15 @@ from bridge.files import read_json
 from bridge.store import resolve
 from bridge.towers.checkpoint import load_tower
 from bridge.towers.clip import encode_image
-from bridge.towers.family import Headed, ImageFamily, Parts, TextFamily, TowerSpec, positions
+from bridge.towers.family import (
+    Headed,
+    ImageFamily,
+    Parts,
+    TextFamily,
+    TowerSpec,
+    positions,
+    spec_of_side,
+)
 from bridge.towers.open_clip import load_image
 from bridge.towers.open_clip_config import read_files
 from bridge.towers.states import Layer, TextStates
@@ -75,7 +83,7 @@ def load_multilingual(folder: Path, dtype: Any, device: Any, allow_pickle: bool 
     module = Headed(
         encoder, load_head(nn.Linear(width, pooled, dtype=torch.float32), head, dtype, device)
     )
-    return Parts(module, spec_of(module, str(folder), pooled))
+    return Parts(module, _spec(module, folder, pooled))
 
 
 def load_open_clip(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False) -> Parts:
@@ -93,11 +101,7 @@ def load_open_clip(folder: Path, dtype: Any, device: Any, allow_pickle: bool = F
     width = encoder.config.hidden_size
     pooled = list(head.values())[-1].shape[0] if head else width
     context = int(told.get("context_length", _CONTEXT))
-    return Parts(
-        module=module,
-        spec=spec_of(module, str(folder), pooled, context),
-        scoring=files.scoring(),
-    )
+    return Parts(module, _spec(module, folder, pooled, context), files.scoring())
 
 
 def _text_model(name: str, folder: Path) -> tuple[str, dict[str, Any]]:
@@ -233,29 +237,20 @@ def load_head(head: nn.Module, state: Mapping[str, Tensor], dtype: Any, device: 
     return head.to(device, dtype).eval().requires_grad_(False)
 
 
-def spec_of(module: Headed, source: str, pooled: int, context: int | None = None) -> TowerSpec:
+def _spec(module: Headed, folder: Path, pooled: int, context: int | None = None) -> TowerSpec:
     """The spec; ``context`` at most, of as many places as the encoder has."""
-    config = module.config
-    places = positions(module.encoder)
-    return TowerSpec(
-        architecture=type(module.encoder).__name__,
-        source=source,
-        width=config.hidden_size,
-        layers=config.num_hidden_layers,
+    encoder, places = module.encoder, positions(module.encoder)
+    return spec_of_side(
+        encoder.config,
+        type(encoder).__name__,
+        str(folder),
         context=min(context or places, places),
-        pooled_width=pooled,
-        activation=config.hidden_act,
-        attention_mask=True,
-        mlp_width=config.intermediate_size,
+        pooled=pooled,
     )
 
 
-def encode(
-    module: Headed,
-    ids: Tensor,
-    mask: Tensor,
-    layers: Sequence[Layer] = (Layer(),),
-    attentions: bool = False,
+def encode_text(
+    module: Headed, ids: Tensor, layers: Sequence[Layer], mask: Tensor, attentions: bool = False
 ) -> TextStates:
     """One forward pass; padding is not seen. Every layer ends in its norm, so a layer without it
     is the same."""
@@ -265,12 +260,11 @@ def encode(
     seen = mask[..., None].to(out.last_hidden_state.dtype)
     mean = (out.last_hidden_state * seen).sum(1) / seen.sum(1)
     hidden = tuple(out.hidden_states[layer.index] for layer in layers)
-    weights = out.attentions if attentions else ()
-    return TextStates(hidden, module.head(mean), mask, weights)
+    return TextStates(hidden, module.head(mean), mask, out.attentions or ())
 
 
 MULTILINGUAL_TEXT = TextFamily(
-    "multilingual_clip", load_multilingual, encode, TokenRule(), tokens=False
+    "multilingual_clip", load_multilingual, encode_text, TokenRule(), tokens=False
 )
-OPEN_CLIP_TEXT = TextFamily("open_clip_hf", load_open_clip, encode, TokenRule(fill=True))
+OPEN_CLIP_TEXT = TextFamily("open_clip_hf", load_open_clip, encode_text, TokenRule(fill=True))
 OPEN_CLIP_IMAGE = ImageFamily("open_clip_hf", load_image, encode_image)

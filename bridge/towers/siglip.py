@@ -20,7 +20,7 @@ from bridge.errors import WeightsError
 from bridge.files import read_json
 from bridge.towers.checkpoint import load_tower
 from bridge.towers.clip import needs_all, pick
-from bridge.towers.family import ImageFamily, Parts, Scoring, TextFamily, TowerSpec
+from bridge.towers.family import ImageFamily, Parts, Scoring, TextFamily, TowerSpec, spec_of_side
 from bridge.towers.image_processor import load_image_processor
 from bridge.towers.states import ImageStates, Layer, TextStates
 from bridge.towers.tensors import read_named
@@ -67,16 +67,7 @@ def _config(folder: Path) -> tuple[str, Any]:
 
 
 def _spec(side: Any, kind: str, source: str, context: int, pooled: int) -> TowerSpec:
-    return TowerSpec(
-        architecture=kind,
-        source=source,
-        width=side.hidden_size,
-        layers=side.num_hidden_layers,
-        context=context,
-        pooled_width=pooled,
-        activation=side.hidden_act,
-        mlp_width=side.intermediate_size,
-    )
+    return spec_of_side(side, kind, source, context=context, pooled=pooled, masked=False)
 
 
 def _scoring(folder: Path) -> Scoring | None:
@@ -88,17 +79,11 @@ def _scoring(folder: Path) -> Scoring | None:
 
 
 def encode_text(
-    module: Any,
-    ids: Tensor,
-    mask: Tensor | None,
-    layers: Sequence[Layer] = (Layer(),),
-    attentions: bool = False,
+    module: Any, ids: Tensor, layers: Sequence[Layer], mask: Tensor, attentions: bool = False
 ) -> TextStates:
     """One forward pass that sees padding, as in training."""
     out = module(ids, output_hidden_states=needs_all(layers), output_attentions=attentions)
-    return TextStates(
-        pick(module, out, layers), out.pooler_output, mask, out.attentions if attentions else ()
-    )
+    return TextStates(pick(module, out, layers), out.pooler_output, mask, out.attentions or ())
 
 
 def encode_image(

@@ -76,21 +76,10 @@ def _one(module: Any, out: Any, layer: Layer) -> Tensor:
     return module.encoder.final_layer_norm(state) if layer.norm else state
 
 
-def encode_text(
-    module: Any,
-    ids: Tensor,
-    mask: Tensor,
-    layers: Sequence[Layer] = (Layer(),),
-    attentions: bool = False,
-) -> TextStates:
-    """One forward pass; no pooled state. Raises OptionError for the last layer without norm."""
-    return encode(module, ids, layers, mask, attentions)
-
-
 def spec_of(module: Any, source: str) -> TowerSpec:
     """The spec of a live encoder."""
     spec = spec_of_config(module.config.to_dict(), ARCHITECTURE, source)
     return replace(spec, architecture=type(module).__name__, attention_mask=True)
 
 
-TEXT = TextFamily("t5", load_text, encode_text, TokenRule(), spec=spec_of)
+TEXT = TextFamily("t5", load_text, encode, TokenRule(), spec=spec_of)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from bridge.errors import ImageError, OptionError, UnsupportedModelError
 from bridge.runtime import building, resolve_device, resolve_dtype
 from bridge.towers.checkpoint import reading
 from bridge.towers.families import IMAGE_FAMILIES, TEXT_FAMILIES, family_of, family_of_config
-from bridge.towers.family import Scoring, TextFamily, TowerSpec
+from bridge.towers.family import Parts, Scoring, TextFamily, TowerSpec
 from bridge.towers.fingerprinting import fingerprint
 from bridge.towers.image_processor import a_picture, to_pixels
 from bridge.towers.registry import find_source, find_tokenizer
@@ -23,8 +23,47 @@ from bridge.towers.states import ImageStates, Layer, TextStates
 from bridge.towers.tokenizer import TextBatch, check_ids, load_tokenizer, tokenize
 
 
+class _Tower:
+    """What text and image towers have in common."""
+
+    name: str
+    spec: TowerSpec
+    module: Any
+    scoring: Scoring | None
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.module.parameters()).device
+
+    def fingerprint(self) -> str:
+        """16 hex digits that change with its weights and precision (`towers.fingerprint`)."""
+        return fingerprint(self.module)
+
+    def scores(self, text_pooled: Tensor, image_pooled: Tensor) -> Tensor:
+        """Scores ``(T, I)`` as its model was trained to give them (`Scoring.scores`).
+
+        Raises OptionError for a tower of a model that has but one side.
+        """
+        if self.scoring is None:
+            raise OptionError(
+                f"{self.name} has no scale to score texts and pictures by; open a model with two "
+                "sides"
+            )
+        return self.scoring.scores(text_pooled, image_pooled)
+
+    def _check_layers(self, layers: Iterable[int]) -> None:
+        deepest = -self.spec.layers - 1
+        for layer in layers:
+            if not deepest <= layer <= -1:
+                raise OptionError(
+                    f"layer {layer}: {self.name} has {self.spec.layers}; count from the end, -1 "
+                    f"to {deepest + 1}, or {deepest} for the embeddings"
+                )
+
+
 @dataclass(frozen=True, eq=False)
-class TextTower:
+class TextTower(_Tower):
     """A text tower with its tokenizer.
 
     Attributes:
@@ -59,18 +98,9 @@ class TextTower:
         return cls(name or kind, family, describe(module, name or kind), module, tokenizer)
 
     @property
-    def device(self) -> torch.device:
-        """Where its weights are."""
-        return next(self.module.parameters()).device
-
-    @property
     def feeds_cross_attention(self) -> bool:
         """Whether its token states are fit for a UNet; False for a family trained pooled only."""
         return self._family.tokens
-
-    def fingerprint(self) -> str:
-        """16 hex digits that change with its weights and precision (`towers.fingerprint`)."""
-        return fingerprint(self.module)
 
     def tokenize(self, texts: Sequence[str]) -> TextBatch:
         """Tokenize by the family's rule of padding and cutting. Raises PromptError."""
@@ -101,40 +131,21 @@ class TextTower:
             PromptError: no texts.
         """
         batch = texts if isinstance(texts, TextBatch) else self.tokenize(texts)
-        self._check_layers(layers)
+        self._check_layers(layer.index for layer in layers)
         check_ids(int(batch.ids.max()), self.module, self.spec.source)
         ids, mask = batch.ids.to(self.device), batch.mask.to(self.device)
         if not attentions:
-            return self._family.encode(self.module, ids, mask, layers, False)
+            return self._family.encode(self.module, ids, layers, mask, False)
         with eager_attention(self.module):
-            return self._family.encode(self.module, ids, mask, layers, True)
-
-    def scores(self, text_pooled: Tensor, image_pooled: Tensor) -> Tensor:
-        """Scores ``(T, I)`` as its model was trained to give them (`Scoring.scores`).
-
-        Raises OptionError for a tower without image side.
-        """
-        if self.scoring is None:
-            raise OptionError(
-                f"{self.name} has no scale to score pictures by; open a model with two sides"
-            )
-        return self.scoring.scores(text_pooled, image_pooled)
+            return self._family.encode(self.module, ids, layers, mask, True)
 
     @property
     def _family(self) -> TextFamily:
         return TEXT_FAMILIES[self.family]
 
-    def _check_layers(self, layers: Sequence[Layer]) -> None:
-        for layer in layers:
-            if not -self.spec.layers - 1 <= layer.index <= -1:
-                raise OptionError(
-                    f"layer {layer.index}: {self.name} has {self.spec.layers}; count from the end, "
-                    f"-1 to {-self.spec.layers}, or {-self.spec.layers - 1} for the embeddings"
-                )
-
 
 @dataclass(frozen=True, eq=False)
-class ImageTower:
+class ImageTower(_Tower):
     """An image tower with its image processor.
 
     Attributes:
@@ -152,15 +163,6 @@ class ImageTower:
     module: Any
     processor: Any
     scoring: Scoring | None = None
-
-    @property
-    def device(self) -> torch.device:
-        """Where its weights are."""
-        return next(self.module.parameters()).device
-
-    def fingerprint(self) -> str:
-        """16 hex digits that change with its weights and precision (`towers.fingerprint`)."""
-        return fingerprint(self.module)
 
     @torch.no_grad()
     def encode(
@@ -181,12 +183,7 @@ class ImageTower:
             ImageError: no pictures, or a tensor of another size.
             OptionError: a layer that the tower does not have, another ``alpha``.
         """
-        for layer in layers:
-            if not -self.spec.layers - 1 <= layer <= -1:
-                raise OptionError(
-                    f"layer {layer}: {self.name} has {self.spec.layers}; count from the end, -1 "
-                    f"to {-self.spec.layers}, or {-self.spec.layers - 1} for the embeddings"
-                )
+        self._check_layers(layers)
         return IMAGE_FAMILIES[self.family].encode(self.module, self.pixels(images, alpha), layers)
 
     def pixels(self, images: Any, alpha: str = "white") -> Any:
@@ -205,15 +202,6 @@ class ImageTower:
         found = some if ready else to_pixels(self.processor, some, alpha)
         self._check_size(found)
         return self._placed(found)
-
-    def scores(self, text_pooled: Tensor, image_pooled: Tensor) -> Tensor:
-        """Scores ``(T, I)`` as its model was trained to give them (`Scoring.scores`).
-
-        Raises OptionError for a tower without text side.
-        """
-        if self.scoring is None:
-            raise OptionError(f"{self.name} has no scale to score texts by")
-        return self.scoring.scores(text_pooled, image_pooled)
 
     def _check_size(self, pixels: Any) -> None:
         """Raises ImageError for a tensor that a vision transformer of one size cannot take."""
@@ -259,15 +247,9 @@ def open_text_tower(
         WeightsError: files missing or damaged.
         HubError: the hub cannot be reached.
     """
-    place = resolve_device(device)
-    name, folder, known, words = find_source(source)
-    with reading(f"{folder}: the text tower cannot load"):
-        family = family or known or family_of(folder)
-        if family not in TEXT_FAMILIES:
-            raise OptionError(f"{name} ({family}) has no text side; open it with open_image_tower")
-        precision = resolve_dtype(dtype, place, folder)
-        with building():
-            parts = TEXT_FAMILIES[family].load(folder, precision, place, allow_pickle)
+    name, folder, family, parts, words = _load(
+        TEXT_FAMILIES, source, family, device=device, dtype=dtype, allow_pickle=allow_pickle
+    )
     words = find_tokenizer(tokenizer) if tokenizer is not None else words
     reader = load_tokenizer(words or folder, TEXT_FAMILIES[family].tokenizer)
     tower = TextTower(name, family, parts.spec, parts.module, reader, parts.scoring)
@@ -285,18 +267,33 @@ def open_image_tower(
     allow_pickle: bool = False,
 ) -> ImageTower:
     """Open an image tower; arguments and errors as `open_text_tower`."""
-    place = resolve_device(device)
-    name, folder, known, _ = find_source(source)
+    name, folder, family, parts, _ = _load(
+        IMAGE_FAMILIES, source, family, device=device, dtype=dtype, allow_pickle=allow_pickle
+    )
+    tower = ImageTower(name, family, parts.spec, parts.module, parts.processor, parts.scoring)
     with reading(f"{folder}: the image tower cannot load"):
-        family = family or known or family_of(folder)
-        if family not in IMAGE_FAMILIES:
-            raise OptionError(f"{name} ({family}) has no image side; open it with open_text_tower")
-        precision = resolve_dtype(dtype, place, folder)
-        with building():
-            parts = IMAGE_FAMILIES[family].load(folder, precision, place, allow_pickle)
-        tower = ImageTower(name, family, parts.spec, parts.module, parts.processor, parts.scoring)
         tower.encode(a_picture())  # its processor may be another tower's
     return tower
+
+
+def _load(
+    families: Mapping[str, Any], source: str | Path, family: str | None,
+    *, device: Any, dtype: Any, allow_pickle: bool,
+) -> tuple[str, Path, str, Parts, Path | None]:  # fmt: skip
+    """A tower's name, folder, family, what is loaded of one side, and its tokenizer's folder."""
+    side, other = ("text", "image") if families is TEXT_FAMILIES else ("image", "text")
+    place = resolve_device(device)
+    name, folder, known, words = find_source(source)
+    with reading(f"{folder}: the {side} tower cannot load"):
+        family = family or known or family_of(folder)
+        if family not in families:
+            raise OptionError(
+                f"{name} ({family}) has no {side} side; open it with open_{other}_tower"
+            )
+        precision = resolve_dtype(dtype, place, folder)
+        with building():
+            parts = families[family].load(folder, precision, place, allow_pickle)
+    return name, folder, family, parts, words
 
 
 @contextmanager

@@ -37,7 +37,7 @@ from bridge.emoji.train.clip import info_nce, tokenise
 from bridge.emoji.train.data import scene_batch, scene_rng
 from bridge.emoji.train.loop import Recipe, plain_attention
 from bridge.files import whole, write_whole
-from bridge.towers import mean_pooled
+from bridge.towers import Layer, mean_pooled
 from bridge.towers.family import Headed
 
 NAME = "emoji-multilingual"
@@ -161,7 +161,9 @@ def pooled_states(
     batch = words(
         texts, padding="longest", truncation=True, max_length=CONTEXT, return_tensors="pt"
     )
-    states = mean_pooled.encode(student, batch["input_ids"], batch["attention_mask"])
+    states = mean_pooled.encode_text(
+        student, batch["input_ids"], (Layer(),), batch["attention_mask"]
+    )
     assert states.pooled is not None
     return states.pooled
 
