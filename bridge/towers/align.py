@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from bridge.errors import OptionError, WeightsError
-from bridge.files import read_json
-from bridge.towers.checkpoint import load_tower
+from bridge.towers.checkpoint import config_of, load_tower
 from bridge.towers.family import (
     Headed,
     ImageFamily,
@@ -40,7 +39,7 @@ _STRIDE = 32
 
 def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False) -> Parts:
     """The text side of an ``AlignModel`` folder. Raises WeightsError."""
-    config = _config(folder)
+    config = config_of("AlignConfig", folder)
     side = config.text_config
     # Its pooler is not what texts are pooled by.
     encoder = load_tower(
@@ -67,7 +66,7 @@ def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False)
 
 def load_image(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False) -> Parts:
     """The image side of such a folder. Raises WeightsError."""
-    config = _config(folder)
+    config = config_of("AlignConfig", folder)
     side = config.vision_config
     kind = "AlignVisionModel"
     state = read_prefixed(folder, "vision_model.")
@@ -82,12 +81,6 @@ def load_image(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False
         activation=side.hidden_act,
     )
     return Parts(module, spec, _scoring(folder), load_image_processor(folder))
-
-
-def _config(folder: Path) -> Any:
-    from transformers import AlignConfig
-
-    return AlignConfig.from_dict(read_json(folder / "config.json"))
 
 
 def _scoring(folder: Path) -> Scoring | None:

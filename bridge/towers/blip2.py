@@ -16,8 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from bridge.errors import UnsupportedModelError
-from bridge.files import read_json
-from bridge.towers.checkpoint import load_tower
+from bridge.towers.checkpoint import config_of, load_tower
 from bridge.towers.family import ImageFamily, Parts, Scoring, TextFamily, TowerSpec, spec_of_side
 from bridge.towers.image_processor import load_image_processor
 from bridge.towers.states import ImageStates, Layer, TextStates
@@ -36,7 +35,7 @@ def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False)
             f"{folder} is a BLIP-2 with a language model, whose Q-Former reads no texts; take one "
             "for retrieval, such as Salesforce/blip2-itm-vit-g"
         )
-    config = _config(folder)
+    config = config_of("Blip2Config", folder)
     kind = "Blip2TextModelWithProjection"
     spec = _spec(config, kind, folder, config.qformer_config.max_position_embeddings, True)
     module = load_tower(kind, folder, dtype=dtype, device=device, config=config)
@@ -45,7 +44,7 @@ def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False)
 
 def load_image(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False) -> Parts:
     """The image side of any BLIP-2 folder, without its language model. Raises WeightsError."""
-    config = _config(folder)
+    config = config_of("Blip2Config", folder)
     shares = _shares_a_space(folder)
     kind = "Blip2VisionModelWithProjection"
     module = load_tower(
@@ -55,12 +54,6 @@ def load_image(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False
         module.vision_projection = None
     spec = _spec(config, kind, folder, config.num_query_tokens, shares)
     return Parts(module, spec, _SCORING if shares else None, load_image_processor(folder))
-
-
-def _config(folder: Path) -> Any:
-    from transformers import Blip2Config
-
-    return Blip2Config.from_dict(read_json(folder / "config.json"))
 
 
 def _shares_a_space(folder: Path) -> bool:

@@ -8,7 +8,6 @@ are what the image side's queries read, all but the first (that one is the poole
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from bridge.errors import OptionError, UnsupportedModelError, WeightsError
 from bridge.runtime import building, resolve_device, resolve_dtype
@@ -205,59 +203,32 @@ def beam_search(
 # ---------------------------------------------------------------- decoder
 
 
-class _QuickGELU(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x * (1.702 * x).sigmoid()
-
-
-class _Attention(nn.Module):
-    """Multi-head attention; its parameters are those of ``nn.MultiheadAttention``."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        weight = torch.empty(3 * width, width, dtype=torch.float32)
-        self.in_proj_weight = nn.Parameter(nn.init.xavier_uniform_(weight))
-        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width, dtype=torch.float32))
-        self.out_proj = nn.Linear(width, width, dtype=torch.float32)
-
-    def forward(self, x: Tensor, context: Tensor, causal: bool) -> Tensor:
-        query, key, value = (
-            F.linear(states, weight, bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for states, weight, bias in zip(
-                (x, context, context),
-                self.in_proj_weight.chunk(3),
-                self.in_proj_bias.chunk(3),
-                strict=True,
-            )
-        )
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
-        found: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
-        return found
-
-
 class _Block(nn.Module):
     """Pre-norm attention and MLP: over the text itself, or over a picture's tokens."""
 
     def __init__(self, width: int, heads: int, inner: int, activation: str, cross: bool) -> None:
+        from transformers.activations import ACT2FN
+
         super().__init__()
         self.ln_1 = nn.LayerNorm(width, dtype=torch.float32)
         if cross:
             self.ln_1_kv = nn.LayerNorm(width, dtype=torch.float32)
-        self.attn = _Attention(width, heads)
+        self.attn = nn.MultiheadAttention(width, heads, batch_first=True, dtype=torch.float32)
         self.ln_2 = nn.LayerNorm(width, dtype=torch.float32)
-        gelu = _QuickGELU() if activation == "quick_gelu" else nn.GELU()
-        parts = [
-            ("c_fc", nn.Linear(width, inner, dtype=torch.float32)),
-            ("gelu", gelu),
-            ("c_proj", nn.Linear(inner, width, dtype=torch.float32)),
-        ]
-        self.mlp = nn.Sequential(OrderedDict(parts))
+        self.mlp = nn.Sequential()
+        self.mlp.c_fc = nn.Linear(width, inner, dtype=torch.float32)
+        self.mlp.gelu = ACT2FN[activation]
+        self.mlp.c_proj = nn.Linear(inner, width, dtype=torch.float32)
 
     def forward(self, x: Tensor, picture: Tensor | None = None) -> Tensor:
-        own = self.ln_1(x)
+        own, mask = self.ln_1(x), None
         context = own if picture is None else self.ln_1_kv(picture)
-        x = x + self.attn(own, context, causal=picture is None)
+        if picture is None:
+            mask = nn.Transformer.generate_square_subsequent_mask(
+                x.shape[1], device=x.device, dtype=x.dtype
+            )
+        mixed, _ = self.attn(own, context, context, attn_mask=mask, need_weights=False)
+        x = x + mixed
         found: Tensor = x + self.mlp(self.ln_2(x))
         return found
 

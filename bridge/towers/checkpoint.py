@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge.errors import BridgeError, WeightsError
-from bridge.files import is_full_disk
+from bridge.files import is_full_disk, read_json
 from bridge.model_folder import check_part, check_sizes
 from bridge.runtime import quiet_loading
 
@@ -49,6 +49,13 @@ def read_config(folder: Path) -> Any:
     check_part(folder)
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     return without_code(config)
+
+
+def config_of(kind: str, folder: Path) -> Any:
+    """The config of a folder by its transformers class, such as ``AlignConfig``."""
+    import transformers
+
+    return getattr(transformers, kind).from_dict(read_json(folder / "config.json"))
 
 
 def without_code(config: Any) -> Any:

@@ -165,10 +165,14 @@ def encode_image(module: Any, pixels: Tensor, layers: Sequence[int] = (-1,)) -> 
         ImageStates with patches ``(B, h*w, D)``, the class token dropped.
     """
     out = module(pixels, output_hidden_states=True)
-    patch = int(module.config.patch_size)
-    grid = (pixels.shape[-2] // patch, pixels.shape[-1] // patch)
     patches = tuple(out.hidden_states[layer][:, 1:] for layer in layers)
-    return ImageStates(patches, out.image_embeds, grid)
+    return ImageStates(patches, out.image_embeds, patch_grid(module, pixels))
+
+
+def patch_grid(module: Any, pixels: Tensor) -> tuple[int, int]:
+    """Rows and columns of patches that ``pixels`` ``(B, 3, H, W)`` are cut into."""
+    patch = int(module.config.patch_size)
+    return pixels.shape[-2] // patch, pixels.shape[-1] // patch
 
 
 def causal(module: Any, mask: Tensor | None) -> Tensor | None:

@@ -26,16 +26,12 @@ from torch import Tensor, nn
 
 from bridge.errors import WeightsError
 from bridge.towers.checkpoint import load_tower
-from bridge.towers.clip import TEXT_PROJECTED, TOKENIZER, causal, pick
+from bridge.towers.clip import TEXT_PROJECTED, TOKENIZER, causal, patch_grid, pick
 from bridge.towers.family import ImageFamily, Parts, TextFamily, spec_of_config
 from bridge.towers.open_clip import (
-    image_state,
-    mapped,
-    naming,
+    image_side,
     processor,
-    text_config,
-    text_tensors,
-    vision_config,
+    text_side,
 )
 from bridge.towers.open_clip_config import OpenClipFiles, pad_id, read_files
 from bridge.towers.states import ImageStates, Layer, TextStates
@@ -56,12 +52,11 @@ def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False)
 def text_parts(files: OpenClipFiles, dtype: Any, device: Any) -> Parts:
     """A ``CLIPTextModelWithProjection`` whose last id is the class token. Raises WeightsError."""
     folder = files.folder
-    state = text_tensors(files)
+    state, config = text_side(files)
     if "text.cls_emb" not in files.state:
         raise WeightsError(f"{folder} lacks text.cls_emb; it is no CoCa")
     state[_TOKENS] = torch.cat([state[_TOKENS], files.state["text.cls_emb"].reshape(1, -1)])
-    with naming(files):
-        config = text_config(files, state)
+    config.vocab_size += 1
     config.pad_token_id = pad_id(files.model)
     kind = TEXT_PROJECTED
     values = config.to_dict()
@@ -87,9 +82,7 @@ def encode_text(
     places = torch.cat([ids, last], 1)
     padding = ids == module.config.pad_token_id
     hidden = torch.cat([ids.new_zeros(batch, 1, dtype=torch.bool), padding], 1)
-    shut = torch.zeros(hidden.shape, device=ids.device, dtype=torch.float32).masked_fill(
-        hidden, -torch.inf
-    )
+    shut = torch.zeros_like(hidden, dtype=torch.float32).masked_fill(hidden, -torch.inf)
     out = module(
         places,
         attention_mask=causal(module, shut),
@@ -136,9 +129,7 @@ def load_image(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False
 def image_parts(files: OpenClipFiles, dtype: Any, device: Any) -> Parts:
     """The vision transformer with its queries. Raises WeightsError."""
     folder = files.folder
-    state = mapped(image_state, files)
-    with naming(files):
-        config = vision_config(files, state)
+    state, config = image_side(files)
     # The norm is the queries', and of their width; the transformer's own place for one is unused.
     norm = {f"ln_post.{kind}": state[f"vision_model.post_layernorm.{kind}"] for kind in _AFFINE}
     for kind, fill in _AFFINE.items():
@@ -175,11 +166,10 @@ _AFFINE = {"weight": 1.0, "bias": 0.0}
 def encode_image(module: Any, pixels: Tensor, layers: Sequence[int] = (-1,)) -> ImageStates:
     """One forward pass: patches before the queries, as CLIP's; pooled by the first query."""
     out = module.vision(pixels, output_hidden_states=True)
-    patch = int(module.config.patch_size)
     return ImageStates(
         patches=tuple(out.hidden_states[layer][:, 1:] for layer in layers),
         pooled=module.proj(module.pool(out.hidden_states[-1])[:, 0]),
-        grid=(pixels.shape[-2] // patch, pixels.shape[-1] // patch),
+        grid=patch_grid(module, pixels),
     )
 
 

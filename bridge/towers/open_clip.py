@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +63,7 @@ _RESBLOCK = re.compile(r"transformer\.resblocks\.(\d+)\.(.+)")
 def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False) -> Parts:
     """The text tower of a folder in this layout. Raises WeightsError, UnsupportedModelError."""
     files = read_files(folder, allow_pickle)
-    state = text_tensors(files)
-    with naming(files):
-        config = text_config(files, state)
+    state, config = text_side(files)
     kind = TEXT_PROJECTED
     return Parts(
         module=load_tower(kind, folder, dtype=dtype, device=device, config=config, state=state),
@@ -78,9 +75,7 @@ def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False)
 def load_image(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False) -> Parts:
     """The image tower of a folder in this layout, as `load_text`."""
     files = read_files(folder, allow_pickle)
-    state = mapped(image_state, files)
-    with naming(files):
-        config = vision_config(files, state)
+    state, config = image_side(files)
     kind = IMAGE_PROJECTED
     return Parts(
         module=load_tower(kind, folder, dtype=dtype, device=device, config=config, state=state),
@@ -90,20 +85,39 @@ def load_image(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False
     )
 
 
-def text_tensors(files: OpenClipFiles) -> dict[str, Tensor]:
-    """The text side's tensors; ``proj_type: none`` is a projection that leaves all as it is.
+def text_side(files: OpenClipFiles) -> tuple[dict[str, Tensor], Any]:
+    """The text tower's tensors by transformers' names, and its config: widths from the tensors,
+    heads from open_clip's config. Raises WeightsError, UnsupportedModelError."""
+    return _side(files, _text_state, _text_config)
 
-    Raises WeightsError, UnsupportedModelError.
+
+def image_side(files: OpenClipFiles) -> tuple[dict[str, Tensor], Any]:
+    """The same of the image tower."""
+    return _side(files, _image_state, _vision_config)
+
+
+def processor(files: OpenClipFiles, side: int) -> OpenClipPictures:
+    """open_clip's way with pictures, as ``preprocess_cfg`` says it, to squares of ``side``.
+
+    Raises UnsupportedModelError for a way that open_clip does not know.
     """
-    state = mapped(text_state, files)
-    if not is_projected(files.model) and "text_projection.weight" not in state:
-        norm = state["text_model.final_layer_norm.weight"]
-        state["text_projection.weight"] = torch.eye(len(norm), dtype=norm.dtype)
-    return state
+    return open_clip_pictures(files.preprocess, (side, side), str(files.folder / CONFIG))
 
 
-def text_config(files: OpenClipFiles, state: Mapping[str, Tensor]) -> Any:
-    """transformers' config of a text tower: widths from its tensors, heads from its config."""
+def _side(files: OpenClipFiles, rename: Any, configure: Any) -> tuple[dict[str, Tensor], Any]:
+    try:
+        state = rename(files)
+    except KeyError as error:
+        raise WeightsError(
+            f"{files.folder} lacks the tensor {error}; it is damaged or of another layout"
+        ) from error
+    try:
+        return state, configure(files, state)
+    except WeightsError as error:
+        raise WeightsError(f"{files.folder / CONFIG}: {error}") from error
+
+
+def _text_config(files: OpenClipFiles, state: Mapping[str, Tensor]) -> Any:
     from transformers import CLIPTextConfig
 
     positions = state["text_model.embeddings.position_embedding.weight"]
@@ -122,8 +136,7 @@ def text_config(files: OpenClipFiles, state: Mapping[str, Tensor]) -> Any:
     )
 
 
-def vision_config(files: OpenClipFiles, state: Mapping[str, Tensor]) -> Any:
-    """The same of an image tower."""
+def _vision_config(files: OpenClipFiles, state: Mapping[str, Tensor]) -> Any:
     from transformers import CLIPVisionConfig
 
     patches = state["vision_model.embeddings.patch_embedding.weight"]
@@ -142,15 +155,6 @@ def vision_config(files: OpenClipFiles, state: Mapping[str, Tensor]) -> Any:
     )
 
 
-@contextmanager
-def naming(files: OpenClipFiles) -> Iterator[None]:
-    """What is wrong with a config, or with tensors beside it, is told with the config's path."""
-    try:
-        yield
-    except WeightsError as error:
-        raise WeightsError(f"{files.folder / CONFIG}: {error}") from error
-
-
 def _depth(state: Mapping[str, Tensor], side: str) -> dict[str, int]:
     ending = ".mlp.fc1.bias"
     found = [name for name in state if name.startswith(side) and name.endswith(ending)]
@@ -159,50 +163,32 @@ def _depth(state: Mapping[str, Tensor], side: str) -> dict[str, int]:
     return {"num_hidden_layers": len(found), "intermediate_size": len(state[found[0]])}
 
 
-def mapped(convert: Any, files: OpenClipFiles) -> dict[str, Tensor]:
-    """One side's tensors by transformers' names. Raises WeightsError naming a missing one."""
-    try:
-        return convert(files.state)
-    except KeyError as error:
-        raise WeightsError(
-            f"{files.folder} lacks the tensor {error}; it is damaged or of another layout"
-        ) from error
-
-
-def processor(files: OpenClipFiles, side: int) -> OpenClipPictures:
-    """open_clip's way with pictures, as ``preprocess_cfg`` says it, to squares of ``side``.
-
-    Raises UnsupportedModelError for a way that open_clip does not know.
-    """
-    return open_clip_pictures(files.preprocess, (side, side), str(files.folder / CONFIG))
-
-
 # ---------------------------------------------------------------- names of tensors
 
 
-def text_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a ``CLIPTextModelWithProjection``, out of a model in open_clip's layout.
-
-    Names that are not of a plain CLIP text tower are left out.
-    """
+def _text_state(files: OpenClipFiles) -> dict[str, Tensor]:
+    """The tensors of a ``CLIPTextModelWithProjection``; names that are not of a plain CLIP text
+    tower are left out. ``proj_type: none`` is a projection that leaves all as it is."""
     own = {
         name.removeprefix("text."): tensor
-        for name, tensor in state.items()
+        for name, tensor in files.state.items()
         if not name.startswith("visual.")
     }
     made = dict(_renamed(own, "text_model.", _TEXT))
-    made["text_model.embeddings.position_embedding.weight"] = positions(own)
+    made["text_model.embeddings.position_embedding.weight"] = _positions(own)
     if "text_projection" in own:
         made["text_projection.weight"] = own["text_projection"].T.contiguous()
     elif "text_projection.weight" in own:
         made["text_projection.weight"] = own["text_projection.weight"]
+    elif not is_projected(files.model):
+        norm = made["text_model.final_layer_norm.weight"]
+        made["text_projection.weight"] = torch.eye(len(norm), dtype=norm.dtype)
     return made
 
 
-def image_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _image_state(files: OpenClipFiles) -> dict[str, Tensor]:
     """The tensors of a ``CLIPVisionModelWithProjection``, likewise."""
-    start = "visual."
-    own = {name[len(start) :]: t for name, t in state.items() if name.startswith(start)}
+    own = {k.removeprefix("visual."): t for k, t in files.state.items() if k.startswith("visual.")}
     made = dict(_renamed(own, "vision_model.", _IMAGE))
     made["vision_model.embeddings.class_embedding"] = own["class_embedding"].reshape(-1)
     made["vision_model.embeddings.position_embedding.weight"] = own["positional_embedding"]
@@ -211,7 +197,7 @@ def image_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return made
 
 
-def positions(own: Mapping[str, Tensor]) -> Tensor:
+def _positions(own: Mapping[str, Tensor]) -> Tensor:
     """The positions' embeddings; Long-CLIP has two tables of 248.
 
     The first 20 rows of the one stayed as CLIP had them, and from there the other holds

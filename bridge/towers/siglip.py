@@ -19,7 +19,7 @@ from torch import Tensor
 from bridge.errors import WeightsError
 from bridge.files import read_json
 from bridge.towers.checkpoint import load_tower
-from bridge.towers.clip import needs_all, pick
+from bridge.towers.clip import needs_all, patch_grid, pick
 from bridge.towers.family import ImageFamily, Parts, Scoring, TextFamily, TowerSpec, spec_of_side
 from bridge.towers.image_processor import load_image_processor
 from bridge.towers.states import ImageStates, Layer, TextStates
@@ -96,8 +96,7 @@ def encode_image(
     """
     if isinstance(pixels, Tensor):
         out = module(pixels, output_hidden_states=True)
-        patch = int(module.config.patch_size)
-        grid: tuple[int, int] | None = (pixels.shape[-2] // patch, pixels.shape[-1] // patch)
+        grid: tuple[int, int] | None = patch_grid(module, pixels)
         count = None
     else:
         shapes = pixels["spatial_shapes"]
