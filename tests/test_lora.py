@@ -404,7 +404,7 @@ def test_files_that_are_no_lora(sd: Any, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"There is no LoRA file '.*gone\.safetensors'; check"):
         bridge.condition("a cat", model=sd, loras=tmp_path / "gone.safetensors")
     (tmp_path / "old.pt").write_bytes(b"pickled")
-    with pytest.raises(WeightsError, match=r"old\.pt is no safetensors"):
+    with pytest.raises(WeightsError, match=r"old\.pt is not a safetensors"):
         bridge.condition("a cat", model=sd, loras=tmp_path / "old.pt")
 
 

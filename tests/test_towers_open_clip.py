@@ -436,7 +436,7 @@ def test_what_is_unknown_is_refused_by_name(
         ({"text_cfg": {"heads": "6"}}, r"text_cfg\.heads is '6'", open_text_tower),
         ({"vision_cfg": {"width": 32}}, "head_width is 0", open_image_tower),
         ({**HEADS, "vision_cfg": {"head_width": 16, "image_size": 64}}, "64", open_image_tower),
-        ({"text_cfg": [6]}, r"text_cfg .* no table", open_text_tower),
+        ({"text_cfg": [6]}, r"text_cfg .* not a table", open_text_tower),
     ],
 )
 def test_a_config_that_does_not_fit_the_tensors(

@@ -109,7 +109,8 @@ def adapted(
         addons: what is added.
         strengths: for each of N rows, the strength of each LoRA.
 
-    Gives the module to call (the plain one, if torch.compile has wrapped it) and its ids.
+    Yields:
+        The module to call (the plain one, if torch.compile has wrapped it) and its ids.
     """
     plain = getattr(module, "_orig_mod", module)
     with ExitStack() as hooks:

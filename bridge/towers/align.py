@@ -54,7 +54,7 @@ def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False)
     encoder.pooler = None
     found = read_prefixed(folder, "text_projection.")
     if len(found) < 2:
-        raise WeightsError(f"{folder} lacks text_projection; it is no whole AlignModel")
+        raise WeightsError(f"{folder} lacks text_projection; it is not a whole AlignModel")
     projection = nn.Linear(side.hidden_size, config.projection_dim, dtype=torch.float32)
     projection.load_state_dict(found)
     module = Headed(encoder, projection.to(device, dtype).eval().requires_grad_(False))

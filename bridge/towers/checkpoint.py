@@ -19,11 +19,16 @@ from bridge.runtime import quiet_loading
 
 @contextmanager
 def reading(claim: str) -> Iterator[None]:
-    """Whatever is raised inside, where the files of a folder are made something of, is a
-    WeightsError. It begins with ``claim``, which names the folder and says what cannot load.
+    """Whatever is raised inside, where the files of a folder are made something of, is one error.
 
     A folder can make transformers raise anything: KeyError and TypeError for a config of wrong
     types, RecursionError for JSON nested thousands deep, plain Exception for a tokenizer's file.
+
+    Args:
+        claim: how the error begins: it names the folder and says what cannot load.
+
+    Raises:
+        WeightsError: anything but a `BridgeError` or a full disk was raised inside.
     """
     try:
         yield

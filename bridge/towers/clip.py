@@ -96,7 +96,7 @@ def _side(folder: Path, side: str) -> tuple[Any, dict[str, Any]]:
     try:
         whole = CLIPConfig.from_dict(stored)
     except (TypeError, ValueError) as error:
-        raise WeightsError(f"{folder / 'config.json'} is no CLIP config: {error}") from error
+        raise WeightsError(f"{folder / 'config.json'} is not a CLIP config: {error}") from error
     config = getattr(whole, side)
     config.projection_dim = whole.projection_dim
     return config, stored
@@ -133,7 +133,7 @@ def encode(
     """
     out = module(
         ids,
-        attention_mask=causal(module, mask),
+        attention_mask=causal_mask(module, mask),
         output_hidden_states=needs_all(layers),
         output_attentions=attentions,
     )
@@ -175,7 +175,7 @@ def patch_grid(module: Any, pixels: Tensor) -> tuple[int, int]:
     return pixels.shape[-2] // patch, pixels.shape[-1] // patch
 
 
-def causal(module: Any, mask: Tensor | None) -> Tensor | None:
+def causal_mask(module: Any, mask: Tensor | None) -> Tensor | None:
     """A mask of floats ``(B, T)`` as ``(B, 1, T, T)`` for causal attention; others as they are.
 
     transformers takes a mask of four dimensions as the whole of what is added to the logits.

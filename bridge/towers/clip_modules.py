@@ -40,23 +40,29 @@ _IMAGE = ("vision_model.", "visual.")
 
 
 def join_clip(folder: str | os.PathLike[str], text: nn.Module, vision: nn.Module) -> Any:
-    """A transformers CLIPModel of ``folder`` around two live towers, sharing their parameters.
+    """A transformers CLIPModel around two live towers, sharing their parameters.
 
-    ``text`` is or holds CLIP's text tower (a pipeline's ``text_encoder``), ``vision`` its image
-    tower (a `BridgeVLM.vision`); both stay in their mode, training or not. A tower may hold the
-    lower layers alone; the layers above are then the folder's. For inference; training one of the
-    owners trains this too.
+    For inference; training one of the owners trains this too. Both towers stay in their mode,
+    training or not.
 
-    Raises OptionError when a tower is not that of ``folder`` (every tensor is compared, in the
-    tower's dtype; a tower of more layers is refused) or the two are of different dtypes or devices,
-    and WeightsError for a folder that is incomplete or no CLIPModel's.
+    Args:
+        folder: the folder of the CLIPModel that both come from.
+        text: what is or holds CLIP's text tower (a pipeline's ``text_encoder``).
+        vision: what is or holds its image tower (a `BridgeVLM.vision`). A tower may hold the lower
+            layers alone; the layers above are then the folder's.
+
+    Raises:
+        OptionError: a tower is not that of ``folder`` (every tensor is compared, in the tower's
+            dtype; a tower of more layers is refused), or the two are of different dtypes or
+            devices.
+        WeightsError: a folder that is incomplete or not a CLIPModel's.
     """
     from transformers import CLIPConfig, CLIPModel
 
     place = Path(folder)
     settings = read_json(place / "config.json")
     if settings.get("model_type") != "clip":
-        raise WeightsError(f"{place} is no CLIPModel: its model_type is not 'clip'")
+        raise WeightsError(f"{place} is not a CLIPModel: its model_type is not 'clip'")
     with torch.device("meta"):
         # Not later: that would reach into the owners' towers.
         clip: Any = CLIPModel(CLIPConfig.from_dict(settings)).eval()
@@ -140,7 +146,7 @@ def _modules(model: Any) -> list[nn.Module]:
 # ---------------------------------------------------------------- longer contexts
 
 
-def stretched(positions: Tensor, to: int = 248, keep: int = 20) -> Tensor:
+def stretch(positions: Tensor, to: int = 248, keep: int = 20) -> Tensor:
     """Position embeddings ``(n, D)`` as ``(to, D)``, in their dtype. Raises OptionError."""
     length = len(positions)
     if not 0 <= keep < length - 1:
@@ -190,7 +196,7 @@ def stretch_positions(tower: Any, to: int = 248, keep: int = 20) -> Any:
     config: Any = getattr(tower, "config", None)
     if not hasattr(config, "max_position_embeddings"):
         raise UnsupportedModelError(
-            f"{type(tower).__name__} is no CLIP text tower; pass a CLIPTextModel, a "
+            f"{type(tower).__name__} is not a CLIP text tower; pass a CLIPTextModel, a "
             "CLIPTextModelWithProjection or a state dict."
         )
     state = _stretched_state(tower.state_dict(), to, keep)
@@ -209,4 +215,4 @@ def _stretched_state(state: Mapping[str, Tensor], to: int, keep: int) -> dict[st
         )
     # position_ids is a count from 0 that transformers makes anew; in old files it has 77 entries.
     found = {name: tensor for name, tensor in state.items() if not name.endswith("position_ids")}
-    return {**found, **{name: stretched(state[name], to, keep) for name in names}}
+    return {**found, **{name: stretch(state[name], to, keep) for name in names}}

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from bridge.errors import WeightsError
 from bridge.towers.checkpoint import load_tower
-from bridge.towers.clip import TEXT_PROJECTED, TOKENIZER, causal, patch_grid, pick
+from bridge.towers.clip import TEXT_PROJECTED, TOKENIZER, causal_mask, patch_grid, pick
 from bridge.towers.family import ImageFamily, Parts, TextFamily, spec_of_config
 from bridge.towers.open_clip import (
     image_side,
@@ -54,7 +54,7 @@ def text_parts(files: OpenClipFiles, dtype: Any, device: Any) -> Parts:
     folder = files.folder
     state, config = text_side(files)
     if "text.cls_emb" not in files.state:
-        raise WeightsError(f"{folder} lacks text.cls_emb; it is no CoCa")
+        raise WeightsError(f"{folder} lacks text.cls_emb; it is not a CoCa")
     state[_TOKENS] = torch.cat([state[_TOKENS], files.state["text.cls_emb"].reshape(1, -1)])
     config.vocab_size += 1
     config.pad_token_id = pad_id(files.model)
@@ -85,7 +85,7 @@ def encode_text(
     shut = torch.zeros_like(hidden, dtype=torch.float32).masked_fill(hidden, -torch.inf)
     out = module(
         places,
-        attention_mask=causal(module, shut),
+        attention_mask=causal_mask(module, shut),
         output_hidden_states=True,
         output_attentions=attentions,
     )

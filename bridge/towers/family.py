@@ -48,7 +48,16 @@ class TowerSpec:
 
 
 def spec_of_config(config: dict[str, Any], architecture: str, source: str) -> TowerSpec:
-    """The spec of a tower from its config. Raises WeightsError naming a missing key."""
+    """The spec of a tower.
+
+    Args:
+        config: its ``config.json``, as a dictionary.
+        architecture: its transformers class.
+        source: what the spec and errors say it is from.
+
+    Raises:
+        WeightsError: a key is missing or of a wrong type; the message names it.
+    """
     try:
         if architecture == "T5EncoderModel":
             return TowerSpec(
@@ -79,7 +88,7 @@ def spec_of_config(config: dict[str, Any], architecture: str, source: str) -> To
         )
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(
-            f"The config of {source} is no {architecture} config: {type(error).__name__} {error}."
+            f"The config of {source} is not of a {architecture}: {type(error).__name__} {error}."
         ) from error
 
 
@@ -101,7 +110,7 @@ def spec_of_side(
 
 
 def read_spec(folder: Path, architecture: str) -> TowerSpec:
-    """The spec of the tower in ``folder``. Raises WeightsError."""
+    """`spec_of_config` of the tower in ``folder``."""
     return spec_of_config(read_json(folder / "config.json"), architecture, str(folder))
 
 

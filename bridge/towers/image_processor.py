@@ -128,8 +128,9 @@ def to_pixels(processor: Any, images: Sequence[Any], alpha: str = "white") -> An
     with ``alpha="drop"`` PIL's own conversion to RGB takes off alpha and clips, as OpenAI's CLIP
     and open_clip do.
 
-    Raises ImageError for an empty list and for what is no picture, OptionError for another
-    ``alpha``.
+    Raises:
+        ImageError: an empty list, or what is not a picture.
+        OptionError: another ``alpha``.
     """
     from PIL import Image
 

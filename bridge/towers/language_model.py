@@ -54,7 +54,7 @@ def spec_of(module: Any, source: str) -> TowerSpec:
             mlp_width=int(getattr(text, "intermediate_size", None) or 0),
         )
     except AttributeError as error:
-        raise WeightsError(f"The config of {source} is of no language model: {error}") from error
+        raise WeightsError(f"{source} has no config of a language model: {error}") from error
 
 
 def encode_text(

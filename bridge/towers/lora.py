@@ -32,7 +32,7 @@ from torch import Tensor
 from bridge.errors import WeightsError
 from bridge.files import check_given, hash_file, parse_json, read_json
 from bridge.towers.family import TowerSpec
-from bridge.towers.layer_pattern import LayerPatternError, compiled, is_plain, matches
+from bridge.towers.layer_pattern import LayerPatternError, compile_pattern, is_plain, matches
 from bridge.towers.tensors import check_finite, open_tensors
 
 # What peft and diffusers call the file in a folder that is one LoRA.
@@ -143,7 +143,7 @@ def read_lora(path: str | os.PathLike[str], name: str | None = None) -> Lora:
     chosen = name or name_of(source)
     if source.suffix.lower() != ".safetensors":
         raise WeightsError(
-            f"{source} is no safetensors file; other kinds can run code when they are opened. "
+            f"{source} is not a safetensors file; other kinds can run code when they are opened. "
             "Take the LoRA's safetensors version."
         )
     with open_tensors(source) as opened:
@@ -157,7 +157,9 @@ def read_lora(path: str | os.PathLike[str], name: str | None = None) -> Lora:
     _check_kind(source, keys, unused)
     check_finite(source, tensors.items())
     if shape is not None and len(shape) < 2:
-        raise WeightsError(f"{source}: {crossing!r} is {tuple(shape)}, no matrix; it is damaged.")
+        raise WeightsError(
+            f"{source}: {crossing!r} is {tuple(shape)}, not a matrix; it is damaged."
+        )
     beside = source.parent / CONFIG
     in_folder = source.name == FOLDER_FILES[0] and beside.is_file()
     alpha_of = alphas_beside(beside) if in_folder else alphas_within(source, metadata)
@@ -193,14 +195,15 @@ def name_of(source: Path) -> str:
 def _check_kind(source: Path, keys: list[str], unused: tuple[str, ...]) -> None:
     if not any("lora" in key.lower() for key in keys):
         raise WeightsError(
-            f"{source} is no LoRA: none of its {len(keys)} tensors is called one "
+            f"{source} is not a LoRA: none of its {len(keys)} tensors is called one "
             f"({', '.join(sorted(keys)[:2])}). An embedding goes into textual_inversions."
         )
     strange = next(filter(is_text_key, unused), None)
     if strange is not None:
         raise WeightsError(
-            f"{source} has {strange!r}, which is no LoRA of a linear layer of a CLIP text tower; "
-            "bridge adds up and down matrices only, not DoRA, LoHa, LoKr or trained embeddings."
+            f"{source} has {strange!r}, which is not a LoRA of a linear layer of a CLIP text "
+            "tower; bridge adds up and down matrices only, not DoRA, LoHa, LoKr or trained "
+            "embeddings."
         )
 
 
@@ -247,7 +250,7 @@ def alphas_within(source: Path, metadata: Mapping[str, str]) -> AlphaOf:
     where = f"{source}: its {METADATA}"
     packed = parse_json(metadata[METADATA], where)
     if not isinstance(packed, dict):
-        raise WeightsError(f"{where} is no JSON object.")
+        raise WeightsError(f"{where} is not a JSON object.")
     towers = ("", "text_encoder", "text_encoder_2")
     scalings = {tower: _scaling(packed, f"{tower}.", where) for tower in towers}
     return lambda key, rank: scalings[key.tower](key.layer, rank)
@@ -285,7 +288,7 @@ def _patterns(given: Any, where: str) -> dict[str, float]:
         )
     for pattern in expressions:
         try:
-            compiled(pattern)
+            compile_pattern(pattern)
         except LayerPatternError as error:
             raise WeightsError(
                 f"{where}: the pattern {pattern!r:.80} {error}. Write the layers' plain names."

@@ -74,7 +74,7 @@ def load_multilingual(folder: Path, dtype: Any, device: Any, allow_pickle: bool 
     inner, head = _parts(state, "transformer.", "LinearTransformation.")
     if "weight" not in head:
         raise WeightsError(
-            f"{folder} lacks LinearTransformation.weight; it is no Multilingual CLIP"
+            f"{folder} lacks LinearTransformation.weight; it is not a Multilingual CLIP"
         )
     base = str(config.get("modelBase") or config.get("model_type"))
     changes = {k: config[k] for k in ("num_attention_heads",) if k in config}

@@ -133,7 +133,7 @@ def _config(folder: Path) -> dict[str, Any]:
 def _table(config: dict[str, Any], name: str, folder: Path) -> dict[str, Any]:
     told = config.get(name) or {}
     if not isinstance(told, dict):
-        raise WeightsError(f"{folder / CONFIG}: {name} is {told!r}, no table")
+        raise WeightsError(f"{folder / CONFIG}: {name} is {told!r}, not a table")
     return told
 
 
@@ -147,7 +147,7 @@ def read_files(folder: Path, allow_pickle: bool) -> OpenClipFiles:
 
 
 def check_model(model: Model, where: str) -> None:
-    """Raises UnsupportedModelError for what is unlike CLIP, WeightsError for what is no config."""
+    """Raises UnsupportedModelError for what is unlike CLIP, WeightsError for a damaged config."""
     for side, usual in _usual(model).items():
         told = _side(model, side)
         if isinstance(told.get("layers"), list):
@@ -190,7 +190,7 @@ def _usual(model: Model) -> dict[str, dict[str, Any]]:
 def _side(model: Model, side: str) -> Mapping[str, Any]:
     told = model.get(side) or {}
     if not isinstance(told, Mapping):
-        raise WeightsError(f"model_cfg.{side} of an open_clip config is {told!r}, no table")
+        raise WeightsError(f"model_cfg.{side} of an open_clip config is {told!r}, not a table")
     return told
 
 

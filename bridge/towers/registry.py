@@ -206,10 +206,16 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def find_source(source: str | Path) -> tuple[str, Path, str | None, Path | None]:
-    """A tower's name, its folder, its family where the table says it, and the folder of its
-    tokenizer where that is another.
+    """From a short name, hub id or folder to a local folder; what is missing is fetched.
 
-    Raises UnknownModelError with the nearest names, HubError, WeightsError.
+    Returns:
+        The tower's name, its folder, its family where the table says it, and the folder of its
+        tokenizer where that is another.
+
+    Raises:
+        UnknownModelError: no such name or folder; the message has the nearest names.
+        HubError: the hub cannot be reached.
+        WeightsError: weights that are published as a pickle alone.
     """
     row = find_row(source) if isinstance(source, str) else None
     if row is not None:

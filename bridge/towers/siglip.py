@@ -62,7 +62,7 @@ def _config(folder: Path) -> tuple[str, Any]:
     stored = read_json(folder / "config.json")
     start = _CLASSES.get(str(stored.get("model_type")))
     if start is None or "text_config" not in stored:
-        raise WeightsError(f"{folder / 'config.json'} is no config of a model with two sides")
+        raise WeightsError(f"{folder / 'config.json'} is not a config of a model with two sides")
     return start, getattr(transformers, f"{start}Config").from_dict(stored)
 
 

@@ -70,7 +70,7 @@ def _load(folder: Path, kind: str, stamps: tuple[tuple[int, int] | None, ...]) -
             "another package: pip install sentencepiece."
         )
     with reading(f"The tokenizer in {folder} cannot be read"):
-        return tried(
+        return check_tokenizer(
             getattr(transformers, kind).from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
@@ -88,14 +88,14 @@ def load_words(folder: Path, **settings: Any) -> Any:
     from transformers import AutoTokenizer
 
     with reading(f"{folder}: the tokenizer cannot load"):
-        return tried(
+        return check_tokenizer(
             AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False, **settings
             )
         )
 
 
-def tried(tokenizer: Any) -> Any:
+def check_tokenizer(tokenizer: Any) -> Any:
     """The tokenizer, which has read a text: some files load and then cannot be used."""
     for text in ("a cat", ""):
         ids = tokenizer(text)["input_ids"]
@@ -154,7 +154,8 @@ def tokenize(tokenizer: Any, texts: Sequence[str], rule: TokenRule, context: int
         rule: the family's rule.
         context: the tower's longest input, in tokens.
 
-    Raises PromptError for what is no list of texts, or an empty one.
+    Raises:
+        PromptError: texts that are not a list of strings, or an empty list.
     """
     given = check_texts(texts)
     shown = [text.lower() for text in given] if rule.lower else list(given)
@@ -188,7 +189,13 @@ def tokenize(tokenizer: Any, texts: Sequence[str], rule: TokenRule, context: int
 def check_ids(highest: int, module: Any, source: str) -> None:
     """Refuse an id that a tower has no embedding for: its tokenizer is another model's.
 
-    ``source`` is what the tower was read from. Raises WeightsError.
+    Args:
+        highest: the highest id that the tower is to be given.
+        module: the tower's module.
+        source: what it was read from, for the message.
+
+    Raises:
+        WeightsError: the tower has no embedding for the id.
     """
     inner = module if hasattr(module, "get_input_embeddings") else getattr(module, "encoder", None)
     table = getattr(inner, "get_input_embeddings", lambda: None)()
@@ -201,7 +208,7 @@ def check_ids(highest: int, module: Any, source: str) -> None:
 
 
 def check_texts(texts: Sequence[str]) -> tuple[str, ...]:
-    """The texts as a tuple. Raises PromptError for what is no list of texts, or an empty one."""
+    """The texts as a tuple. Raises PromptError for no list of texts, or an empty one."""
     if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
         raise PromptError(f"texts must be a list of strings, not {type(texts).__name__}: {texts!r}")
     if not len(texts):

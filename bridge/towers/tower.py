@@ -43,7 +43,8 @@ class _Tower:
     def scores(self, text_pooled: Tensor, image_pooled: Tensor) -> Tensor:
         """Scores ``(T, I)`` as its model was trained to give them (`Scoring.scores`).
 
-        Raises OptionError for a tower of a model that has but one side.
+        Raises:
+            OptionError: a tower of a model that has but one side.
         """
         if self.scoring is None:
             raise OptionError(
@@ -84,16 +85,22 @@ class TextTower(_Tower):
 
     @classmethod
     def from_modules(cls, module: Any, tokenizer: Any, *, name: str | None = None) -> TextTower:
-        """A tower from live modules, such as a pipeline's text_encoder; they are not copied.
+        """A tower from live modules, such as a pipeline's; they are not copied.
 
-        Raises UnsupportedModelError for a module of no known family.
+        Args:
+            module: the text encoder.
+            tokenizer: a transformers tokenizer.
+            name: what the tower is called; by default the module's class.
+
+        Raises:
+            UnsupportedModelError: a module of no known family.
         """
         kind = type(module).__name__
         family = family_of_config(getattr(module, "config", None))
         describe = TEXT_FAMILIES[family].spec
         if describe is None:
             raise UnsupportedModelError(
-                f"A {kind} alone is no whole {family} tower; open its folder with open_text_tower"
+                f"A {kind} alone is not a whole {family} tower; open its folder: open_text_tower"
             )
         return cls(name or kind, family, describe(module, name or kind), module, tokenizer)
 
@@ -190,12 +197,15 @@ class ImageTower(_Tower):
         """What the module takes of a PIL picture, of several, or of what the processor made of
         them: ``(B, 3, H, W)``, or a mapping of tensors, in its dtype and on its device.
 
-        A transparent picture is laid over white, as everywhere in bridge; with ``alpha="drop"``
-        its alpha is taken off, and what was transparent shows the colour that lay hidden there,
-        as OpenAI's CLIP and open_clip have it.
+        Args:
+            images: as in `encode`.
+            alpha: "white" lays a transparent picture over white, as everywhere in bridge; "drop"
+                takes its alpha off, and what was transparent shows the colour that lay hidden
+                there, as OpenAI's CLIP and open_clip have it.
 
-        Raises ImageError for no pictures and for a tensor of another size, OptionError for
-        another ``alpha``.
+        Raises:
+            ImageError: no pictures, or a tensor of another size.
+            OptionError: another ``alpha``.
         """
         ready = isinstance(images, Tensor | dict)
         some = images if ready or isinstance(images, Sequence) else [images]
