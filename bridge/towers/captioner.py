@@ -131,7 +131,8 @@ def open_captioner(
 ) -> Captioner:
     """Open a CoCa in open_clip's layout; arguments and errors as `open_text_tower`.
 
-    Raises UnsupportedModelError for a model of another family, or without its caption decoder.
+    Raises:
+        UnsupportedModelError: a model of another family, or without its caption decoder.
     """
     place = resolve_device(device)
     name, folder, known, words = find_source(source)

@@ -35,36 +35,25 @@ def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False)
     A ``CLIPTextModel`` has no projection: its pooled state is the EOS state, and no picture is
     scored with it. Raises WeightsError.
     """
-    config, stored = _side(folder, "text_config")
-    kind = TEXT_PROJECTED
+    config, values, told = _side(folder, "text_config")
     if config is not None:
-        _check_projected(folder, stored.get("architectures") or (), "text_projection.weight")
-    if config is None and kind not in (stored.get("architectures") or ()):
-        kind = TEXT_PLAIN
-    values = config.to_dict() if config is not None else stored
-    return Parts(
-        module=load_tower(kind, folder, dtype=dtype, device=device, config=config),
-        spec=spec_of_config(values, kind, str(folder)),
-        scoring=read_scoring(folder),
-    )
+        _check_projected(folder, told, "text_projection.weight")
+    kind = TEXT_PLAIN if config is None and TEXT_PROJECTED not in told else TEXT_PROJECTED
+    module = load_tower(kind, folder, dtype=dtype, device=device, config=config)
+    return Parts(module, spec_of_config(values, kind, str(folder)), read_scoring(folder))
 
 
 def load_image(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False) -> Parts:
     """The image side of a ``CLIPModel`` folder, or a ``CLIPVisionModelWithProjection``'s own."""
-    config, stored = _side(folder, "vision_config")
+    config, values, told = _side(folder, "vision_config")
     kind = IMAGE_PROJECTED
-    told = stored.get("architectures") or ()
     if config is None and kind not in (told or (kind,)):
         raise _unprojected(folder, told)
     if config is not None:
         _check_projected(folder, told, "visual_projection.weight")
-    values = config.to_dict() if config is not None else stored
-    return Parts(
-        module=load_tower(kind, folder, dtype=dtype, device=device, config=config),
-        spec=spec_of_config(values, kind, str(folder)),
-        scoring=read_scoring(folder),
-        processor=load_image_processor(folder),
-    )
+    module = load_tower(kind, folder, dtype=dtype, device=device, config=config)
+    spec = spec_of_config(values, kind, str(folder))
+    return Parts(module, spec, read_scoring(folder), load_image_processor(folder))
 
 
 def _check_projected(folder: Path, told: Sequence[str], name: str) -> None:
@@ -82,15 +71,17 @@ def _unprojected(folder: Path, told: Sequence[str]) -> UnsupportedModelError:
     )
 
 
-def _side(folder: Path, side: str) -> tuple[Any, dict[str, Any]]:
-    """The config of one side of a model with two, None for a folder of one tower; and the JSON.
+def _side(folder: Path, side: str) -> tuple[Any, dict[str, Any], Sequence[str]]:
+    """The config of one side of a model with two, None for a folder of one tower; that side's
+    values; and the classes that the folder is said to be of.
 
     The joint width stands at the top; that in the sides' own configs is wrong in some published
     files (LAION's say 512 where the projection is wider), since CLIPModel does not read it there.
     """
     stored = read_json(folder / "config.json")
+    told = stored.get("architectures") or ()
     if side not in stored:
-        return None, stored
+        return None, stored, told
     from transformers import CLIPConfig
 
     try:
@@ -99,7 +90,7 @@ def _side(folder: Path, side: str) -> tuple[Any, dict[str, Any]]:
         raise WeightsError(f"{folder / 'config.json'} is not a CLIP config: {error}") from error
     config = getattr(whole, side)
     config.projection_dim = whole.projection_dim
-    return config, stored
+    return config, config.to_dict(), told
 
 
 def read_scoring(folder: Path) -> Scoring | None:
@@ -183,10 +174,8 @@ def causal_mask(module: Any, mask: Tensor | None) -> Tensor | None:
     if mask is None or not mask.is_floating_point():
         return mask
     length = mask.shape[-1]
-    later = torch.full((length, length), -torch.inf, device=mask.device, dtype=torch.float32).triu(
-        1
-    )
-    return (mask[:, None, None] + later).to(module.dtype)
+    later = torch.full((length, length), -torch.inf, device=mask.device, dtype=torch.float32)
+    return (mask[:, None, None] + later.triu(1)).to(module.dtype)
 
 
 def needs_all(layers: Sequence[Layer]) -> bool:
@@ -196,20 +185,17 @@ def needs_all(layers: Sequence[Layer]) -> bool:
 
 def pick(module: Any, out: Any, layers: Sequence[Layer]) -> tuple[Tensor, ...]:
     """The states of ``layers`` out of a CLIP text model's output."""
-    return tuple(_one(module, out, layer) for layer in layers)
-
-
-def _one(module: Any, out: Any, layer: Layer) -> Tensor:
-    if layer == Layer(-1, True):
-        return out.last_hidden_state
-    # hidden_states starts with the embeddings and ends with the last layer before the norm.
-    state = out.hidden_states[layer.index]
-    return _final_norm(module)(state) if layer.norm else state
-
-
-def _final_norm(module: Any) -> Any:
     # CLIPTextModel wrapped its transformer as .text_model until transformers 5.
-    return getattr(module, "text_model", module).final_layer_norm
+    norm = getattr(module, "text_model", module).final_layer_norm
+
+    def one(layer: Layer) -> Tensor:
+        if layer == Layer(-1, True):
+            return out.last_hidden_state
+        # hidden_states starts with the embeddings and ends with the last layer before the norm.
+        state = out.hidden_states[layer.index]
+        return norm(state) if layer.norm else state
+
+    return tuple(map(one, layers))
 
 
 def spec_of(module: Any, source: str) -> TowerSpec:

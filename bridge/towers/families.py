@@ -16,7 +16,6 @@ from bridge.towers import (
     mean_pooled,
     open_clip,
     siglip,
-    t5,
 )
 from bridge.towers.family import ImageFamily, TextFamily
 from bridge.towers.open_clip_config import has_foreign_text, has_layout, read_model_config
@@ -30,7 +29,7 @@ _TEXT = (
     coca.TEXT,
     blip2.TEXT,
     mean_pooled.MULTILINGUAL_TEXT,
-    t5.TEXT,
+    language_model.T5_TEXT,
     language_model.TEXT,
 )
 _IMAGE = (
@@ -49,7 +48,7 @@ IMAGE_FAMILIES: dict[str, ImageFamily] = {each.name: each for each in _IMAGE}
 _PIPELINE_TEXT = {
     clip.TEXT_PLAIN: (clip.encode, clip.TOKENIZER),
     clip.TEXT_PROJECTED: (clip.encode, clip.TOKENIZER),
-    t5.ARCHITECTURE: (t5.encode, t5.TOKENIZER),
+    language_model.T5: (language_model.encode, language_model.T5_TOKENIZER),
 }
 TEXT_TOWERS = {name: encode for name, (encode, _) in _PIPELINE_TEXT.items()}
 """Class name of a pipeline's text encoder -> its ``encode(module, ids, layers, mask)``."""

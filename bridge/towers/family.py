@@ -149,7 +149,8 @@ class Scoring:
             image_pooled: ``(I, P)``, or ``(I, Q, P)`` of Q query tokens, of which the best counts
                 (BLIP-2, Li et al. 2023, section 3.2).
 
-        Raises OptionError when the widths differ: these are not towers of one model.
+        Raises:
+            OptionError: the widths differ: these are not towers of one model.
         """
         if text_pooled.shape[-1] != image_pooled.shape[-1]:
             raise OptionError(

@@ -110,7 +110,7 @@ class TextTower(_Tower):
         return self._family.tokens
 
     def tokenize(self, texts: Sequence[str]) -> TextBatch:
-        """Tokenize by the family's rule of padding and cutting. Raises PromptError."""
+        """Tokenize by the family's rule of padding and cutting; errors as `encode`."""
         return tokenize(self.tokenizer, texts, self._family.rule, self.spec.context)
 
     @torch.no_grad()
