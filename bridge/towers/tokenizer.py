@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from bridge.errors import MissingDependencyError, PromptError, WeightsError
 from bridge.files import stamp
 from bridge.towers.checkpoint import reading
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _FILES = (
     "tokenizer.json",
@@ -157,6 +157,8 @@ def tokenize(tokenizer: Any, texts: Sequence[str], rule: TokenRule, context: int
     Raises:
         PromptError: texts that are not a list of strings, or an empty list.
     """
+    import torch
+
     given = check_texts(texts)
     shown = [text.lower() for text in given] if rule.lower else list(given)
     length = min(rule.length or context, context)
