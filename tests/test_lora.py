@@ -393,7 +393,7 @@ def test_files_that_are_no_lora(sd: Any, tmp_path: Path) -> None:
 
     layer = "lora_te_text_model_encoder_layers_0_mlp_fc1"
     down, up = torch.ones(2, 32), torch.ones(64, 2)
-    refused("no LoRA.*textual_inversions", {"emb_params": down})
+    refused("not a LoRA.*textual_inversions", {"emb_params": down})
     refused("not DoRA", {f"{layer}.dora_scale": up, f"{layer}.lora_down.weight": down})
     refused("not DoRA", {f"{layer}.hada_w1_a": up})
     refused("its down only", {f"{layer}.lora_down.weight": down})
