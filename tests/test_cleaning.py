@@ -19,7 +19,7 @@ from bridge.cleaning import CLEANINGS, clean
 from bridge.errors import OptionError
 from bridge.prompt import parse, plan
 from bridge.towers import TEXT_FAMILIES
-from bridge.towers.batch import tokenize
+from bridge.towers.tokenizer import tokenize
 
 SAID = json.loads((Path(__file__).parent / "data" / "cleaned.json").read_text(encoding="utf-8"))
 BROKEN = "a  cafÃ© &amp; two “red”  apples"

@@ -12,9 +12,11 @@ from bridge.errors import MissingDependencyError, UnsupportedModelError, Weights
 from bridge.files import read_json
 from bridge.model_folder import check_described, files_size
 from bridge.runtime import check_dtype, quiet_loading, resolve_device, resolve_dtype
-from bridge.towers.foreign import load_words, read_config, reading
+from bridge.towers import reading
+from bridge.towers.checkpoint import read_config
 from bridge.towers.image_processor import a_picture, load_image_processor
 from bridge.towers.registry import find_row
+from bridge.towers.tokenizer import load_words
 from bridge.vlm.generation import check_generation
 from bridge.vlm.pairing import image_tower
 
