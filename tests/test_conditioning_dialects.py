@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from comparisons import Compared, relative
-from compel import Compel, ReturnedEmbeddingsType, SplitLongTextMode
+from compel import Compel, CompelForSD, CompelForSDXL, SplitLongTextMode
 from tiny_models import tiny_sd_pipeline, tiny_sdxl_pipeline
 
 import bridge
@@ -69,20 +69,6 @@ def test_one_tower_is_compels(sd: Any, text: str, compared: Compared) -> None:
         assert_near(found.negative_prompt_embeds, compel("a dog--"))
 
 
-@pytest.mark.parametrize("text", COMPEL_PROMPTS)
-def test_two_towers_are_compels(sdxl: Any, text: str, compared: Compared) -> None:
-    compel = Compel(
-        tokenizer=[sdxl.tokenizer, sdxl.tokenizer_2],
-        text_encoder=[sdxl.text_encoder, sdxl.text_encoder_2],
-        returned_embeddings_type=ReturnedEmbeddingsType.PENULTIMATE_HIDDEN_STATES_NON_NORMALIZED,
-        requires_pooled=[False, True],
-    )
-    with torch.no_grad():
-        wanted, _ = compel(text)
-    found = bridge.condition(text, model=sdxl, dialect="compel")
-    compared("compel's weights, two towers", COMPEL, found.prompt_embeds, wanted, TOLERANCE)
-
-
 PARTS = [
     '("a cat", "a red dog").blend(0.7, 0.3)',
     '("a cat", "a red+ dog").blend(1.4, 0.6, no_normalize)',
@@ -91,14 +77,44 @@ PARTS = [
 ]
 
 
-def test_parts_whose_weights_add_up_to_nothing_have_a_mean_pooled_state(sdxl: Any) -> None:
-    text = '("a cat", "a red dog").and({}, {})'
-    one, other = (
-        bridge.condition(text.format(*weights), model=sdxl, dialect="compel")
-        for weights in ((1, -1), (1, 1))
-    )
-    assert one.pooled_prompt_embeds is not None and one.prompt_embeds.isfinite().all()
-    assert_near(one.pooled_prompt_embeds, other.pooled_prompt_embeds)
+# Weights of an .and() are an error in CompelForSDXL.
+@pytest.mark.parametrize("text", [*COMPEL_PROMPTS, *PARTS[:3], "a cat " * 50])
+def test_two_towers_are_compels(sdxl: Any, text: str, compared: Compared) -> None:
+    """The pooled state is that of the text as written, marks included."""
+    wanted = CompelForSDXL(sdxl)(text, negative_prompt="a dog--")
+    found = bridge.condition(text, "a dog--", model=sdxl, dialect="compel")
+    for what, ours, theirs in (
+        ("compel's weights, two towers", found.prompt_embeds, wanted.embeds),
+        ("compel's weights, two towers", found.negative_prompt_embeds, wanted.negative_embeds),
+        ("compel's pooled states", found.pooled_prompt_embeds, wanted.pooled_embeds),
+        (
+            "compel's pooled states",
+            found.negative_pooled_prompt_embeds,
+            wanted.negative_pooled_embeds,
+        ),
+    ):
+        compared(what, COMPEL, ours, theirs, TOLERANCE)
+    assert [source.window for source in found.traces[0].pooled] == [0] * len(found.plans[0][1::2])
+
+
+@pytest.mark.filterwarnings("ignore:Of a .swap")
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'("a cat", "{"a red dog, " * 30}").and(0.7, 1.2)',  # one window, and three
+        '("a cat").and(0.5)',
+        "a (red cat)1.2.swap(dog) of the (house).swap(two apples, t_start=0.3)",
+        '("a cat.swap(dog)", "a dog").and()',
+    ],
+)
+def test_parts_and_swaps_are_compels(sd: Any, text: str, compared: Compared) -> None:
+    wanted = CompelForSD(sd)(text, negative_prompt="a dog")
+    found = bridge.condition(text, "a dog", model=sd, dialect="compel")
+    for ours, theirs in (
+        (found.prompt_embeds, wanted.embeds),
+        (found.negative_prompt_embeds, wanted.negative_embeds),
+    ):
+        compared("compel's and and swap", COMPEL, ours, theirs, TOLERANCE)
 
 
 @pytest.mark.parametrize("text", PARTS)
@@ -321,6 +337,8 @@ def test_one_pass_a_tower_whatever_is_asked(sdxl: Any, emphasis: str) -> None:
         ({"long_prompt": "cut"}, "No long_prompt 'cut'"),
         ({"long_prompt": LongPrompt("commas")}, "split 'commas'"),
         ({"long_prompt": LongPrompt("comma", join="sum")}, "join 'sum'"),
+        ({"long_prompt": LongPrompt("comma", backtrack=-1)}, "backtrack must .* not -1"),
+        ({"long_prompt": LongPrompt("comma", backtrack=1.5)}, "backtrack must .* not 1.5"),
     ],
 )
 def test_choices_are_checked_before_a_model_loads(choice: dict[str, Any], said: str) -> None:

@@ -71,6 +71,17 @@ def test_compels_weights(flux: Any, text: str, compared: Compared) -> None:
     compared(feature, COMPEL, found.pooled_prompt_embeds, wanted.pooled_embeds, TOLERANCE)
 
 
+def test_parts_whose_weights_add_up_to_nothing_have_a_mean_pooled_state(flux: Any) -> None:
+    one, other = (
+        bridge.condition(
+            f'("a cat", "a red dog").and({weights})',
+            model=flux, dialect="compel", max_sequence_length=LENGTH,
+        ).pooled_prompt_embeds
+        for weights in ("1, -1", "1, 1")
+    )  # fmt: skip
+    assert torch.equal(one, other)
+
+
 def test_comfys_weights(flux: Any, compared: Compared) -> None:
     z, empty = states_of(flux, ["two", "red", "dog"]), states_of(flux, [])
     wanted = empty + (z - empty) * weights(1.0, 1.3, 0.7)

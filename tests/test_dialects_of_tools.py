@@ -5,13 +5,16 @@ tests/parity holds the same against the tools' own code.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny_models import tiny_sdxl_pipeline
 from tiny_t5 import tiny_t5_pipeline
 
 import bridge
-from bridge.errors import PromptError
+from bridge.errors import PromptError, WeightsError
 
 
 @pytest.mark.parametrize(
@@ -30,19 +33,27 @@ def test_the_word_that_pads(dialect: str, is_text: bool) -> None:
     assert pipe.tokenizer_2("!", add_special_tokens=False)["input_ids"] == [0]
 
 
-@pytest.mark.parametrize(("kind", "least", "clip"), [("flux", 256, 0), ("sd3", 77, 77)])
-def test_t5_of_comfy_grows(kind: str, least: int, clip: int) -> None:
+@pytest.mark.parametrize(
+    ("dialect", "kind", "least", "clip"),
+    [
+        ("comfy", "flux", 256, 0),
+        ("comfy", "sd3", 77, 77),
+        ("a1111", "flux", 256, 0),
+        ("a1111", "sd3", 256, 77),
+    ],
+)
+def test_t5_of_comfy_and_a1111_grows(dialect: str, kind: str, least: int, clip: int) -> None:
     pipe = tiny_t5_pipeline(kind)
-    states = bridge.condition("a cat", "", model=pipe, dialect="comfy").prompt_embeds
+    states = bridge.condition("a cat", "", model=pipe, dialect=dialect).prompt_embeds
     assert states.shape[1] == clip + least
-    long = bridge.condition("cat " * 70 + "a b c " * 200, "", model=pipe, dialect="comfy")
+    long = bridge.condition("cat " * 70 + "a b c " * 200, "", model=pipe, dialect=dialect)
     t5 = long.plans[0][-1]
     assert t5.limit == t5.used > 512 and not t5.cut
     assert long.prompt_embeds.shape == long.negative_prompt_embeds.shape
-    cut = bridge.condition("a cat", "", model=pipe, dialect="comfy", max_sequence_length=40)
+    cut = bridge.condition("a cat", "", model=pipe, dialect=dialect, max_sequence_length=40)
     assert cut.prompt_embeds.shape[1] == clip + 40
     with pytest.raises(PromptError, match=r"tokens in text_encoder_.; at most"):
-        bridge.condition("cat " * 9000, model=pipe, dialect="comfy", long_prompt="truncate")
+        bridge.condition("cat " * 9000, model=pipe, dialect=dialect, long_prompt="truncate")
 
 
 def test_comfy_puts_nothing_in_the_place_of_t5() -> None:
@@ -64,3 +75,38 @@ def test_empty_negatives_of_sdxl(force: bool) -> None:
     assert zero("", "comfy") == zero(None, "comfy") == [False, False]
     assert zero("", "plain") == [False, False]
     assert zero(None, "plain") == [force, force]
+
+
+def test_embeddings_of_t5_stand_in_the_place_of_their_words(tmp_path: Path) -> None:
+    """A file whose vectors are those of known tokens reads as these do, in each tower it names."""
+    pipe = tiny_t5_pipeline("flux")
+    dog = pipe.tokenizer_2("dog", add_special_tokens=False)["input_ids"]
+    vectors = pipe.text_encoder_2.get_input_embeddings().weight[torch.tensor(dog)].detach()
+    save_file({"t5xxl": vectors.clone()}, tmp_path / "hound.safetensors")
+    files = tmp_path / "hound.safetensors"
+    for dialect, prompt in (("comfy", "a embedding:hound"), ("a1111", "a hound")):
+        found = bridge.condition(prompt, model=pipe, dialect=dialect, textual_inversions=files)
+        wanted = bridge.condition("a dog", model=pipe, dialect=dialect)
+        assert torch.allclose(found.prompt_embeds, wanted.prompt_embeds, atol=1e-5), dialect
+
+
+def test_embeddings_without_vectors_for_t5_leave_weights_on_their_words(tmp_path: Path) -> None:
+    """ComfyUI keeps their places, so the weights behind them move to other tokens there."""
+    pipe = tiny_t5_pipeline("flux")
+    files = tmp_path / "hound.safetensors"
+    save_file({"clip_l": torch.ones(3, 32), "clip_g": torch.ones(3, 48)}, files)
+    found, wanted = (
+        bridge.condition(prompt, model=pipe, dialect="comfy", textual_inversions=files)
+        for prompt in ("embedding:hound (cat:1.5)", "(cat:1.5)")
+    )
+    t5 = found.plans[0][1].tokens
+    assert {token.weight for token in t5 if not token.special} == {1.5}
+    assert torch.equal(found.prompt_embeds, wanted.prompt_embeds)
+    assert not torch.equal(found.pooled_prompt_embeds, wanted.pooled_prompt_embeds)
+
+
+def test_a_file_for_a_tower_that_the_model_lacks(tmp_path: Path) -> None:
+    files = tmp_path / "hound.safetensors"
+    save_file({"clip_g": torch.ones(1, 48)}, files)
+    with pytest.raises(WeightsError, match=r"for clip_g, but .* \(flux\) has clip_l, t5xxl\."):
+        bridge.condition("a", model=tiny_t5_pipeline("flux"), textual_inversions=files)

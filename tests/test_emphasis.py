@@ -168,13 +168,13 @@ def test_comfy_plus_plus_adds_what_a_word_contributes() -> None:
     torch.testing.assert_close(result[0], wanted)
 
 
-def test_comfy_plus_plus_takes_each_word_out_of_every_window() -> None:
-    text = "(apple:1.5) (two:1.3) " + "cat, " * 50 + "(dog:1.2)"
+def test_comfy_plus_plus_takes_each_stretch_out_of_every_window() -> None:
+    text = "(red apple:1.5) (two:1.3) " + "cat, " * 50 + "(dog:1.2)"
     found, states, result = emphasised_by_rows("comfy++", text)
     for window, before, after in zip(found.windows, states, result, strict=True):
         wanted = before.clone()
-        for word in {token.word for token in window.tokens if token.weight > 1}:
-            places = [at for at, token in enumerate(window.tokens) if token.word == word]
+        for stretch in {token.fragment for token in window.tokens if token.weight > 1}:
+            places = [at for at, token in enumerate(window.tokens) if token.fragment == stretch]
             ids = [found.mask_id if at in places else own for at, own in enumerate(window.ids)]
             absent = states_of_row(TowerInput(tuple(ids), window.used))
             for at in places:
@@ -202,14 +202,15 @@ def weights_by_text(found: TokenPlan, text: str) -> list[tuple[str, float]]:
     return [(text_of(text, t), t.weight) for t in found.tokens if not t.special]
 
 
-def test_length_spreads_a_weight_over_a_words_tokens() -> None:
-    text = "(zebra:1.5) (cat:1.5) (🎈:0.5)"
+def test_length_spreads_a_weight_over_the_tokens_of_a_stretch() -> None:
+    text = "(zebra:1.5) (cat:1.5) (🎈:0.5) (two cat:1.5)"
     found = normalised(plan_of(text), "length")
     zebra = [w for piece, w in weights_by_text(found, text) if piece in "zebra"]
     assert zebra == [pytest.approx(1 + math.sqrt(0.25 / len(zebra)))] * len(zebra)
     assert len(zebra) > 1
-    by_text = dict(weights_by_text(found, text))
+    by_text = dict(reversed(weights_by_text(found, text)))
     assert by_text["cat"] == 1.5
+    assert by_text["two"] == pytest.approx(1 + math.sqrt(0.25 / 2))
     assert by_text["🎈"] == pytest.approx(1 - math.sqrt(0.25 / 4))
 
 

@@ -121,7 +121,9 @@ def test_every_dialect_has_vectors() -> None:
         ("compel", '("a", "b").blend(1, nan)', "'nan' is no weight of .blend"),
         ("compel", '("a", "b").and(no_normalize)', "'no_normalize' is no weight of .and"),
         ("compel", '("a", "b").blend(1, 1) c', "Nothing may stand after"),
-        ("compel", "a cat.swap(dog)", "swap"),
+        ("compel", "(a cat.swap(dog) b).swap(c)", "no .swap\\(\\) inside another"),
+        ("compel", "a.swap(b.swap(c))", "no .swap\\(\\) inside another"),
+        ("compel", '("a.swap(b)", "c").blend(1, 1)', "inside .blend"),
         ("compel", "a cat withLora(hairy, 0.5)", "withLora"),
         ("compel", "a\x0bb", "vertical tab"),
         ("compel", "a" + "+" * 9_000, "weight here is inf"),
@@ -133,6 +135,12 @@ def test_refusals_show_the_place(dialect: str, text: str, said: str) -> None:
     shown, carets = str(caught.value).split("\n")[-2:]
     assert set(carets) == {" ", "^"} or set(carets) == {"^"}
     assert len(carets) <= len(shown) <= 70
+
+
+def test_of_a_swap_the_original_is_read() -> None:
+    with pytest.warns(UserWarning, match="only the original is read"):
+        part = first_step(parse("a (red cat)1.2 b.swap(dog, t_start=0.5) c", "compel")).parts[0]
+    assert pieces(part) == [("a", 1.0), ("red cat", 1.2), ("b", 1.0), ("c", 1.0)]
 
 
 def test_a_caret_stands_under_its_place() -> None:

@@ -38,6 +38,7 @@ def test_clip_skip_goes_by_the_tool_and_the_model() -> None:
         text = f"a\nSteps: 2, Seed: 1, Clip skip: {number}, Version: {version}"
         found = parse_parameters(text)
         assert found.clip_skip == found.clip_skip_for("sd15")
+        assert found.clip_skip_for("sd3") == found.clip_skip_for("sdxl")
         return found.clip_skip_for("sd15"), found.clip_skip_for("sdxl")
 
     assert skips("v1.10.1", 2) == (1, None)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tiny_models import tiny_clip_tokenizer
 
 from bridge.prompt import LONG_PROMPTS, Token, parse, plan
-from bridge.prompt.windows import RULES, Content, comma, hard, sentences, words
+from bridge.prompt.windows import RULES, Content, LongPrompt, comma, hard, sentences, words
 
 TOKENIZER = tiny_clip_tokenizer()
 UNTIMED = settings(deadline=None)
@@ -83,6 +83,15 @@ def test_a_comma_further_back_than_twenty_is_left_alone() -> None:
     assert dealt(comma, near, 30) == ["aaaaaaaaa," + "b" * 20, "c"]
     close = "a" * 10 + " , " + "b" * 19 + " c"  # the eleventh: twenty from the end
     assert dealt(comma, close, 30) == ["a" * 10 + ",", "b" * 19 + "c"]
+    # The webui's comma_padding_backtrack, where it is another number.
+    assert dealt(LongPrompt("comma", backtrack=21).rule, near, 30) == [
+        "a" * 9 + ",",
+        "b" * 20 + "c",
+    ]
+    assert dealt(LongPrompt("comma", backtrack=0).rule, close, 30) == [
+        "a" * 10 + "," + "b" * 19,
+        "c",
+    ]
 
 
 @given(st.text("ab ,.;XY", max_size=90), st.integers(1, 12), st.sampled_from(sorted(RULES)))

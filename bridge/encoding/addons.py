@@ -11,9 +11,7 @@ from bridge.errors import WeightsError
 from bridge.prompt import Dialect
 from bridge.prompt.inversion import Concept, with_words
 from bridge.prompt.loras import Tagged
-from bridge.towers import TextualInversion
-from bridge.towers.adapted import TowerAddOns
-from bridge.towers.lora import LowRank, misfit
+from bridge.towers import LowRank, TextualInversion, TowerAddOns, misfit
 
 if TYPE_CHECKING:
     from bridge.encoding.model import TextModel
@@ -199,30 +197,32 @@ def _places(model: TextModel, inversion: TextualInversion) -> dict[str, str]:
     """Towers that a textual inversion goes to, and the part of its file that each takes.
 
     A file that does not name a tower goes to the first of its width, as diffusers takes the first
-    tower; the others then read the word as text.
+    tower; the others then read the word as text. Of one that names several, those that the model
+    does not have are left out.
     """
-    widths = {
-        use.component: spec.width
-        for use, spec in zip(model.recipe.towers, model.specs, strict=True)
-    }
+    uses = model.recipe.towers
+    widths = {use.component: spec.width for use, spec in zip(uses, model.specs, strict=True)}
+    named = {use.part: use.component for use in uses}
     found: dict[str, str] = {}
     for part, vectors in inversion.vectors.items():
         mine = vectors.shape[1]
+        if part and part not in named:
+            continue
         fit = next((name for name, width in widths.items() if width == mine), None)
-        component = part or fit
-        if component is None or widths.get(component, mine) != mine:
+        component = named[part] if part else fit
+        if component is None or widths[component] != mine:
             towers = ", ".join(f"{name} takes {width}" for name, width in widths.items())
             raise WeightsError(
                 f"{inversion.source}: the vectors of {inversion.word!r}"
                 f"{f' for {part}' if part else ''} are {mine} wide, but in {model.source} "
                 f"({model.recipe.name}) {towers}. It was made for another model."
             )
-        if component in widths:
-            found[component] = part
+        found[component] = part
     if not found:
         raise WeightsError(
-            f"{inversion.source} has vectors for {', '.join(inversion.vectors)}, which "
-            f"{model.source} ({model.recipe.name}) does not have. It was made for another model."
+            f"{inversion.source} has vectors for {', '.join(inversion.vectors)}, but "
+            f"{model.source} ({model.recipe.name}) has {', '.join(named)}. It was made for another "
+            "model."
         )
     return {name: found[name] for name in widths if name in found}
 

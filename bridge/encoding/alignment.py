@@ -34,11 +34,9 @@ from bridge.encoding.batch import Batch, Entry
 from bridge.encoding.model import TextModel
 from bridge.encoding.model_checks import is_unet
 from bridge.encoding.options import TextRules
-from bridge.encoding.planning import Plans, common_states
+from bridge.encoding.planning import WINDOWED, Plans, common_states
 from bridge.errors import OptionError
-from bridge.prompt import LongPrompt
 
-_REPEATABLE = ("concat", "first_eos")
 _MOST = 4  # times the longest
 
 
@@ -123,9 +121,9 @@ def alignment_of(
             "attends to prompt and picture together, where repetition counts. Use align='empty'."
         )
     repeats = (rules.align or rules.dialect.align) == "repeat"
-    if not (unet and repeats and rules.long_prompt.join in _REPEATABLE):
+    if not (unet and repeats and rules.long_prompt.join in WINDOWED):
         return None
-    own = [_own_length(plans, entry, rules.long_prompt, full) for entry in batch.entries]
+    own = [_own_length(model, rules, plans, entry, full) for entry in batch.entries]
     extents = tuple(
         extent for lengths in batch.by_role(own) for extent in _extents(lengths, counts)
     )
@@ -137,11 +135,23 @@ def alignment_of(
     return Alignment(extents, max(lengths) if hides else common, hides)
 
 
-def _own_length(plans: Plans, entry: Entry, long: LongPrompt, full: int) -> int:
-    """The states of a prompt, before any that only fill it up."""
+def part_states(
+    model: TextModel, rules: TextRules, plans: Plans, entry: Entry, full: int
+) -> list[int]:
+    """Of each part of an entry, how many of its ``full`` states are its own; those after them are
+    of the empty prompts that made it as long as the others."""
+    long = rules.long_prompt
+    if not is_unet(model) or long.join not in WINDOWED:
+        return [full] * len(entry.rows)
+    return [common_states([[tower[row]] for tower in plans], long) for row in entry.rows]
+
+
+def _own_length(model: TextModel, rules: TextRules, plans: Plans, entry: Entry, full: int) -> int:
+    """The states of an entry, before any that only fill it up."""
     if entry.kind == "and":
-        return full * len(entry.rows)
-    return common_states([[tower[row] for row in entry.rows] for tower in plans], long)
+        return sum(part_states(model, rules, plans, entry, full))
+    rows = [[tower[row] for row in entry.rows] for tower in plans]
+    return common_states(rows, rules.long_prompt)
 
 
 def _extents(own: Sequence[int], counts: Sequence[int]) -> tuple[Extent, ...]:

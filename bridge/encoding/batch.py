@@ -6,11 +6,11 @@ how its rows go together:
 
 - compel's ``.blend()`` is the weighted sum of its parts' states, by weights that add up to 1
   unless the prompt says ``no_normalize``;
-- compel's ``.and()`` sets them end to end; a part of weight w stands at ``e + w * (z - e)`` from
-  the empty prompt's states. Prompts and negatives of fewer parts are filled up with the empty
-  prompt, so that all are of one length.
+- compel's ``.and()`` sets them end to end, each as many windows as it fills; a part of weight w
+  stands at ``e + w * (z - e)`` from the empty prompt's states. Shorter prompts and negatives are
+  filled up with the empty prompt.
 
-Pooled states are the weighted mean of the parts'.
+Pooled states are the weighted mean of the parts', or that of the whole prompt as it is written.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Entry:
         kind: ``one``, ``and`` (end to end), ``blend`` or ``sum`` (of weights as they are).
         weights: of its parts.
         rows: the rows of its parts.
-        filling: the row of the empty text that fills it up; None where nothing needs it.
+        filling: the row of the empty text; None where no entry is an ``and``.
     """
 
     role: Role
@@ -70,11 +70,6 @@ class Entry:
     weights: tuple[float, ...]
     rows: tuple[int, ...]
     filling: int | None = None
-
-    @property
-    def sequences(self) -> int:
-        """How many sequences it sets end to end."""
-        return len(self.rows) if self.kind == "and" else 1
 
     @property
     def name(self) -> str:
@@ -88,11 +83,6 @@ class Batch:
 
     rows: tuple[Row, ...]
     entries: tuple[Entry, ...]
-
-    @property
-    def sequences(self) -> int:
-        """How many sequences every entry is brought to."""
-        return max(entry.sequences for entry in self.entries)
 
     @property
     def count(self) -> int:
@@ -131,7 +121,7 @@ def make_batch(
                 for part in parts
             ]
     batch = Batch(tuple(rows), tuple(entries))
-    return _filled(batch) if batch.sequences > 1 else batch
+    return _filled(batch) if any(each.kind == "and" for each in entries) else batch
 
 
 def _parts(prompt: Prompt) -> tuple[tuple[Prompt, ...], str, tuple[float, ...]]:

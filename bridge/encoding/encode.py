@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bridge.encoding.alignment import Alignment, align, alignment_of
+from bridge.encoding.alignment import Alignment, align, alignment_of, part_states
 from bridge.encoding.batch import Batch, ParsedTexts, Row, make_batch
 from bridge.encoding.conditioning import Conditioning
 from bridge.encoding.emphasis import EMPHASES
@@ -26,7 +26,7 @@ from bridge.encoding.recipes import TowerUse
 from bridge.encoding.sizes import NO_SIZES, SizeRequest
 from bridge.encoding.soundness import check_joined, check_rows
 from bridge.encoding.state_cache import StateCache
-from bridge.encoding.tower_pass import Encoded, Joining, RowPlan, Tower, encode_plans
+from bridge.encoding.tower_pass import Joining, RowPlan, Tower, encode_plans
 from bridge.encoding.trace import Drift, traces_of, warn_of_drifts
 from bridge.prompt import parse
 from bridge.prompt.loras import Tagged, as_written
@@ -79,7 +79,9 @@ def encode(model: TextModel, rules: TextRules, request: Request, cache: StateCac
         model.mapped.check(rules.emphasis, skip, bool(model.addons.towers), plans)
     towers = model.load()
     rows = _run_towers(model, towers, rules, batch.rows, plans, lengths, cache)
-    states, pooled = join_entries(rows.states, rows.pooled, batch)
+    own = [part_states(model, rules, plans, entry, rows.states.shape[1]) for entry in batch.entries]
+    whole = any(plan.raw is not None for tower in plans for plan in tower)
+    states, pooled = join_entries(rows.states, rows.pooled, batch, own, whole)
     states, pooled = _without_empty(model, rules, batch, states, pooled)
     check_joined(batch, states)
     tensors = _tensors(model, batch, plans, alignment, states, pooled, bias)
@@ -177,32 +179,28 @@ def _run_towers(
         ]
         # Pooled states are not weighted, so a tower without token states needs no copies.
         emphasis = EMPHASES[rules.emphasis if use.layer else "none"]
+        # Of what the pooled states are read instead; equal texts are encoded once.
+        raw = [
+            replace(each, plan=replace(each.plan, windows=(each.plan.raw,)))
+            for each in wanted
+            if each.plan.raw is not None
+        ]
         how = Joining(emphasis, rules.long_prompt, lengths[at].windows, lengths[at].states)
         if mapped is not None:
-            encoded = mapped.encode(use.component, wanted, how, readings, towers.device)
+            encoded = mapped.encode(use.component, [*wanted, *raw], how, readings, towers.device)
         else:
-            encoded = encode_plans(_tower(model, towers, at), wanted, how, cache)
-        _collect(encoded, use, towers.modules[at].dtype, parts, pooled)
-        faults.append(encoded.faults)
-        drifts.append(encoded.drifts if use.layer else (None,) * len(encoded.drifts))
+            encoded = encode_plans(_tower(model, towers, at), [*wanted, *raw], how, cache)
+        dtype = towers.modules[at].dtype
+        if use.layer is not None:
+            parts.append((use, encoded.states[: len(rows)].to(dtype)))
+        if use.pooled and encoded.pooled is not None:
+            pooled.append(encoded.pooled[len(raw) :].to(dtype))
+        faults.append(encoded.faults.view(-1, len(rows), 3).any(0))
+        drifts.append(encoded.drifts[: len(rows)] if use.layer else (None,) * len(rows))
     source = f"The adapter from {mapped.tower.name}" if mapped else ""
     check_rows(plans, faults, rules.emphasis, source)
     states = join_towers(parts, _zeros(model, rules))
     return _Rows(states, torch.cat(pooled, dim=-1) if pooled else None, tuple(drifts))
-
-
-def _collect(
-    encoded: Encoded,
-    use: TowerUse,
-    dtype: torch.dtype,
-    parts: list[tuple[TowerUse, Tensor]],
-    pooled: list[Tensor],
-) -> None:
-    """Add what a recipe takes of a tower."""
-    if use.layer is not None:
-        parts.append((use, encoded.states.to(dtype)))
-    if use.pooled and encoded.pooled is not None:
-        pooled.append(encoded.pooled.to(dtype))
 
 
 def _tower(model: TextModel, towers: Towers, at: int) -> Tower:
@@ -229,7 +227,7 @@ def _zeros(model: TextModel, rules: TextRules) -> tuple[int, int] | None:
     """What stands for an optional tower that is left out; ComfyUI puts nothing in its place."""
     if model.zeros is None:
         return None
-    absent = 0 if rules.dialect.grows_t5 else model.zeros[0]
+    absent = model.zeros[0] if rules.dialect.fills_absent else 0
     return rules.max_sequence_length or absent, model.zeros[1]
 
 

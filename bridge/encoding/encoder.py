@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Unpack
 
@@ -165,15 +166,15 @@ class Encoder(AbstractContextManager["Encoder"]):
         return plan_report(
             call.tagged[0].source,
             [
-                (use.component, reader)
+                (use.component, replace(reader, clean=call.rules.clean))
                 for use, reader in zip(
                     model.recipe.towers,
-                    model.readers(call.rules.max_sequence_length, call.rules.dialect),
+                    model.readers(call.rules.max_sequence_length),
                     strict=True,
                 )
             ],
             dialect=call.rules.dialect.name,
-            split=call.rules.long_prompt.split,
+            split=call.rules.long_prompt.rule,
         )
 
     # ------------------------------------------------------------ what it owns

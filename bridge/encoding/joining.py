@@ -110,7 +110,7 @@ def join_towers(
 
 
 def join_entries(
-    states: Tensor, pooled: Tensor | None, batch: Batch
+    states: Tensor, pooled: Tensor | None, batch: Batch, own: Sequence[Sequence[int]], whole: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Token states and pooled states of prompts and negatives out of those of their parts.
 
@@ -118,32 +118,43 @@ def join_entries(
         states: ``(N, T, D)``, one a row.
         pooled: ``(N, P)``, or None.
         batch: E entries of N rows.
+        own: for each entry, how many states of each of its parts ``.and()`` sets end to end.
+        whole: whether a part's pooled state is that of the whole prompt.
 
     Returns:
-        ``(E, sequences * T, D)`` and ``(E, P)``.
+        ``(E, T', D)`` and ``(E, P)``, where T' is the length of the longest.
     """
     if not batch.is_joined:
         return states, pooled
-    joined = torch.stack([_joined(states, entry, batch.sequences) for entry in batch.entries])
+    length = max(
+        sum(counts) if entry.kind == "and" else states.shape[1]
+        for entry, counts in zip(batch.entries, own, strict=True)
+    )
+    joined = torch.stack(
+        [
+            _joined(states, entry, counts, length)
+            for entry, counts in zip(batch.entries, own, strict=True)
+        ]
+    )
     if pooled is None:
         return joined, None
+    if whole:
+        return joined, rows_at(pooled, [entry.rows[0] for entry in batch.entries])
     return joined, torch.stack(
         [_mixed(rows_at(pooled, entry.rows), entry) for entry in batch.entries]
     )
 
 
-def _joined(states: Tensor, entry: Entry, sequences: int) -> Tensor:
-    own = rows_at(states, entry.rows)
-    if entry.kind in ("blend", "sum"):
-        own = _mixed(own, entry)[None]
-    if entry.filling is None:
-        return own[0]
-    empty = states[entry.filling]
-    if entry.kind == "and":
-        weights = own.new_tensor(entry.weights)[:, None, None]
-        own = torch.where(weights == 1, own, empty + (own - empty) * weights)
-    filling = empty.expand(sequences - len(own), -1, -1)
-    return torch.cat([own, filling]).flatten(0, 1)
+def _joined(states: Tensor, entry: Entry, own: Sequence[int], length: int) -> Tensor:
+    rows = rows_at(states, entry.rows)
+    empty = None if entry.filling is None else states[entry.filling]
+    if entry.kind != "and":
+        return fitted(_mixed(rows, entry), length, empty)
+    assert empty is not None
+    weights = rows.new_tensor(entry.weights)[:, None, None]
+    rows = torch.where(weights == 1, rows, empty + (rows - empty) * weights)
+    parts = [row[:count] for row, count in zip(rows, own, strict=True)]
+    return fitted(torch.cat(parts), length, empty)
 
 
 def _mixed(rows: Tensor, entry: Entry) -> Tensor:
@@ -168,17 +179,18 @@ def prompt_masks(plans: Sequence[TokenPlan], batch: Batch, kind: MaskKind, like:
         plans: of the recipe's one tower, one a row.
         batch: E entries.
         kind: as ``Recipe.mask``.
-        like: the token states, for device and dtype.
+        like: the entries' token states, for their length, device and dtype.
 
     Returns:
-        ``(E, sequences * T)``; 1 or True for what may be seen. Of a blend, what any part has.
+        ``(E, T')``; 1 or True for what may be seen. Of a blend, what any part has.
     """
     extra = 1 if kind == "one_pad" else 0
     seen = torch.tensor(
         [[at < plan.used + extra for at in range(len(plan.ids))] for plan in plans],
         dtype=torch.bool,
     )
-    masks = torch.stack([_mask(seen, entry, batch.sequences) for entry in batch.entries])
+    sequences = like.shape[1] // seen.shape[1]
+    masks = torch.stack([_mask(seen, entry, sequences) for entry in batch.entries])
     dtype = {"int": torch.int64, "bool": torch.bool, "one_pad": like.dtype}[kind]
     return masks.to(like.device, dtype)
 

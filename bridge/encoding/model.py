@@ -29,13 +29,20 @@ from bridge.encoding.sizes import latent_scale
 from bridge.encoding.state_cache import DEFAULT_BYTES, StateCache
 from bridge.errors import OptionError, UnknownModelError, UnsupportedModelError, WeightsError
 from bridge.files import read_json, stamp
-from bridge.prompt import Dialect, Reader, dialect_of
+from bridge.prompt import Reader
 from bridge.prompt.plan import check_tokenizer
 from bridge.runtime import resolve_device
-from bridge.towers import TEXT_TOWERS, TOKENIZERS, TowerSpec, load_tower, read_spec
-from bridge.towers.foreign import reading
-from bridge.towers.spec import spec_of_config
-from bridge.towers.tokenizer import forget_tokenizers, load_tokenizer
+from bridge.towers import (
+    TEXT_TOWERS,
+    TOKENIZERS,
+    TowerSpec,
+    forget_tokenizers,
+    load_tokenizer,
+    load_tower,
+    read_spec,
+    reading,
+    spec_of_config,
+)
 from bridge.towers.watch import watched
 
 if TYPE_CHECKING:
@@ -103,19 +110,16 @@ class TextModel:
     mapped: Mapped | None = None
     number: int = field(default_factory=next_number)
 
-    def readers(
-        self, length: int | None = None, dialect: Dialect | None = None
-    ) -> tuple[Reader, ...]:
+    def readers(self, length: int | None = None) -> tuple[Reader, ...]:
         """How each tower reads text; ``length`` is the caller's ``max_sequence_length``."""
         concepts = self.addons.concepts or ((),) * len(self.tokenizers)
-        grows = (dialect or dialect_of("plain")).grows_t5 and length is None
         return tuple(
             Reader(
                 tokenizer,
-                (length or (use.least if grows else None) or use.length) if use.length else None,
+                (length or use.length) if use.length else None,
                 use.lower,
                 own,
-                grows and use.least is not None,
+                least=() if length else use.least,
             )
             for use, tokenizer, own in zip(
                 self.recipe.towers, self.tokenizers, concepts, strict=True

@@ -15,6 +15,7 @@ from typing import Any, TypedDict, TypeVar
 
 import torch
 
+from bridge.cleaning import CLEANINGS
 from bridge.encoding.addon_inputs import Loras, TextualInversions
 from bridge.encoding.emphasis import EMPHASES
 from bridge.encoding.sizes import SizeRequest, check_length, check_pair
@@ -60,6 +61,7 @@ class TextOptions(TypedDict, total=False):
     token_normalization: str
     long_prompt: str | LongPrompt | None
     align: str | None
+    clean: str | None
     clip_skip: int | None
     negative_clip_skip: int | None
     max_sequence_length: int | None
@@ -142,13 +144,15 @@ def check_names(given: Iterable[str], known: Collection[str], door: str) -> None
 
 @dataclass(frozen=True)
 class TextRules:
-    """The options of the text, checked. ``align`` is None where the dialect's tool decides."""
+    """The options of the text, checked. ``align`` and ``clean`` are None where the dialect's tool
+    decides."""
 
     dialect: Dialect
     emphasis: str
     token_normalization: str
     long_prompt: LongPrompt
     align: str | None = None
+    clean: str | None = None
     clip_skip: int | None = None
     negative_clip_skip: int | None = None
     max_sequence_length: int | None = None
@@ -218,12 +222,16 @@ def read_rules(given: Mapping[str, Any]) -> TextRules:
     align = given.get("align")
     if align is not None:
         check_choice(align, _ALIGNS, "align")
+    clean = given.get("clean")
+    if clean is not None:
+        check_choice(clean, CLEANINGS, "clean")
     return TextRules(
         dialect,
         chosen,
         normalization,
         _long_prompt(given.get("long_prompt"), dialect),
         align,
+        clean,
         _skip(given.get("clip_skip"), "clip_skip"),
         _skip(given.get("negative_clip_skip"), "negative_clip_skip"),
         _sequence(given.get("max_sequence_length")),
@@ -258,6 +266,11 @@ def _long_prompt(given: object, dialect: Dialect) -> LongPrompt:
         long = LONG_PROMPTS[str(long)]
     if long.split is not None:
         check_choice(long.split, RULES, "long_prompt.split")
+    back = long.backtrack
+    if isinstance(back, bool) or not isinstance(back, int) or back < 0:
+        raise OptionError(
+            f"long_prompt.backtrack must be a whole number of tokens from 0 up, not {back!r}."
+        )
     check_choice(long.join, _JOINS, "long_prompt.join")
     check_choice(long.pooled, _POOLED, "long_prompt.pooled")
     check_choice(long.uneven, UNEVEN, "long_prompt.uneven")

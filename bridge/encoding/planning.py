@@ -29,6 +29,8 @@ from bridge.encoding.options import TextRules
 from bridge.errors import warn
 from bridge.prompt import LongPrompt, Token, TokenPlan, TruncationWarning, normalised, plan_many
 
+WINDOWED = ("concat", "first_eos")
+"""The joins in which windows that fill up a sequence are its end, so that it can go without."""
 Plans = tuple[tuple[TokenPlan, ...], ...]
 """For each tower, the plan of each row."""
 _QUOTED = 120
@@ -52,17 +54,14 @@ def plan_rows(model: TextModel, rules: TextRules, batch: Batch) -> tuple[Plans, 
             normalised(plan, rules.token_normalization)
             for plan in plan_many(
                 [row.texts[at] for row in batch.rows],
-                reader,
+                replace(reader, clean=rules.clean),
                 use.component,
-                rules.long_prompt.split,
+                rules.long_prompt.rule,
+                raw=rules.dialect.pools_source and use.pooled and use.layer is not None,
             )
         )
         for at, (use, reader) in enumerate(
-            zip(
-                model.recipe.towers,
-                model.readers(rules.max_sequence_length, rules.dialect),
-                strict=True,
-            )
+            zip(model.recipe.towers, model.readers(rules.max_sequence_length), strict=True)
         )
     )
     _warn_of_cuts(plans, batch)

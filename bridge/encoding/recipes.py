@@ -27,7 +27,8 @@ deepfloyd-if    T5 (77), last              yes    none                     encod
 with zeros. In brackets is how many tokens T5 is given, where the caller does not say
 (``max_sequence_length``). SD 3's T5 may be left out: zeros stand in its place, as in diffusers.
 In the comfy dialect FLUX.1's T5 is given 256 and SD 3's 77, and more where a prompt has more, as in
-ComfyUI, which puts nothing in the place of a T5 that is left out.
+ComfyUI, which puts nothing in the place of a T5 that is left out; in a1111 256 and more in both, as
+in Forge.
 FLUX.1's ``text_ids`` are zeros that its pipeline makes by itself.
 
 Padding is the tokenizer's own (CLIP-L's EOS; id 0 for OpenCLIP and T5). CLIP towers see it unless
@@ -52,7 +53,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from bridge.errors import UnsupportedModelError
-from bridge.towers.states import Layer
+from bridge.towers import Layer
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ class TowerUse:
         masked: whether padding is hidden from it.
         lower: whether it reads text in small letters.
         optional: whether a pipeline works without it; zeros then stand for its states.
-        least: how many tokens ComfyUI gives it, where that is another number; it cuts nothing off.
+        least: dialect -> how many tokens its tool gives T5, where it cuts nothing off and gives a
+            longer prompt more: ComfyUI, and Forge as the tool of ``a1111``.
     """
 
     component: str
@@ -83,7 +85,14 @@ class TowerUse:
     masked: bool = False
     lower: bool = False
     optional: bool = False
-    least: int | None = None
+    least: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def part(self) -> str:
+        """What files of textual inversions call it."""
+        if self.length is not None:
+            return "t5xxl"
+        return "clip_g" if self.component.endswith("_2") else "clip_l"
 
     @property
     def skips(self) -> bool:
@@ -158,6 +167,9 @@ def _t5(
     )  # fmt: skip
 
 
+_T5_OF_FLUX = _t5(512, "_2", least=(("a1111", 256), ("comfy", 256)))
+_T5_OF_SD3 = _t5(256, "_3", follows=True, optional=True, least=(("a1111", 256), ("comfy", 77)))
+
 _STATES = ("prompt_embeds",)
 _NEGATIVE = ("negative_prompt",)
 # PixArt-alpha's folders name the class of the time before it had one of its own.
@@ -175,12 +187,12 @@ _ROWS = (
         swapped=(*_STATES, "add_text_embeds"),
     ),
     Recipe(
-        "sd3", (_CLIP_L_PROJECTED, _BIG_G, _t5(256, "_3", follows=True, optional=True, least=77)),
+        "sd3", (_CLIP_L_PROJECTED, _BIG_G, _T5_OF_SD3),
         swapped=(*_STATES, "pooled_prompt_embeds"),
         backbone="transformer", classes=("SD3Transformer2DModel",),
     ),
     Recipe(
-        "flux", (_CLIP_L_POOLED, _t5(512, "_2", least=256)), none_for_none=True,
+        "flux", (_CLIP_L_POOLED, _T5_OF_FLUX), none_for_none=True,
         backbone="transformer", classes=("FluxTransformer2DModel",),
     ),
     Recipe(

@@ -20,9 +20,7 @@ from bridge.encoding.soundness import faults_of
 from bridge.encoding.state_cache import StateCache
 from bridge.encoding.trace import Drift, drifts_of, figures_of
 from bridge.prompt import LongPrompt, TokenPlan
-from bridge.towers import TEXT_TOWERS, Layer, TextStates
-from bridge.towers.adapted import TowerAddOns, adapted
-from bridge.towers.batch import check_ids
+from bridge.towers import TEXT_TOWERS, Layer, TextStates, TowerAddOns, adapted, check_ids
 from bridge.towers.watch import is_repeatable, watched
 
 _NO_CACHE = StateCache(0)

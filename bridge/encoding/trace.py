@@ -229,11 +229,12 @@ def pooled_place(ids: Sequence[int], eos: int) -> int:
 
 
 def _sources(plan: TokenPlan, long: LongPrompt, eos: int) -> list[PooledSource]:
-    count = len(plan.windows)
+    windows = plan.windows if plan.raw is None else (plan.raw,)
+    count = len(windows)
     chosen = {"first": [0], "last": [count - 1]}.get(long.pooled, range(count))
     found = []
     for number in chosen:
-        window = plan.windows[number]
+        window = windows[number]
         place = pooled_place(window.ids, eos)
         piece = window.tokens[place].piece if place < window.used else "padding"
         found.append(PooledSource(plan.tower, number, count, place, piece))

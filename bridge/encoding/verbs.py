@@ -67,6 +67,10 @@ def condition(
             to a common multiple, which leaves a UNet's cross-attention as it was, or fill the
             shorter up with windows of the ``empty`` prompt. Default: the dialect's own, ``repeat``
             for a1111 and comfy. See ``bridge.encoding.alignment``.
+        clean: how text is cleaned before it is tokenized: ``none``, ``ftfy``, ``whitespace``,
+            ``lower`` or ``canonicalize``; see ``bridge.cleaning``. Default: the dialect's own;
+            a1111 cleans what CLIP reads, by ``ftfy``, and by ``lower`` what a tower of open_clip
+            reads (SD 2's, SDXL's second), the others nothing.
         textual_inversions: embedding files, as one path, a list of paths, or ``{word: path}``.
             The word of a file that is given without one is its own, or else its stem. A file of
             several vectors takes as many tokens.

@@ -36,7 +36,9 @@ class Dialect:
             ``runs`` of the tokens of their names; where they are ``marked`` (``embedding:name``).
         padding_is_text: whether the word that a tokenizer pads with ("!" in SDXL's second) is text
             where it is written. diffusers, and compel by its tokenizers, read it as padding.
-        grows_t5: whether T5 is given more tokens where a prompt has more.
+        cleans: whether its tool cleans texts that CLIP reads (``bridge.cleaning``).
+        pools_source: whether pooled states are those of the text as written, with its marks.
+        fills_absent: whether zeros stand in the place of an optional tower that is left out.
         empty_negative: what stands for an empty negative of a model that was trained with zeros
             (SDXL): what the ``pipeline`` does where none is given; ``zeros`` where it is the
             empty text, too; the empty text is ``encoded`` always.
@@ -53,7 +55,9 @@ class Dialect:
     draws_parts_apart: bool = False
     inversions: Literal["words", "runs", "marked"] = "words"
     padding_is_text: bool = False
-    grows_t5: bool = False
+    cleans: bool = False
+    pools_source: bool = False
+    fills_absent: bool = True
     empty_negative: Literal["pipeline", "zeros", "encoded"] = "pipeline"
 
 
@@ -71,6 +75,7 @@ _ALL = (
         draws_parts_apart=True,
         inversions="runs",
         padding_is_text=True,
+        cleans=True,
         empty_negative="zeros",
     ),
     Dialect(
@@ -83,7 +88,7 @@ _ALL = (
         skips_negative=True,
         inversions="marked",
         padding_is_text=True,
-        grows_t5=True,
+        fills_absent=False,
         empty_negative="encoded",
     ),
     Dialect(
@@ -93,6 +98,7 @@ _ALL = (
         emphasis="compel",
         long_prompt="compel",
         skips_negative=True,
+        pools_source=True,
     ),
 )
 

@@ -1,9 +1,9 @@
 """Token normalisations: weights adjusted before any emphasis, as ComfyUI_ADV_CLIP_emb names them.
 
-``length``: a word of n tokens gets weight ``1 + sign(d) * sqrt(d**2 / n)``, d its weight less 1,
-so that long words do not count n times. ``mean``: all weights of a prompt move by one number, so
-that their mean is 1 and a prompt is not louder for having an emphasis. ``length+mean``: the one,
-then the other. BOS, EOS and padding keep their weight of 1.
+``length``: a stretch of one weight of n tokens gets weight ``1 + sign(d) * sqrt(d**2 / n)``, d its
+weight less 1, so that long ones do not count n times. ``mean``: all weights of a prompt move by one
+number, so that their mean is 1 and a prompt is not louder for having an emphasis. ``length+mean``:
+the one, then the other. BOS, EOS and padding keep their weight of 1.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ def normalised(plan: TokenPlan, name: str) -> TokenPlan:
     content = [token for token in plan.tokens if not token.special]
     if not content:
         return plan
-    sizes = Counter(token.word for token in content)
+    sizes = Counter(token.fragment for token in content)
 
     def spread(token: Token) -> float:
         long = name.startswith("length")
-        return _spread(token.weight, sizes[token.word]) if long else token.weight
+        return _spread(token.weight, sizes[token.fragment]) if long else token.weight
 
     shift = 1 - sum(map(spread, content)) / len(content) if name.endswith("mean") else 0.0
 

@@ -76,13 +76,14 @@ class Parameters:
     def clip_skip_for(self, recipe: str) -> int | None:
         """The ``clip_skip`` that reads the same with a model of a recipe, such as ``sdxl``.
 
-        With SDXL the web UI ignores its number, and Forge counts from the layer before the last,
-        the one that SDXL takes anyway.
+        With SDXL and SD 3 the web UI ignores its number, and Forge counts from the layer before the
+        last, the one that these take anyway. (With SD 3 and a number of 1 Forge takes the last
+        layers without their norm, which no option of ``condition`` does.)
         """
         counted = self._whole("Clip skip")
         if counted is None:
             return None
-        if not recipe.startswith("sdxl"):
+        if not recipe.startswith(("sdxl", "sd3")):
             return max(counted, 1) - 1
         return max(counted, 2) - 2 if self.settings.get("Version", "").startswith("f") else None
 

@@ -9,19 +9,22 @@ state, can serve several threads.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise, repeat
 from typing import Any
 
+from bridge.cleaning import Origins, clean
 from bridge.errors import PromptError, UnsupportedModelError
 from bridge.prompt.caret import prompt_error
 from bridge.prompt.dialect import DIALECTS
-from bridge.prompt.inversion import Concept, Origins, marked, named, runs, spell_out, vectors_of
+from bridge.prompt.inversion import Concept, marked, named, runs, spell_out, vectors_of
 from bridge.prompt.reader import Reader, lowered, stripped
 from bridge.prompt.spans import Span
-from bridge.prompt.syntax import Prompt
-from bridge.prompt.windows import Content, windows_of
+from bridge.prompt.syntax import Prompt, parse
+from bridge.prompt.windows import RULES, Content, Rule, windows_of
 
 # transformers writes 1e30 where a tokenizer does not state its context.
 _LONGEST_CONTEXT = 1_000_000
@@ -104,6 +107,9 @@ class TokenPlan:
         cut: the source text that did not fit ("" if all did).
         cut_start: where it begins in ``source``; None if all fitted.
         cut_tokens: how many tokens it has.
+        raw: the window of ``source`` itself, marks included, cut off at its end; made if asked for.
+        cleaned: what was written and what is read instead, where cleaning changed more than white
+            space and the case of letters.
     """
 
     tower: str
@@ -116,6 +122,8 @@ class TokenPlan:
     cut: str = ""
     cut_start: int | None = None
     cut_tokens: int = 0
+    raw: Window | None = None
+    cleaned: tuple[tuple[str, str], ...] = ()
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -144,7 +152,7 @@ class TokenPlan:
 
 
 def plan(
-    prompt: Prompt, tokenizer: Any, tower: str = "text_encoder", split: str | None = None
+    prompt: Prompt, tokenizer: Any, tower: str = "text_encoder", split: str | Rule | None = None
 ) -> TokenPlan:
     """The token plan of one prompt. See ``plan_many``."""
     return plan_many((prompt,), tokenizer, tower, split)[0]
@@ -154,7 +162,8 @@ def plan_many(
     prompts: Sequence[Prompt],
     tokenizer: Any,
     tower: str = "text_encoder",
-    split: str | None = None,
+    split: str | Rule | None = None,
+    raw: bool = False,
 ) -> tuple[TokenPlan, ...]:
     """The token plans of several prompts, with one call of the tokenizer.
 
@@ -163,9 +172,10 @@ def plan_many(
         tokenizer: a fast transformers tokenizer (``CLIPTokenizer`` is one in transformers 5), or
             a ``Reader`` that says how to use it.
         tower: the name written into the plans.
-        split: the rule of ``bridge.prompt.windows.RULES`` by which long prompts and ``BREAK``
-            go on in further windows; None cuts a prompt off after one window and reads over
-            ``BREAK``, as does a ``Reader`` of a given length.
+        split: the rule, or its name in ``bridge.prompt.windows.RULES``, by which long prompts and
+            ``BREAK`` go on in further windows; None cuts a prompt off after one window and reads
+            over ``BREAK``, as does a ``Reader`` of a given length.
+        raw: whether the plans have ``TokenPlan.raw``.
 
     Raises:
         UnsupportedModelError: a tokenizer without offsets or without a context length, or one
@@ -179,10 +189,18 @@ def plan_many(
     reader = reader.in_dialect(prompts[0].dialect)
     tokenizer = reader.tokenizer
     pieces = [_pieces(prompt, reader) for prompt in prompts]
+    count = len(pieces)
+    if raw:
+        pieces += [_pieces(parse(prompt.source, "plain"), reader) for prompt in prompts]
     concepts = [each for each in reader.concepts if each.ids]
     # The empty text rides along: it shows which special tokens frame the content. So do the names
     # of concepts, whose tokens are looked for.
-    texts = ["", *(each.word for each in concepts), *(p.text for row in pieces for p in row)]
+    how = reader.clean or "none"
+    texts = [
+        "",
+        *(clean(each.word, how).text for each in concepts),
+        *(p.text for row in pieces for p in row),
+    ]
     try:
         encoded = tokenizer(
             texts,
@@ -195,7 +213,8 @@ def plan_many(
     except (TypeError, ValueError, OverflowError) as error:
         raise PromptError(f"The tokenizer of {tower} refused the prompt: {error}") from error
     frame = _frame(encoded["input_ids"][0], reader, tower)
-    split = None if reader.length is not None else split
+    rule = RULES[split] if isinstance(split, str) else split
+    rule = None if reader.length is not None else rule
     rows = iter(zip(encoded["input_ids"][1:], encoded["offset_mapping"][1:], strict=True))
     inversions = DIALECTS[prompts[0].dialect].inversions
     names = [(frame.content(next(rows)[0]), each) for each in concepts]
@@ -203,11 +222,16 @@ def plan_many(
     read = [_stretches(row, [next(rows) for _ in row], frame, names) for row in pieces]
     if reader.grows:
         frame = _grown(frame, read)
-    for prompt, stretches in zip(prompts, read, strict=True):
+    for prompt, stretches in zip(prompts, read, strict=False):
         _warn_of_unread(prompt, stretches, [concept for _, concept in names])
+    whole = [_cut(stretches, frame)[0][0] for stretches in read[count:]] or repeat(None)
+    plans = (
+        replace(_plan(prompt, stretches, frame, rule), raw=own)
+        for prompt, stretches, own in zip(prompts, read, whole, strict=False)
+    )
     return tuple(
-        _plan(prompt, stretches, frame, split)
-        for prompt, stretches in zip(prompts, read, strict=True)
+        replace(plan, cleaned=tuple(change for piece in row for change in piece.changes))
+        for plan, row in zip(plans, pieces, strict=False)
     )
 
 
@@ -230,6 +254,7 @@ class _Piece:
     """Text that is tokenized at once, its weight, and the source span of each character.
 
     ``breaks``: how many ``BREAK`` come before it. ``concept``: what stands here, without a text.
+    ``changes``: what cleaning changed.
     """
 
     text: str
@@ -237,6 +262,7 @@ class _Piece:
     weight: float
     breaks: int
     concept: Concept | None = None
+    changes: tuple[tuple[str, str], ...] = ()
 
 
 def _pieces(prompt: Prompt, reader: Reader) -> list[_Piece]:
@@ -263,6 +289,8 @@ def _pieces(prompt: Prompt, reader: Reader) -> list[_Piece]:
         )
         for spans, weight, before in runs
     ]  # fmt: skip
+    if reader.clean != "none":
+        pieces = _cleaned(pieces, reader)
     if reader.lower:
         pieces = _lowered(pieces)
     if DIALECTS[prompt.dialect].inversions == "marked":
@@ -291,6 +319,33 @@ def _marked(piece: _Piece, prompt: Prompt, reader: Reader) -> list[_Piece]:
     return [replace(parts[0], breaks=piece.breaks), *parts[1:]] if parts else [piece]
 
 
+def _cleaned(pieces: list[_Piece], reader: Reader) -> list[_Piece]:
+    """The pieces cleaned, each by itself as the tools do; words of the tokenizer's own stay."""
+    taught = sorted((each.word for each in vectors_of(reader.tokenizer)), key=len, reverse=True)
+    kept = re.compile("|".join(map(re.escape, taught)) or "(?!)", re.IGNORECASE)
+    return [_cleaned_piece(piece, kept, reader.clean or "none") for piece in pieces]
+
+
+def _cleaned_piece(piece: _Piece, kept: re.Pattern[str], how: str) -> _Piece:
+    inner = (at for match in kept.finditer(piece.text) for at in match.span())
+    texts: list[str] = []
+    origins: Origins = []
+    changes: list[tuple[str, str]] = []
+    for number, (a, b) in enumerate(pairwise([0, *inner, len(piece.text)])):
+        stretch = clean(piece.text[a:b], "none" if number % 2 else how)
+        if not stretch.text:
+            continue
+        if texts:
+            origins.append(piece.origins[a])
+        texts.append(stretch.text)
+        origins += [
+            (piece.origins[a + start][0], piece.origins[a + end - 1][1])
+            for start, end in stretch.origins
+        ]
+        changes += stretch.changes
+    return replace(piece, text=" ".join(texts), origins=origins, changes=tuple(changes))
+
+
 def _lowered(pieces: list[_Piece]) -> list[_Piece]:
     """The pieces in small letters, without the white space before the first and after the last."""
     found = []
@@ -314,7 +369,7 @@ def _spelt(piece: _Piece, tokenizer: Any) -> _Piece:
     if inner is None:
         return piece
     origins = [(piece.origins[a][0], piece.origins[b - 1][1]) for a, b in inner]
-    return _Piece(text, origins, piece.weight, piece.breaks)
+    return replace(piece, text=text, origins=origins)
 
 
 # ---------------------------------------------------------------- what it gave
@@ -452,11 +507,9 @@ def _warn_of_unread(
 
 
 def _plan(
-    prompt: Prompt, stretches: list[list[Token]], frame: _Frame, split: str | None
+    prompt: Prompt, stretches: list[list[Token]], frame: _Frame, rule: Rule | None
 ) -> TokenPlan:
-    windows, lost = (
-        _cut(stretches, frame) if split is None else (_deal(stretches, frame, split), [])
-    )
+    windows, lost = _cut(stretches, frame) if rule is None else (_deal(stretches, frame, rule), [])
     return TokenPlan(
         tower=frame.tower,
         source=prompt.source,
@@ -477,12 +530,12 @@ def _cut(stretches: list[list[Token]], frame: _Frame) -> tuple[tuple[Window, ...
     return (frame.window(tokens[: frame.room]),), tokens[frame.room :]
 
 
-def _deal(stretches: list[list[Token]], frame: _Frame, split: str) -> tuple[Window, ...]:
+def _deal(stretches: list[list[Token]], frame: _Frame, rule: Rule) -> tuple[Window, ...]:
     """As many windows as it takes."""
     windows = tuple(
         frame.window(part)
         for stretch in stretches
-        for part in windows_of(stretch, _content(stretch, frame), frame.room, split)
+        for part in windows_of(stretch, _content(stretch, frame), frame.room, rule)
     )
     # Nothing after the last break is no window of its own, as in stable-diffusion-webui.
     if len(windows) > 1 and windows[-1].ids == frame.window(()).ids:

@@ -1,6 +1,7 @@
 """How a tower reads text, where its tokenizer alone does not say.
 
-CLIP's tokenizers state their context and take text as it is. T5 has no context of its own: a
+CLIP's tokenizers state their context and take text as it is, or as the dialect's tool cleans it
+(`bridge.cleaning`). T5 has no context of its own: a
 pipeline says how many tokens it is given, and some (PixArt) write all text in small letters.
 """
 
@@ -14,8 +15,9 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from bridge.cleaning import Origins
 from bridge.prompt.dialect import DIALECTS
-from bridge.prompt.inversion import Concept, Origins
+from bridge.prompt.inversion import Concept
 
 
 @dataclass(frozen=True)
@@ -27,24 +29,37 @@ class Reader:
         length: how many tokens the tower is given, special ones included. Such a tower has one
             window: what does not fit is cut off, and ``BREAK`` is read over. None: the
             tokenizer's own ``model_max_length``, in as many windows as it takes.
-        grows: ``length`` is the least, and longer prompts are given more (ComfyUI).
+        least: dialect -> the length that its tool gives, which longer prompts exceed (ComfyUI,
+            Forge).
         lower: whether text is put in small letters and stripped of white space around it.
+        clean: how text is cleaned, a name of ``bridge.cleaning.CLEANINGS``. None: as the
+            dialect's tool does it.
         concepts: textual inversions that are found by the dialect's own rule.
+        grows: ``length`` is the least, as ``in_dialect`` finds it.
     """
 
     tokenizer: Any
     length: int | None = None
     lower: bool = False
     concepts: tuple[Concept, ...] = ()
+    least: tuple[tuple[str, int], ...] = ()
     grows: bool = False
+    clean: str | None = None
 
     def in_dialect(self, dialect: str) -> Reader:
-        """The reader with a tokenizer that reads padding as the dialect's tool does."""
+        """The reader with the length, cleaning and reading of padding of the dialect's tool."""
+        least = dict(self.least).get(dialect)
+        if least is not None:
+            return replace(self, length=least, grows=True, clean=self.clean or "none")
         special = {getattr(self.tokenizer, f"{name}_token", None) for name in ("bos", "eos", "unk")}
-        plain = self.length is not None or getattr(self.tokenizer, "pad_token", None) in special
-        if plain or not DIALECTS[dialect].padding_is_text:
-            return self
-        return replace(self, tokenizer=_with_padding_as_text(self.tokenizer))
+        pads_with_word = getattr(self.tokenizer, "pad_token", None) not in special
+        clean = self.clean or "none"
+        if self.clean is None and self.length is None and DIALECTS[dialect].cleans:
+            # Towers that are padded with a word are open_clip's, whose tokenizer the webui takes.
+            clean = "lower" if pads_with_word else "ftfy"
+        if self.length is not None or not pads_with_word or not DIALECTS[dialect].padding_is_text:
+            return replace(self, clean=clean)
+        return replace(self, tokenizer=_with_padding_as_text(self.tokenizer), clean=clean)
 
 
 def _with_padding_as_text(tokenizer: Any) -> Any:

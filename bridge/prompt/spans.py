@@ -52,13 +52,13 @@ class SpanList:
         self._close()
         self._open = (start, end, weight, joined)
 
-    def add_space(self, at: int, weight: float) -> None:
+    def add_space(self, at: int, weight: float, joined: bool) -> None:
         """A space that the dialect's tool sets: the one at ``at``, or one of its own there."""
         if self._source[at : at + 1] == " ":
-            self.add(at, at + 1, weight, True)
+            self.add(at, at + 1, weight, joined)
             return
         self._close()
-        self._spans.append(Span(" ", at, at, weight, True))
+        self._spans.append(Span(" ", at, at, weight, joined))
 
     def add_break(self, start: int, end: int) -> None:
         """The border between two windows."""

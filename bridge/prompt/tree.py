@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 @dataclass(frozen=True)
 class Text:
-    """Words for the encoder, escapes undone.
+    """Words for the encoder, escapes undone; but for compel's, whose neighbours say how many are.
 
     ``glued``: it continues the Text before it, from which only an escape parts it.
     """
@@ -43,6 +43,12 @@ class Group:
     start: int
     end: int
     replaces: bool = False
+
+
+@dataclass(frozen=True)
+class Swap(Group):
+    """compel's ``original.swap(replacement)``: the children are the original, encoded apart from
+    what stands around it."""
 
 
 @dataclass(frozen=True)
@@ -108,18 +114,15 @@ Choose: TypeAlias = Callable[[Edit], Branch]
 """Says which side of a schedule, or which option of an alternation, holds at one step."""
 
 
-def texts(source: str, start: int, end: int, escape: re.Pattern[str], base: int = 0) -> list[Text]:
-    """``source[start:end]``, cut so that no piece holds what ``escape`` matches.
-
-    ``source`` begins at ``base`` of the prompt.
-    """
+def texts(source: str, start: int, end: int, escape: re.Pattern[str]) -> list[Text]:
+    """``source[start:end]``, cut so that no piece holds what ``escape`` matches."""
     # In a copy, where `escape` cannot look behind the start.
     spans = [match.span() for match in escape.finditer(source[start:end])]
     cuts = [(start + a, start + b) for a, b in spans]
     starts = [start, *(after for _, after in cuts)]
     ends = [*(before for before, _ in cuts), end]
     pieces = [(a, b) for a, b in zip(starts, ends, strict=True) if a < b]
-    return [Text(source[a:b], base + a, base + b, glued=i > 0) for i, (a, b) in enumerate(pieces)]
+    return [Text(source[a:b], a, b, glued=i > 0) for i, (a, b) in enumerate(pieces)]
 
 
 def parts_of(tree: Tree) -> tuple[Branch, ...]:

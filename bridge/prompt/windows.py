@@ -4,7 +4,7 @@ The rules are those of the tools that people use:
 
 =============  =======================================================================
 ``hard``       every ``room`` tokens (sd_embed; lpw_stable_diffusion)
-``comma``      the same, but a cut at most 20 tokens after a comma moves back to it
+``comma``      the same, but a cut at most ``backtrack`` tokens after a comma moves back to it
                (stable-diffusion-webui, ``comma_padding_backtrack``)
 ``segments``   a stretch of one weight of under 8 tokens moves whole to the next window, a
                longer one fills up its window first (ComfyUI)
@@ -21,8 +21,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 BACKTRACK = 20
 SHORT_WORD = 8
@@ -48,6 +49,9 @@ class Content:
 Cuts = list[int]
 """Where windows begin, the first at 0: ``[0, 75]`` are two windows."""
 
+Rule: TypeAlias = Callable[[Sequence[Content], int], Cuts]
+"""From content tokens and the room of a window to the cuts."""
+
 
 def hard(tokens: Sequence[Content], room: int) -> Cuts:
     """A window is full when it is full."""
@@ -59,7 +63,7 @@ def hard(tokens: Sequence[Content], room: int) -> Cuts:
     return cuts
 
 
-def comma(tokens: Sequence[Content], room: int) -> Cuts:
+def comma(tokens: Sequence[Content], room: int, backtrack: int = BACKTRACK) -> Cuts:
     """stable-diffusion-webui's rule (``TextConditionalModel.tokenize_line``)."""
     cuts, start, last = [0], 0, -1
     for at, token in enumerate(tokens):
@@ -71,7 +75,7 @@ def comma(tokens: Sequence[Content], room: int) -> Cuts:
             continue
         if at - start == room:
             border = _whole_group(tokens, at, start)
-            near = last >= start and at - last <= BACKTRACK
+            near = last >= start and at - last <= backtrack
             start = last + 1 if near and border == at else border
             cuts.append(start)
     return cuts
@@ -119,7 +123,7 @@ def sentences(tokens: Sequence[Content], room: int) -> Cuts:
 
 _PHRASE_ENDS = frozenset({".</w>", ",</w>", ";</w>", ":</w>"})
 
-RULES: dict[str, Callable[[Sequence[Content], int], Cuts]] = {
+RULES: dict[str, Rule] = {
     "hard": hard,
     "comma": comma,
     "segments": segments,
@@ -144,12 +148,22 @@ class LongPrompt:
         pooled: the window whose pooled state is taken: ``first``, ``last``, or their ``mean``.
         uneven: how towers of unequal context come to one length: ``fill``, ``zeros`` or ``cut``,
             as ``bridge/conditioning/uneven.py`` says.
+        backtrack: with ``split="comma"``, how many tokens a cut may move back to a comma, from 0
+            up (the webui's ``comma_padding_backtrack``).
     """
 
     split: str | None
     join: str = "concat"
     pooled: str = "first"
     uneven: str = "fill"
+    backtrack: int = BACKTRACK
+
+    @property
+    def rule(self) -> Rule | None:
+        """The rule that ``split`` names."""
+        if self.split == "comma":
+            return partial(comma, backtrack=self.backtrack)
+        return None if self.split is None else RULES[self.split]
 
 
 LONG_PROMPTS = {
@@ -171,10 +185,10 @@ T = TypeVar("T")
 
 
 def windows_of(
-    tokens: Sequence[T], content: Sequence[Content], room: int, rule: str
+    tokens: Sequence[T], content: Sequence[Content], room: int, rule: Rule
 ) -> list[Sequence[T]]:
-    """``tokens`` dealt to windows by a rule of ``RULES``; no tokens make one empty window."""
-    return [tokens[a:b] for a, b in pairwise([*RULES[rule](content, room), len(tokens)])]
+    """``tokens`` dealt to windows by a rule; no tokens make one empty window."""
+    return [tokens[a:b] for a, b in pairwise([*rule(content, room), len(tokens)])]
 
 
 def _whole_group(tokens: Sequence[Content], at: int, start: int) -> int:

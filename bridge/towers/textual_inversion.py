@@ -4,7 +4,8 @@ Gal et al. 2022, "An Image is Worth One Word". Layouts, all safetensors:
 
 - diffusers: one tensor, whose key is the word;
 - stable-diffusion-webui: one tensor ``emb_params``; the word is the file's name;
-- SDXL: ``clip_l`` and ``clip_g``, one tensor a tower; the word is the file's name.
+- several towers: ``clip_l``, ``clip_g``, ``t5xxl``, one tensor a tower (SDXL has the first two; the
+  third is ComfyUI's name of T5); the word is the file's name.
 
 A tensor is ``(D,)``, or ``(n, D)`` for a word of n vectors.
 """
@@ -24,8 +25,8 @@ from bridge.files import check_given, hash_file
 from bridge.towers.tensors import check_finite, load_pickle, read_tensors
 
 _PICKLED = {".pt", ".bin", ".pth", ".ckpt"}
-# Two-tower files name the tower; this is where a pipeline keeps it.
-_TOWERS = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
+# Files for several towers name them.
+_TOWERS = {"clip_l", "clip_g", "t5xxl"}
 _FILE_NAMED = {"emb_params", "*"}
 
 
@@ -35,8 +36,8 @@ class TextualInversion:
 
     Attributes:
         word: what stands for the vectors in a prompt.
-        vectors: component (``text_encoder``, ``text_encoder_2``) -> ``(n, D)``; under ``""`` where
-            the file does not say for which tower it is.
+        vectors: tower (``clip_l``, ``clip_g``, ``t5xxl``) -> ``(n, D)``; under ``""`` where the
+            file does not say for which tower it is.
         source: the file.
         hash: the first 16 hex digits of the file's sha256.
     """
@@ -69,16 +70,16 @@ def read_textual_inversion(
         # The webui's pickled layout.
         named, found = found.get("name"), dict(found["string_to_param"])
     tensors = {key: value for key, value in found.items() if isinstance(value, Tensor)}
-    if tensors and tensors.keys() <= _TOWERS.keys():
-        vectors = {_TOWERS[key]: tensor for key, tensor in tensors.items()}
+    if tensors and tensors.keys() <= _TOWERS:
+        vectors = tensors
     elif len(tensors) == 1:
         ((key, tensor),) = tensors.items()
         named = named or (None if key in _FILE_NAMED else key)
         vectors = {"": tensor}
     else:
         raise WeightsError(
-            f"{source} is no textual inversion: it has {len(tensors)} tensors, not one, nor "
-            f"clip_l and clip_g ({', '.join(sorted(tensors)[:3])})."
+            f"{source} is not a textual inversion: it has {len(tensors)} tensors, not one, nor "
+            f"clip_l, clip_g and t5xxl ({', '.join(sorted(tensors)[:3])})."
         )
     chosen = word or named or source.stem
     rows = {tower: _rows(tensor, tower or "vectors", source) for tower, tensor in vectors.items()}
@@ -96,7 +97,7 @@ def _read(source: Path, allow_pickle: bool) -> dict[str, Any]:
             )
         found = load_pickle(source)
         if not isinstance(found, dict):
-            raise WeightsError(f"{source} is no textual inversion: it holds no named tensors.")
+            raise WeightsError(f"{source} is not a textual inversion: it holds no named tensors.")
         return found
     return dict(read_tensors(source))
 
@@ -105,7 +106,7 @@ def _rows(tensor: Tensor, name: str, source: Path) -> Tensor:
     rows = tensor.detach()[None] if tensor.ndim == 1 else tensor.detach()
     if rows.ndim != 2 or not len(rows) or not rows.is_floating_point():
         raise WeightsError(
-            f"{source} is no textual inversion: its tensor is {tuple(tensor.shape)} of "
+            f"{source} is not a textual inversion: its tensor is {tuple(tensor.shape)} of "
             f"{tensor.dtype}, not (vectors, width) of numbers with a point."
         )
     check_finite(source, [(name, rows)])

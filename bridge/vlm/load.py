@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 from bridge.errors import OptionError, UnsupportedModelError
 from bridge.files import read_json
 from bridge.runtime import check_dtype, quiet_loading, resolve_device, resolve_dtype
-from bridge.towers.foreign import load_words, reading
+from bridge.towers import reading
 from bridge.towers.image_processor import (
     a_picture,
     load_image_processor,
     processor_kind,
     processor_settings,
 )
+from bridge.towers.tokenizer import load_words
 from bridge.vlm.aspect import SQUARE, ImageAspect, OneView, mean_colour
 from bridge.vlm.checkpoints.settings import is_original, read_settings
 from bridge.vlm.checkpoints.source import refuse_lora

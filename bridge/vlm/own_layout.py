@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 from bridge.errors import UnsupportedModelError, WeightsError
 from bridge.files import read_json
 from bridge.runtime import quiet_loading
-from bridge.towers.foreign import load_words
 from bridge.towers.image_processor import load_image_processor
+from bridge.towers.tokenizer import load_words
 from bridge.vlm.aspect import SQUARE, OneView
 from bridge.vlm.chat import IMAGE_TOKEN
 from bridge.vlm.checkpoints.text_files import keep_rules

@@ -1,4 +1,5 @@
-"""ComfyUI's own tokenizers and text encoders, run as they are over tiny towers.
+"""ComfyUI's own tokenizers and text encoders, run as they are over tiny towers; and
+ComfyUI_ADV_CLIP_emb over them.
 
 Its modules reach through ``comfy.model_management`` for devices, through ``comfy.ops`` for layers
 that are cast as they run, and through ``comfy.ldm.modules.attention`` for the fastest attention.
@@ -13,11 +14,13 @@ import types
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from peers import clone, on_path
+from safetensors.torch import save_file
 from tiny_models import _spread, text_config, tiny_sd_pipeline, tiny_sdxl_pipeline
 from tiny_t5 import T5_WIDTH, tiny_t5_pipeline
 from transformers import (
@@ -72,7 +75,35 @@ class Comfy:
 
     def pipeline(self, kind: str) -> Any:
         """A tiny pipeline of ours over the real vocabularies."""
-        return _in_real_words(kind, self.folder)
+        return in_real_words(kind, self.folder)
+
+    def advanced(
+        self, tokenizer: Any, encoder: Any, text: str, normalisation: str, interpretation: str
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """States and pooled state of ADV_CLIP_emb's node, with the options that it shows."""
+        assert self.adv_encode is not None
+        clip = SimpleNamespace(
+            tokenize=tokenizer.tokenize_with_weights,
+            cond_stage_model=encoder,
+            layer_idx=None,
+            patcher=None,
+            encode_from_tokens=lambda tokens: encoder.encode_token_weights(tokens)[0],
+        )
+        states, pooled = self.adv_encode.advanced_encode(
+            clip, text, normalisation, interpretation, apply_to_pooled=False
+        )
+        return states, pooled
+
+
+def write_embeddings(folder: Path, kind: str) -> list[Path]:
+    """A folder of embeddings of several vectors for the towers of a kind; "cat" is for T5 too."""
+    widths = {"clip_l": 32, "clip_g": 48, "t5xxl": T5_WIDTH}
+    rng = torch.Generator().manual_seed(3)
+    for name, count in {"cat": 1, "x-ray": 3, "two apples": 2}.items():
+        towers = ["clip_l", *["clip_g"] * (kind != "sd15"), *["t5xxl"] * (name == "cat")]
+        rows = {tower: torch.randn(count, widths[tower], generator=rng) for tower in towers}
+        save_file(rows, folder / f"{name}.safetensors")
+    return sorted(folder.glob("*.safetensors"))
 
 
 def _towers(kind: str, pipe: Any) -> dict[str, Any]:
@@ -100,6 +131,12 @@ def _load(model: Any, tower: Any) -> None:
         model.transformer.text_projection = torch.nn.Linear(
             projection.shape[1], projection.shape[0], bias=False
         )
+    # The peer's CLIP has as many tokens as the one vocabulary that there is.
+    words = "text_model.embeddings.token_embedding.weight"
+    if words in weights:
+        own = model.transformer.get_input_embeddings().num_embeddings
+        more = own - len(weights[words])
+        weights[words] = torch.nn.functional.pad(weights[words], (0, 0, 0, more))
     missing, unknown = model.transformer.load_state_dict(weights, strict=False)
     assert set(missing) <= {"text_projection.weight"}, missing
     assert set(unknown) <= {"encoder.embed_tokens.weight", "text_model.embeddings.position_ids"}
@@ -111,7 +148,7 @@ def _widened(found: Any) -> Any:
     return torch.nn.functional.pad(states, (0, 4096 - states.shape[-1])), *others
 
 
-def _in_real_words(kind: str, folder: Path) -> Any:
+def in_real_words(kind: str, folder: Path) -> Any:
     clip = folder / "comfy" / "sd1_tokenizer"
     pipe = {
         "sd15": partial(tiny_sd_pipeline, "sd15"),
@@ -188,6 +225,16 @@ def _module(name: str, **values: Any) -> ModuleType:
     return made
 
 
+def _numpy_1() -> SimpleNamespace:
+    """NumPy whose ``unique`` counts places through all rows, as before 2.0, for ADV_CLIP_emb."""
+
+    def unique(values: Any, return_inverse: bool = False, **more: Any) -> Any:
+        found = np.unique(values, return_inverse=return_inverse, **more)
+        return (found[0], found[1].reshape(-1)) if return_inverse else found
+
+    return SimpleNamespace(**{**vars(np), "unique": unique})
+
+
 def _mine() -> list[str]:
     return [name for name in sys.modules if name == "comfy" or name.startswith("comfy.")]
 
@@ -232,6 +279,8 @@ def load_comfy(*, adv: bool = False) -> Comfy:
             with on_path(extension):
                 sys.modules.pop("adv_encode", None)
                 import adv_encode
+
+                adv_encode.np = _numpy_1()
     found = Comfy(sd1_clip, sdxl_clip, flux, sd3_clip, adv_encode, folder)
     for name in _mine():
         del sys.modules[name]

@@ -1,10 +1,23 @@
-"""A count of cases that a peer's own code and ours read the same."""
+"""A count of cases that a peer's own code and ours read the same, and ours of an a1111 prompt."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Any
+
+import corpus
+import torch
+from comparisons import relative
+
+import bridge
+from bridge.errors import PromptError
+from bridge.prompt import at_step, parse
+
+# Of the largest entry: the same modules in float32, whose sums come in another order where several
+# windows run in one batch, or where attention is another function.
+TOLERANCE = 1e-5
 
 
 @dataclass
@@ -37,3 +50,25 @@ class Count:
 
 Equal = Callable[[str], AbstractContextManager[Count]]
 """The fixture of conftest.py: from a row's name to its `Count`."""
+
+
+def plain(kind: str, count: int) -> Iterator[str]:
+    """Prompts of the corpus that make a single conditioning; the parser's row has the others."""
+    for prompt in corpus.draw(kind, count):
+        read = at_step(parse(prompt, "a1111"), 1, 20)
+        if len(read.parts) == 1 and read.parts[0].weight == 1:
+            yield prompt
+
+
+def same(found: torch.Tensor, wanted: torch.Tensor) -> bool:
+    return found.shape == wanted.shape and relative(found, wanted) <= TOLERANCE
+
+
+def conditioned(prompt: str, negative: str, **options: Any) -> Any:
+    """Ours; None where the prompt changes from step to step, which is another row's."""
+    try:
+        return bridge.condition(prompt, negative, **options)
+    except PromptError as error:
+        if "changes from step to step" in str(error):
+            return None
+        raise

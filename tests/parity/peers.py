@@ -67,6 +67,12 @@ CLONES = {
             "4a47f71150a22942fa606fb741a1c971d95ba56f",
             "April 2025",
         ),
+        Clone(
+            "diffusers",
+            "huggingface/diffusers",
+            "58eb52c0803ea9af3abec60841c2a093bdf1f951",
+            "its community pipelines",
+        ),
         Clone("daam", "castorini/daam", "09564e048cf5ffc1523aa0605736e7f178ca505a", "0.2.0"),
         Clone("llava", "haotian-liu/LLaVA", "c121f0432da27facab705978f83c4ada465e46fd", "1.2.2"),
     )

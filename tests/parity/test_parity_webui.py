@@ -13,16 +13,18 @@ from typing import Any
 import corpus
 import pytest
 import torch
-from comparisons import relative
-from parity_support import Equal
+from parity_support import Equal, conditioned, plain, same
+from peers import clone, package
 from tiny_models import tiny_sd_pipeline, tiny_sdxl_pipeline
-from webui_peer import Webui, load_webui
+from transformers import CLIPTokenizer
+from webui_peer import OldTokenizer, Webui, load_webui
 
 import bridge
 from bridge.errors import PromptError
-from bridge.prompt import at_step, parse
+from bridge.prompt import LongPrompt, at_step, parse, plan
 
-TOLERANCE = 1e-5
+# The real vocabularies, in Forge's clone.
+VOCABULARIES = "backend/huggingface/stabilityai/stable-diffusion-xl-base-1.0"
 
 
 @pytest.fixture(scope="module")
@@ -75,26 +77,30 @@ def test_the_parser(webui: Webui, equal: Equal) -> None:
                 count.check(found == wanted, f"{prompt!r}: {found} {wanted}")
 
 
-def plain(kind: str, count: int) -> Iterator[str]:
-    """Prompts of the corpus that make a single conditioning; the parser's row has the others."""
-    for prompt in corpus.draw(kind, count):
-        read = at_step(parse(prompt, "a1111"), 1, 20)
-        if len(read.parts) == 1 and read.parts[0].weight == 1:
-            yield prompt
+@pytest.fixture(scope="module")
+def old_tokenizer() -> Iterator[OldTokenizer]:
+    made = OldTokenizer(clone("forge") / VOCABULARIES / "tokenizer")
+    yield made
+    made.close()
 
 
-def same(found: torch.Tensor, wanted: torch.Tensor) -> bool:
-    return found.shape == wanted.shape and relative(found, wanted) <= TOLERANCE
-
-
-def conditioned(prompt: str, negative: str, **options: Any) -> Any:
-    """Ours; None where the prompt changes from step to step, which is another row's."""
-    try:
-        return bridge.condition(prompt, negative, **options)
-    except PromptError as error:
-        if "changes from step to step" in str(error):
-            return None
-        raise
+@pytest.mark.parametrize("tower", ["tokenizer", "tokenizer_2"])
+def test_cleaning(webui: Webui, old_tokenizer: OldTokenizer, tower: str, equal: Equal) -> None:
+    """Texts that need mending, in both tools' real vocabularies: SD 1's tower, SDXL's second."""
+    tokenizer = CLIPTokenizer.from_pretrained(clone("forge") / VOCABULARIES / tower)
+    peer = webui.clip(old_tokenizer, torch.nn.Module())
+    if tower == "tokenizer_2":
+        webui.sd_hijack_open_clip.tokenizer = package("open_clip").tokenizer._tokenizer
+        peer = webui.open_clip_of_sdxl(torch.nn.Module())
+    with equal(f"stable-diffusion-webui: cleaning, {tower}") as count:
+        for text in corpus.draw("odd", 800):
+            if "#" in text:  # a comment, which the page takes out before
+                continue
+            found = plan(parse(text, "a1111"), tokenizer, split="comma").windows
+            wanted = [chunk.tokens for chunk in peer.tokenize_line(text)[0]]
+            wanted = [ids[: ids.index(peer.id_end) + 1] for ids in wanted]
+            mine = [[token.id for token in window.tokens] for window in found]
+            count.check(mine == wanted, f"{text!r}: {mine} {wanted}")
 
 
 def test_schedules_call_by_call(webui: Webui, equal: Equal) -> None:
@@ -131,6 +137,47 @@ def test_states_of_sd15(webui: Webui, sd: Any, equal: Equal) -> None:
                 count.check(same(found.prompt_embeds, embedder([prompt])), repr(prompt))
 
 
+@pytest.mark.parametrize("backtrack", [0, 3, 74])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_comma_padding_backtrack(webui: Webui, sd: Any, backtrack: int, equal: Equal) -> None:
+    embedder = webui.clip(sd.tokenizer, sd.text_encoder)
+    webui.opts.comma_padding_backtrack = backtrack
+    long = LongPrompt("comma", backtrack=backtrack)
+    try:
+        with equal(f"stable-diffusion-webui: comma_padding_backtrack {backtrack}") as count:
+            for prompt in plain("a1111", 400):
+                found = conditioned(prompt, "", model=sd, align="empty", long_prompt=long)
+                if found is None or len(found.plans[0][0].windows) == 1:
+                    continue
+                with torch.no_grad():
+                    count.check(same(found.prompt_embeds, embedder([prompt])), repr(prompt))
+    finally:
+        webui.opts.comma_padding_backtrack = 20
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_states_of_edits(webui: Webui, sd: Any, equal: Equal) -> None:
+    """Each text of a schedule by itself. The peer encodes all that a prompt says in one batch, and
+    restores its mean over that."""
+    embedder = webui.clip(sd.tokenizer, sd.text_encoder)
+    parser = webui.prompt_parser
+    with equal("stable-diffusion-webui: states of edits") as count, torch.no_grad():
+        for prompt in corpus.draw("scheduled", 120):
+            prompt = f"{prompt}, (red:1.5)"
+            (entries,) = parser.get_learned_conditioning_prompt_schedules([prompt], 7)
+            texts = [text for _, text in entries]
+            mine = bridge.schedule(prompt, "", steps=7, model=sd, align="empty")
+            drawn = 0
+            for (end, text), together in zip(entries, embedder(texts), strict=True):
+                if drawn == 7:  # its sampler counts from 0, and so never gets to the last
+                    break
+                drawn = min(end + 1, 7)
+                found = mine.at(drawn).prompt_embeds
+                count.check(same(found, embedder([text])), f"{prompt!r}, call {drawn}")
+                if not same(found[0], together):
+                    count.differs_by("the webui restores the mean over all that it encodes at once")
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_clip_skip_of_prompt_and_negative(webui: Webui, sd: Any, equal: Equal) -> None:
     embedder = webui.clip(sd.tokenizer, sd.text_encoder)
@@ -157,7 +204,8 @@ def test_clip_skip_of_prompt_and_negative(webui: Webui, sd: Any, equal: Equal) -
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_states_of_sdxl(equal: Equal) -> None:
     pipe = tiny_sdxl_pipeline()
-    webui = load_webui(pipe.tokenizer_2)
+    # To open_clip "!" is a word as any other; the second tower's tokenizer pads with it.
+    webui = load_webui(pipe.tokenizer)
     towers = (
         webui.clip_of_sdxl(pipe.tokenizer, pipe.text_encoder),
         webui.open_clip_of_sdxl(pipe.text_encoder_2),

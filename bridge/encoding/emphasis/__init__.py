@@ -9,7 +9,7 @@ the empty prompt at the same place, w its weight:
 ``no_norm``              z * w (sd_embed; stable-diffusion-webui's "No norm")
 ``comfy``                e + w * (z - e)
 ``compel``               as comfy; below 1 also mixed with the prompt whose words are masked
-``comfy++``              below 1 as down_weight; above 1 adds w - 1 times what the word contributes
+``comfy++``              below 1 as down_weight; above 1 adds w - 1 times what the words contribute
 ``down_weight``          all weights below 1, relative to the largest; mixed with masked prompts
 ``text_attention_bias``  log w is added to the token's attention logits in the text tower
 ``unet_attention_bias``  log w is added to its cross-attention logits in the UNet

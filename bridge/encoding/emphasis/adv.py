@@ -1,6 +1,7 @@
-"""``comfy++`` and ``down_weight`` of ComfyUI_ADV_CLIP_emb (``adv_encode.py``).
+"""``comfy++`` and ``down_weight`` of ComfyUI_ADV_CLIP_emb (``adv_encode.py`` at 63984de).
 
-Words are taken out of a prompt by putting another token ("+") in the place of theirs.
+Words are taken out of a prompt by putting another token ("+") in the place of theirs. A "word" is
+what ComfyUI tokenizes at once: since its commit b55c224 a whole stretch of one weight.
 
 ``down_weight``: weights are divided by the largest, so none is above 1. Let ``w_1 < w_2 < ... <=
 1`` be the distinct weights, and M_i the prompt without the words of weight ``w_i`` and below:
@@ -33,12 +34,8 @@ def _levels(plan: TokenPlan, top: float) -> list[float]:
 
 
 def _heavy(plan: TokenPlan) -> dict[int, float]:
-    """Words of weight above 1, by number; a word has the weight of its first token."""
-    found: dict[int, float] = {}
-    for token in plan.tokens:
-        if not token.special:
-            found.setdefault(token.word, token.weight)
-    return {word: weight for word, weight in found.items() if weight > 1}
+    """Stretches of a weight above 1, by number."""
+    return {t.fragment: t.weight for t in plan.tokens if not t.special and t.weight > 1}
 
 
 def _without(plan: TokenPlan, window: Window, taken: frozenset[Token]) -> TowerInput:
@@ -76,8 +73,8 @@ def _down(plan: TokenPlan, states: Tensor, extra: Tensor) -> Tensor:
 
 def _plus_rows(plan: TokenPlan) -> tuple[TowerInput, ...]:
     heavy = [
-        _without(plan, window, frozenset(t for t in window.tokens if t.word == word))
-        for word in _heavy(plan)
+        _without(plan, window, frozenset(t for t in window.tokens if t.fragment == fragment))
+        for fragment in _heavy(plan)
         for window in plan.windows
     ]
     return (*_lighter_rows(plan, 1.0), *heavy)
@@ -88,8 +85,8 @@ def _plus(plan: TokenPlan, states: Tensor, extra: Tensor) -> Tensor:
     lighter = len(extra) - len(heavy) * len(states)
     result = _lightened(plan, states, extra[:lighter], 1.0)
     without = extra[lighter:].reshape(len(heavy), *states.shape)
-    for (word, weight), absent in zip(heavy.items(), without, strict=True):
-        places = [[token.word == word for token in w.tokens] for w in plan.windows]
+    for (fragment, weight), absent in zip(heavy.items(), without, strict=True):
+        places = [[token.fragment == fragment for token in w.tokens] for w in plan.windows]
         padded = [row + [False] * (states.shape[1] - len(row)) for row in places]
         here = torch.tensor(padded, device=states.device, dtype=torch.bool)[..., None]
         result = result + torch.where(here, (weight - 1) * (states - absent), 0)

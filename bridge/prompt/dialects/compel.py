@@ -6,22 +6,23 @@ Facts from compel 2.5.1, ``prompt_parser.py``:
   brackets or quotes. ``x.attend(1.3)`` says the same. Weights multiply.
 - Brackets and quotes without a weight only group. A bracket whose inside the grammar cannot read
   (unbalanced, a lone ``+``, a ``=``) is text up to the next space.
-- Pieces are put together with one space between; ``\(``, ``\)`` and ``\"`` lose their backslash,
-  other escapes keep it.
+- Pieces are put together with one space between. ``\(``, ``\)`` and ``\"`` lose a backslash
+  when a piece is made, when its weight is set, and each time that more is added to its text; other
+  escapes keep it.
 - ``.and()`` and ``.blend()`` count only around the whole prompt. Text after ``.and()`` is ignored,
   after ``.blend()`` it is an error. A part of an ``.and()`` that has no text is dropped.
-- ``.swap()`` and ``withLora()`` change the network, not the text: they are refused here.
-
-Two things differ: compel undoes a run of several backslashes before a bracket once or more often,
-by how many pieces it merged, and here the whole run goes; and ``.swap(`` is refused even where
-compel, unable to read what follows, takes it as text.
+- Of ``cat.swap(dog)`` the original (``cat``) is encoded, apart from its neighbours. compel's states
+  are the same; the replacement is for a pipeline that controls cross-attention, which diffusers'
+  are not. A ``.swap()`` in another or in a ``.blend()`` is an error.
+- ``withLora()`` changes the network, not the text: it is refused here.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 
 from bridge.errors import quoted
 from bridge.prompt.caret import prompt_error
@@ -34,9 +35,10 @@ from bridge.prompt.tree import (
     Conjunction,
     Group,
     Node,
+    Swap,
     Text,
     Tree,
-    texts,
+    parts_of,
     walk,
 )
 
@@ -54,29 +56,69 @@ def parse(source: str, negative: bool = False) -> Tree:
 
     Raises:
         PromptError: what compel raises an error for (weights that do not fit the parts, text after
-            ``.blend()``), weights that are not finite, ``.swap()`` and ``withLora()``.
+            ``.blend()``, a ``.swap()`` in another), weights that are not finite, and
+            ``withLora()``.
     """
     if not source.strip():
         return Branch((), 0, len(source))
     parted = frozenset(m.start(1) for m in _COMMA.finditer(source))
     reader = _Reader(source, 0, source, parted)
-    return reader.combination() or Branch(reader.prompt(), 0, len(source))
+    tree = reader.combination() or Branch(reader.prompt(), 0, len(source))
+    if any(_swap_in(part.children) for part in parts_of(tree)):
+        warnings.warn(
+            "Of a .swap() only the original is read, as by compel's CompelForSD; the replacement "
+            "needs a pipeline that controls cross-attention.",
+            stacklevel=3,
+        )
+    return tree
 
 
 def spans(part: Branch, source: str, choose: Choose) -> tuple[Span, ...]:
     """The weighted pieces; neighbours of equal weight are one text, with spaces between."""
     found = SpanList(source)
-    last: tuple[float, int] | None = None
-    for node, weight in walk(part.children):
-        if not isinstance(node, Text):
-            continue
-        # Empty quotes are a piece too: between others of their weight they make one space more.
-        joined = last is not None and last[0] == weight
-        if joined and last is not None and not node.glued:
-            found.add_space(last[1], weight)
-        found.add(node.start, node.end, weight, joined)
-        last = weight, node.end
+    for pieces, weight in _runs(part):
+        joined = False
+        for number, piece in enumerate(pieces):
+            # Empty quotes are a piece too: between others they make one space more.
+            if number:
+                found.add_space(pieces[number - 1].end, weight, joined)
+                joined = True
+            undone = 2 + len(pieces) - max(number, 1)
+            for start, end in _unescaped(piece, undone):
+                found.add(start, end, weight, joined)
+                joined = True
     return found.done()
+
+
+def _runs(part: Branch) -> Iterator[tuple[list[Text], float]]:
+    """The pieces that compel puts together: neighbours of equal weight, up to a ``.swap()``."""
+    run: list[Text] = []
+    held, border = 1.0, math.inf
+    for node, weight in walk(part.children):
+        if isinstance(node, Swap) or (run and (weight != held or node.start >= border)):
+            yield run, held
+            run = []
+        if isinstance(node, Swap):
+            border = node.end
+        elif isinstance(node, Text):
+            border = math.inf if node.start >= border else border
+            run.append(node)
+            held = weight
+    yield run, held
+
+
+def _unescaped(piece: Text, times: int) -> Iterator[tuple[int, int]]:
+    """The stretches of a piece that are left of it after so many backslashes of each escape."""
+    escapes = [match.span() for match in _ESCAPE.finditer(piece.text)]
+    starts = [0, *(end for _, end in escapes)]
+    ends = [*(max(start, end - times) for start, end in escapes), len(piece.text)]
+    for start, end in zip(starts, ends, strict=True):
+        if start < end:
+            yield piece.start + start, piece.start + end
+
+
+def _swap_in(children: tuple[Node, ...]) -> Swap | None:
+    return next((node for node, _ in walk(children) if isinstance(node, Swap)), None)
 
 
 class _Reader:
@@ -92,6 +134,7 @@ class _Reader:
         self._words = Words(text, base, parted)
         self._groups: dict[int, tuple[Group, int] | None] = {}
         self._quotes: dict[int, tuple[Group, int] | None] = {}
+        self._swapping = False
 
     def combination(self) -> Conjunction | Blend | None:
         """The whole text as ``(…).and(…)`` or ``(…).blend(…)``; None if it is neither."""
@@ -127,9 +170,9 @@ class _Reader:
             word = self._words.word(at)
             if target is not None:
                 at = self._operated(target, children)
-            elif word > at and (operator := self._operator(word, numbers=False)) is not None:
-                children.append(self._group(self._texts(at, word), operator[0], at, operator[1]))
-                at = operator[1]
+            elif word > at and (operated := self._operated_word(at, word)) is not None:
+                children.append(operated[0])
+                at = operated[1]
             else:
                 end = self._words.free(at)
                 if end == at:
@@ -137,7 +180,7 @@ class _Reader:
                         "compel cannot read a vertical tab or a form feed; write a space.",
                         self._source, self._base + at,
                     )  # fmt: skip
-                children += self._texts(at, end)
+                children.append(self._piece(at, end))
                 at = end
             at = self._words.blank(at)
         return tuple(children)
@@ -169,7 +212,9 @@ class _Reader:
                     return None
                 at = after
 
-    def _element(self, at: int, children: list[Node]) -> int | None:
+    def _element(
+        self, at: int, children: list[Node], marks: tuple[str, ...] = (",", ".")
+    ) -> int | None:
         """Read what stands at ``at`` of a fragment into ``children``; None if nothing can."""
         self._refuse_lora(at)
         target = self._target(at)
@@ -177,14 +222,11 @@ class _Reader:
             return self._operated(target, children)
         word = self._words.word(at)
         if word > at:
-            operator = self._operator(word, numbers=False)
-            if operator is None:
-                children += self._texts(at, word)
-                return word
-            children.append(self._group(self._texts(at, word), operator[0], at, operator[1]))
-            return operator[1]
-        if self._text.startswith((",", "."), at):
-            children += self._texts(at, at + 1)
+            operated = self._operated_word(at, word) or (self._piece(at, word), word)
+            children.append(operated[0])
+            return operated[1]
+        if self._text.startswith(marks, at):
+            children.append(self._piece(at, at + 1))
             return at + 1
         return None
 
@@ -230,15 +272,26 @@ class _Reader:
 
     def _operated(self, target: tuple[Group, int], children: list[Node]) -> int:
         """Add brackets or quotes with the operator behind them; where that ends."""
-        group, at = target
-        operator = self._operator(at, numbers=True)
-        if operator is not None:
-            at = operator[1]
-            group = Group(group.children, operator[0], group.start, self._base + at)
-        children.append(group)
-        return at
+        operated = self._with_operator(*target, numbers=True) or target
+        children.append(operated[0])
+        return operated[1]
 
-    def _operator(self, at: int, numbers: bool) -> tuple[float, int] | None:
+    def _operated_word(self, at: int, end: int) -> tuple[Group, int] | None:
+        """A word with the operator behind it; None without one."""
+        word = self._group([self._piece(at, end)], 1.0, at, end)
+        return self._with_operator(word, end, numbers=False)
+
+    def _with_operator(self, group: Group, at: int, numbers: bool) -> tuple[Group, int] | None:
+        """What ends at ``at`` under its operator, and where that ends; None without one."""
+        swapped = self._swapped(group, at)
+        if swapped is not None:
+            return swapped
+        weight = self._weight_at(at, numbers)
+        if weight is None:
+            return None
+        return Group(group.children, weight[0], group.start, self._base + weight[1]), weight[1]
+
+    def _weight_at(self, at: int, numbers: bool) -> tuple[float, int] | None:
         """The weight of what ends at ``at``, and where its operator ends; None without one."""
         value = self._words.literal("(", self._words.literal(".attend", at))
         if value is not None:
@@ -246,13 +299,32 @@ class _Reader:
             end = None if strength is None else self._words.literal(")", strength[1])
             if strength is not None and end is not None:
                 return strength[0], end
-        swap = self._words.literal("(", self._words.literal(".swap", at))
-        if swap is not None:
-            raise prompt_error(
-                "compel's .swap() edits attention maps, not text, and is not supported; write the "
-                "words themselves.", self._source, self._base + at, self._base + swap,
-            )  # fmt: skip
         return self._words.attached(at, numbers)
+
+    def _swapped(self, original: Group, at: int) -> tuple[Group, int] | None:
+        """What ends at ``at`` with the ``.swap()`` behind it, and where that ends."""
+        start = self._words.literal("(", self._words.literal(".swap", at))
+        if start is None:
+            return None
+        if self._swapping or _swap_in(original.children):
+            raise prompt_error(
+                "compel takes no .swap() inside another; take the outer or the inner one.",
+                self._source, self._base + at, self._base + start,
+            )  # fmt: skip
+        self._swapping = True
+        after: int | None = start
+        while after is not None:
+            end = self._words.blank(after)
+            after = self._element(end, [], marks=())
+        self._swapping = False
+        comma = self._words.literal(",", end)
+        end = end if comma is None else self._words.options(comma)[1]
+        closing = self._words.literal(")", end)
+        if closing is None:
+            return None
+        nothing = Text("", original.start, original.start)
+        children = original.children or (nothing,)
+        return Swap(children, 1.0, original.start, self._base + closing), closing
 
     def _part(self, at: int) -> Branch | None:
         """One prompt of a combination: brackets, quotes or a word."""
@@ -263,7 +335,7 @@ class _Reader:
         if close is not None:
             return Branch(self._inside(at, close).prompt(), at, close + 1)
         word = self._words.word(at)
-        return Branch(tuple(self._texts(at, word)), at, word) if word > at else None
+        return Branch((self._piece(at, word),), at, word) if word > at else None
 
     def _combined(
         self, name: str, parts: tuple[Branch, ...], options: list[Option], at: int, end: int
@@ -279,6 +351,12 @@ class _Reader:
                 f"{name}() has {len(parts)} prompts and {len(weights)} weights; give one weight "
                 "for each, or none, and no empty brackets.", self._source, at, end - 1,
             )  # fmt: skip
+        for swap in filter(None, (_swap_in(part.children) for part in parts)):
+            if name == ".blend":
+                raise prompt_error(
+                    "compel takes no .swap() inside .blend(); write the words themselves.",
+                    self._source, swap.start, swap.end,
+                )  # fmt: skip
         weighted = tuple(
             Branch(part.children, part.start, part.end, weight)
             for part, weight, has_text in zip(parts, weights, full, strict=True)
@@ -321,6 +399,5 @@ class _Reader:
     def _group(self, children: Sequence[Node], weight: float, start: int, end: int) -> Group:
         return Group(tuple(children), weight, self._base + start, self._base + end)
 
-    def _texts(self, start: int, end: int) -> list[Text]:
-        """One piece of text, cut where an escape loses its backslash."""
-        return texts(self._text, start, end, _ESCAPE, self._base)
+    def _piece(self, start: int, end: int) -> Text:
+        return Text(self._text[start:end], self._base + start, self._base + end)

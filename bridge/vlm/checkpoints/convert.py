@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bridge.errors import OptionError, UnsupportedModelError, WeightsError
 from bridge.files import check_output_file, home_path, read_json, whole_folder
-from bridge.towers.foreign import reading
+from bridge.towers import reading
 from bridge.vlm.chat import CHAT_TEMPLATE
 from bridge.vlm.checkpoints import names
 from bridge.vlm.checkpoints.settings import (

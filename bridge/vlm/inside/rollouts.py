@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from bridge.errors import UnsupportedModelError
-from bridge.towers.rollout import rollout
+from bridge.towers import rollout
 from bridge.vlm.chat import Turn
 from bridge.vlm.inside.places import View, check_index, one_picture, views_of
 from bridge.vlm.inside.words import tell
