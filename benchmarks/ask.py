@@ -20,10 +20,10 @@ from PIL import Image
 
 from benchmarks.grids import Cell, save_grid
 from benchmarks.results import Row, grouped_share_row, report, results_file, save, share_row, show
-from bridge.emoji.art import load_sprites
-from bridge.emoji.questions import KINDS, Question, questions
-from bridge.emoji.render import render_scene
-from bridge.emoji.scenes import Scene, sample_scene
+from emoji_world.art import load_sprites
+from emoji_world.questions import KINDS, Question, questions
+from emoji_world.render import render_scene
+from emoji_world.scenes import Scene, sample_scene
 
 _ARTICLES = ("a ", "an ", "the ")
 _SHOWN = 16

@@ -10,11 +10,11 @@ from PIL import Image
 
 from benchmarks.drawn import keep_pictures, pictures_file, source_of
 from benchmarks.grids import Cell, save_grid
-from benchmarks.judge import Judge, Seen
 from benchmarks.painting import as_array, paint, with_progress
 from benchmarks.results import Row, report, results_file, save, share_row, show
 from benchmarks.tasks import KINDS, Task, Verdict, interleaved, judge_task
-from bridge.emoji.concepts import CONCEPTS
+from emoji_world.concepts import CONCEPTS
+from emoji_world.judge import Judge, Seen
 
 _SHOWN = 16
 _Scored = list[tuple[Task, np.ndarray, Seen, Verdict]]

@@ -24,11 +24,11 @@ from PIL import Image
 
 from benchmarks.degrade import degrade, noise
 from benchmarks.grids import Cell, save_grid
-from benchmarks.judge import Found, Judge, Limits, Seen
 from benchmarks.results import Row, median_row, report, results_file, save, share_row, show
-from bridge.emoji.captions import plain_caption
-from bridge.emoji.render import render_scene
-from bridge.emoji.scenes import (
+from emoji_world.captions import plain_caption
+from emoji_world.judge import Found, Judge, Limits, Seen
+from emoji_world.render import render_scene
+from emoji_world.scenes import (
     BACKGROUNDS,
     CANVAS,
     SIZES,

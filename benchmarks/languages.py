@@ -19,13 +19,13 @@ from PIL import Image
 
 from benchmarks.results import Row, ratio_interval, report, save, share_row, show
 from benchmarks.retrieval import first_ranks, make_scenes
-from bridge.emoji.art import load_sprites
-from bridge.emoji.languages import LANGUAGES, words_in
-from bridge.emoji.render import render_scene
-from bridge.emoji.said import held_out_caption
-from bridge.emoji.scenes import Scene
 from bridge.pictures import CHART, save_figure
 from bridge.towers import TextTower, open_image_tower, open_text_tower
+from emoji_world.art import load_sprites
+from emoji_world.caption_meaning import held_out_caption
+from emoji_world.languages import LANGUAGES, words_in
+from emoji_world.render import render_scene
+from emoji_world.scenes import Scene
 
 ENGLISH, MULTILINGUAL = "emoji-1", "emoji-multilingual"
 Found = Mapping[str, Sequence[bool]]  # language -> was each caption's own picture first?

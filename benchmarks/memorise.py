@@ -25,16 +25,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from benchmarks.drawn import kept_pictures, pictures_file, source_of
-from benchmarks.judge import Judge, Seen
 from benchmarks.results import Row, median_row, report, results_file, save, share_row, show
 from benchmarks.tasks import KINDS, Task, interleaved, judge_task
-from benchmarks.templates import pool
-from bridge.emoji.art import Sprites
-from bridge.emoji.concepts import CONCEPTS
-from bridge.emoji.render import render_scene
-from bridge.emoji.scenes import CANVAS, TINTS, Group, Placed, Scene, is_held_out
-from bridge.emoji.train.views import draw_views
 from bridge.errors import OptionError
+from emoji_world.art import Sprites
+from emoji_world.concepts import CONCEPTS
+from emoji_world.judge import Judge, Seen
+from emoji_world.judge.templates import pool
+from emoji_world.render import render_scene
+from emoji_world.scenes import CANVAS, TINTS, Group, Placed, Scene, is_held_out
+from emoji_world.train.views import draw_views
 
 COMBINED = tuple(kind for kind in KINDS if kind != "single_object")
 _BLOCK = 4  # the gallery is compared at 32 x 32 first

@@ -25,7 +25,6 @@ from typing import Any
 from PIL import Image
 
 from benchmarks.grids import Cell, save_grid
-from benchmarks.judge import Judge, Seen
 from benchmarks.painting import as_array, paint
 from benchmarks.results import (
     RESULTS,
@@ -39,12 +38,13 @@ from benchmarks.results import (
     share_row,
     show,
 )
-from bridge.emoji.art import load_sprites
-from bridge.emoji.captions import plain_caption
-from bridge.emoji.render import render_scene
-from bridge.emoji.scenes import Scene, sample_scene
 from bridge.store import resolve
 from bridge.towers import count_parameters, join_clip
+from emoji_world.art import load_sprites
+from emoji_world.captions import plain_caption
+from emoji_world.judge import Judge, Seen
+from emoji_world.render import render_scene
+from emoji_world.scenes import Scene, sample_scene
 
 ASKED = "describe the picture."
 _ROWS_SHOWN = 4

@@ -25,10 +25,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean
 
-from benchmarks.judge import Found, Seen
-from bridge.emoji.captions import caption
-from bridge.emoji.concepts import CONCEPTS
-from bridge.emoji.scenes import (
+from emoji_world.captions import caption
+from emoji_world.concepts import CONCEPTS
+from emoji_world.judge import Found, Seen
+from emoji_world.scenes import (
     BACKGROUNDS,
     STYLES,
     TINTS,

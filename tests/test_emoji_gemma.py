@@ -9,26 +9,26 @@ from pathlib import Path
 
 import pytest
 import torch
-from emoji_world import scenes_at, synthetic_sprites
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_gemma import Parts, tiny_parts
+from tiny_world import scenes_at, synthetic_sprites
 from torch.nn import functional as F
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-from bridge.emoji.questions import questions
-from bridge.emoji.render import render_scene
-from bridge.emoji.train import gemma
-from bridge.emoji.train.chats import packed
-from bridge.emoji.train.data import pictures, scene_batch, scene_rng
-from bridge.emoji.train.head_loss import head_loss
-from bridge.emoji.train.loop import Run
-from bridge.emoji.train.soft_words import SoftWords, occurring, word_ids
-from bridge.emoji.train.whitening import whitening
 from bridge.vlm import BridgeVLM, load_llm, load_vision, load_vlm
-from bridge.vlm.layout import IGNORE_LABEL
 from bridge.vlm.projectors import build_projector
+from bridge.vlm.train.labels import IGNORE_LABEL
 from bridge.vlm.train.lora import add_lora, lora_layers
+from emoji_world.questions import questions
+from emoji_world.render import render_scene
+from emoji_world.train import gemma
+from emoji_world.train.data import pictures, scene_batch, scene_rng
+from emoji_world.train.head_loss import head_loss
+from emoji_world.train.loop import Run
+from emoji_world.train.packed_chats import packed
+from emoji_world.train.soft_words import SoftWords, occurring, word_ids
+from emoji_world.train.whitening import whitening
 
 SIZE_LIMIT = 1_200_000
 

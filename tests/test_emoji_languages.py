@@ -7,13 +7,22 @@ import random
 import unicodedata
 
 import pytest
-from emoji_world import SEEDS, STEADY, scenes_at
 from hypothesis import given
+from tiny_world import SEEDS, STEADY, scenes_at
 
-from bridge.emoji import emojibase
-from bridge.emoji.captions import caption
-from bridge.emoji.concepts import CONCEPTS
-from bridge.emoji.languages import (
+from bridge.errors import OptionError, WeightsError
+from emoji_world import emojibase
+from emoji_world.caption_meaning import (
+    Said,
+    draw_said,
+    held_out_caption,
+    pair_captions,
+    phrase,
+    read_caption,
+)
+from emoji_world.captions import caption
+from emoji_world.concepts import CONCEPTS
+from emoji_world.languages import (
     COLOURS,
     LANGUAGES,
     WORDS,
@@ -22,16 +31,7 @@ from bridge.emoji.languages import (
     names_in,
     words_in,
 )
-from bridge.emoji.said import (
-    Said,
-    draw_said,
-    held_out_caption,
-    pair_captions,
-    phrase,
-    read_caption,
-)
-from bridge.emoji.scenes import STYLES, Group
-from bridge.errors import OptionError, WeightsError
+from emoji_world.scenes import STYLES, Group
 
 CAT, DOG, APPLE = (english_names()[name] for name in ("cat", "dog", "apple"))
 

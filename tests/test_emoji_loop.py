@@ -17,8 +17,8 @@ from safetensors import safe_open
 from torch import nn
 
 from bridge.curves import draw_curve
-from bridge.emoji.train import loop
-from bridge.emoji.train.loop import Recipe, Run
+from emoji_world.train import loop
+from emoji_world.train.loop import Recipe, Run
 
 STEP = 1.0  # seconds of our clock a step takes
 

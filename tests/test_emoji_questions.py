@@ -11,12 +11,12 @@ import re
 from collections import Counter, defaultdict
 
 import pytest
-from emoji_world import SEEDS, STEADY, scenes_at
 from hypothesis import given
+from tiny_world import SEEDS, STEADY, scenes_at
 
-from bridge.emoji.concepts import CONCEPTS
-from bridge.emoji.questions import KINDS, Question, questions
-from bridge.emoji.scenes import (
+from emoji_world.concepts import CONCEPTS
+from emoji_world.questions import KINDS, Question, questions
+from emoji_world.scenes import (
     BACKGROUNDS,
     CANVAS,
     STYLES,

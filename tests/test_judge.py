@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from benchmarks.degrade import degrade, noise
-from benchmarks.judge import Judge, Limits
 from benchmarks.judge_check import Tally, blend, framed_noise, matched
-from bridge.emoji.scenes import BACKGROUNDS, TINTS, Group, Placed, Scene
+from emoji_world.judge import Judge, Limits
+from emoji_world.scenes import BACKGROUNDS, TINTS, Group, Placed, Scene
 from tests.judge_world import picture, sample_judge, sample_scenes
 
 

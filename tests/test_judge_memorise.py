@@ -18,7 +18,6 @@ import bridge.diffusion
 from benchmarks import draw, memorise
 from benchmarks.compositional import main
 from benchmarks.drawn import Source, keep_pictures, kept_pictures, pictures_file, weights_of
-from benchmarks.judge import Found, Seen
 from benchmarks.memorise import (
     COMBINED,
     Distances,
@@ -29,11 +28,12 @@ from benchmarks.memorise import (
     nearest_of,
 )
 from benchmarks.tasks import Task, make_tasks
-from bridge.emoji.render import render_scene
-from bridge.emoji.scenes import Scene, is_held_out
 from bridge.errors import OptionError
 from bridge.store import weights_dir
-from tests.emoji_world import synthetic_sprites
+from emoji_world.judge import Found, Seen
+from emoji_world.render import render_scene
+from emoji_world.scenes import Scene, is_held_out
+from tests.tiny_world import synthetic_sprites
 
 
 def _seen(scene: Scene) -> Seen:

@@ -15,13 +15,13 @@ from benchmarks.ask import ask_rows, make_questions, normal
 from benchmarks.compositional import COMMANDS, parser
 from benchmarks.draw import describe, draw_rows
 from benchmarks.grids import RIGHT, WRONG, Cell, grid, save_grid
-from benchmarks.judge import Found, Seen
 from benchmarks.results import Row, grouped_share_row, median_row, report, save, share_row, wilson
 from benchmarks.retrieval import first_ranks
 from benchmarks.table import FIGURES, markdown
 from benchmarks.tasks import interleaved, judge_task
-from bridge.emoji.questions import KINDS
-from bridge.emoji.scenes import is_held_out
+from emoji_world.judge import Found, Seen
+from emoji_world.questions import KINDS
+from emoji_world.scenes import is_held_out
 
 
 @pytest.mark.parametrize(

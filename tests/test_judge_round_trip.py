@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from benchmarks import round_trip
-from benchmarks.judge import Seen
-from bridge.emoji.scenes import sample_scene
-from tests.emoji_world import synthetic_sprites
+from emoji_world.judge import Seen
+from emoji_world.scenes import sample_scene
+from tests.tiny_world import synthetic_sprites
 
 
 def test_no_two_drawings_share_their_noise(monkeypatch: pytest.MonkeyPatch) -> None:

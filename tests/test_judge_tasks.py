@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.judge import Found, Seen
 from benchmarks.tasks import KINDS, Task, interleaved, judge_task, make_tasks
-from bridge.emoji.scenes import Group, Scene, held_out_count, held_out_pair, held_out_tint
+from emoji_world.judge import Found, Seen
+from emoji_world.scenes import Group, Scene, held_out_count, held_out_pair, held_out_tint
 
 
 def _found(concept: int, x: int = 0, y: int = 0, tint: str | None = None) -> Found:

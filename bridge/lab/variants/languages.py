@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from bridge.emoji.languages import LANGUAGES, dictionary, english_names, words_in
-from bridge.emoji.said import phrase, read_caption
 from bridge.errors import OptionError
 from bridge.lab.variants.variant import Settings
 from bridge.prompt import check_text
+from emoji_world.caption_meaning import phrase, read_caption
+from emoji_world.languages import LANGUAGES, dictionary, english_names, words_in
 
 
 def languages(prompt: str, settings: Settings) -> Iterator[tuple[str, str]]:
