@@ -19,11 +19,11 @@ from PIL import Image
 
 from benchmarks.results import Row, ratio_interval, report, save, share_row, show
 from benchmarks.retrieval import first_ranks, make_scenes
+from bridge.lab.variants.vocabulary import LANGUAGES, words_in
 from bridge.pictures import CHART, save_figure
 from bridge.towers import TextTower, open_image_tower, open_text_tower
 from emoji_world.art import load_sprites
 from emoji_world.caption_meaning import held_out_caption
-from emoji_world.languages import LANGUAGES, words_in
 from emoji_world.render import render_scene
 from emoji_world.scenes import Scene
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 
+from bridge.lab.variants.vocabulary import COUNT_WORDS
 from emoji_world.concepts import CONCEPTS
 from emoji_world.phrasings import (
     BACKGROUND,
@@ -22,8 +23,6 @@ from emoji_world.phrasings import (
     STYLE_HELD_OUT,
 )
 from emoji_world.scenes import Group, Scene
-
-COUNT_WORDS = {1: "one", 2: "two", 3: "three", 4: "four"}
 
 
 def article(phrase: str) -> str:

@@ -1,9 +1,9 @@
-"""The names of the concepts in 27 languages, made from emojibase-data.
+"""The names of the concepts in English and 27 languages, made from emojibase-data.
 
-``python -m emoji_world.emojibase`` writes ``names.tsv`` anew: a head with the languages, then one
-concept a line, its emoji first. The names are emojibase's labels (MIT), which are the short names
-of Unicode's CLDR, as they are but for one rule: what follows a comma or a bracket goes where the
-rest still tells the concept from all others ("केला, फल" is "banana, fruit").
+``python -m emoji_world.emojibase`` writes bridge/lab/variants/names.tsv anew: a head with the
+languages, then one concept a line, its emoji first. The names are emojibase's labels (MIT), which
+are the short names of Unicode's CLDR, as they are but for one rule: what follows a comma or a
+bracket goes where the rest still tells the concept from all others ("केला, फल" is "banana, fruit").
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pathlib import Path
 
 from bridge.errors import WeightsError
 from bridge.files import write_whole
+from bridge.lab.variants.vocabulary import LANGUAGES, NAMES_FILE
 from emoji_world.concepts import CONCEPTS
-from emoji_world.languages import LANGUAGES, NAMES_FILE
 from emoji_world.npm import read_package
 
 PACKAGE = "emojibase-data@17.0.0"
@@ -59,12 +59,13 @@ def write_names(path: Path) -> None:
     """Fetch emojibase-data and write the table. Raises as `read_package` and `names_of`."""
     files = read_package(PACKAGE, [f"{language}/compact.json" for language in LANGUAGES])
     columns = [names_of(file, language) for file, language in zip(files, LANGUAGES, strict=True)]
-    lines = [("emoji", *LANGUAGES)]
+    lines = [("sign", "name", "one", "many", *LANGUAGES)]
     lines += [
-        (c.emoji, *names) for c, names in zip(CONCEPTS, zip(*columns, strict=True), strict=True)
+        (c.emoji, c.name, c.one, c.many, *names)
+        for c, names in zip(CONCEPTS, zip(*columns, strict=True), strict=True)
     ]
     write_whole(path, "".join("\t".join(line) + "\n" for line in lines).encode())
 
 
 if __name__ == "__main__":
-    write_names(Path(__file__).parent / NAMES_FILE)
+    write_names(NAMES_FILE)

@@ -10,12 +10,14 @@ are put together by a grammar.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 # {a} and {b} are the groups' phrases; a stands left of (above) b. Many name b first.
 RELATIONS_HELD_OUT = {
     "left": ("{b} on the right of {a}", "on the left {a}, on the right {b}"),
     "above": ("{b} at the bottom, {a} at the top", "at the top {a} and under it {b}"),
 }
-_USUAL = {
+USUAL = {
     "left": (
         "{a} left of {b}",
         "{a} to the left of {b}",
@@ -63,14 +65,14 @@ _PLACES = {
         ("up", "down"),
     ),
 }
-_JOINTS = (", and ", " and ", ", ", "; ")
+JOINTS = (", and ", " and ", ", ", "; ")
 
 
-def _arranged(relation: str) -> list[str]:
+def arranged(relation: str, joints: Sequence[str] = JOINTS) -> list[str]:
     """Both things with their places: in both orders, the place after the thing or before it."""
     forms = []
     for first, second in _PLACES[relation]:
-        for joint in _JOINTS:
+        for joint in joints:
             forms += [
                 f"{{a}} {first}{joint}{{b}} {second}",
                 f"{{b}} {second}{joint}{{a}} {first}",
@@ -83,13 +85,13 @@ def _arranged(relation: str) -> list[str]:
 
 def _unjoined(form: str) -> str:
     """The form without what joins its halves: another joint alone makes no new phrasing."""
-    for joint in _JOINTS:
+    for joint in JOINTS:
         form = form.replace(joint, " | ")
     return form
 
 
 # As often a usual form as an arranged one, more or less.
-RELATIONS = {name: (*(5 * _USUAL[name]), *_arranged(name)) for name in _USUAL}
+RELATIONS = {name: (*(5 * USUAL[name]), *arranged(name)) for name in USUAL}
 
 # {what} is the objects' phrase; {bg}, {style}, {On} and {Style} are optional clauses.
 FRAMES = (

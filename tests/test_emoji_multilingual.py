@@ -23,9 +23,9 @@ from transformers import (
 import bridge
 from bridge import store
 from bridge.errors import WeightsError
+from bridge.lab.variants.vocabulary import LANGUAGES, names_in
 from bridge.towers import open_text_tower, towers
 from bridge.towers.registry import find_row
-from emoji_world.languages import LANGUAGES, names_in
 from emoji_world.train import __main__ as stages
 from emoji_world.train import clip, multilingual
 from emoji_world.train.loop import Run

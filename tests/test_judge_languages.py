@@ -12,8 +12,8 @@ from PIL import Image
 from benchmarks import languages
 from benchmarks.results import report, save, wilson
 from benchmarks.retrieval import make_scenes
+from bridge.lab.variants.vocabulary import LANGUAGES
 from bridge.towers import open_text_tower
-from emoji_world.languages import LANGUAGES
 
 
 def outcomes(right: int, n: int = 100) -> list[bool]:

@@ -29,12 +29,12 @@ from transformers import (
 )
 
 from bridge.files import whole, write_whole
+from bridge.lab.variants.vocabulary import LANGUAGES, names_in, words_in
 from bridge.towers import Layer, mean_pooled
 from bridge.towers.family import Headed
 from emoji_world.caption_meaning import held_out_caption, pair_captions
 from emoji_world.captions import caption
 from emoji_world.concepts import CONCEPTS
-from emoji_world.languages import LANGUAGES, names_in, words_in
 from emoji_world.scenes import draw_scene
 from emoji_world.train.clip import info_nce, tokenise
 from emoji_world.train.data import scene_batch, scene_rng

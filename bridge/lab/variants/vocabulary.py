@@ -1,11 +1,10 @@
-"""What things and looks are called in 27 languages beside English.
+"""What 320 things and their looks are called in 27 languages beside English.
 
-``names.tsv`` has the concepts' names (`emoji_world.emojibase` makes it), ``words.tsv`` the few
-other words of a caption, written by hand: colours, sizes, counts, places, how they are put
-together. A cell may hold several forms, parted by ``|``; the first is the one that is cited in a
-dictionary.
+``names.tsv`` has the things' names, ``words.tsv`` the few other words of a caption, written by
+hand: colours, sizes, counts, places, how they are put together. A cell may hold several forms,
+parted by ``|``; the first is the one that is cited in a dictionary.
 
-It is keyword-like language in its natural order, and no grammar: nouns stay in their cited form,
+It is keyword-like language in its natural order without a grammar: nouns stay in their cited form,
 adjectives take any of the forms listed, whatever the noun asks for ("zwei rote Katze"), cases and
 articles are left out, and languages that count with classifiers count with the commonest one.
 """
@@ -14,15 +13,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 
 from bridge.errors import OptionError
-from emoji_world.captions import COUNT_WORDS
-from emoji_world.concepts import CONCEPTS
-from emoji_world.scenes import BACKGROUNDS, TINTS
 
-NAMES_FILE, WORDS_FILE = "names.tsv", "words.tsv"
-COLOURS = tuple(dict.fromkeys((*TINTS, *BACKGROUNDS)))
+NAMES_FILE, WORDS_FILE = (Path(__file__).parent / name for name in ("names.tsv", "words.tsv"))
+COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "white", "gray", "pink")
+SIZES = ("small", "big")
+COUNT_WORDS = {1: "one", 2: "two", 3: "three", 4: "four"}
 Forms = tuple[str, ...]
 
 
@@ -31,7 +29,7 @@ class Words:
     """The words of a language; forms are alternatives, the first the one to cite.
 
     Attributes:
-        code: emojibase's name of the language, such as "zh-hant".
+        code: of the language, such as "zh-hant".
         language: its English name.
         gap: what stands between words: a blank, or nothing.
         comma: what parts clauses.
@@ -62,9 +60,8 @@ class Words:
     relations: dict[str, Forms]
 
 
-def _table(name: str) -> list[dict[str, str]]:
-    text = files("emoji_world").joinpath(name).read_text(encoding="utf-8")
-    head, *rows = (line.split("\t") for line in text.splitlines())
+def _table(file: Path) -> list[dict[str, str]]:
+    head, *rows = (line.split("\t") for line in file.read_text(encoding="utf-8").splitlines())
     return [dict(zip(head, row, strict=True)) for row in rows]
 
 
@@ -77,7 +74,7 @@ def _words(row: dict[str, str]) -> Words:
         comma=row["comma"],
         order=tuple(row["order"].split()),
         colours={colour: forms[colour] for colour in COLOURS},
-        sizes={size: forms[size] for size in ("small", "big")},
+        sizes={size: forms[size] for size in SIZES},
         counts={count: forms[word] for count, word in COUNT_WORDS.items()},
         conjunction=forms["and"],
         picture=forms["picture"],
@@ -109,12 +106,11 @@ def words_in(language: str) -> Words:
 @cache
 def _names() -> dict[str, tuple[str, ...]]:
     rows = _table(NAMES_FILE)
-    assert [row["emoji"] for row in rows] == [concept.emoji for concept in CONCEPTS]
-    return {language: tuple(row[language] for row in rows) for language in LANGUAGES}
+    return {column: tuple(row[column] for row in rows) for column in rows[0]}
 
 
 def names_in(language: str) -> tuple[str, ...]:
-    """The names of all concepts in a language, in the order of ``CONCEPTS``.
+    """The names of all things in a language, in the order of the table.
 
     Raises OptionError for a language that bridge has no names in.
     """
@@ -123,11 +119,13 @@ def names_in(language: str) -> tuple[str, ...]:
 
 @cache
 def english_names() -> dict[str, int]:
-    """Every English form of every concept, in lower case -> its place in ``CONCEPTS``."""
+    """Every English form of every thing, in lower case -> its place in the table."""
+    names = _names()
+    columns = (names["many"], names["one"], names["name"])
     return {
         form.lower(): place
-        for place, concept in enumerate(CONCEPTS)
-        for form in (concept.many, concept.one, concept.name)
+        for place, forms in enumerate(zip(*columns, strict=True))
+        for form in forms
     }
 
 
