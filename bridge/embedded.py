@@ -52,6 +52,8 @@ def read_catalogue(path: Path) -> dict[str, Any]:
     found = read_json(path)
     for part, kind in _PARTS.items():
         _check(path, found, part, kind)
+    for name in found["models"]:
+        _check(path, found["models"], name, dict)
     for role, kind in _DEFAULTS.items():
         _check(path, found["defaults"], role, kind)
     return found

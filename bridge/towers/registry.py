@@ -17,7 +17,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from bridge.embedded import EMBEDDED, EMBEDDED_TOWERS
+from bridge.embedded import CATALOGUE, EMBEDDED, EMBEDDED_TOWERS, weights_file
 from bridge.errors import UnknownModelError, WeightsError
 from bridge.store import DEFAULT_PATTERNS, embedded_state, resolve
 
@@ -65,6 +65,14 @@ class TowerRow:
         return any(isinstance(try_to_load_from_cache(self.source, name), str) for name in names)
 
 
+def _embedded_row(told: dict[str, Any]) -> TowerRow:
+    """A row of the embedded towers' file. Raises WeightsError."""
+    try:
+        return TowerRow(**told)
+    except TypeError as error:
+        raise WeightsError(f"{weights_file(CATALOGUE)}: a tower does not fit ({error})") from error
+
+
 _TEXTS = ("*.json", "*.txt", "*.model")
 _TOKENIZER = ("tokenizer*.json", "special_tokens_map.json", "vocab.*", "merges.txt", "*.model")
 _COLUMNS = ("name", "family", "text", "pooled", "context", "layers", "image", "offline", "source")
@@ -75,7 +83,7 @@ _COPY = "OpenAI's, in open_clip's layout"
 
 # fmt: off
 ROWS: tuple[TowerRow, ...] = (
-    *(TowerRow(**row) for row in EMBEDDED_TOWERS),
+    *map(_embedded_row, EMBEDDED_TOWERS),
     # name, family, source, text: width, pooled, context, layers; image: width, patch, side; licence
     # OpenAI CLIP; where OpenAI's own repository has pickles alone, timm's copy of it
     TowerRow("clip-b32", "open_clip", "timm/vit_base_patch32_clip_224.openai",
