@@ -9,7 +9,7 @@ import torch
 from tiny_world import synthetic_sprites, tiny_vae
 
 from emoji_world.train import vae
-from emoji_world.train.prefetch import ON_CPU, Setup, ahead
+from emoji_world.train.prefetch import ON_CPU, Setup, prefetch
 
 
 def made(step: int) -> tuple[int, torch.Tensor, int]:
@@ -17,12 +17,12 @@ def made(step: int) -> tuple[int, torch.Tensor, int]:
 
 
 def test_without_workers_it_is_the_function_itself() -> None:
-    assert ahead(made, 0) is made
+    assert prefetch(made, 0) is made
     assert ON_CPU.workers == 0 and ON_CPU.times == 1
 
 
 def test_workers_give_the_same_in_the_steps_order_from_any_step_on() -> None:
-    get = ahead(made, 2)
+    get = prefetch(made, 2)
     found = [get(step) for step in range(7, 19)]
     assert [step for step, _, _ in found] == list(range(7, 19))
     assert all(torch.equal(rows, torch.full((3,), step)) for step, rows, _ in found)

@@ -43,7 +43,7 @@ from emoji_world.train.data import (
     scene_rng,
 )
 from emoji_world.train.loop import Recipe, plain_attention
-from emoji_world.train.prefetch import ON_CPU, Setup, ahead
+from emoji_world.train.prefetch import ON_CPU, Setup, prefetch
 from emoji_world.train.tokenizer import CONTEXT
 from emoji_world.train.vae import as_drawn
 
@@ -171,7 +171,7 @@ def recipe(
         rng = scene_rng(21, step)
         return pairs(scene_batch(rng, BATCH * setup.times), rng, tokenizer, sprites)
 
-    batches = ahead(make, setup.workers)
+    batches = prefetch(make, setup.workers)
 
     def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
         batch = batches(step).to(device)
@@ -204,7 +204,7 @@ def recipe_second(
         rng = scene_rng(22, step)
         return pairs(scene_batch(rng, BATCH * setup.times), rng, tokenizer, sprites)
 
-    batches = ahead(make, setup.workers)
+    batches = prefetch(make, setup.workers)
 
     def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
         batch = batches(step).to(device)
@@ -249,7 +249,7 @@ def recipe_vision(
         scenes = scene_batch(rng, half) + scene_batch(rng, half, kind="list")
         return pairs(scenes, rng, tokenizer, sprites)
 
-    batches = ahead(make, setup.workers)
+    batches = prefetch(make, setup.workers)
 
     def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
         batch = batches(step).to(device)

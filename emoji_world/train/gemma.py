@@ -41,7 +41,7 @@ from emoji_world.train.data import GRID, pictures, scene_batch, scene_rng
 from emoji_world.train.head_loss import head_loss
 from emoji_world.train.loop import Recipe, Run, load_averaged, plain_attention
 from emoji_world.train.packed_chats import Asked, ask, packed
-from emoji_world.train.prefetch import ahead
+from emoji_world.train.prefetch import prefetch
 from emoji_world.train.soft_words import SoftWords, occurring, word_targets
 from emoji_world.train.whitening import whitening
 
@@ -243,7 +243,7 @@ def recipe(
         scenes = scene_batch(rng, BATCH * times)
         return ask(scenes, lambda scene: example(scene, rng), vlm.pad_id, sprites)
 
-    batches = ahead(make, workers)
+    batches = prefetch(make, workers)
 
     def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
         batch = batches(step).to(device)

@@ -46,7 +46,7 @@ from emoji_world.train.attention_supervision import LAYER, Nouns, look_loss
 from emoji_world.train.data import GRID, PATCH, scene_batch, scene_rng
 from emoji_world.train.loop import Recipe, Run, load_averaged
 from emoji_world.train.packed_chats import Asked, Packed, as_typed, ask, packed
-from emoji_world.train.prefetch import ON_CPU, Setup, ahead
+from emoji_world.train.prefetch import ON_CPU, Setup, prefetch
 from emoji_world.train.soft_words import SoftWords, as_fitted, word_targets
 from emoji_world.train.vae import as_drawn
 from emoji_world.train.whitening import whitening
@@ -200,7 +200,7 @@ def recipe(
         ends = torch.tensor([nouns.ends(ids, labels) for ids, labels in rows], dtype=torch.long)
         return asked, ends, scenes[1::WORDED]
 
-    batches = ahead(make, setup.workers)
+    batches = prefetch(make, setup.workers)
 
     def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
         asked, ends, worded = batches(step)

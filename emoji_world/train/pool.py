@@ -19,7 +19,7 @@ from emoji_world.art import Sprites
 from emoji_world.captions import caption
 from emoji_world.scenes import LATTICE
 from emoji_world.train.data import PATCH, PatchTruth, pixels, scene_rng
-from emoji_world.train.prefetch import Setup, ahead
+from emoji_world.train.prefetch import Setup, prefetch
 from emoji_world.train.views import draw_views, view_pictures, view_truth
 
 LATENT_CHANNELS = 32
@@ -107,7 +107,9 @@ class Pool:
     ) -> None:
         self.encoder, self.stage, self.seed, self.device = encoder, stage, seed, setup.device
         self._make = partial(make_views, encoder.ids, sprites, stage.side)
-        self._new = ahead(lambda step: self._make(stage.new, scene_rng(seed, step)), setup.workers)
+        self._new = prefetch(
+            lambda step: self._make(stage.new, scene_rng(seed, step)), setup.workers
+        )
         grid, patches = stage.side // LATTICE, (stage.side // PATCH) ** 2
 
         def store(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:

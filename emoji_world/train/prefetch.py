@@ -38,7 +38,7 @@ class _Steps(Dataset[Made], Generic[Made]):
         return self.make(step)
 
 
-def ahead(make: Callable[[int], Made], workers: int) -> Callable[[int], Made]:
+def prefetch(make: Callable[[int], Made], workers: int) -> Callable[[int], Made]:
     """``make``, whose results ``workers`` processes prepare ahead of need; 0 gives ``make``.
 
     What it makes of a step must follow from the step's number alone. Steps must be asked for one

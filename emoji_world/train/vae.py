@@ -32,7 +32,7 @@ from bridge.files import write_whole
 from emoji_world.art import Sprites
 from emoji_world.train.data import pictures, pixels, rendered, scene_batch, scene_rng
 from emoji_world.train.loop import Recipe, Run, load_averaged
-from emoji_world.train.prefetch import ON_CPU, Setup, ahead
+from emoji_world.train.prefetch import ON_CPU, Setup, prefetch
 
 ENCODER_BLOCKS = (0, 0, 1, 3, 4)
 DECODER_BLOCKS = (5, 4, 2, 0, 0)
@@ -136,7 +136,7 @@ def _batches(seed: int, sprites: Sprites, setup: Setup) -> Callable[[int], torch
         crowded, others = CROWDED * setup.times, (BATCH - CROWDED) * setup.times
         return rendered(scene_batch(rng, crowded, "list") + scene_batch(rng, others), sprites)
 
-    made = ahead(make, setup.workers)
+    made = prefetch(make, setup.workers)
     return lambda step: pixels(made(step).to(setup.device)).contiguous(
         memory_format=torch.channels_last
     )
