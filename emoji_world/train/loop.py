@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
 
 from bridge.curves import draw_curve
-from bridge.files import whole, write_whole
+from bridge.files import write_whole
 from bridge.towers.tensors import check_finite, load_tensors
+from bridge.vlm.train.checkpoint import moments_of, put_moments, write_state
 
 Trained = TypeVar("Trained", bound=nn.Module)
 
@@ -184,18 +184,15 @@ class Run:
         )
 
     def save(self) -> None:
-        """Write the whole state to a temporary file, then rename it into place."""
+        """Write the whole state, in the place of the one before."""
         tensors = {f"module.{k}": v for k, v in self._module_state().items()}
         tensors |= {f"average.{k}": v for k, v in self.average.items()}
-        for name, parameter in (self.params | self.matrices).items():
-            for optimizer in self.optimizers:
-                for key, value in optimizer.state.get(parameter, {}).items():
-                    tensors[f"optimizer.{key}.{name}"] = value.detach()
+        for optimizer in self.optimizers:
+            kept = moments_of(optimizer, self.params | self.matrices)
+            tensors |= {f"optimizer.{name}": value for name, value in kept.items()}
         meta = {"step": str(self.step), "seconds": str(self.seconds)}
         write_whole(self.folder / "log.json", json.dumps(self.log).encode())
-        copied = {k: v.contiguous().clone() for k, v in tensors.items()}
-        with whole(self.folder / "state.safetensors") as part:
-            save_file(copied, part, metadata=meta)
+        write_state(self.folder / "state.safetensors", tensors, meta)
 
     def _module_state(self) -> dict[str, torch.Tensor]:
         return {k: v.detach() for k, v in self.recipe.module.state_dict().items()}
@@ -215,9 +212,8 @@ class Run:
             keys = _MUON_STATE if name in self.recipe.muon else _ADAMW_STATE
             stored = {key: f"optimizer.{key}.{name}" for key in keys}
             if all(place in tensors for place in stored.values()):
-                optimizer.state[parameter] = {
-                    key: tensors[place].to(parameter.device) for key, place in stored.items()
-                }
+                moments = {key: tensors[place] for key, place in stored.items()}
+                put_moments(optimizer, parameter, moments)
         self.step, self.seconds = int(meta["step"]), float(meta["seconds"])
         # A run killed between the two writes has a log that is ahead of its state.
         rows = json.loads((self.folder / "log.json").read_text())
