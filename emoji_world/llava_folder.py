@@ -1,31 +1,24 @@
 """How a small LLaVA folder is laid out: its tokenizer, its processor, its training examples.
 
-Used by the training recipe and by the tests; answering reads the saved folder and
-shares `bridge.vlm.chat` with it, so the text seen in training and in use is one.
+The examples are those of `bridge.vlm`, so the text seen in training and in use is one.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from bridge.vlm.chat import CHAT_TEMPLATE, IMAGE_TOKEN, Turn, chat_messages, chat_text
-from bridge.vlm.train.labels import IGNORE_LABEL
+from bridge.vlm.chat import CHAT_TEMPLATE, IMAGE_TOKEN, Turn
+from bridge.vlm.preprocess import pil_clip_processor
+from bridge.vlm.prompting import ChatWriter
+from bridge.vlm.train.labels import encode
+from bridge.vlm.train.rows import Picture, Row
+from emoji_world.scenes import CANVAS
 
 if TYPE_CHECKING:
     from transformers import LlavaProcessor, PreTrainedTokenizerFast
-
-__all__ = [
-    "CHAT_TEMPLATE",
-    "IMAGE_TOKEN",
-    "SPECIAL_TOKENS",
-    "build_processor",
-    "build_tokenizer",
-    "chat_messages",
-    "chat_text",
-    "training_example",
-]
 
 SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<pad>", IMAGE_TOKEN)
 
@@ -89,8 +82,6 @@ def build_processor(
     """
     from transformers import LlavaProcessor
 
-    from bridge.vlm.preprocess import pil_clip_processor
-
     square = {"height": image_size, "width": image_size}
     image_processor = pil_clip_processor(
         do_resize=True,
@@ -117,24 +108,26 @@ def build_processor(
 def training_example(
     tokenizer: Any, turns: Sequence[Turn], n_soft_tokens: int
 ) -> tuple[list[int], list[int]]:
-    """Token ids and labels of one conversation, the ``<image>`` token already repeated.
-
-    Labels are the ids where an answer (its closing ``</s>`` included) is to be learnt, and
-    IGNORE_LABEL elsewhere: on the beginning token, the soft tokens and the questions.
-    The ids are those of ``chat_text(turns, with_answers=True)``, and every prompt that
-    answering will ever see is a prefix of them.
-    """
+    """Token ids and labels of one conversation about one picture, as `bridge.vlm` labels them."""
     image_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-    ids: list[int] = []
-    labels: list[int] = []
-    for last in range(1, len(turns) + 1):
-        asked = tokenizer(chat_text(turns[:last], with_answers=False))["input_ids"]
-        told = tokenizer(chat_text(turns[:last], with_answers=True))["input_ids"]
-        if told[: len(asked)] != asked:
-            raise ValueError("the tokenizer merges a question with its answer; cannot label it")
-        labels += [IGNORE_LABEL] * (len(asked) - len(ids)) + told[len(asked) :]
-        ids = told
-    at = ids.index(image_id)
-    ids = ids[:at] + [image_id] * n_soft_tokens + ids[at + 1 :]
-    labels = labels[:at] + [IGNORE_LABEL] * n_soft_tokens + labels[at + 1 :]
-    return ids, labels
+    writer = ChatWriter(tokenizer, None, IMAGE_TOKEN, image_id, None, "the small LLaVA")
+    return chat_encoder(writer, n_soft_tokens)(turns)
+
+
+def chat_encoder(
+    writer: ChatWriter, n_soft_tokens: int
+) -> Callable[[Sequence[Turn]], tuple[list[int], list[int]]]:
+    """From a chat about one scene to ids and labels, as answering writes it."""
+    # Without a limit of its own: scenes are short, and the writer is then not copied each time.
+    unbounded = replace(writer, context=None)
+
+    def no_picture() -> Any:
+        raise AssertionError("the states come from the recipe")
+
+    shown = (Picture("scene", (CANVAS, CANVAS), no_picture),)
+
+    def encoded(turns: Sequence[Turn]) -> tuple[list[int], list[int]]:
+        found = encode(unbounded, Row(shown, tuple(turns), "scene"), [n_soft_tokens], None)
+        return list(found.ids), list(found.labels)
+
+    return encoded

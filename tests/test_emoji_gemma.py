@@ -20,6 +20,7 @@ from bridge.vlm import BridgeVLM, load_llm, load_vision, load_vlm
 from bridge.vlm.projectors import build_projector
 from bridge.vlm.train.labels import IGNORE_LABEL
 from bridge.vlm.train.lora import add_lora, lora_layers
+from emoji_world.llava_folder import chat_encoder
 from emoji_world.questions import questions
 from emoji_world.render import render_scene
 from emoji_world.train import gemma
@@ -121,7 +122,7 @@ def test_few_words_of_a_vocabulary_are_told_apart_as_among_all(parts: Parts) -> 
 def test_what_is_learnt_is_what_answering_sees(parts: Parts) -> None:
     vlm, _ = exact(parts)
     rng = random.Random(1)
-    encode = gemma.chat_encoder(vlm.writer)
+    encode = chat_encoder(vlm.writer, gemma.SOFT)
     for scene in scenes_at(4, 6):
         turns = [(q.text, q.answer) for q in questions(scene, rng)][:2]
         ids, labels = encode(turns)
@@ -139,7 +140,7 @@ def test_the_loss_is_that_of_each_conversation_alone(parts: Parts) -> None:
 
     rng = scene_rng(51, 3)
     scenes = scene_batch(rng, 2)
-    encode = gemma.chat_encoder(vlm.writer)
+    encode = chat_encoder(vlm.writer, gemma.SOFT)
     total, right, count, kinds = 0.0, 0.0, 0, set()
     for scene, shown in zip(scenes, pictures(scenes, sprites), strict=True):
         ids, labels, positions, segments = packed(encode, vlm.image_token_id, scene, rng)

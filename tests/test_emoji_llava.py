@@ -28,9 +28,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from bridge.vlm.chat import chat_text
 from bridge.vlm.train.labels import IGNORE_LABEL
 from emoji_world.concepts import CONCEPTS
-from emoji_world.llava_folder import build_tokenizer, chat_text, training_example
+from emoji_world.llava_folder import build_tokenizer, training_example
 from emoji_world.questions import questions
 from emoji_world.render import render_scene
 from emoji_world.scenes import TINTS, Scene

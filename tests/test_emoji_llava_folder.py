@@ -7,15 +7,12 @@ from pathlib import Path
 import pytest
 from tiny_vlm import CORPUS, IMAGE_SIZE, PATCH_SIZE, SOFT_TOKENS, tiny_llava
 
+from bridge.vlm.chat import CHAT_TEMPLATE, IMAGE_TOKEN, chat_messages, chat_text
 from bridge.vlm.train.labels import IGNORE_LABEL
 from emoji_world.llava_folder import (
-    CHAT_TEMPLATE,
-    IMAGE_TOKEN,
     SPECIAL_TOKENS,
     build_processor,
     build_tokenizer,
-    chat_messages,
-    chat_text,
     training_example,
 )
 

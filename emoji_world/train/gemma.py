@@ -14,7 +14,7 @@ thousand, soft tokens are told from the words that occur, answers from all of it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,17 +25,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from bridge.vlm import BridgeVLM, load_llm, load_projector, load_vision, pair, save_vlm
-from bridge.vlm.chat import Turn
 from bridge.vlm.closed_form import fit_linear_projector
 from bridge.vlm.features import image_states
 from bridge.vlm.lora_files import load_lora
 from bridge.vlm.projectors import build_projector
 from bridge.vlm.projectors.linear import LinearProjector
-from bridge.vlm.prompting import ChatWriter
-from bridge.vlm.train.labels import IGNORE_LABEL, encode
+from bridge.vlm.train.labels import IGNORE_LABEL
 from bridge.vlm.train.lora import add_lora, lora_layers
-from bridge.vlm.train.rows import Picture, Row
 from emoji_world.art import Sprites
+from emoji_world.llava_folder import chat_encoder
 from emoji_world.scenes import Scene
 from emoji_world.train.data import GRID, pictures, scene_batch, scene_rng
 from emoji_world.train.head_loss import head_loss
@@ -204,24 +202,6 @@ def patch_states(vlm: BridgeVLM, images: torch.Tensor) -> torch.Tensor:
     return seen.float()
 
 
-def chat_encoder(writer: ChatWriter) -> Callable[[Sequence[Turn]], tuple[list[int], list[int]]]:
-    """From a chat about one scene to ids and labels, as answering writes it."""
-    # Without a limit of its own: scenes are short, and the writer is then not copied each time.
-    unbounded = replace(writer, context=None)
-    side = GRID * 16
-
-    def no_picture() -> Any:
-        raise AssertionError("the states come from the recipe")
-
-    shown = (Picture("scene", (side, side), no_picture),)
-
-    def encoded(turns: Sequence[Turn]) -> tuple[list[int], list[int]]:
-        found = encode(unbounded, Row(shown, tuple(turns), "scene"), [SOFT], None)
-        return list(found.ids), list(found.labels)
-
-    return encoded
-
-
 def recipe(
     vlm: BridgeVLM, module: Trained, sprites: Sprites, times: int = 1, workers: int = 0
 ) -> Recipe:
@@ -236,7 +216,7 @@ def recipe(
     among = occurring(words)
     soft_words = SoftWords(words, among, device)
     names = F.normalize(table.weight[among].float(), dim=-1)
-    example = partial(packed, chat_encoder(vlm.writer), vlm.image_token_id)
+    example = partial(packed, chat_encoder(vlm.writer, SOFT), vlm.image_token_id)
 
     def make(step: int) -> Asked:
         rng = scene_rng(51, step)

@@ -31,15 +31,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from bridge.vlm.chat import IMAGE_TOKEN, chat_text
 from bridge.vlm.train.labels import IGNORE_LABEL
 from emoji_world.art import Sprites
-from emoji_world.llava_folder import (
-    IMAGE_TOKEN,
-    build_processor,
-    build_tokenizer,
-    chat_text,
-    training_example,
-)
+from emoji_world.llava_folder import build_processor, build_tokenizer, training_example
 from emoji_world.questions import questions
 from emoji_world.scenes import Scene, draw_scene
 from emoji_world.train.attention_supervision import LAYER, Nouns, look_loss
