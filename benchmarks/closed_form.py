@@ -35,7 +35,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from benchmarks.ask import Asked, answer_all, ask_rows, make_questions, normal
+from benchmarks.ask import SceneQuestion, answer_all, ask_rows, make_questions, normal
 from benchmarks.results import RESULTS, Row, command_of, commit, report, results_file, save, show
 from bridge.vlm import BridgeVLM, fit_linear_projector, load_vision, load_vlm
 from bridge.vlm.features import SelectLayer, image_states
@@ -166,7 +166,7 @@ def fresh(vlm: BridgeVLM, seed: int = 0) -> LinearProjector:
     return made
 
 
-def scored(name: str, vlm: BridgeVLM, asked: list[Asked], shown: list[Any]) -> list[Row]:
+def scored(name: str, vlm: BridgeVLM, asked: list[SceneQuestion], shown: list[Any]) -> list[Row]:
     """Rows ``closed_form/<name>/overall`` and ``.../overall_short`` (without captions)."""
     answers = answer_all(vlm, asked, shown, 32)
     right = [

@@ -42,7 +42,7 @@ from bridge.store import resolve
 from bridge.towers import count_parameters, join_clip
 from emoji_world.art import load_sprites
 from emoji_world.captions import plain_caption
-from emoji_world.judge import Judge, Seen
+from emoji_world.judge import Judge, PictureContent
 from emoji_world.render import render_scene
 from emoji_world.scenes import Scene, sample_scene
 
@@ -66,7 +66,7 @@ class Trip:
     scene: Scene
     pictures: list[Image.Image]
     captions: list[str]
-    seen: list[Seen]
+    seen: list[PictureContent]
 
 
 def travel(
@@ -92,7 +92,7 @@ def travel(
     return trips
 
 
-def kept(scene: Scene, seen: Seen) -> tuple[int, int]:
+def kept(scene: Scene, seen: PictureContent) -> tuple[int, int]:
     """How many of the scene's objects the judge finds, and how many there were."""
     wanted = Counter(thing.concept for thing in scene.objects)
     found = Counter(thing.concept for thing in seen.objects)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from emoji_world.scenes import CANVAS, LATTICE, Group, Placed, Scene
+from emoji_world.scenes import CANVAS, LATTICE, Group, PlacedObject, Scene
 
 UNRELATED = 0.2  # of the pairs, whose caption names no relation: they stand side by side
 _HALF = CANVAS // 2
@@ -51,8 +51,8 @@ def _in_half(group: Group, half: int) -> list[tuple[Group, int, int]]:
     return [(group, half, place) for place in across]
 
 
-def _put(group: Group, x: int, y: int) -> Placed:
-    thing = Placed(group.concept, group.tint, group.size, 0, 0)
+def _put(group: Group, x: int, y: int) -> PlacedObject:
+    thing = PlacedObject(group.concept, group.tint, group.size, 0, 0)
     return replace(thing, x=_start(thing.side, x), y=_start(thing.side, y))
 
 

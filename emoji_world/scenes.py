@@ -43,7 +43,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Placed:
+class PlacedObject:
     """One object on the canvas; ``x, y`` is its box's top left corner in pixels."""
 
     concept: int
@@ -66,7 +66,7 @@ class Scene:
     background: str
     groups: tuple[Group, ...]
     relation: str | None
-    objects: tuple[Placed, ...]
+    objects: tuple[PlacedObject, ...]
 
 
 def _bucket(*parts: object) -> int:
@@ -101,7 +101,9 @@ def is_held_out(scene: Scene) -> bool:
     )
 
 
-def place(groups: tuple[Group, ...], relation: str | None, rng: random.Random) -> list[Placed]:
+def place(
+    groups: tuple[Group, ...], relation: str | None, rng: random.Random
+) -> list[PlacedObject]:
     """Put the groups' members on the lattice without overlap.
 
     One object stands near the middle; several of a kind take quadrants; two groups take the
@@ -116,28 +118,28 @@ def place(groups: tuple[Group, ...], relation: str | None, rng: random.Random) -
         low = -(-(middle - LATTICE) // LATTICE) * LATTICE
         return jitter(low, (middle + LATTICE) // LATTICE * LATTICE)
 
-    def in_quadrant(group: Group, corner: tuple[int, int]) -> Placed:
+    def in_quadrant(group: Group, corner: tuple[int, int]) -> PlacedObject:
         free = 64 - SIZES[group.size]
         x, y = corner[0] + jitter(0, free), corner[1] + jitter(0, free)
-        return Placed(group.concept, group.tint, group.size, x, y)
+        return PlacedObject(group.concept, group.tint, group.size, x, y)
 
-    def in_half(group: Group, second: bool) -> list[Placed]:
+    def in_half(group: Group, second: bool) -> list[PlacedObject]:
         """The half along x; the caller swaps the axes for "above"."""
         along = 64 * second
         if group.count == 2:
             return [in_quadrant(group, (along, 0)), in_quadrant(group, (along, 64))]
         side = SIZES[group.size]
         x, y = along + jitter(0, 64 - side), near_middle(side)
-        return [Placed(group.concept, group.tint, group.size, x, y)]
+        return [PlacedObject(group.concept, group.tint, group.size, x, y)]
 
     if len(groups) == 1 and groups[0].count == 1:
         group, side = groups[0], SIZES[groups[0].size]
         x, y = near_middle(side), near_middle(side)
-        return [Placed(group.concept, group.tint, group.size, x, y)]
+        return [PlacedObject(group.concept, group.tint, group.size, x, y)]
     if len(groups) == 2:
         placed = in_half(groups[0], False) + in_half(groups[1], True)
         if relation == "above":
-            placed = [Placed(p.concept, p.tint, p.size, p.y, p.x) for p in placed]
+            placed = [PlacedObject(p.concept, p.tint, p.size, p.y, p.x) for p in placed]
         return placed
     members = [group for group in groups for _ in range(group.count)]
     corners = rng.sample(_QUADRANTS, len(members))

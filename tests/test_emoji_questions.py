@@ -21,7 +21,7 @@ from emoji_world.scenes import (
     CANVAS,
     STYLES,
     TINTS,
-    Placed,
+    PlacedObject,
     Scene,
     held_out_tint,
     sample_scene,
@@ -51,7 +51,7 @@ def named(concept: int, scene: Scene) -> str:
     return f"{NUMBER[count]} {CONCEPTS[concept].many}"
 
 
-def asked_of(noun: str, scene: Scene) -> list[Placed]:
+def asked_of(noun: str, scene: Scene) -> list[PlacedObject]:
     """What "the cat" or "the cats" points at; the number must agree."""
     things = [t for t in scene.objects if ONE.get(noun) == t.concept and noun in ONE]
     if len(things) == 1:
@@ -61,7 +61,7 @@ def asked_of(noun: str, scene: Scene) -> list[Placed]:
     return things
 
 
-def holds(a: Placed, word: str, b: Placed) -> bool:
+def holds(a: PlacedObject, word: str, b: PlacedObject) -> bool:
     """Whether a's box stands wholly on that side of b's."""
     return {
         "left of": a.x + a.side <= b.x,
@@ -77,7 +77,7 @@ def only(concepts: set[int], scene: Scene) -> str:
     return named(next(iter(concepts)), scene)
 
 
-def in_half(thing: Placed, side: str) -> bool:
+def in_half(thing: PlacedObject, side: str) -> bool:
     return {
         "left": thing.x + thing.side <= HALF,
         "right": thing.x >= HALF,

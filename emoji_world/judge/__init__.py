@@ -1,5 +1,5 @@
 """The judge of drawn pictures: it matches sprites, and shares no weights with the models."""
 
-from emoji_world.judge.matching import Found, Judge, Limits, Seen
+from emoji_world.judge.matching import Judge, Limits, ObjectMatch, PictureContent
 
-__all__ = ["Found", "Judge", "Limits", "Seen"]
+__all__ = ["Judge", "Limits", "ObjectMatch", "PictureContent"]

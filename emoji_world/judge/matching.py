@@ -42,7 +42,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Found:
+class ObjectMatch:
     """One recognised object: its top left corner, side in pixels, and how well it fits (≤ 1)."""
 
     concept: int
@@ -61,20 +61,20 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Seen:
+class PictureContent:
     """What the judge sees; ``style`` is the vote of the objects (None without any), and
     ``unrecognised`` counts patches of foreground that no template fits (the whole picture is one
     when its background is none of the named ones)."""
 
     background: str | None
     style: str | None
-    objects: tuple[Found, ...]
+    objects: tuple[ObjectMatch, ...]
     unrecognised: int
 
     def count(self, concept: int) -> int:
         return sum(thing.concept == concept for thing in self.objects)
 
-    def of(self, concept: int) -> tuple[Found, ...]:
+    def of(self, concept: int) -> tuple[ObjectMatch, ...]:
         return tuple(thing for thing in self.objects if thing.concept == concept)
 
 
@@ -85,7 +85,7 @@ class Judge:
         self.bank = bank or full_bank()
         self.limits = limits or Limits()
 
-    def look(self, picture: Image.Image | np.ndarray) -> Seen:
+    def look(self, picture: Image.Image | np.ndarray) -> PictureContent:
         """Judge one picture, 128 x 128 RGB (a PIL image or uint8 (128, 128, 3)).
 
         Raises:
@@ -98,10 +98,10 @@ class Judge:
             raise ValueError(f"the judge looks at {CANVAS} x {CANVAS} RGB, not {pixels.shape}")
         background, colour = background_of(pixels)
         if background is None:
-            return Seen(None, None, (), 1)
+            return PictureContent(None, None, (), 1)
         left = smooth(pixels - colour)
         survey = Survey(self.bank, background)
-        found: list[Found] = []
+        found: list[ObjectMatch] = []
         unrecognised = 0
         for _ in range(MOST_OBJECTS):
             best = self._best(left, survey)
@@ -113,7 +113,7 @@ class Judge:
             elif best.gain * HALF**2 >= self.limits.blob:
                 unrecognised += 1
             self._clear(left, thing)
-        return Seen(background, _vote(found), tuple(found), unrecognised)
+        return PictureContent(background, _vote(found), tuple(found), unrecognised)
 
     def _best(self, left: np.ndarray, survey: Survey) -> Candidate | None:
         """The template and place that explain most of ``left``, or None for too little."""
@@ -136,7 +136,7 @@ class Judge:
         best = max(settled, key=score)
         return best if best.gain * HALF**2 >= LEAST_ENERGY else None
 
-    def _describe(self, best: Candidate, left: np.ndarray, background: str) -> Found:
+    def _describe(self, best: Candidate, left: np.ndarray, background: str) -> ObjectMatch:
         shown: Template = self.bank.template(best.bank.size, best.row)
         colour = np.array(BACKGROUNDS[background], dtype=np.float32)
         expected = best.bank.half(np.array([best.row]), colour)[0]
@@ -149,7 +149,7 @@ class Judge:
             [smooth(side, sigma)[inner, inner] for side in (wide, np.pad(expected, around))]
             for sigma in (_INSIDE_BLUR, _FIT_BLUR)
         )
-        return Found(
+        return ObjectMatch(
             concept=shown.concept,
             style=shown.style,
             size=shown.size,
@@ -161,7 +161,7 @@ class Judge:
             inside=_agreement(*(side[opacity] for side in inside)),
         )
 
-    def _clear(self, left: np.ndarray, thing: Found) -> None:
+    def _clear(self, left: np.ndarray, thing: ObjectMatch) -> None:
         """Wipe the object, and a rim of 3 pixels for its blur, from what is left to explain."""
         template = Template(thing.concept, thing.style, thing.size, thing.tint)
         mask = np.pad(self.bank.opacity(template) > 0.05, _RIM)
@@ -264,7 +264,7 @@ def _agreement(actual: np.ndarray, expected: np.ndarray) -> float:
     return float(((a * b).sum() + plain) / bottom)
 
 
-def _vote(found: list[Found]) -> str | None:
+def _vote(found: list[ObjectMatch]) -> str | None:
     """The style most objects have; the better fitting wins a tie."""
     if not found:
         return None

@@ -38,7 +38,7 @@ from emoji_world.scenes import Scene
 from emoji_world.train.data import GRID, pictures, scene_batch, scene_rng
 from emoji_world.train.head_loss import head_loss
 from emoji_world.train.loop import Recipe, Run, load_averaged, plain_attention
-from emoji_world.train.packed_chats import Asked, ask, packed
+from emoji_world.train.packed_chats import QuestionBatch, ask, packed
 from emoji_world.train.prefetch import prefetch
 from emoji_world.train.soft_words import SoftWords, occurring, word_targets
 from emoji_world.train.whitening import whitening
@@ -52,7 +52,7 @@ LAYERS = ("q_proj", "v_proj", "o_proj")
 DENSE_WEIGHT = 0.1
 LOOKS = 16  # batches of scenes that the closed form and the whitening rest on
 
-Seen = tuple[list[Scene], torch.Tensor]
+SceneStates = tuple[list[Scene], torch.Tensor]
 """Scenes, and the (B, 64, D) states of their patches."""
 
 # The base model knows no chat; it has read many questions with answers, though.
@@ -167,13 +167,13 @@ def join(tower: Any, llm: Any, tokenizer: Any, processor: Any) -> BridgeVLM:
     )
 
 
-def look(vlm: BridgeVLM, sprites: Sprites) -> list[Seen]:
+def look(vlm: BridgeVLM, sprites: Sprites) -> list[SceneStates]:
     """Batches of 64 training scenes and what the tower sees of them, for `fitted`, `trained`."""
     scenes = [scene_batch(scene_rng(52, number), 64) for number in range(LOOKS)]
     return [(batch, patch_states(vlm, pictures(batch, sprites)).cpu()) for batch in scenes]
 
 
-def fitted(vlm: BridgeVLM, seen: Sequence[Seen]) -> LinearProjector:
+def fitted(vlm: BridgeVLM, seen: Sequence[SceneStates]) -> LinearProjector:
     """The projector that comes nearest to words for what is there, in closed form."""
     table = vlm.llm.get_input_embeddings()
 
@@ -188,7 +188,7 @@ def fitted(vlm: BridgeVLM, seen: Sequence[Seen]) -> LinearProjector:
     return fit_linear_projector(pairs())
 
 
-def trained(vlm: BridgeVLM, projector: LinearProjector, seen: Sequence[Seen]) -> Trained:
+def trained(vlm: BridgeVLM, projector: LinearProjector, seen: Sequence[SceneStates]) -> Trained:
     """``projector``, whitened by what was ``seen``, and the LoRA of the language model."""
     mean, rows, _ = whitening(torch.cat([states for _, states in seen]).flatten(0, 1))
     return Trained(Whitened(projector, mean, rows).to(vlm.device), vlm.llm)
@@ -218,7 +218,7 @@ def recipe(
     names = F.normalize(table.weight[among].float(), dim=-1)
     example = partial(packed, chat_encoder(vlm.writer, SOFT), vlm.image_token_id)
 
-    def make(step: int) -> Asked:
+    def make(step: int) -> QuestionBatch:
         rng = scene_rng(51, step)
         scenes = scene_batch(rng, BATCH * times)
         return ask(scenes, lambda scene: example(scene, rng), vlm.pad_id, sprites)

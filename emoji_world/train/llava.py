@@ -40,7 +40,7 @@ from emoji_world.scenes import Scene, draw_scene
 from emoji_world.train.attention_supervision import LAYER, Nouns, look_loss
 from emoji_world.train.data import GRID, PATCH, scene_batch, scene_rng
 from emoji_world.train.loop import Recipe, Run, load_averaged
-from emoji_world.train.packed_chats import Asked, Packed, as_typed, ask, packed
+from emoji_world.train.packed_chats import Packed, QuestionBatch, as_typed, ask, packed
 from emoji_world.train.prefetch import ON_CPU, Setup, prefetch
 from emoji_world.train.soft_words import SoftWords, as_fitted, word_targets
 from emoji_world.train.vae import as_drawn
@@ -187,7 +187,7 @@ def recipe(
     def embed(ids: torch.Tensor) -> torch.Tensor:
         return inner.language_model.embed_tokens(ids.to(device))
 
-    def make(step: int) -> tuple[Asked, torch.Tensor, list[Scene]]:
+    def make(step: int) -> tuple[QuestionBatch, torch.Tensor, list[Scene]]:
         rng = scene_rng(41, step)
         scenes = scene_batch(rng, BATCH * setup.times)
         asked = ask(scenes, lambda s: packed_example(words, s, rng), words.pad_token_id, sprites)

@@ -91,24 +91,26 @@ class Chats:
 
 
 @dataclass(frozen=True)
-class Asked:
+class QuestionBatch:
     """Scenes on the CPU: pictures uint8 (B, 128, 128, 3), their questions, the patches' truth."""
 
     pictures: torch.Tensor
     chats: Chats
     truth: PatchTruth
 
-    def to(self, device: torch.device) -> Asked:
+    def to(self, device: torch.device) -> QuestionBatch:
         """The same on ``device``, the pictures as a tower reads them, (B, 3, 128, 128)."""
-        return Asked(pixels(self.pictures.to(device)), self.chats.to(device), self.truth.to(device))
+        return QuestionBatch(
+            pixels(self.pictures.to(device)), self.chats.to(device), self.truth.to(device)
+        )
 
 
 def ask(
     scenes: Sequence[Scene], example: Callable[[Scene], Packed], pad: int, sprites: Sprites
-) -> Asked:
+) -> QuestionBatch:
     """The scenes with what ``example`` packs of each."""
     chats = collate([example(scene) for scene in scenes], pad)
-    return Asked(rendered(scenes, sprites), chats, patch_truth(scenes))
+    return QuestionBatch(rendered(scenes, sprites), chats, patch_truth(scenes))
 
 
 def collate(examples: Sequence[Packed], pad: int) -> Chats:
