@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from bridge import adapters as adapters
     from bridge import comfyui as comfyui
     from bridge import diffusion as diffusion
-    from bridge import emoji as emoji
     from bridge import encoding as encoding
     from bridge import errors as errors
     from bridge import lab as lab
@@ -76,7 +75,6 @@ _ROOMS = (
     "adapters",
     "comfyui",
     "diffusion",
-    "emoji",
     "encoding",
     "errors",
     "lab",

@@ -115,7 +115,8 @@ def old_layout(encoder: Any) -> Iterator[None]:
 
 @contextmanager
 def count_passes(towers: list[Any]) -> Iterator[list[int]]:
-    """Count forward passes of each tower."""
+    """Count forward passes of each tower, of which nothing is known before."""
+    forget_towers()
     counts = [0] * len(towers)
 
     def hook(index: int) -> Any:

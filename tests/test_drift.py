@@ -14,12 +14,12 @@ import torch
 from tiny_models import tiny_clip_tokenizer, tiny_sd_pipeline, tiny_sdxl_pipeline
 
 import bridge
-from bridge.emoji.concepts import CONCEPTS
-from bridge.emoji.scenes import STYLES
 from bridge.encoding import Drift, OffManifoldWarning, load_conditioning, save_conditioning
 from bridge.encoding.emphasis import EMPHASES
 from bridge.encoding.trace import LENGTH_LIMIT, MEAN_LIMIT, drifts_of, figures_of, pooled_place
 from bridge.prompt import LongPrompt, parse, plan
+from emoji_world.concepts import CONCEPTS
+from emoji_world.scenes import STYLES
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,7 @@ def test_the_table_of_towers_is_read_without_torch() -> None:
 
 
 # With a name of theirs where that is light; tests/test_docs.py runs what the documents write.
-REACHED = ["comfyui", "conditioning", "diffusion", "emoji", "errors.BridgeError", "lab.vary"]
+REACHED = ["comfyui", "conditioning", "diffusion", "errors.BridgeError", "lab.vary"]
 REACHED += ["lab.variants", "prompt.parse", "towers.towers", "towers.registry.table_lines"]
 REACHED += ["vlm.load_image", "vlm.inside", "vlm.projectors", "vlm.stock"]
 
@@ -55,7 +55,7 @@ def test_a_room_is_reached_after_import_bridge_alone(name: str) -> None:
 def test_rooms_are_listed_before_they_load() -> None:
     code = (
         "import bridge, sys\n"
-        "assert {'vlm', 'lab', 'towers', 'conditioning', 'diffusion', 'prompt'} <= set(dir(bridge))"
+        "assert {'vlm', 'lab', 'towers', 'encoding', 'diffusion', 'prompt'} <= set(dir(bridge))"
         "\nassert 'bridge.vlm' not in sys.modules"
     )
     assert not HEAVY & modules_after(code)

@@ -23,6 +23,7 @@ from bridge.adapters.regression import (
     procrustes,
 )
 from bridge.adapters.training import train_resampler
+from bridge.embedded import DRAWING
 from bridge.encoding.model import TextModel, Towers, open_model
 from bridge.errors import OptionError
 from bridge.progress import OnProgress, Progress, unwatched
@@ -60,7 +61,7 @@ _Sums = dict[tuple[str, str], list[Moments]]
 def fit_adapter(
     tower: str | Path | TextTower,
     *,
-    model: Any = "emoji-xl",
+    model: Any = DRAWING,
     prompts: Sequence[str],
     kind: str = "ridge",
     layers: Layer | Sequence[Layer] | None = None,

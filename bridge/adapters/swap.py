@@ -24,6 +24,7 @@ from bridge.adapters.adapter import Adapter
 from bridge.adapters.mapped import Mapped
 from bridge.adapters.opened import open_tower
 from bridge.adapters.storage import load_adapter
+from bridge.embedded import DRAWING
 from bridge.encoding.addons import AddOn
 from bridge.encoding.model import (
     TextModel,
@@ -59,7 +60,7 @@ class Swap:
     reason: str
 
 
-def label_swap(tower: str | os.PathLike[str] | TextTower, model: Any = "emoji-xl") -> Swap:
+def label_swap(tower: str | os.PathLike[str] | TextTower, model: Any = DRAWING) -> Swap:
     """How a text tower goes into a model: the table above.
 
     Args:
@@ -211,7 +212,7 @@ def _is_native(tower: TextTower, use: TowerUse, spec: TowerSpec, module: Any) ->
     """Whether a tower is the model's own.
 
     By its weights, since the same ones are published under classes with and without a projection
-    (``emoji-1`` is SDXL's first tower with one); the projection counts where the model takes the
+    (``clip-l`` is SDXL's first tower with one); the projection counts where the model takes the
     pooled state.
     """
     # Cheap, and all that there is to compare by where parameters are offloaded.

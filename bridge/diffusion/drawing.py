@@ -22,6 +22,7 @@ from bridge.adapters.swap import read_adapter
 from bridge.diffusion.load import SUPPORTED, load_folder, locate, size_factor
 from bridge.diffusion.options import Options, check_size, checked_options, default_guidance
 from bridge.diffusion.preview import render, watch_clean_estimate
+from bridge.embedded import DRAWING
 from bridge.encoding.addon_inputs import Loras, TextualInversions
 from bridge.encoding.calls import read_call
 from bridge.encoding.encoder import kept_encoder, split_options
@@ -95,7 +96,7 @@ def generate(
     prompt: str | Sequence[str],
     *,
     negative_prompt: str | Sequence[str] | None = None,
-    model: Any = "emoji-xl",
+    model: Any = DRAWING,
     pipeline: Any = None,
     seed: int | Sequence[int] | None = None,
     steps: int = 20,

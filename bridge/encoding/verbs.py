@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Unpack
 
+from bridge.embedded import DRAWING
 from bridge.encoding.calls import read_call
 from bridge.encoding.composition import Composition, read_composition
 from bridge.encoding.conditioning import Conditioning
@@ -25,7 +26,7 @@ def condition(
     prompt: Texts,
     negative_prompt: Texts | None = None,
     *,
-    model: Any = "emoji-xl",
+    model: Any = DRAWING,
     **options: Unpack[EncodeOptions],
 ) -> Conditioning:
     """Encode prompts and negatives as the model's own diffusers pipeline would.
@@ -125,7 +126,7 @@ def schedule(
     negative_prompt: Texts | None = None,
     *,
     steps: int,
-    model: Any = "emoji-xl",
+    model: Any = DRAWING,
     rule: Rule = "new",
     **options: Unpack[EncodeOptions],
 ) -> PromptSchedule:
@@ -151,7 +152,7 @@ def compose(
     prompt: Texts,
     negative_prompt: Texts | None = None,
     *,
-    model: Any = "emoji-xl",
+    model: Any = DRAWING,
     **options: Unpack[EncodeOptions],
 ) -> Composition:
     """Encode prompts of several parts, ``a cat AND a dog :0.7``, in one pass a tower.
@@ -184,7 +185,7 @@ def regional(
     negative_prompt: str | None = None,
     *,
     base_weight: float = 0.0,
-    model: Any = "emoji-xl",
+    model: Any = DRAWING,
     **options: Unpack[EncodeOptions],
 ) -> RegionalConditioning:
     """Encode a base prompt and the prompts of regions, in one pass a tower.

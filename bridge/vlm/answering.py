@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
+from bridge.embedded import ANSWERING
 from bridge.errors import UnsupportedModelError
 from bridge.vlm.chat import Turn
 from bridge.vlm.image import ImagesInput, load_images
@@ -51,7 +52,7 @@ def describe(
     image: ImagesInput,
     question: str = "describe the picture.",
     *,
-    model: str | os.PathLike[str] | BridgeVLM = "emoji-llava",
+    model: str | os.PathLike[str] | BridgeVLM = ANSWERING,
     history: Sequence[Turn] = (),
     max_new_tokens: int = 64,
     stream: bool = False,

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bridge.embedded import ANSWERING
 from bridge.errors import OptionError, UnsupportedModelError
 from bridge.files import read_json
 from bridge.runtime import check_dtype, quiet_loading, resolve_device, resolve_dtype
@@ -37,7 +38,7 @@ _CLASSES = {
 
 
 def load_vlm(
-    model: str | os.PathLike[str] = "emoji-llava",
+    model: str | os.PathLike[str] = ANSWERING,
     *,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,

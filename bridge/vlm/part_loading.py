@@ -23,7 +23,7 @@ from bridge.vlm.pairing import image_tower
 # How much of transformers' own words an error repeats.
 _SAID = 300
 _WANTED = {
-    "AutoModel": "loads towers; give a vision tower, such as 'clip-l' or 'emoji-clip'",
+    "AutoModel": "loads towers; give a vision tower, such as 'clip-l' or 'siglip-b'",
     "AutoModelForCausalLM": "loads language models; give one, such as 'gemma-270m'",
 }
 # Whole VLMs, whose parts may be taken out.

@@ -24,7 +24,7 @@ def save_vlm(
     """Write the whole model, in its dtypes, and give the folder.
 
     ``vision`` and ``llm`` name parts that are not to be copied but referred to, by what
-    `load_vision` and `load_llm` open ("emoji-clip", "gemma-270m"), and must be those; of a
+    `load_vision` and `load_llm` open ("clip-l", "gemma-270m"), and must be those; of a
     language model with a LoRA, the LoRA is written. Such a folder is in bridge's own layout.
 
     A pairing like LLaVA's (CLIP or SigLIP, `mlp2x_gelu`, a decoder of LLaMA's kind) loads with

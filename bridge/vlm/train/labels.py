@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from bridge.errors import DataError, PromptError
 from bridge.vlm.chat import IMAGE_TOKEN, Turn
 from bridge.vlm.choice import n_common
-from bridge.vlm.layout import IGNORE_LABEL
 from bridge.vlm.prompting import ChatWriter
 from bridge.vlm.train.rows import Picture, Row
+
+IGNORE_LABEL = -100  # what torch's cross entropy leaves out
 
 
 @dataclass(frozen=True, eq=False)

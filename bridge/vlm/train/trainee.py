@@ -11,11 +11,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from bridge.vlm.layout import IGNORE_LABEL
 from bridge.vlm.model import BridgeVLM
 from bridge.vlm.projectors import Grid
 from bridge.vlm.splice import pad_rows, splice
-from bridge.vlm.train.labels import Encoded
+from bridge.vlm.train.labels import IGNORE_LABEL, Encoded
 from bridge.vlm.train.seen import Seen
 
 
