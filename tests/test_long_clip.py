@@ -226,7 +226,8 @@ def test_every_join_and_rule_gives_one_length_and_one_pass(sdxl: Any) -> None:
         ):  # fmt: skip
             for uneven in ("fill", "zeros"):
                 long = LongPrompt("hard", join, uneven=uneven)
-                cond = bridge.condition([LONG, "a (cat:1.2)"], "red", model=sdxl, long_prompt=long)
+                encoder = bridge.Encoder(sdxl, cache=0)
+                cond = encoder([LONG, "a (cat:1.2)"], "red", long_prompt=long)
                 assert cond.prompt_embeds.shape == (2, length, 80)
                 assert cond.negative_prompt_embeds.shape == (2, length, 80)
                 assert torch.isfinite(cond.prompt_embeds).all()
