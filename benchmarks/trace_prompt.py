@@ -50,8 +50,9 @@ def main() -> None:
     import bridge
 
     warnings.simplefilter("ignore")
-    bridge.condition("a cat", "ugly")
-    files, types = traced(lambda: bridge.condition(PROMPT, NEGATIVE))
+    condition = bridge.condition
+    condition("a cat", "ugly")
+    files, types = traced(lambda: condition(PROMPT, NEGATIVE))
     for title, found in (("files", files), ("types", types)):
         print(f"{len(found)} {title}")
         for each in found:

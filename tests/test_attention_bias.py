@@ -19,8 +19,8 @@ from tiny_models import LATENT_SIZE, tiny_sd_pipeline, tiny_sdxl_pipeline
 
 import bridge
 from bridge.diffusion.attention import cross_attentions
+from bridge.encoding.encode import check_unet
 from bridge.encoding.model import open_model
-from bridge.encoding.model_checks import check_unet
 from bridge.errors import OptionError, PromptError, UnsupportedModelError
 
 TOLERANCE = 1e-5

@@ -32,8 +32,8 @@ from tiny_models import (
 
 import bridge
 from bridge.encoding import RECIPES, find_recipe, forget_towers, open_model, tokenizers_of
+from bridge.encoding.options import SizeRequest
 from bridge.encoding.pipeline_state import execution_device, is_offloaded
-from bridge.encoding.sizes import SizeRequest
 from bridge.errors import (
     BridgeError,
     OptionError,

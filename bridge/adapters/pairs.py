@@ -14,8 +14,7 @@ from bridge.adapters.reading import Reading, read_texts
 from bridge.encoding.emphasis import EMPHASES
 from bridge.encoding.model import TextModel, Towers
 from bridge.encoding.options import read_rules
-from bridge.encoding.soundness import check_rows
-from bridge.encoding.tower_pass import Joining, RowPlan, Tower, encode_plans
+from bridge.encoding.tower_pass import Joining, RowPlan, Tower, check_rows, encode_plans
 from bridge.prompt import parse, plan_many
 from bridge.towers import Layer
 

@@ -33,7 +33,7 @@ from bridge.adapters.alignment import (
     overlap_weights,
     unshared,
 )
-from bridge.encoding.soundness import check_finite
+from bridge.encoding.tower_pass import check_finite
 from bridge.prompt import Window
 from bridge.towers import TEXT_FAMILIES, Layer
 

@@ -24,9 +24,8 @@ from bridge.diffusion.options import Options, check_size, checked_options, defau
 from bridge.diffusion.preview import render, watch_clean_estimate
 from bridge.embedded import DRAWING
 from bridge.encoding.addon_inputs import Loras, TextualInversions
-from bridge.encoding.calls import read_call
 from bridge.encoding.encoder import kept_encoder, split_options
-from bridge.encoding.options import LaterTexts, TextOptions, takes
+from bridge.encoding.options import LaterTexts, TextOptions, read_call, takes
 from bridge.encoding.prompt_schedule import read_schedule
 from bridge.errors import NumbersError, OptionError, UnsupportedModelError
 from bridge.prompt.schedule import Rule

@@ -115,7 +115,7 @@ def _check_part(index: Path, part: str, named: list[Any]) -> None:
 
 def size_factor(folder: Path) -> int:
     """How many pixels a latent is wide, from the VAE's config: nothing is loaded."""
-    from bridge.encoding.sizes import latent_scale
+    from bridge.encoding.options import latent_scale
 
     scale = latent_scale(read_json(folder / "vae" / "config.json"))
     if scale is not None:

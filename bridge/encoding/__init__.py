@@ -12,10 +12,10 @@ from bridge.encoding.emphasis import EMPHASES
 from bridge.encoding.encoder import Encoder
 from bridge.encoding.interchange import load_conditioning, save_conditioning
 from bridge.encoding.model import TextModel, forget_towers, open_model, tokenizers_of
+from bridge.encoding.options import Sizes
 from bridge.encoding.prompt_schedule import PromptSchedule
 from bridge.encoding.recipes import RECIPES, Recipe, TowerUse, find_recipe
 from bridge.encoding.regions import Region, RegionalConditioning
-from bridge.encoding.sizes import Sizes
 from bridge.encoding.state_cache import CacheInfo
 from bridge.encoding.trace import Drift, PooledSource, Trace
 from bridge.encoding.verbs import compose, condition, regional, schedule

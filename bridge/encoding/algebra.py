@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from bridge.encoding.addons import taken
-from bridge.encoding.soundness import check_finite
+from bridge.encoding.tower_pass import check_finite
 from bridge.encoding.trace import Drift, PooledSource, Trace
 from bridge.errors import OptionError
 from bridge.prompt import TokenPlan

@@ -15,10 +15,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
-from bridge.encoding.batch import ParsedTexts
-from bridge.encoding.calls import Call, is_apart, repeated
 from bridge.encoding.conditioning import Conditioning, ConditioningReport
-from bridge.encoding.encode import Request
+from bridge.encoding.options import Call, Request, is_apart, repeated
+from bridge.encoding.planning import ParsedTexts
 from bridge.prompt import Flat, Prompt
 from bridge.prompt.schedule import first_step
 from bridge.prompt.tree import Branch, parts_of

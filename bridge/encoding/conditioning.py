@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from bridge.encoding.addons import AddOn, taken
+from bridge.encoding.options import Sizes
 from bridge.encoding.recipes import Recipe
-from bridge.encoding.sizes import Sizes
 from bridge.encoding.trace import Trace, remarks_of
 from bridge.errors import OptionError
 from bridge.markup import Markup, fill, joined

@@ -1,6 +1,6 @@
 """From the texts of a call to its ``Conditioning``: plan, run the towers, join, align.
 
-A negative is a row with a role (``batch``), so prompts and negatives take this way together, and
+A negative is a row with a role (``planning``), so prompts and negatives take this way together, and
 part at its end.
 """
 
@@ -13,43 +13,48 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bridge.encoding.alignment import Alignment, align, alignment_of, part_states
-from bridge.encoding.batch import Batch, ParsedTexts, Row, make_batch
+from bridge.encoding.addons import NO_ADDONS
 from bridge.encoding.conditioning import Conditioning
 from bridge.encoding.emphasis import EMPHASES
-from bridge.encoding.joining import join_entries, join_towers, prompt_masks
-from bridge.encoding.model import TextModel, Towers
-from bridge.encoding.model_checks import check_options, unet_bias
-from bridge.encoding.options import TextRules
-from bridge.encoding.planning import Lengths, Plans, plan_rows, plans_by_entry
+from bridge.encoding.joining import (
+    Alignment,
+    align,
+    alignment_of,
+    join_entries,
+    join_towers,
+    key_bias,
+    part_states,
+    prompt_masks,
+)
+from bridge.encoding.model import UNETS, TextModel, Towers
+from bridge.encoding.options import Request, SizeRequest, TextRules
+from bridge.encoding.planning import (
+    Batch,
+    Lengths,
+    ParsedTexts,
+    Plans,
+    Row,
+    make_batch,
+    most_windows,
+    plan_rows,
+    plans_by_entry,
+)
 from bridge.encoding.recipes import TowerUse
-from bridge.encoding.sizes import NO_SIZES, SizeRequest
-from bridge.encoding.soundness import check_joined, check_rows
 from bridge.encoding.state_cache import StateCache
-from bridge.encoding.tower_pass import Joining, RowPlan, Tower, encode_plans
+from bridge.encoding.tower_pass import (
+    Joining,
+    RowPlan,
+    Tower,
+    check_joined,
+    check_rows,
+    encode_plans,
+)
 from bridge.encoding.trace import Drift, traces_of, warn_of_drifts
+from bridge.errors import OptionError, PromptError, UnsupportedModelError
 from bridge.prompt import parse
-from bridge.prompt.loras import Tagged, as_written
+from bridge.prompt.loras import as_written
+from bridge.prompt.tree import parts_of
 from bridge.towers import Layer
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a call asks for, parsed.
-
-    Attributes:
-        prompts, negatives: the texts.
-        tagged: the prompts as they were written, LoRA tags included.
-        counts: how many entries each prompt has, those of its ``AND``; more entries than these are
-            the same prompts at later steps. Without it each is a prompt of its own.
-        sizes: of the picture.
-    """
-
-    prompts: ParsedTexts
-    negatives: ParsedTexts
-    tagged: tuple[Tagged, ...]
-    counts: tuple[int, ...] = ()
-    sizes: SizeRequest = NO_SIZES
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,8 @@ def encode(model: TextModel, rules: TextRules, request: Request, cache: StateCac
     check_options(model, rules, request.sizes, request.prompts, request.negatives)
     sizes = request.sizes.filled(model.default_size) if model.recipe.time_ids else None
     negatives = _negatives(model, rules, request)
-    strengths = [model.addons.strengths(each) for each in request.tagged]
+    has_addons = model.addons is not NO_ADDONS
+    strengths = [model.addons.strengths(each) if has_addons else () for each in request.tagged]
     batch = make_batch(request.prompts, negatives, strengths)
     plans, lengths = plan_rows(model, rules, batch)
     bias = unet_bias(model, rules, plans, batch)
@@ -95,7 +101,8 @@ def encode(model: TextModel, rules: TextRules, request: Request, cache: StateCac
     own_plans, negative_plans = batch.by_role(by_entry)
     own_traces, negative_traces = batch.by_role(traces)
     names = (use.component for use in model.recipe.towers)
-    addons = (*model.swaps, *model.addons.account(request.tagged))
+    account = model.addons.account(request.tagged) if has_addons else ()
+    addons = (*model.swaps, *account)
     return Conditioning(
         **tensors,
         add_time_ids=None
@@ -218,9 +225,14 @@ def _tower(model: TextModel, towers: Towers, at: int) -> Tower:
 def _layer(use: TowerUse, rules: TextRules, row: Row) -> Layer:
     """The layer that a row's states are taken from."""
     base = use.layer or Layer()
-    if not use.skips:
+    if not _skips(use):
         return base
     return Layer(base.index - rules.skip(row.role == "negative_prompt"), base.norm)
+
+
+def _skips(use: TowerUse) -> bool:
+    """Whether ``clip_skip`` acts on a tower."""
+    return use.layer is not None and use.length is None
 
 
 def _zeros(model: TextModel, rules: TextRules) -> tuple[int, int] | None:
@@ -271,3 +283,107 @@ def _tensors(
 def _by_role(batch: Batch, name: str, entries: Tensor) -> dict[str, Tensor | None]:
     own, negative = entries[: batch.count], entries[batch.count :]
     return {name: own, f"negative_{name}": negative if len(negative) else None}
+
+
+# ---------------------------------------------------------------- what a model has no use for
+
+_COUNTS = {1: "one", 2: "two", 3: "three"}
+
+
+def check_options(
+    model: TextModel,
+    rules: TextRules,
+    sizes: SizeRequest,
+    prompts: ParsedTexts,
+    negatives: ParsedTexts,
+) -> None:
+    """Refuse options that would be dropped or that reach past the tower's layers."""
+    skipping = [
+        pair for pair in zip(model.recipe.towers, model.specs, strict=True) if _skips(pair[0])
+    ]
+    skips = {"clip_skip": rules.clip_skip, "negative_clip_skip": rules.negative_clip_skip}
+    for name, skip in skips.items():
+        if skip and not skipping:
+            raise OptionError(
+                f"{name} needs a CLIP tower whose token states are used; {model.recipe.name} has "
+                "none, so leave it out."
+            )
+        for use, spec in skipping:
+            most = spec.layers + 1 + (use.layer or Layer()).index
+            if skip is not None and skip > most:
+                raise OptionError(
+                    f"{name}={skip} reaches past {use.component}, which has "
+                    f"{spec.layers} layers; the recipe {model.recipe.name} allows 0 to {most}."
+                )
+    if rules.max_sequence_length is not None and not (
+        model.zeros or any(use.length for use in model.recipe.towers)
+    ):
+        raise OptionError(
+            f"max_sequence_length belongs to T5; {model.recipe.name} has no such tower, so leave "
+            "it out."
+        )
+    for number in (2, 3):
+        _check_later(model, number, prompts, negatives)
+    named = (sizes.original_size, sizes.crops_coords_top_left, sizes.target_size)
+    if not model.recipe.time_ids and any(size is not None for size in named):
+        raise OptionError(
+            f"original_size, crops_coords_top_left and target_size belong to SDXL; "
+            f"{model.recipe.name} is not conditioned on sizes, so leave them out."
+        )
+
+
+def _check_later(
+    model: TextModel, number: int, prompts: ParsedTexts, negatives: ParsedTexts
+) -> None:
+    """Refuse a text of a later tower's own that would be dropped."""
+    own, negative = prompts.later[number - 2], negatives.later[number - 2]
+    if own is None and negative is None:
+        return
+    name = f"prompt_{number}"
+    if len(model.recipe.towers) < number:
+        raise OptionError(
+            f"{name} and negative_{name} need {_COUNTS[number]} towers; {model.recipe.name} has "
+            f"{_COUNTS[len(model.recipe.towers)]}."
+        )
+    every = (*(prompts.first or ()), *(negatives.first or ()))
+    if any(len(parts_of(each.tree)) > 1 for each in every):
+        raise PromptError(f"{name} cannot go with a prompt of several parts; give one of them.")
+    missing = negatives.first is None and (model.zeros_for_none or model.recipe.none_for_none)
+    if negative is not None and missing:
+        # diffusers drops it without a word where None means zeros or nothing.
+        raise PromptError(f"negative_{name} was given without negative_prompt; give both.")
+
+
+# ---------------------------------------------------------------- UNets alone
+
+
+def check_unet(model: TextModel, what: str) -> None:
+    """Raises UnsupportedModelError unless the model draws with a UNet."""
+    if not model.is_unet:
+        raise UnsupportedModelError(
+            f"{what} inside a UNet; {model.source} ({model.recipe.name}) has none. It works with "
+            f"{', '.join(UNETS)}."
+        )
+
+
+def unet_bias(model: TextModel, rules: TextRules, plans: Plans, batch: Batch) -> Tensor | None:
+    """What an emphasis adds inside the UNet, ``(N, T')`` for N rows. Refuses weights that it has no
+    meaning for."""
+    emphasis = EMPHASES[rules.emphasis]
+    every = [plan for tower in plans for plan in tower]
+    for plan in every:
+        emphasis.check(plan)
+    if not emphasis.biases or not any(plan.is_weighted for plan in every):
+        return None
+    # T5 attends both ways, so that a bias would mean something else there.
+    check_unet(model, f"The emphasis {rules.emphasis} acts beside or")
+    if len({plan.limit for plan in every}) > 1:
+        raise OptionError(
+            f"{rules.emphasis} does not go with towers of unequal context; use another emphasis."
+        )
+    if not emphasis.in_unet:
+        return None
+    found = key_bias(plans, most_windows(plans), rules.long_prompt)
+    if batch.is_joined:
+        raise PromptError(f"{rules.emphasis} does not go with prompts of several parts.")
+    return found

@@ -13,13 +13,12 @@ import torch
 from bridge.adapters.swap import read_adapter, with_towers
 from bridge.encoding.addon_inputs import NO_INPUTS, AddOnInputs, read_addons
 from bridge.encoding.addons import bind_addons
-from bridge.encoding.calls import Call, read_call
 from bridge.encoding.composition import ComposeCall, Composition, read_composition
 from bridge.encoding.conditioning import BIASES, TENSORS, Conditioning
-from bridge.encoding.encode import Request, encode
+from bridge.encoding.encode import Request, check_unet, encode
 from bridge.encoding.model import Source, TextModel, kept_source, open_source
-from bridge.encoding.model_checks import check_unet
 from bridge.encoding.options import (
+    Call,
     CallOptions,
     EncodeOptions,
     LaterTexts,
@@ -28,6 +27,7 @@ from bridge.encoding.options import (
     Texts,
     check_names,
     names_of,
+    read_call,
     read_rules,
     takes,
 )
@@ -277,8 +277,9 @@ class Encoder(AbstractContextManager["Encoder"]):
     def _encode(
         self, model: TextModel, call: Call, inputs: AddOnInputs, request: Request
     ) -> Conditioning:
-        bound = bind_addons(model, inputs, call.rules.dialect)
-        found = encode(bound, call.rules, request, self._open().cache)
+        if inputs is not NO_INPUTS:
+            model = bind_addons(model, inputs, call.rules.dialect)
+        found = encode(model, call.rules, request, self._open().cache)
         return found.to(self._place["device"] or model.load().device, self._place["dtype"])
 
     # ------------------------------------------------------------ within
@@ -322,7 +323,8 @@ class Encoder(AbstractContextManager["Encoder"]):
         if not all(map(is_repeatable, towers.modules)):
             return None
         versions = tuple(watched(module).version for module in towers.modules)
-        return (model.number, call, inputs.key, versions, towers.device, *self._place.values())
+        own = None if inputs is NO_INPUTS else inputs.key
+        return (model.number, call, own, versions, towers.device, *self._place.values())
 
 
 def read_place(options: Mapping[str, Any]) -> dict[str, Any]:

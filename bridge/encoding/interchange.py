@@ -24,8 +24,8 @@ from torch import Tensor
 from bridge.encoding.addons import AddOn
 from bridge.encoding.conditioning import BIASES, TENSORS, Conditioning
 from bridge.encoding.model import open_model
+from bridge.encoding.options import Sizes
 from bridge.encoding.recipes import RECIPES, Recipe
-from bridge.encoding.sizes import Sizes
 from bridge.encoding.trace import Trace
 from bridge.errors import WeightsError
 from bridge.files import parse_json, write_whole

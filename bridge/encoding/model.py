@@ -23,9 +23,9 @@ import torch
 from bridge import store
 from bridge.encoding.addon_inputs import forget_files
 from bridge.encoding.addons import NO_ADDONS, AddOn, AddOns
+from bridge.encoding.options import latent_scale
 from bridge.encoding.pipeline_state import calls_per_step, execution_device
-from bridge.encoding.recipes import Recipe, TowerUse, find_recipe
-from bridge.encoding.sizes import latent_scale
+from bridge.encoding.recipes import RECIPES, Recipe, TowerUse, find_recipe
 from bridge.encoding.state_cache import DEFAULT_BYTES, StateCache
 from bridge.errors import OptionError, UnknownModelError, UnsupportedModelError, WeightsError
 from bridge.files import read_json, stamp
@@ -58,6 +58,13 @@ _PATTERNS = (
     "vae/config.json",
 )
 _KEPT_FOLDERS = 2
+# DeepFloyd IF has a UNet too, but reads T5.
+UNETS = tuple(
+    name
+    for name, recipe in RECIPES.items()
+    if recipe.backbone == "unet" and all(use.length is None for use in recipe.towers)
+)
+"""The recipes of UNets that read CLIP."""
 next_number = count().__next__
 """A number for a reading of a model, which no other has."""
 _FORCE_ZEROS = "force_zeros_for_empty_prompt"
@@ -109,6 +116,11 @@ class TextModel:
     swaps: tuple[AddOn, ...] = ()
     mapped: Mapped | None = None
     number: int = field(default_factory=next_number)
+
+    @property
+    def is_unet(self) -> bool:
+        """Whether it draws with a UNet that reads CLIP."""
+        return self.recipe.name in UNETS
 
     def readers(self, length: int | None = None) -> tuple[Reader, ...]:
         """How each tower reads text; ``length`` is the caller's ``max_sequence_length``."""

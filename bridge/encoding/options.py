@@ -3,6 +3,8 @@
 Those of the *model* say what encodes and are given once. Those of the *text* say how texts become
 states: an encoder has its own, and a call may say otherwise. Those of the *picture* are SDXL's
 sizes. Beside them a call may have other texts for the later towers.
+
+A call is checked and parsed here as far as no model is needed for it.
 """
 
 from __future__ import annotations
@@ -18,15 +20,26 @@ import torch
 from bridge.cleaning import CLEANINGS
 from bridge.encoding.addon_inputs import Loras, TextualInversions
 from bridge.encoding.emphasis import EMPHASES
-from bridge.encoding.sizes import SizeRequest, check_length, check_pair
 from bridge.errors import OptionError, PromptError
-from bridge.prompt import DIALECTS, LONG_PROMPTS, NORMALISATIONS, Dialect, LongPrompt, Prompt, parse
+from bridge.prompt import (
+    DIALECTS,
+    LONG_PROMPTS,
+    NORMALISATIONS,
+    Dialect,
+    LongPrompt,
+    Prompt,
+    check_paired,
+    check_prompts,
+    dialect_of,
+    parse,
+)
 from bridge.prompt.caret import prompt_error
 from bridge.prompt.loras import Tagged, refuse_tags, take_tags
 from bridge.prompt.tree import Alternation, Blend, Branch, Conjunction, Schedule, parts_of, walk
 from bridge.prompt.windows import RULES
 
 Texts = str | Sequence[str]
+Each = TypeVar("Each")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 UNEVEN = ("fill", "zeros", "cut")
@@ -320,3 +333,236 @@ def _refused(prompt: Prompt, what: str, start: int, end: int) -> PromptError:
         start,
         end,
     )
+
+
+# ---------------------------------------------------------------- sizes
+
+# diffusers' default for the refiner, whose ids end in a score instead of the target size.
+_AESTHETIC_SCORE = 6.0
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes as ``(height, width)``, the crop as ``(top, left)``.
+
+    ``given`` says whether the caller named any of them. Only then do they go into a pipeline
+    call: left alone, img2img and inpaint take them from their picture.
+    """
+
+    original_size: tuple[int, int]
+    crops_coords_top_left: tuple[int, int]
+    target_size: tuple[int, int]
+    given: bool
+
+    def time_ids(self, wants_score: bool = False) -> tuple[float, ...]:
+        """The row of ``add_time_ids`` for one prompt: six numbers, five with a score."""
+        last = (_AESTHETIC_SCORE,) if wants_score else self.target_size
+        return (*self.original_size, *self.crops_coords_top_left, *last)
+
+
+@dataclass(frozen=True)
+class SizeRequest:
+    """The sizes that a call names; None for what it does not."""
+
+    height: int | None = None
+    width: int | None = None
+    original_size: tuple[int, int] | None = None
+    crops_coords_top_left: tuple[int, int] | None = None
+    target_size: tuple[int, int] | None = None
+
+    def filled(self, default: tuple[int, int] | None) -> Sizes:
+        """With what was not named, as diffusers has it: sizes default to height and width.
+
+        Args:
+            default: ``(height, width)`` that the model draws, if it says.
+
+        Raises:
+            OptionError: no size is given and the model states none.
+        """
+        if default is None and (self.height is None or self.width is None):
+            if self.original_size is None or self.target_size is None:
+                raise OptionError(
+                    "The model does not say what size it draws; give height and width, or "
+                    "original_size and target_size."
+                )
+            default = self.target_size
+        fallback = default or (0, 0)
+        picture = (self.height or fallback[0], self.width or fallback[1])
+        return Sizes(
+            self.original_size or picture,
+            self.crops_coords_top_left or (0, 0),
+            self.target_size or picture,
+            given=self != NO_SIZES,
+        )
+
+
+NO_SIZES = SizeRequest()
+"""None is named."""
+
+
+def latent_scale(vae_config: Mapping[str, Any]) -> int | None:
+    """How many pixels a latent is wide, from a VAE's config; None if it does not say.
+
+    AutoencoderTiny names its channels by side, and may leave the common name out.
+    """
+    for key in ("block_out_channels", "decoder_block_out_channels"):
+        blocks = vae_config.get(key)
+        if isinstance(blocks, (list, tuple)) and blocks:
+            return int(2 ** (len(blocks) - 1))
+    return None
+
+
+def check_length(value: object, what: str) -> int | None:
+    """A height or width in pixels, or None. Raises OptionError."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise OptionError(f"{what} must be a whole number of pixels above 0, not {value!r}.")
+    return value
+
+
+def check_pair(value: object, what: str, least: int) -> tuple[int, int] | None:
+    """A pair of whole numbers of at least ``least``, or None. Raises OptionError."""
+    if value is None:
+        return None
+    whole = (
+        isinstance(value, Sequence)
+        and not isinstance(value, (str, bytes))
+        and len(value) == 2
+        and all(isinstance(n, int) and not isinstance(n, bool) and n >= least for n in value)
+    )
+    if not whole:
+        raise OptionError(f"{what} must be two whole numbers of at least {least}, not {value!r}.")
+    pair: Sequence[int] = value  # type: ignore[assignment]
+    return int(pair[0]), int(pair[1])
+
+
+# ---------------------------------------------------------------- calls
+
+
+@dataclass(frozen=True)
+class ParsedTexts:
+    """B texts of one role; ``later`` are those of the second and third tower's own. None for what
+    was not given."""
+
+    first: tuple[Prompt, ...] | None
+    later: tuple[tuple[Prompt, ...] | None, ...] = (None, None)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a call asks for, parsed.
+
+    Attributes:
+        prompts, negatives: the texts.
+        tagged: the prompts as they were written, LoRA tags included.
+        counts: how many entries each prompt has, those of its ``AND``; more entries than these are
+            the same prompts at later steps. Without it each is a prompt of its own.
+        sizes: of the picture.
+    """
+
+    prompts: ParsedTexts
+    negatives: ParsedTexts
+    tagged: tuple[Tagged, ...]
+    counts: tuple[int, ...] = ()
+    sizes: SizeRequest = NO_SIZES
+
+
+Parse = Callable[[str, bool], Prompt]
+"""A text, and whether it is a negative one."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """The texts and options of a call.
+
+    Attributes:
+        tagged: B prompts, their LoRA tags taken out.
+        negatives: B texts, or None.
+        later, later_negatives: of the second and the third tower.
+        rules, sizes: the options.
+    """
+
+    tagged: tuple[Tagged, ...]
+    negatives: tuple[str, ...] | None
+    later: tuple[tuple[str, ...] | None, ...]
+    later_negatives: tuple[tuple[str, ...] | None, ...]
+    rules: TextRules
+    sizes: SizeRequest
+
+    def prompts(self, parse: Parse) -> ParsedTexts:
+        """The prompts, parsed. Raises PromptError."""
+        first = tuple(parse(each.text, False) for each in self.tagged)
+        later = tuple(_parsed(some, parse, False) for some in self.later)
+        if any(some is not None for some in later) and any(map(is_apart, first)):
+            raise PromptError(
+                "prompt_2 and prompt_3 cannot go with a prompt of several parts; give one of them."
+            )
+        return ParsedTexts(first, later)
+
+    def negative_prompts(self, parse: Parse) -> ParsedTexts:
+        """The negatives, parsed. Raises PromptError."""
+        later = tuple(_parsed(some, parse, True) for some in self.later_negatives)
+        return ParsedTexts(_parsed(self.negatives, parse, True), later)
+
+    def request(self) -> Request:
+        """What is encoded of prompts that are one and the same at every step."""
+
+        def parse(text: str, negative: bool) -> Prompt:
+            return self.rules.parse(text, negative=negative)
+
+        return Request(
+            self.prompts(parse), self.negative_prompts(parse), self.tagged, sizes=self.sizes
+        )
+
+
+def read_call(
+    door: str,
+    prompt: Texts,
+    negative_prompt: Texts | None,
+    options: Mapping[str, Any],
+    known: Collection[str] | None = None,
+) -> Call:
+    """Check texts and options.
+
+    Args:
+        door: what the caller called, for messages.
+        prompt, negative_prompt: as in ``bridge.condition``.
+        options: ``CallOptions``.
+        known: the options that have a meaning at this door; all, if it is not given.
+
+    Raises:
+        PromptError, OptionError: as ``bridge.condition``.
+        TypeError: a name that no door has.
+    """
+    check_names(options, names_of(CallOptions) if known is None else known, door)
+    prompts = check_prompts(prompt)
+    count = len(prompts)
+    later, later_negatives = (
+        tuple(
+            check_paired(options.get(name) or None, count, name)
+            for name in (f"{sign}prompt_2", f"{sign}prompt_3")
+        )
+        for sign in ("", "negative_")
+    )
+    negatives = check_paired(negative_prompt, count)
+    rules, sizes = read_rules(options), read_sizes(options)
+    tagged = tuple(rules.tagged(text) for text in prompts)
+    return Call(tagged, negatives, later, later_negatives, rules, sizes)
+
+
+def is_apart(prompt: Prompt) -> bool:
+    """Whether the noise predictions of its parts are to be summed. compel's ``.and()``, the other
+    conjunction, sets their states end to end instead."""
+    return dialect_of(prompt.dialect).draws_parts_apart and isinstance(prompt.tree, Conjunction)
+
+
+def repeated(items: Sequence[Each], counts: Sequence[int]) -> tuple[Each, ...]:
+    """Each item as often as its count says."""
+    return tuple(p for p, n in zip(items, counts, strict=True) for _ in range(n))
+
+
+def _parsed(
+    texts: tuple[str, ...] | None, parse: Parse, negative: bool
+) -> tuple[Prompt, ...] | None:
+    return None if texts is None else tuple(parse(text, negative) for text in texts)

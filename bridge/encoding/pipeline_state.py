@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from bridge.errors import UnsupportedModelError
+from bridge.towers.watch import is_offloaded
 
 
 def is_guided(pipe: Any) -> bool:
@@ -46,19 +47,6 @@ def step_of_call(pipe: Any, index: int, steps: int) -> int:
     order = getattr(pipe.scheduler, "order", 1)
     again = max(0, pipe.num_timesteps - steps * order)
     return min(steps, max(0, index - again) // order + 1)
-
-
-def is_offloaded(module: Any) -> bool:
-    """Whether accelerate or diffusers brings its weights when it runs."""
-    # Neither modules() nor hasattr: SDXL's UNet has two thousand parts, and asking a module for
-    # what it lacks is slow.
-    waiting = [module]
-    while waiting:
-        own = vars(waiting.pop())
-        if "_hf_hook" in own or "_diffusers_hook" in own:
-            return True
-        waiting += [part for part in own["_modules"].values() if part is not None]
-    return False
 
 
 def execution_device(pipe: Any, parts: Iterable[Any] | None = None) -> torch.device:

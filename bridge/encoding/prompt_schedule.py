@@ -19,12 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bridge.encoding.batch import ParsedTexts
-from bridge.encoding.calls import Call, is_apart, repeated
 from bridge.encoding.composition import Composition, part_prompts, weights_of
 from bridge.encoding.conditioning import HOW_TO_INJECT, Conditioning
-from bridge.encoding.encode import Request
+from bridge.encoding.options import Call, Request, is_apart, repeated
 from bridge.encoding.pipeline_state import call_of_run, is_guided
+from bridge.encoding.planning import ParsedTexts
 from bridge.errors import OptionError
 from bridge.prompt import Prompt
 from bridge.prompt.schedule import Rule, at_step, check_run, last_steps

@@ -94,11 +94,6 @@ class TowerUse:
             return "t5xxl"
         return "clip_g" if self.component.endswith("_2") else "clip_l"
 
-    @property
-    def skips(self) -> bool:
-        """Whether ``clip_skip`` acts on it."""
-        return self.layer is not None and self.length is None
-
 
 MaskKind = Literal["int", "bool", "one_pad"]
 

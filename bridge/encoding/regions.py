@@ -30,10 +30,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from bridge.encoding.batch import ParsedTexts
-from bridge.encoding.calls import Call
 from bridge.encoding.conditioning import Conditioning, ConditioningReport
-from bridge.encoding.encode import Request
+from bridge.encoding.options import Call, Request
+from bridge.encoding.planning import ParsedTexts
 from bridge.errors import OptionError, PromptError
 from bridge.prompt import Prompt, TokenPlan
 

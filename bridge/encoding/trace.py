@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bridge.encoding.batch import Entry
+from bridge.encoding.planning import Entry
 from bridge.errors import OffManifoldWarning, warn
 from bridge.markup import Markup, fill, joined
 from bridge.prompt import LongPrompt, TokenPlan

@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from typing import Any, Unpack
 
 from bridge.embedded import DRAWING
-from bridge.encoding.calls import read_call
 from bridge.encoding.composition import Composition, read_composition
 from bridge.encoding.conditioning import Conditioning
 from bridge.encoding.encoder import kept_encoder, read_regions, split_options
-from bridge.encoding.options import EncodeOptions, Texts, takes
+from bridge.encoding.options import EncodeOptions, Texts, read_call, takes
 from bridge.encoding.prompt_schedule import PromptSchedule, read_schedule
 from bridge.encoding.regions import Region, RegionalConditioning
 from bridge.prompt.schedule import Rule
@@ -67,7 +66,7 @@ def condition(
         align: how prompts and negatives of unequal length come to one: ``repeat`` their states up
             to a common multiple, which leaves a UNet's cross-attention as it was, or fill the
             shorter up with windows of the ``empty`` prompt. Default: the dialect's own, ``repeat``
-            for a1111 and comfy. See ``bridge.encoding.alignment``.
+            for a1111 and comfy. See ``bridge.encoding.joining``.
         clean: how text is cleaned before it is tokenized: ``none``, ``ftfy``, ``whitespace``,
             ``lower`` or ``canonicalize``; see ``bridge.cleaning``. Default: the dialect's own;
             a1111 cleans what CLIP reads, by ``ftfy``, and by ``lower`` what a tower of open_clip

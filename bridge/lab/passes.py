@@ -9,8 +9,7 @@ from torch import Tensor
 
 from bridge.encoding.emphasis import EMPHASES
 from bridge.encoding.options import read_rules
-from bridge.encoding.soundness import check_rows
-from bridge.encoding.tower_pass import Joining, RowPlan, Tower, encode_plans
+from bridge.encoding.tower_pass import Joining, RowPlan, Tower, check_rows, encode_plans
 from bridge.lab.cache import Cache, key_of
 from bridge.lab.pooled_row import pooled_row
 from bridge.lab.reading import Reading, reading_of

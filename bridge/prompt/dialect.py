@@ -27,7 +27,7 @@ class Dialect:
         emphasis: its tool's formula, a name of ``bridge.encoding.EMPHASES``.
         long_prompt: its tool's way with long prompts, a name of ``bridge.prompt.LONG_PROMPTS``.
         align: how its tool brings prompts and negatives to one length
-            (``bridge.encoding.alignment``).
+            (``bridge.encoding.joining``).
         skips_negative: whether clip skip acts on the negative as on the prompt (all but diffusers).
         has_tags: whether ``<lora:name:0.8>`` is a tag, and ``# ...`` a comment.
         draws_parts_apart: whether ``AND`` adds up noise predictions, each part drawn apart; else

@@ -82,6 +82,19 @@ def is_repeatable(module: nn.Module) -> bool:
     )
 
 
+def is_offloaded(module: Any) -> bool:
+    """Whether accelerate or diffusers brings its weights when it runs."""
+    # Neither modules() nor hasattr: SDXL's UNet has two thousand parts, and asking a module for
+    # what it lacks is slow.
+    waiting = [module]
+    while waiting:
+        own = vars(waiting.pop())
+        if "_hf_hook" in own or "_diffusers_hook" in own:
+            return True
+        waiting += [part for part in own["_modules"].values() if part is not None]
+    return False
+
+
 def _only_reads(hook: Any) -> bool:
     """Whether it is one that transformers hangs at the first call, to hand out inner states."""
     return getattr(hook, "__module__", "") == "transformers.utils.output_capturing"
