@@ -280,7 +280,7 @@ class Encoder(AbstractContextManager["Encoder"]):
         if inputs is not NO_INPUTS:
             model = bind_addons(model, inputs, call.rules.dialect)
         found = encode(model, call.rules, request, self._open().cache)
-        return found.to(self._place["device"] or model.load().device, self._place["dtype"])
+        return found.to(**self._place)
 
     # ------------------------------------------------------------ within
 
@@ -317,7 +317,7 @@ class Encoder(AbstractContextManager["Encoder"]):
 
     def _key(self, model: TextModel, call: Call, inputs: AddOnInputs) -> tuple[object, ...] | None:
         """What a whole result depends on; None where it may not be kept."""
-        if model.mapped is not None:
+        if model.mapped is not None or not self._open().cache.limit:
             return None
         towers = model.load()
         if not all(map(is_repeatable, towers.modules)):
