@@ -44,11 +44,11 @@ from bridge.emoji.train.chats import collate
 from bridge.emoji.train.llava import packed_example
 from bridge.emoji.train.soft_words import word_targets
 from bridge.vlm import BridgeVLM, fit_linear_projector, load_vision, load_vlm
-from bridge.vlm.features import SelectLayer, image_states
 from bridge.vlm.layout import IGNORE_LABEL
-from bridge.vlm.preprocess import pixels
 from bridge.vlm.projectors import build_projector
-from bridge.vlm.projectors.linear import LinearProjector
+from bridge.vlm.projectors.per_state import LinearProjector
+from bridge.vlm.views import pixels
+from bridge.vlm.vision import SelectLayer, image_states
 
 # Which layers of the whole tower each fit reads; the shipped projector reads -2.
 TARGETS: dict[str, tuple[int, ...]] = {

@@ -27,8 +27,8 @@ from bridge.emoji.train.soft_words import SoftWords, occurring, word_ids
 from bridge.emoji.train.whitening import whitening
 from bridge.vlm import BridgeVLM, load_llm, load_vision, load_vlm
 from bridge.vlm.layout import IGNORE_LABEL
+from bridge.vlm.lora import add_lora, lora_layers
 from bridge.vlm.projectors import build_projector
-from bridge.vlm.train.lora import add_lora, lora_layers
 
 SIZE_LIMIT = 1_200_000
 

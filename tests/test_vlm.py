@@ -28,9 +28,9 @@ from bridge.errors import (
 from bridge.towers.image_processor import load_image_processor
 from bridge.vlm import describe, from_llava, load_vlm
 from bridge.vlm.answering import _loaded
+from bridge.vlm.merge_embeddings import expand_placeholder, pad_rows, splice
 from bridge.vlm.model import BridgeVLM
 from bridge.vlm.projectors import mlp2x_gelu
-from bridge.vlm.splice import expand_placeholder, pad_rows, splice
 
 QUESTIONS = ["what is on the left?", "how many cats are there?", "is it noto?"]
 HISTORY = [("what is on the left?", "a cat"), ("how many?", "two")]
@@ -234,7 +234,7 @@ def test_streamed_pieces_join_to_the_answer(vlm: BridgeVLM, history: Any) -> Non
 
 
 def test_an_error_in_the_worker_reaches_the_reader(vlm: BridgeVLM) -> None:
-    from bridge.vlm.stream import stream_text
+    from bridge.vlm.answering import stream_text
 
     def breaks(streamer: Any, **_: Any) -> None:
         streamer.put(torch.tensor([[]]))
@@ -248,7 +248,7 @@ def test_an_error_in_the_worker_reaches_the_reader(vlm: BridgeVLM) -> None:
 
 
 def test_leaving_the_stream_stops_the_model(vlm: BridgeVLM) -> None:
-    from bridge.vlm.stream import stream_text
+    from bridge.vlm.answering import stream_text
 
     ended: list[str] = []
     word = torch.tensor(vlm.tokenizer(" cat", add_special_tokens=False)["input_ids"])

@@ -34,11 +34,11 @@ from torch import nn
 from bridge.cli import main
 from bridge.errors import OptionError, UnsupportedModelError, WeightsError
 from bridge.vlm import convert, describe, load_vlm
-from bridge.vlm.aspect import OneView
-from bridge.vlm.checkpoints.names import to_hf, to_llava
-from bridge.vlm.checkpoints.settings import read_settings
-from bridge.vlm.checkpoints.tensors import ShardWriter, model_files, read_file
+from bridge.vlm.checkpoints.convert import ShardWriter
+from bridge.vlm.checkpoints.llava_layout import read_settings, to_hf, to_llava
+from bridge.vlm.checkpoints.original import model_files, read_file
 from bridge.vlm.model import BridgeVLM
+from bridge.vlm.views import OneView
 
 QUESTION = "what is on the left?"
 TURNS = [[(QUESTION, "")]]

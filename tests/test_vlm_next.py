@@ -17,9 +17,17 @@ from tiny_vlm import IMAGE_SIZE, PATCH_SIZE
 
 from bridge.errors import UnsupportedModelError
 from bridge.vlm import describe, load_vlm
-from bridge.vlm.aspect import AnyRes, OneView, best_pinpoint, mean_colour, pad_to_square, unpadded
 from bridge.vlm.model import BridgeVLM
-from bridge.vlm.preprocess import pil_clip_processor, view_pixels
+from bridge.vlm.views import (
+    AnyRes,
+    OneView,
+    best_pinpoint,
+    mean_colour,
+    pad_to_square,
+    pil_clip_processor,
+    unpadded,
+    view_pixels,
+)
 
 # Width and height: plain, thin, flat, thinner than a token, square, odd, and one pixel.
 SIZES = [(50, 40), (20, 90), (200, 20), (3, 300), (200, 1), (64, 64), (33, 97), (1, 1)]

@@ -16,7 +16,7 @@ from tiny_checkpoints import next_model, next_processor, text_config, tokenizer_
 
 from bridge.vlm import from_blip2, from_llava
 from bridge.vlm.model import BridgeVLM
-from bridge.vlm.preprocess import pil_clip_processor
+from bridge.vlm.views import pil_clip_processor
 
 pytestmark = pytest.mark.slow
 

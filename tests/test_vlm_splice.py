@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.errors import OptionError, PromptError
-from bridge.vlm.splice import expand_placeholder, pad_rows, splice
+from bridge.vlm.merge_embeddings import expand_placeholder, pad_rows, splice
 
 IMAGE, PAD, WIDTH = 9, 0, 3
 

@@ -14,7 +14,7 @@ from tiny_training import conversations, tiny_vlm
 
 from bridge.cli import main
 from bridge.vlm import TrainOptions, load_vlm, pair, save_vlm, train_vlm
-from bridge.vlm.train.command import add_arguments
+from bridge.vlm.train.options import add_arguments
 
 # No such models: what is refused with them was refused before one was looked for.
 NONE = ["--vision", "no/tower", "--llm", "no/llm"]

@@ -17,13 +17,11 @@ from tiny_training import coloured, conversations
 
 from bridge.errors import DataError, ImageError
 from bridge.vlm.chat import CHAT_TEMPLATE, chat_text
+from bridge.vlm.chat_writer import ChatWriter
 from bridge.vlm.image import image_size, load_image
 from bridge.vlm.layout import IGNORE_LABEL
-from bridge.vlm.prompting import ChatWriter
-from bridge.vlm.train.data import CAPTION_QUESTION, read_data
-from bridge.vlm.train.labels import encode
-from bridge.vlm.train.order import Order
-from bridge.vlm.train.rows import Picture, Row
+from bridge.vlm.train.batches import Order, encode
+from bridge.vlm.train.data import CAPTION_QUESTION, Picture, Row, read_data
 
 
 def plain(rows: list[Row]) -> list[Any]:

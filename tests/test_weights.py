@@ -34,8 +34,8 @@ from bridge.errors import MissingDependencyError
 from bridge.towers import clip_image, load_tower
 from bridge.towers.image_processor import load_image_processor
 from bridge.vlm import BridgeVLM, load_vlm, packaged
-from bridge.vlm.features import image_states
-from bridge.vlm.preprocess import pixels
+from bridge.vlm.views import pixels
+from bridge.vlm.vision import image_states
 
 FOLDERS = (
     "emoji-xl",

@@ -22,7 +22,7 @@ from bridge.towers.open_clip_pictures import OpenClipPictures
 
 # What a folder names, without "ImageProcessor" and in small letters -> transformers' class. Built
 # directly: AutoImageProcessor of transformers 5.17 wants torchvision even for the PIL backend.
-# LLaVA's two are CLIP's with something done to the picture first, `bridge.vlm.aspect`'s part.
+# LLaVA's two are CLIP's with something done to the picture first, `bridge.vlm.views`'s part.
 _CLASSES = {
     "clip": "CLIP",
     "llava": "CLIP",

@@ -10,67 +10,64 @@ from typing import TYPE_CHECKING
 from bridge.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from bridge.vlm.answering import describe
-    from bridge.vlm.blip2 import from_blip2
+    from bridge.vlm.answering import Choice, describe
     from bridge.vlm.checkpoints.convert import convert
-    from bridge.vlm.choice import Choice
-    from bridge.vlm.closed_form import PairSums, fit_linear_projector
     from bridge.vlm.conversations import CONVERSATIONS
+    from bridge.vlm.explain.answers import SideBySide, side_by_side
+    from bridge.vlm.explain.lens import Lens, lens
+    from bridge.vlm.explain.occlusion import Blanked, Occlusion, answer_without, occlusion
+    from bridge.vlm.explain.pictures import heat_overlay, lens_overlay
+    from bridge.vlm.explain.rollout import AttentionRollout, attention_rollout
+    from bridge.vlm.hf_models import from_blip2, from_llava
     from bridge.vlm.image import load_image
-    from bridge.vlm.inside.occluding import Blanked, Occlusion, answer_without, occlusion
-    from bridge.vlm.inside.overlays import heat_overlay, lens_overlay
-    from bridge.vlm.inside.projector_lens import Lens, lens
-    from bridge.vlm.inside.rollouts import AttentionRollout, attention_rollout
-    from bridge.vlm.inside.sides import SideBySide, side_by_side
-    from bridge.vlm.llava import from_llava
-    from bridge.vlm.load import load_vlm
+    from bridge.vlm.load import load_llm, load_vision, load_vlm
     from bridge.vlm.model import BridgeVLM
     from bridge.vlm.pairing import pair
-    from bridge.vlm.part_loading import load_llm, load_vision
     from bridge.vlm.projectors import build_projector, load_projector, save_projector
+    from bridge.vlm.projectors.per_state import PairSums, fit_linear_projector
     from bridge.vlm.save import save_vlm
     from bridge.vlm.train.options import TrainOptions
     from bridge.vlm.train.run import Training, train_vlm
 
 # Public name -> the module that defines it.
 _HOMES = {
-    "AttentionRollout": "bridge.vlm.inside.rollouts",
-    "Blanked": "bridge.vlm.inside.occluding",
+    "AttentionRollout": "bridge.vlm.explain.rollout",
+    "Blanked": "bridge.vlm.explain.occlusion",
     "BridgeVLM": "bridge.vlm.model",
     "CONVERSATIONS": "bridge.vlm.conversations",
-    "Choice": "bridge.vlm.choice",
-    "Lens": "bridge.vlm.inside.projector_lens",
-    "Occlusion": "bridge.vlm.inside.occluding",
-    "PairSums": "bridge.vlm.closed_form",
-    "SideBySide": "bridge.vlm.inside.sides",
+    "Choice": "bridge.vlm.answering",
+    "Lens": "bridge.vlm.explain.lens",
+    "Occlusion": "bridge.vlm.explain.occlusion",
+    "PairSums": "bridge.vlm.projectors.per_state",
+    "SideBySide": "bridge.vlm.explain.answers",
     "TrainOptions": "bridge.vlm.train.options",
     "Training": "bridge.vlm.train.run",
-    "answer_without": "bridge.vlm.inside.occluding",
-    "attention_rollout": "bridge.vlm.inside.rollouts",
+    "answer_without": "bridge.vlm.explain.occlusion",
+    "attention_rollout": "bridge.vlm.explain.rollout",
     "build_projector": "bridge.vlm.projectors",
     "convert": "bridge.vlm.checkpoints.convert",
     "describe": "bridge.vlm.answering",
-    "fit_linear_projector": "bridge.vlm.closed_form",
-    "from_blip2": "bridge.vlm.blip2",
-    "from_llava": "bridge.vlm.llava",
-    "heat_overlay": "bridge.vlm.inside.overlays",
-    "lens": "bridge.vlm.inside.projector_lens",
-    "lens_overlay": "bridge.vlm.inside.overlays",
+    "fit_linear_projector": "bridge.vlm.projectors.per_state",
+    "from_blip2": "bridge.vlm.hf_models",
+    "from_llava": "bridge.vlm.hf_models",
+    "heat_overlay": "bridge.vlm.explain.pictures",
+    "lens": "bridge.vlm.explain.lens",
+    "lens_overlay": "bridge.vlm.explain.pictures",
     "load_image": "bridge.vlm.image",
-    "load_llm": "bridge.vlm.part_loading",
+    "load_llm": "bridge.vlm.load",
     "load_projector": "bridge.vlm.projectors",
-    "load_vision": "bridge.vlm.part_loading",
+    "load_vision": "bridge.vlm.load",
     "load_vlm": "bridge.vlm.load",
-    "occlusion": "bridge.vlm.inside.occluding",
+    "occlusion": "bridge.vlm.explain.occlusion",
     "pair": "bridge.vlm.pairing",
     "save_projector": "bridge.vlm.projectors",
     "save_vlm": "bridge.vlm.save",
-    "side_by_side": "bridge.vlm.inside.sides",
+    "side_by_side": "bridge.vlm.explain.answers",
     "train_vlm": "bridge.vlm.train.run",
 }
 
 # Submodules that are reached as attributes, without an import of their own.
-_ROOMS = ("checkpoints", "inside", "projectors", "stock", "train")
+_ROOMS = ("checkpoints", "explain", "projectors", "hf_models", "train")
 
 __all__ = [
     "CONVERSATIONS",

@@ -90,7 +90,7 @@ def build_processor(
     """
     from transformers import LlavaProcessor
 
-    from bridge.vlm.preprocess import pil_clip_processor
+    from bridge.vlm.views import pil_clip_processor
 
     square = {"height": image_size, "width": image_size}
     image_processor = pil_clip_processor(

@@ -22,27 +22,31 @@ import torch
 from torch import nn
 
 from bridge.errors import OptionError, UnsupportedModelError
-from bridge.vlm.aspect import SQUARE, ImageAspect, Size
-from bridge.vlm.chat import IMAGE_TOKEN, Turn
-from bridge.vlm.choice import Choice, Normalise, choose
-from bridge.vlm.counting import SoftTokens, soft_tokens_of
-from bridge.vlm.features import SelectFeature, SelectLayer, image_states
+from bridge.vlm.answering import Choice, Normalise, choose, stream_text
+from bridge.vlm.chat import (
+    IMAGE_TOKEN,
+    Messages,
+    Turn,
+    checked_max_new_tokens,
+    checked_turns,
+    read_messages,
+)
+from bridge.vlm.chat_writer import ChatWriter
 from bridge.vlm.image import ImagesInput, load_images
-from bridge.vlm.messages import Messages, read_messages
-from bridge.vlm.parts import (
+from bridge.vlm.merge_embeddings import Side, Spliced, pad_rows, splice
+from bridge.vlm.projectors import Projector
+from bridge.vlm.validation import (
     check_image_token,
     check_llm,
+    check_logits,
+    check_soft,
     check_vision,
     check_widths,
+    finite_logits,
     numbers_of,
 )
-from bridge.vlm.preprocess import Views, view_pixels
-from bridge.vlm.projectors import Projector
-from bridge.vlm.prompting import ChatWriter
-from bridge.vlm.question import checked_max_new_tokens, checked_turns
-from bridge.vlm.soundness import check_logits, check_soft, finite_logits
-from bridge.vlm.splice import Side, Spliced, pad_rows, splice
-from bridge.vlm.stream import stream_text
+from bridge.vlm.views import SQUARE, ImageAspect, Size, Views, view_pixels
+from bridge.vlm.vision import SelectFeature, SelectLayer, SoftTokens, image_states, soft_tokens_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -53,8 +57,8 @@ class BridgeVLM:
     """A vision-language model made of parts.
 
     ``select_layer`` counts as LLaVA does, and ``select_feature`` says which states are kept
-    (see `bridge.vlm.features`). ``aspect`` is what is done with pictures that are not square (see
-    `bridge.vlm.aspect`). ``cut_at_images`` reads the texts between pictures one by one, as
+    (see `bridge.vlm.vision`). ``aspect`` is what is done with pictures that are not square (see
+    `bridge.vlm.views`). ``cut_at_images`` reads the texts between pictures one by one, as
     LLaVA's own code does. ``vision`` and ``projector`` may both be None: a model for text alone.
     Raises, when parts do not fit together, OptionError or UnsupportedModelError.
 
@@ -304,7 +308,7 @@ class BridgeVLM:
         return stream_text(self.tokenizer, run)
 
     def chat(self, messages: Messages, *, max_new_tokens: int = 64) -> str:
-        """The greedy answer to the last of ``messages`` (see `bridge.vlm.messages`)."""
+        """The greedy answer to the last of ``messages`` (see `bridge.vlm.chat`)."""
         images, question, history = read_messages(messages)
         return self.answer(images, question, history=history, max_new_tokens=max_new_tokens)
 
@@ -317,7 +321,7 @@ class BridgeVLM:
         history: Sequence[Turn] = (),
         normalise: Normalise = "none",
     ) -> Choice:
-        """The likeliest of a few allowed answers; see `bridge.vlm.choice.choose`."""
+        """The likeliest of a few allowed answers; see `bridge.vlm.answering.choose`."""
         return choose(self, image, question, choices, history=history, normalise=normalise)
 
     @torch.inference_mode()

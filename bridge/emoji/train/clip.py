@@ -45,7 +45,7 @@ from bridge.emoji.train.tokenizer import CONTEXT
 from bridge.emoji.train.vae import as_drawn
 from bridge.files import whole, write_whole
 from bridge.towers.tensors import read_tensors
-from bridge.vlm.preprocess import pil_clip_processor
+from bridge.vlm.views import pil_clip_processor
 
 BATCH = 96
 

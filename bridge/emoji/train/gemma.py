@@ -35,16 +35,14 @@ from bridge.emoji.train.soft_words import SoftWords, occurring, word_targets
 from bridge.emoji.train.whitening import whitening
 from bridge.vlm import BridgeVLM, load_llm, load_projector, load_vision, pair, save_vlm
 from bridge.vlm.chat import Turn
-from bridge.vlm.closed_form import fit_linear_projector
-from bridge.vlm.features import image_states
+from bridge.vlm.chat_writer import ChatWriter
 from bridge.vlm.layout import IGNORE_LABEL
-from bridge.vlm.lora_files import load_lora
+from bridge.vlm.lora import add_lora, load_lora, lora_layers
 from bridge.vlm.projectors import build_projector
-from bridge.vlm.projectors.linear import LinearProjector
-from bridge.vlm.prompting import ChatWriter
-from bridge.vlm.train.labels import encode
-from bridge.vlm.train.lora import add_lora, lora_layers
-from bridge.vlm.train.rows import Picture, Row
+from bridge.vlm.projectors.per_state import LinearProjector, fit_linear_projector
+from bridge.vlm.train.batches import encode
+from bridge.vlm.train.data import Picture, Row
+from bridge.vlm.vision import image_states
 
 LLM = "gemma-270m"
 TOWER = "emoji-clip"

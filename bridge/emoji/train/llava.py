@@ -9,7 +9,7 @@ Two more losses teach what the answers alone did not, "is there a cat?": soft to
 words (`soft_words`), and a noun of the question should look at its thing (`looking`). Questions
 about a scene are packed (`chats`). Some scenes it reads in words, a patch a word, as a language
 model that knows language could: then a projector that was only fitted to words, without seeing
-this model, can be read as well (`bridge.vlm.closed_form`).
+this model, can be read as well (`bridge.vlm.projectors.per_state`).
 """
 
 from __future__ import annotations

@@ -7,20 +7,56 @@ here, so that bad data is said before any model loads; pixels are read when they
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from bridge.errors import DataError, ImageError, PromptError, quoted
-from bridge.files import home_path
-from bridge.vlm.chat import IMAGE_TOKEN, Turn
-from bridge.vlm.image import image_size, load_image
-from bridge.vlm.prompting import marks_at_head, n_pictures_at_head
-from bridge.vlm.question import checked_turns
-from bridge.vlm.train.rows import Picture, Row
+from bridge.files import hash_file, home_path
+from bridge.vlm.chat import IMAGE_TOKEN, Turn, checked_turns, marks_at_head, n_pictures_at_head
+from bridge.vlm.image import ImageInput, image_size, load_image
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture that is read when asked for. ``size`` is its (height, width)."""
+
+    name: str
+    size: tuple[int, int]
+    read: Callable[[], ImageInput]
+
+    def load(self) -> Image:
+        """RGB, as `load_image` reads it. Raises ImageError that names the picture."""
+        try:
+            return load_image(self.read())
+        except ImageError as error:
+            raise ImageError(f"{self.name}: {error}") from error
+
+    def key(self) -> str:
+        """16 hex digits of a sha256 over the file, or over size and pixels where it is none."""
+        source = self.read()
+        if isinstance(source, str | os.PathLike):
+            return hash_file(home_path(source))
+        image = load_image(source)
+        return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One conversation and its pictures, and where it stood for errors to name."""
+
+    pictures: tuple[Picture, ...]
+    turns: tuple[Turn, ...]
+    where: str
+
 
 Data: TypeAlias = "str | os.PathLike[str] | Iterable[Mapping[str, Any]]"
 

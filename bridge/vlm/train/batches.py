@@ -1,0 +1,143 @@
+"""Conversations to ids and labels, and to batches: which rows are in which step.
+
+Only what the assistant says is learnt. The rows are gone through in a new order each epoch. A
+stretch of that order is sorted by length and cut into batches, which are shuffled: so a batch
+wastes little on padding and is still drawn at random (LLaVA's `group_by_modality_length`,
+transformers' `LengthGroupedSampler`), and what a step sees is a function of the seed alone.
+"""
+
+from __future__ import annotations
+
+import random
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from bridge.errors import DataError, PromptError
+from bridge.vlm.answering import n_common
+from bridge.vlm.chat import IMAGE_TOKEN, Turn
+from bridge.vlm.chat_writer import ChatWriter
+from bridge.vlm.layout import IGNORE_LABEL
+from bridge.vlm.train.data import Picture, Row
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """One row as the language model takes it.
+
+    ``ids`` has every image mark repeated as its picture has soft tokens; ``labels`` is as long,
+    the id itself where it is learnt (an answer and the token that ends it), else -100. Arrays of
+    C ints, as a million rows are held at once.
+    """
+
+    ids: array[int]
+    labels: array[int]
+    pictures: tuple[Picture, ...]
+    n_learnt: int
+
+
+def encode(writer: ChatWriter, row: Row, n_soft: Sequence[int], limit: int | None) -> Encoded:
+    """Ids and labels of a row whose pictures have ``n_soft`` soft tokens.
+
+    The ids up to an answer are those that answering will see, so the text of training and of use
+    is one; where the chat layout has no token that ends an answer, the last one alone is followed
+    by the end of text. Turns that do not fit into ``limit`` positions are left out, with their
+    pictures. Raises DataError when not even the first turn fits, or has nothing in it to learn.
+    """
+    if writer.context is not None:
+        writer = replace(writer, context=None)  # the limit is judged here
+    marked = any(IMAGE_TOKEN in question for question, _ in row.turns)
+    said: list[_Said] = []
+    try:
+        for last in range(1, len(row.turns) + 1):
+            turns = row.turns[:last]
+            marks = sum(question.count(IMAGE_TOKEN) for question, _ in turns)
+            soft = n_soft[: marks if marked else len(row.pictures)]
+            told = writer.ids(turns, soft, answer=turns[-1][1])
+            if limit is not None and len(told) > limit:
+                if last == 1:
+                    raise DataError(
+                        f"{row.where}: the first turn takes {len(told)} positions "
+                        f"({sum(soft)} of them pictures), and {limit} are allowed; shorten it"
+                    )
+                break
+            said.append(_Said(turns, soft, writer.ids(turns, soft), told))
+        ids = said[-1].told
+        labels = _labels(writer, said, row.where)
+    except PromptError as error:
+        raise DataError(f"{row.where}: {error}") from error
+    n_learnt = sum(label != IGNORE_LABEL for label in labels[1:])
+    if not n_learnt:
+        raise DataError(f"{row.where}: no token of an answer is left to learn")
+    pictures = row.pictures[: len(said[-1].soft)]
+    return Encoded(array("i", ids), array("i", labels), pictures, n_learnt)
+
+
+@dataclass(frozen=True, eq=False)
+class _Said:
+    """A row up to one of its answers: ids before it, and to its end if the row ended there."""
+
+    turns: Sequence[Turn]
+    soft: Sequence[int]
+    asked: list[int]
+    told: list[int]
+
+
+def _labels(writer: ChatWriter, said: Sequence[_Said], where: str) -> list[int]:
+    """The labels of the last of ``said``, which is the whole row."""
+    whole = said[-1].told
+    labels: list[int] = []
+    for each in said:
+        told = each.told
+        if whole[: len(told)] != told:
+            told = writer.ids_when_followed(each.turns, each.soft)
+        if whole[: len(told)] != told:
+            raise DataError(
+                f"{where}: the chat template of {writer.name} writes earlier turns anew "
+                "when a turn follows; split the conversation into rows of one turn"
+            )
+        # Where a tokenizer joins the last letter asked with the first one told, the joined
+        # token is learnt.
+        start = max(len(labels), n_common(each.asked, told))
+        labels += [IGNORE_LABEL] * (start - len(labels)) + told[start:]
+    return labels
+
+
+_STRETCH = 50  # batches that are sorted together; at most an epoch of them
+
+
+@dataclass(frozen=True)
+class Order:
+    """``steps`` batches of ``batch_size`` indices into ``lengths``. Every batch is full: where the
+    rows run out, the next epoch begins."""
+
+    lengths: Sequence[int]
+    batch_size: int
+    steps: int
+    seed: int
+
+    def batch(self, step: int) -> list[int]:
+        """The rows of a step, longest first."""
+        stretch = max(1, min(_STRETCH, len(self.lengths) // self.batch_size))
+        start = step - step % stretch
+        return self._batches(start, min(start + stretch, self.steps))[step - start]
+
+    def _batches(self, start: int, stop: int) -> list[list[int]]:
+        size = self.batch_size
+        drawn = [self._drawn(place) for place in range(start * size, stop * size)]
+        drawn.sort(key=lambda row: (-self.lengths[row], row))
+        batches = [drawn[at : at + size] for at in range(0, len(drawn), size)]
+        random.Random(f"batches {self.seed} {start}").shuffle(batches)
+        return batches
+
+    def _drawn(self, place: int) -> int:
+        epoch, at = divmod(place, len(self.lengths))
+        return _permutation(len(self.lengths), self.seed, epoch)[at]
+
+
+@lru_cache(maxsize=2)
+def _permutation(count: int, seed: int, epoch: int) -> list[int]:
+    order = list(range(count))
+    random.Random(f"epoch {seed} {epoch}").shuffle(order)
+    return order
