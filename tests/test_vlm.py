@@ -28,7 +28,7 @@ from bridge.errors import (
 from bridge.towers.image_processor import load_image_processor
 from bridge.vlm import describe, from_llava, load_vlm
 from bridge.vlm.answering import _loaded
-from bridge.vlm.merge_embeddings import expand_placeholder, pad_rows, splice
+from bridge.vlm.merge_embeddings import expand_placeholder, merge_embeddings, pad_rows
 from bridge.vlm.model import BridgeVLM
 from bridge.vlm.projectors import mlp2x_gelu
 
@@ -212,13 +212,13 @@ def test_splice_places_soft_tokens_and_counts_positions() -> None:
     embed = torch.nn.Embedding(4, 2)  # id 9, the image, lies past the table
     ids, mask = pad_rows([[1, 9, 9, 2], [9, 9, 3]], 0)
     soft = torch.arange(8.0).view(2, 2, 2) + 100
-    out = splice(embed, ids, mask, 9, soft)
+    out = merge_embeddings(embed, ids, mask, 9, soft)
     assert out.inputs_embeds[0, 1:3].tolist() == soft[0].tolist()
     assert out.inputs_embeds[1, 1:3].tolist() == soft[1].tolist()
     assert torch.equal(out.inputs_embeds[0, 3], embed.weight[2])
     assert out.position_ids.tolist() == [[0, 1, 2, 3], [0, 0, 1, 2]]
     with pytest.raises(PromptError, match=r"4 image positions.*1 picture.*2 soft tokens make 2"):
-        splice(embed, ids, mask, 9, soft[:1])
+        merge_embeddings(embed, ids, mask, 9, soft[:1])
 
 
 # -- streaming ----------------------------------------------------------------------------

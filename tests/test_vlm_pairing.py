@@ -246,28 +246,28 @@ def test_a_wrong_class_token_rule_is_seen(tower: str, monkeypatch: pytest.Monkey
 def test_wrong_positions_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """With learned positions, padding that counts moves every word of the shorter rows."""
     from bridge.vlm import model
-    from bridge.vlm.merge_embeddings import splice
+    from bridge.vlm.merge_embeddings import merge_embeddings
 
     def counts_padding(*args: Any) -> Any:
-        rows = splice(*args)
+        rows = merge_embeddings(*args)
         places = torch.arange(rows.attention_mask.shape[1]).expand_as(rows.position_ids)
         return replace(rows, position_ids=places)
 
     vlm = tiny_pair("siglip", "GPT2")
-    monkeypatch.setattr(model, "splice", counts_padding)
+    monkeypatch.setattr(model, "merge_embeddings", counts_padding)
     assert worst("siglip", vlm, "left") > 1e-2
 
 
 def test_a_mask_that_shows_padding_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     from bridge.vlm import model
-    from bridge.vlm.merge_embeddings import splice
+    from bridge.vlm.merge_embeddings import merge_embeddings
 
     def shows_padding(*args: Any) -> Any:
-        rows = splice(*args)
+        rows = merge_embeddings(*args)
         return replace(rows, attention_mask=torch.ones_like(rows.attention_mask))
 
     vlm = tiny_pair("siglip", "Qwen2")
-    monkeypatch.setattr(model, "splice", shows_padding)
+    monkeypatch.setattr(model, "merge_embeddings", shows_padding)
     assert worst("siglip", vlm, "left") > 1e-2
 
 

@@ -1,4 +1,7 @@
-"""Answers by name, out of a given set, and piece by piece: `describe`, `choose`, `stream_text`."""
+"""Answers of a BridgeVLM: to a model's name, out of a given set, and piece by piece.
+
+Everything is checked before a model loads, and what was checked is a `Question`.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 from bridge.errors import OptionError, UnsupportedModelError
 from bridge.vlm.chat import Turn, check_no_special_tokens, checked_max_new_tokens, checked_turns
@@ -18,8 +19,25 @@ from bridge.vlm.image import ImagesInput, load_images
 
 if TYPE_CHECKING:
     import torch
+    from PIL.Image import Image
 
     from bridge.vlm.model import BridgeVLM
+
+Normalise = Literal["none", "tokens", "bytes"]
+_NORMALISE = ("none", "tokens", "bytes")
+
+
+class Question(NamedTuple):
+    """One chat that waits for its answer: its RGB pictures, and turns of which the last is open."""
+
+    pictures: list[Image]
+    turns: list[Turn]
+
+
+def read_question(image: ImagesInput, question: object, history: object) -> Question:
+    """Check the texts, then read the pictures. Raises PromptError, ImageError."""
+    turns = checked_turns(question, history)
+    return Question(load_images(image), turns)
 
 
 @overload
@@ -63,23 +81,28 @@ def describe(
 ) -> str | Iterator[str]:
     """Answer ``question`` about ``image``, greedily.
 
-    ``image`` is a path, bytes, a PIL image or an array (see `load_image`), or a list of several:
-    they stand where the question says ``<image>``, or before it. ``model`` is an
-    embedded name, a folder, a hub id, or a loaded BridgeVLM; names and folders are kept
-    loaded between calls. ``history`` holds earlier (question, answer) pairs about the same
-    picture. ``stream=True`` gives an iterator of text pieces instead of a string.
+    Args:
+        image: a path, bytes, a PIL image or an array (see `load_image`), or a list of several:
+            they stand where the question says ``<image>``, or before it.
+        question: a text of at most 100,000 characters.
+        model: an embedded name, a folder, a hub id, or a loaded BridgeVLM; names and folders are
+            kept loaded between calls.
+        history: earlier (question, answer) pairs about the same picture.
+        max_new_tokens: 1 to 4096. An answer stops there, or at the end of the model's context.
+        stream: give an iterator of text pieces instead of a string.
+        device, dtype: as in `load_vlm`, for a model that is not loaded yet.
 
-    Input is checked before any model loads. An answer stops at ``max_new_tokens`` or at the
-    end of the model's context. Raises ImageError, PromptError, OptionError, and what
-    `load_vlm` raises.
+    Raises:
+        ImageError, PromptError, OptionError: before any model loads.
+        And what `load_vlm` raises.
     """
-    checked_turns(question, history)
-    checked_max_new_tokens(max_new_tokens)
-    picture = load_images(image)
+    turns = checked_turns(question, history)
+    limit = checked_max_new_tokens(max_new_tokens)
+    asked = Question(load_images(image), turns)
     vlm = _named(model, device, dtype) if isinstance(model, str | os.PathLike) else _live(model)
     if stream:
-        return vlm.stream(picture, question, history=history, max_new_tokens=max_new_tokens)
-    return vlm.answer(picture, question, history=history, max_new_tokens=max_new_tokens)
+        return vlm.stream_answer(asked, limit)
+    return vlm.answer_all([asked], limit)[0]
 
 
 def _named(
@@ -115,72 +138,67 @@ def _loaded(folder: Path, device: torch.device, dtype: torch.dtype, name: str) -
     return load_folder(folder, device, dtype, name)
 
 
-Normalise = Literal["none", "tokens", "bytes"]
-_NORMALISE = ("none", "tokens", "bytes")
+# -- answers out of a given set -----------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Choice:
-    """How a model weighed the allowed answers, in the order they were given."""
+    """How a model weighed the allowed answers, in the order they were given.
+
+    Attributes:
+        answer: the likeliest.
+        choices: all of them.
+        scores: what was compared.
+        log_probs: sums over tokens, natural logarithm.
+    """
 
     answer: str
     choices: tuple[str, ...]
-    scores: tuple[float, ...]  # what was compared
-    log_probs: tuple[float, ...]  # sums over tokens, natural logarithm
+    scores: tuple[float, ...]
+    log_probs: tuple[float, ...]
 
     @property
     def probabilities(self) -> tuple[float, ...]:
         """Softmax of the scores: how likely each answer is, given that it is one of them."""
+        import torch
+
         return tuple(torch.tensor(self.scores, dtype=torch.float64).softmax(0).tolist())
 
 
-@torch.inference_mode()
 def choose(
-    vlm: BridgeVLM,
-    image: ImagesInput,
-    question: str,
-    choices: Sequence[str],
-    *,
-    history: Sequence[Turn] = (),
-    normalise: Normalise = "none",
+    vlm: BridgeVLM, asked: Question, choices: Sequence[str], normalise: Normalise = "none"
 ) -> Choice:
-    """The likeliest of ``choices`` as the answer to ``question``.
+    """The likeliest of ``choices``; see `BridgeVLM.choose`.
 
-    A choice's log-probability is the sum over its tokens and the end of the answer (the token of
-    the chat layout or, where that has none, the tokenizer's end of text); so "cat" has no
-    advantage over "cat and dog" for being its beginning. ``normalise`` divides it by the number of
-    "tokens" or of UTF-8 "bytes" of the choice (the `acc_norm` of EleutherAI's
-    lm-evaluation-harness); "none" compares sums (its `acc`). Equal scores go to the first.
-
-    Raises OptionError for fewer than two choices, empty or repeated ones, and what `answer`
-    raises.
+    Each allowed answer gets the log-probability of its tokens after the chat, all in one batch,
+    the picture seen once.
     """
-    given = _checked(choices)
+    import torch
+
+    given = _checked_choices(choices)
     if normalise not in _NORMALISE:
         raise OptionError(f"normalise is {normalise!r}; one of {', '.join(_NORMALISE)}")
-    turns = checked_turns(question, history)
     check_no_special_tokens([(text, "") for text in given], vlm.writer.control_tokens)
-    pictures = load_images(image)
-    views, counts = vlm.views(pictures)
-    prompt = vlm.prompt_ids(turns, counts)
-    # A tokenizer may join the prompt's last piece with the answer's first; then all answers
-    # are scored from where the first of them leaves the prompt.
-    rows = [vlm.writer.ids(turns, counts, answer) for answer in given]
-    start = min(n_common(prompt, row) for row in rows)
-    soft = vlm.picture_tokens(views)
-    batch = vlm.embed(rows, soft * len(rows), "right")
-    # Padded on the right, all rows leave the prompt at one place.
-    keep = batch.inputs_embeds.shape[1] - start + 1
-    logits = vlm.read(batch, keep)[:, :-1].float().log_softmax(-1)
-    log_probs, lengths = [], []
-    for index, row in enumerate(rows):
-        told = torch.tensor(row[start:], device=logits.device, dtype=torch.long)
-        taken = logits[index, : len(told)].gather(-1, told[:, None])
-        log_probs.append(float(taken.double().sum()))
-        lengths.append(len(told))
+    with torch.inference_mode():
+        views, counts = vlm.views(asked.pictures)
+        prompt = vlm.prompt_ids(asked.turns, counts)
+        # A tokenizer may join the prompt's last piece with the answer's first; then all answers
+        # are scored from where the first of them leaves the prompt.
+        rows = [vlm.writer.ids(asked.turns, counts, answer) for answer in given]
+        start = min(n_common(prompt, row) for row in rows)
+        soft = vlm.picture_tokens(views)
+        batch = vlm.embed(rows, soft * len(rows), "right")
+        # Padded on the right, all rows leave the prompt at one place.
+        keep = batch.inputs_embeds.shape[1] - start + 1
+        logits = vlm.read(batch, keep)[:, :-1].float().log_softmax(-1)
+        log_probs = []
+        for index, row in enumerate(rows):
+            ids = torch.tensor(row[start:], device=logits.device, dtype=torch.long)
+            taken = logits[index, : len(ids)].gather(-1, ids[:, None])
+            log_probs.append(float(taken.double().sum()))
     divisors = {
         "none": [1] * len(given),
-        "tokens": lengths,
+        "tokens": [len(row) - start for row in rows],
         "bytes": [len(text.encode()) for text in given],
     }[normalise]
     scores = [total / size for total, size in zip(log_probs, divisors, strict=True)]
@@ -188,7 +206,7 @@ def choose(
     return Choice(given[best], given, tuple(scores), tuple(log_probs))
 
 
-def _checked(choices: object) -> tuple[str, ...]:
+def _checked_choices(choices: object) -> tuple[str, ...]:
     if isinstance(choices, str | bytes) or not isinstance(choices, Sequence):
         raise OptionError(f"choices is a {type(choices).__name__}; give a list of texts")
     for choice in choices:
@@ -208,12 +226,20 @@ def n_common(first: Sequence[int], second: Sequence[int]) -> int:
     return min(len(first), len(second))
 
 
-def stream_text(tokenizer: Any, run: Callable[..., None]) -> Iterator[str]:
+# -- answers piece by piece ---------------------------------------------------------------
+
+
+def stream_text(tokenizer: Any, run: Callable[..., object]) -> Iterator[str]:
     """Run ``run(streamer=..., stopping_criteria=...)`` in a thread and yield its text.
+
+    transformers' TextIteratorStreamer hands pieces over through a queue. Two things it leaves
+    open are settled here: an error in the worker reaches the reader (who would otherwise wait
+    for ever), and a reader who leaves stops the worker.
 
     White space around the whole answer is left out, so the joined pieces equal the stripped
     text. Special tokens are skipped. Raises what ``run`` raised, after the pieces before it.
     """
+    import torch
     from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
     left = threading.Event()

@@ -18,7 +18,9 @@ it: a `data:` address or a local file. Nothing is fetched.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from bridge.errors import OptionError, PromptError
@@ -30,8 +32,8 @@ END_OF_ANSWER = "</s>"
 
 Turn = tuple[str, str]
 
-# The same layout for `apply_chat_template`. A message's content is a text, or a list of
-# parts of type "image" and "text"; test_vlm_layout holds it equal to chat_text.
+# The layout as a Jinja chat template. A message's content is a text, or a list of parts of type
+# "image" and "text".
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
     "{%- if message['role'] == 'user' -%}"
@@ -60,9 +62,6 @@ CHAT_TEMPLATE = (
 )
 
 
-NO_TURN = "a chat needs at least one turn of the user; ask something"
-
-
 def chat_text(
     turns: Sequence[Turn],
     with_answers: bool,
@@ -78,15 +77,28 @@ def chat_text(
     the text ends in ``ASSISTANT:`` and the model goes on with a space and its answer.
     ``end`` closes every answer. Raises PromptError when there is no turn.
     """
-    if not turns:
-        raise PromptError(NO_TURN)
-    pieces = []
-    for index, (question, answer) in enumerate(turns):
-        head = f"{image_token}\n" * n_images if index == 0 else ""
-        open_turn = not with_answers and index == len(turns) - 1
-        tail = "" if open_turn else f" {answer}{end}"
-        pieces.append(f"USER: {head}{question} ASSISTANT:{tail}")
-    return "".join(pieces)
+    template = CHAT_TEMPLATE.replace("'<image>\\n'", jinja_text(f"{image_token}\n"))
+    messages = chat_messages(turns, n_images, with_answers=with_answers)
+    return render_chat(template.replace("'</s>'", jinja_text(end)), messages, not with_answers)
+
+
+def render_chat(template: str, messages: Sequence[Any], add_generation_prompt: bool) -> str:
+    """What a template of bridge's own writes, as ``tokenizer.apply_chat_template`` does."""
+    return _compiled(template).render(
+        messages=messages, add_generation_prompt=add_generation_prompt
+    )
+
+
+@lru_cache(maxsize=16)
+def _compiled(template: str) -> Any:
+    from jinja2 import Environment
+
+    return Environment(autoescape=False).from_string(template)
+
+
+def jinja_text(text: str) -> str:
+    """A text as Jinja reads it."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def chat_messages(
@@ -94,7 +106,7 @@ def chat_messages(
 ) -> list[dict[str, object]]:
     """The same conversation as messages for a chat template. Raises PromptError as `chat_text`."""
     if not turns:
-        raise PromptError(NO_TURN)
+        raise PromptError("a chat needs at least one turn of the user; ask something")
     messages: list[dict[str, object]] = []
     for index, (question, answer) in enumerate(turns):
         parts: list[dict[str, str]] = [{"type": "image"}] * (n_images if index == 0 else 0)

@@ -16,7 +16,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -26,11 +26,13 @@ from bridge.errors import PromptError, UnsupportedModelError
 from bridge.vlm.chat import (
     CHAT_TEMPLATE,
     IMAGE_TOKEN,
+    Messages,
     Turn,
     chat_messages,
     chat_text,
     check_no_special_tokens,
     n_pictures_at_head,
+    render_chat,
 )
 from bridge.vlm.merge_embeddings import expand_placeholder
 
@@ -165,15 +167,18 @@ class ChatWriter:
         else:
             messages = chat_messages(turns, heads, with_answers=with_answers)
             if not self._reads_parts:
-                messages = [
-                    {**m, "content": as_string(m["content"], self.image_token)} for m in messages
-                ]
+                messages = [{**m, "content": self._as_text(m["content"])} for m in messages]
             text = self._apply(messages, add_generation_prompt=not with_answers)
         if text.count(self.image_token) != n_images:
             raise UnsupportedModelError(
                 f"{self.name}: the chat template does not place {self.image_token!r} once a picture"
             )
         return text
+
+    def _as_text(self, parts: Any) -> str:
+        """A message's parts as one string, an image part as its mark on a line of its own."""
+        mark = f"{self.image_token}\n"
+        return "".join(mark if part["type"] == "image" else part["text"] for part in parts)
 
     @cached_property
     def _reads_parts(self) -> bool:
@@ -208,21 +213,11 @@ def special_tokens(tokenizer: Any) -> frozenset[str]:
     return frozenset({*added, *tokenizer.all_special_tokens} - {""})
 
 
-def as_string(content: object, image_token: str) -> str:
-    """Message parts as one string, an image part as its mark on a line of its own."""
-    assert isinstance(content, list)
-    return "".join(
-        f"{image_token}\n" if part["type"] == "image" else part["text"] for part in content
-    )
-
-
 _WORKER = Path(__file__).with_name("template_worker.py")
 # Of the processor, a whole number; a long chat takes a few hundredths of a second.
 SECONDS = 1
 # Seconds by the clock, for systems that cannot limit the processor's, and for starting.
 WALL = 60.0
-
-Messages = Sequence[Mapping[str, object]]
 
 
 def write_chat(
@@ -234,10 +229,7 @@ def write_chat(
     come to an end within the bounds of time and memory.
     """
     if template == CHAT_TEMPLATE:  # bridge's own
-        made = tokenizer.apply_chat_template(
-            list(messages), chat_template=template, tokenize=False, **options
-        )
-        return str(made)
+        return render_chat(template, messages, bool(options.get("add_generation_prompt")))
     asked = {
         "template": template,
         "messages": list(messages),

@@ -20,7 +20,7 @@ Side = Literal["left", "right"]
 
 
 @dataclass(frozen=True)
-class Spliced:
+class LlmInputs:
     """A batch ready for the language model: T positions, D wide."""
 
     inputs_embeds: torch.Tensor  # (B, T, D)
@@ -64,14 +64,14 @@ def pad_rows(
     return ids, mask
 
 
-def splice(
+def merge_embeddings(
     embed: nn.Module,
     ids: torch.Tensor,
     mask: torch.Tensor,
     image_id: int,
     soft: torch.Tensor | Sequence[torch.Tensor],
     source: object = "",
-) -> Spliced:
+) -> LlmInputs:
     """Word embeddings of ``ids`` (B, T), with soft tokens at the image positions.
 
     ``soft`` is (N, M, D) for N pictures, or a list of N tensors (M_i, D). Pictures are taken in
@@ -93,4 +93,4 @@ def splice(
         flat = torch.cat(list(soft)).to(words)
         words = words.masked_scatter(places.unsqueeze(-1), flat)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    return Spliced(words, mask, positions)
+    return LlmInputs(words, mask, positions)

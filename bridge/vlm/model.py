@@ -2,7 +2,7 @@
 
     picture -> tower -> states of one layer -> projector -> soft tokens
                                                                |
-    chat    -> tokenizer -> ids -> word embeddings -> splice --+--> language model -> answer
+    chat    -> tokenizer -> ids -> word embeddings -> merge ---+--> language model -> answer
 
 The parts are plain modules and may be swapped one by one. `from_llava` takes them out of a
 stock LlavaForConditionalGeneration without copying a parameter, and tests hold the two
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from inspect import signature
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -22,18 +22,17 @@ import torch
 from torch import nn
 
 from bridge.errors import OptionError, UnsupportedModelError
-from bridge.vlm.answering import Choice, Normalise, choose, stream_text
+from bridge.vlm.answering import Choice, Normalise, Question, choose, read_question, stream_text
 from bridge.vlm.chat import (
     IMAGE_TOKEN,
     Messages,
     Turn,
     checked_max_new_tokens,
-    checked_turns,
     read_messages,
 )
 from bridge.vlm.chat_writer import ChatWriter
 from bridge.vlm.image import ImagesInput, load_images
-from bridge.vlm.merge_embeddings import Side, Spliced, pad_rows, splice
+from bridge.vlm.merge_embeddings import LlmInputs, Side, merge_embeddings, pad_rows
 from bridge.vlm.projectors import Projector
 from bridge.vlm.validation import (
     check_image_token,
@@ -56,19 +55,25 @@ if TYPE_CHECKING:
 class BridgeVLM:
     """A vision-language model made of parts.
 
-    ``select_layer`` counts as LLaVA does, and ``select_feature`` says which states are kept
-    (see `bridge.vlm.vision`). ``aspect`` is what is done with pictures that are not square (see
-    `bridge.vlm.views`). ``cut_at_images`` reads the texts between pictures one by one, as
-    LLaVA's own code does. ``vision`` and ``projector`` may both be None: a model for text alone.
-    Raises, when parts do not fit together, OptionError or UnsupportedModelError.
-
     A picture argument is one picture, or a list of several for one chat, or None. They stand
     where the questions say `<image>`, or before the first question when none does.
+
+    Args:
+        vision, projector: both may be None: a model for text alone.
+        llm: a causal language model of transformers.
+        select_layer: counted as LLaVA does (see `bridge.vlm.vision`).
+        select_feature: which states of the tower are kept: "patch", "cls_patch", "drop_first".
+        chat_template: Jinja; None for LLaVA-1.5's layout.
+        aspect: what is done with pictures that are not square (see `bridge.vlm.views`).
+        cut_at_images: read the texts between pictures one by one, as LLaVA's own code does.
+
+    Raises:
+        OptionError, UnsupportedModelError: parts do not fit together.
     """
 
     vision: nn.Module | None
     projector: Projector | None
-    llm: Any  # a causal LM of transformers
+    llm: Any
     tokenizer: Any
     image_processor: Any
     image_token_id: int
@@ -178,7 +183,7 @@ class BridgeVLM:
         images: Sequence[Image | Sequence[Image]],
         chats: Sequence[Sequence[Turn]],
         padding: Side = "left",
-    ) -> Spliced:
+    ) -> LlmInputs:
         """A chat and its RGB pictures a row, to what the language model takes."""
         if len(images) != len(chats):
             raise OptionError(f"{len(images)} rows of pictures, {len(chats)} chats; give as many")
@@ -213,7 +218,7 @@ class BridgeVLM:
         rows: Sequence[Sequence[int]],
         soft: torch.Tensor | Sequence[torch.Tensor],
         padding: Side = "left",
-    ) -> Spliced:
+    ) -> LlmInputs:
         """Rows of ids and the soft tokens of their pictures, in reading order, to one batch.
 
         Raises PromptError, with both counts, when the soft tokens do not fill the image positions.
@@ -222,7 +227,7 @@ class BridgeVLM:
         table = self.llm.get_input_embeddings()
         ids, mask = ids.to(self.device), mask.to(self.device)
         made_by = (type(self.vision).__name__, self.select_feature, type(self.projector).__name__)
-        return splice(table, ids, mask, self.image_token_id, soft, " -> ".join(made_by))
+        return merge_embeddings(table, ids, mask, self.image_token_id, soft, " -> ".join(made_by))
 
     @torch.inference_mode()
     def logits(
@@ -234,7 +239,7 @@ class BridgeVLM:
         """Next-token logits (B, T, V) at every position of the spliced chats."""
         return self.read(self.splice_checked(images, chats, padding))
 
-    def read(self, rows: Spliced, keep: int = 0) -> torch.Tensor:
+    def read(self, rows: LlmInputs, keep: int = 0) -> torch.Tensor:
         """The language model's logits (B, T, V) of a batch; of the last ``keep`` positions only,
         where that is not 0 and the model can leave out the others."""
         known = signature(self.llm.forward).parameters
@@ -277,14 +282,9 @@ class BridgeVLM:
                 f"{len(images)} pictures, {len(questions)} questions and {len(histories)} "
                 "histories; give as many of each"
             )
-        if not questions:
-            return []
         limit = checked_max_new_tokens(max_new_tokens)
-        chats = [checked_turns(q, h) for q, h in zip(questions, histories, strict=True)]
-        rows = self.splice_checked(images, chats)
-        ids = self._generate(rows, limit)
-        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        rows = zip(images, questions, histories, strict=True)
+        return self.answer_all([read_question(*row) for row in rows], limit)
 
     def stream(
         self,
@@ -300,12 +300,7 @@ class BridgeVLM:
         for. Closing the iterator early stops the model.
         """
         limit = checked_max_new_tokens(max_new_tokens)
-        rows = self.splice_checked([image], [checked_turns(question, history)])
-
-        def run(**hooks: Any) -> None:
-            self._generate(rows, limit, **hooks)
-
-        return stream_text(self.tokenizer, run)
+        return self.stream_answer(read_question(image, question, history), limit)
 
     def chat(self, messages: Messages, *, max_new_tokens: int = 64) -> str:
         """The greedy answer to the last of ``messages`` (see `bridge.vlm.chat`)."""
@@ -321,8 +316,39 @@ class BridgeVLM:
         history: Sequence[Turn] = (),
         normalise: Normalise = "none",
     ) -> Choice:
-        """The likeliest of a few allowed answers; see `bridge.vlm.answering.choose`."""
-        return choose(self, image, question, choices, history=history, normalise=normalise)
+        """The likeliest of ``choices`` as the answer to ``question``.
+
+        A choice's log-probability is the sum over its tokens and the end of the answer (the token
+        of the chat layout or, where that has none, the tokenizer's end of text); so "cat" has no
+        advantage over "cat and dog" for being its beginning.
+
+        Args:
+            choices: at least two texts, all different. Equal scores go to the first.
+            normalise: divide by the number of "tokens" or of UTF-8 "bytes" of the choice (the
+                `acc_norm` of EleutherAI's lm-evaluation-harness); "none" compares sums (its `acc`).
+
+        Raises:
+            OptionError: fewer than two choices, empty or repeated ones, an unknown ``normalise``.
+            And what `answer` raises.
+        """
+        return choose(self, read_question(image, question, history), choices, normalise)
+
+    def answer_all(self, asked: Sequence[Question], limit: int) -> list[str]:
+        """The greedy answers to questions that were checked, in one batch."""
+        if not asked:
+            return []
+        ids = self._generate(self._read_in(asked), limit)
+        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    def stream_answer(self, asked: Question, limit: int) -> Iterator[str]:
+        """The pieces of the answer to a question that was checked."""
+        rows = self._read_in([asked])
+        return stream_text(self.tokenizer, partial(self._generate, rows, limit))
+
+    @torch.inference_mode()
+    def _read_in(self, asked: Sequence[Question]) -> LlmInputs:
+        return self.splice([each.pictures for each in asked], [each.turns for each in asked])
 
     @torch.inference_mode()
     def splice_checked(
@@ -330,7 +356,7 @@ class BridgeVLM:
         images: Sequence[ImagesInput],
         chats: Sequence[Sequence[Turn]],
         padding: Side = "left",
-    ) -> Spliced:
+    ) -> LlmInputs:
         """`splice` for pictures in any form that `load_image` reads, without gradients."""
         return self.splice([load_images(row) for row in images], chats, padding)
 
@@ -353,7 +379,7 @@ class BridgeVLM:
         return 0
 
     @torch.inference_mode()
-    def _generate(self, rows: Spliced, max_new_tokens: int, **hooks: Any) -> torch.Tensor:
+    def _generate(self, rows: LlmInputs, max_new_tokens: int, **hooks: Any) -> torch.Tensor:
         """New ids (B, up to max_new_tokens), greedily. Never runs past the context."""
         length = rows.inputs_embeds.shape[1]
         room = max_new_tokens if self.context is None else self.context - length

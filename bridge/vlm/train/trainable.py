@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from bridge.errors import OptionError
 from bridge.vlm.layout import IGNORE_LABEL
 from bridge.vlm.lora import add_lora, take_lora
-from bridge.vlm.merge_embeddings import pad_rows, splice
+from bridge.vlm.merge_embeddings import merge_embeddings, pad_rows
 from bridge.vlm.model import BridgeVLM
 from bridge.vlm.projectors import Grid
 from bridge.vlm.train.batches import Encoded
@@ -132,7 +132,7 @@ class Trainee(nn.Module):
         """The summed cross-entropy of every learnt token, fp32."""
         soft = self._soft(batch)
         table = self.llm.get_input_embeddings()
-        rows = splice(table, batch.ids, batch.mask, self._image_id, soft)
+        rows = merge_embeddings(table, batch.ids, batch.mask, self._image_id, soft)
         targets = F.pad(batch.labels[:, 1:], (0, 1), value=IGNORE_LABEL)
         options: dict[str, Any] = {"position_ids": rows.position_ids}
         # Logits of a large vocabulary are the largest tensor there is: only where one is learnt.

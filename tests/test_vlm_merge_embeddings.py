@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.errors import OptionError, PromptError
-from bridge.vlm.merge_embeddings import expand_placeholder, pad_rows, splice
+from bridge.vlm.merge_embeddings import expand_placeholder, merge_embeddings, pad_rows
 
 IMAGE, PAD, WIDTH = 9, 0, 3
 
@@ -42,7 +42,7 @@ def test_words_and_soft_tokens_in_order(rows: list[list[Any]], side: Any) -> Non
         wanted.append(torch.cat(parts))
     if not any(ids):
         return  # nothing but pictures without a token
-    out = splice(embed, *pad_rows(ids, PAD, side), IMAGE, soft)
+    out = merge_embeddings(embed, *pad_rows(ids, PAD, side), IMAGE, soft)
     longest = max(map(len, ids))
     for index, want in enumerate(wanted):
         place = slice(longest - len(want), longest) if side == "left" else slice(0, len(want))
@@ -59,8 +59,8 @@ def test_counts_that_differ_are_both_said() -> None:
     with pytest.raises(
         PromptError, match=r"5 image positions, but 2 .* of 2, 1 .* make 3.*tower X"
     ):
-        splice(torch.nn.Embedding(9, 2), ids, mask, IMAGE, [torch.ones(2, 2), torch.ones(1, 2)],
-               "tower X")  # fmt: skip
+        soft = [torch.ones(2, 2), torch.ones(1, 2)]
+        merge_embeddings(torch.nn.Embedding(9, 2), ids, mask, IMAGE, soft, "tower X")
     side: Any = "top"
     with pytest.raises(OptionError, match="'left' or 'right'"):
         pad_rows([[1]], PAD, side)
