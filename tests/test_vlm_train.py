@@ -315,10 +315,10 @@ def test_training_from_stored_features_is_training(tmp_path: Path) -> None:
 
 def test_the_loss_is_that_of_answering(tmp_path: Path) -> None:
     """The summed loss of a batch is the log-probability of its answers by `BridgeVLM` itself."""
-    from bridge.vlm.train.batches import encode
+    from bridge.vlm.train.batches import encode, make_batch
     from bridge.vlm.train.data import read_data
     from bridge.vlm.train.feature_cache import LiveStates
-    from bridge.vlm.train.trainable import Trainee, make_batch
+    from bridge.vlm.train.trainable import Trainee
 
     vlm = tiny_vlm("Qwen2")
     rows = read_data(conversations(tmp_path / "data"))

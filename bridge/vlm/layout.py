@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bridge.vlm.chat import CHAT_TEMPLATE, IMAGE_TOKEN, Turn, chat_messages, chat_text
+from bridge.vlm.train.batches import IGNORE_LABEL
 
 if TYPE_CHECKING:
     from transformers import LlavaProcessor, PreTrainedTokenizerFast
@@ -28,7 +29,6 @@ __all__ = [
 ]
 
 SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<pad>", IMAGE_TOKEN)
-IGNORE_LABEL = -100
 
 
 def build_tokenizer(

@@ -33,7 +33,7 @@ from bridge.vlm.chat import (
 from bridge.vlm.chat_writer import ChatWriter
 from bridge.vlm.image import ImagesInput, load_images
 from bridge.vlm.merge_embeddings import LlmInputs, Side, merge_embeddings, pad_rows
-from bridge.vlm.projectors import Projector
+from bridge.vlm.projectors import Grid, Projector
 from bridge.vlm.validation import (
     check_image_token,
     check_llm,
@@ -130,21 +130,14 @@ class BridgeVLM:
     def soft_tokens(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) preprocessed pixels to (B, M, D_llm). Raises NumbersError, as all that
         answers does, when they are not finite."""
-        vision, projector = self._eyes
         counted = self.count(*pixel_values.shape[-2:])
-        states = image_states(
-            vision,
-            pixel_values.to(numbers_of(vision, pixel_values)),
-            self.select_layer,
-            self.select_feature,
-        )
+        states = self.image_states(pixel_values)
         if states.shape[1] != counted.states:
             raise UnsupportedModelError(
                 f"{self.name}: the tower gave {states.shape[1]} states where {counted.states} "
                 f"were counted: {counted}"
             )
-        states = states.to(numbers_of(projector, states))
-        soft = projector(states, counted.layout)
+        soft = self.project(states, counted.layout)
         if soft.shape[1] != counted.count:
             raise UnsupportedModelError(
                 f"{self.name}: the projector gave {soft.shape[1]} soft tokens where "
@@ -152,6 +145,17 @@ class BridgeVLM:
             )
         check_soft(soft, self.name)
         return soft
+
+    def image_states(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) pixels to the (B, N, D_vision) states that the projector takes."""
+        vision, _ = self._eyes
+        pixels = pixel_values.to(numbers_of(vision, pixel_values))
+        return image_states(vision, pixels, self.select_layer, self.select_feature)
+
+    def project(self, states: torch.Tensor, grid: Grid | None) -> torch.Tensor:
+        """(B, N, D_vision) states that lie in ``grid`` to (B, M, D_llm) soft tokens."""
+        _, projector = self._eyes
+        return projector(states.to(numbers_of(projector, states)), grid)
 
     @cached_property
     def writer(self) -> ChatWriter:

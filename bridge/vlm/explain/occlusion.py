@@ -33,9 +33,7 @@ from bridge.vlm.explain.pictures import (
     patches_of,
 )
 from bridge.vlm.projectors.protocol import Grid
-from bridge.vlm.validation import numbers_of
 from bridge.vlm.views import AnyRes, Views
-from bridge.vlm.vision import image_states
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -85,25 +83,16 @@ class Canvas:
         return Views(shown, (1,) * len(masks), self.views.sizes * len(masks))
 
     def _without_states(self, masks: torch.Tensor) -> list[torch.Tensor]:
-        vlm = self.vlm
-        projector: Any = vlm.projector
-        counted = vlm.count(*self.views.pixel_values.shape[-2:])
         pixels = self.views.pixel_values
-        states = image_states(
-            vlm.vision,  # type: ignore[arg-type]
-            pixels.to(numbers_of(vlm.vision, pixels)),
-            vlm.select_layer,
-            vlm.select_feature,
-        )
+        counted = self.vlm.count(*pixels.shape[-2:])
+        states = self.vlm.image_states(pixels)
         # States beside patches come first and stay; a patch that was dropped has no state.
         first = counted.extra - counted.dropped
         patches = states[:, max(first, 0) :]
         flat = masks.flatten(1)[:, max(-first, 0) :, None].to(states.device)
         without = torch.where(flat, patches.mean(1, keepdim=True), patches)
         kept = states[:, : max(first, 0)].expand(len(masks), -1, -1)
-        whole = torch.cat([kept, without], dim=1)
-        whole = whole.to(numbers_of(projector, whole))
-        return list(projector(whole, counted.layout))
+        return list(self.vlm.project(torch.cat([kept, without], dim=1), counted.layout))
 
 
 def canvas(vlm: BridgeVLM, picture: Image, fill: Fill = "colour") -> Canvas:

@@ -14,16 +14,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+import torch
+
 from bridge.errors import DataError, PromptError
 from bridge.vlm.answering import n_common
 from bridge.vlm.chat import IMAGE_TOKEN, Turn
 from bridge.vlm.chat_writer import ChatWriter
-from bridge.vlm.layout import IGNORE_LABEL
+from bridge.vlm.merge_embeddings import pad_rows
 from bridge.vlm.train.data import Picture, Row
+from bridge.vlm.train.feature_cache import FeatureSource
+
+IGNORE_LABEL = -100  # what torch's cross entropy leaves out
 
 
 @dataclass(frozen=True, eq=False)
-class Encoded:
+class LabelledRow:
     """One row as the language model takes it.
 
     ``ids`` has every image mark repeated as its picture has soft tokens; ``labels`` is as long,
@@ -37,7 +42,7 @@ class Encoded:
     n_learnt: int
 
 
-def encode(writer: ChatWriter, row: Row, n_soft: Sequence[int], limit: int | None) -> Encoded:
+def encode(writer: ChatWriter, row: Row, n_soft: Sequence[int], limit: int | None) -> LabelledRow:
     """Ids and labels of a row whose pictures have ``n_soft`` soft tokens.
 
     The ids up to an answer are those that answering will see, so the text of training and of use
@@ -71,7 +76,7 @@ def encode(writer: ChatWriter, row: Row, n_soft: Sequence[int], limit: int | Non
     if not n_learnt:
         raise DataError(f"{row.where}: no token of an answer is left to learn")
     pictures = row.pictures[: len(said[-1].soft)]
-    return Encoded(array("i", ids), array("i", labels), pictures, n_learnt)
+    return LabelledRow(array("i", ids), array("i", labels), pictures, n_learnt)
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,3 +146,35 @@ def _permutation(count: int, seed: int, epoch: int) -> list[int]:
     order = list(range(count))
     random.Random(f"epoch {seed} {epoch}").shuffle(order)
     return order
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Ragged conversations, padded on the right, and the states of their pictures."""
+
+    ids: torch.Tensor  # (B, T) int64
+    mask: torch.Tensor  # (B, T) int64, 0 on padding
+    labels: torch.Tensor  # (B, T) int64, -100 where nothing is learnt
+    states: torch.Tensor  # (V, N, D_vision), the views of all pictures in reading order
+    counts: tuple[int, ...]  # views of each picture
+    sizes: tuple[tuple[int, int], ...]  # height and width of each picture
+
+
+def make_batch(
+    rows: Sequence[LabelledRow], features: FeatureSource, pad_id: int, device: torch.device
+) -> Batch:
+    """Rows as one batch on ``device``. Without any picture, ``states`` is empty: (0,)."""
+    ids, mask = pad_rows([row.ids for row in rows], pad_id, "right")
+    labels, _ = pad_rows([row.labels for row in rows], IGNORE_LABEL, "right")
+    pictures = [picture for row in rows for picture in row.pictures]
+    states = features(pictures)
+    return Batch(
+        ids.to(device),
+        mask.to(device),
+        labels.to(device),
+        torch.cat([each.to(device) for each in states])
+        if states
+        else torch.empty(0, dtype=torch.float32),
+        tuple(len(each) for each in states),
+        tuple(picture.size for picture in pictures),
+    )

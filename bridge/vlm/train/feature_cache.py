@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from safetensors.torch import save
@@ -20,17 +19,13 @@ from bridge.towers.fingerprinting import fingerprint
 from bridge.towers.tensors import check_computable, read_tensors
 from bridge.vlm.model import BridgeVLM
 from bridge.vlm.train.data import Picture
-from bridge.vlm.validation import numbers_of
 from bridge.vlm.views import view_pixels
-from bridge.vlm.vision import image_states
 
 _AT_ONCE = 16  # pictures through the tower in one pass
 
 
-class Seen(Protocol):
-    """Pictures to the states of their views, (V, N, D_vision) each, on any device."""
-
-    def __call__(self, pictures: Sequence[Picture]) -> list[torch.Tensor]: ...
+FeatureSource = Callable[[Sequence[Picture]], list[torch.Tensor]]
+"""Pictures to the states of their views, (V, N, D_vision) each, on any device."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,11 +88,8 @@ def picture_states(vlm: BridgeVLM, pictures: Sequence[Picture]) -> list[torch.Te
     """One pass of the tower: (V, N, D) in the tower's dtype for each picture."""
     if not pictures:
         return []
-    assert vlm.vision is not None
     views = view_pixels(vlm.image_processor, vlm.aspect, [picture.load() for picture in pictures])
-    pixels = views.pixel_values.to(numbers_of(vlm.vision, views.pixel_values))
-    states = image_states(vlm.vision, pixels, vlm.select_layer, vlm.select_feature)
-    return list(states.split(views.counts))
+    return list(vlm.image_states(views.pixel_values).split(views.counts))
 
 
 def view_size(vlm: BridgeVLM, picture: Picture) -> tuple[int, int]:

@@ -155,25 +155,6 @@ def train_options(settings: dict[str, Any]) -> TrainOptions:
     return TrainOptions(**settings)
 
 
-# Options that are handed on to TrainOptions under their own names.
-_HANDED_ON = (
-    "stage",
-    "lora",
-    "epochs",
-    "steps",
-    "batch_size",
-    "micro_batch",
-    "learning_rate",
-    "projector_learning_rate",
-    "mixed_precision",
-    "max_length",
-    "seed",
-    "save_every",
-    "sample_every",
-    "samples",
-)
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command; without torch, as `bridge --help` shows them."""
     add = parser.add_argument
@@ -224,7 +205,7 @@ def run_command(options: argparse.Namespace) -> dict[str, Any]:
     from bridge.vlm.train.data import CAPTION_QUESTION
     from bridge.vlm.train.run import train_vlm
 
-    settings = {n: getattr(options, n) for n in _HANDED_ON if getattr(options, n) is not None}
+    given = {field.name: getattr(options, field.name, None) for field in fields(TrainOptions)}
     done = train_vlm(
         partial(_loaded if options.model else _paired, options),
         options.data,
@@ -234,7 +215,7 @@ def run_command(options: argparse.Namespace) -> dict[str, Any]:
         feature_folder=options.feature_folder,
         store_features=options.store_features,
         device=options.device,
-        **settings,
+        **{name: value for name, value in given.items() if value is not None},
     )
     return {
         "output": str(done.folder),

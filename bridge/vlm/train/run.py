@@ -25,9 +25,9 @@ from bridge.towers.fingerprinting import fingerprint
 from bridge.vlm.load import load_vlm
 from bridge.vlm.model import BridgeVLM
 from bridge.vlm.save import check_can_save, save_vlm
-from bridge.vlm.train.batches import Encoded, Order, encode
+from bridge.vlm.train.batches import LabelledRow, Order, encode, make_batch
 from bridge.vlm.train.data import CAPTION_QUESTION, Data, Row, read_data
-from bridge.vlm.train.feature_cache import LiveStates, Seen, StoredStates, view_size
+from bridge.vlm.train.feature_cache import FeatureSource, LiveStates, StoredStates, view_size
 from bridge.vlm.train.options import TrainOptions, train_options
 from bridge.vlm.train.run_state import (
     CHECKPOINT,
@@ -37,7 +37,7 @@ from bridge.vlm.train.run_state import (
     load_checkpoint,
     save_checkpoint,
 )
-from bridge.vlm.train.trainable import Trainee, groups, make_batch, set_mode, trained_parts
+from bridge.vlm.train.trainable import Trainee, groups, set_mode, trained_parts
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -146,9 +146,9 @@ def _train(
     first = next((row.pictures[0] for row in rows if row.pictures), None)
     view = None if first is None else view_size(vlm, first)
     encoded = [_encoded(vlm, row, view, options) for row in rows]
-    seen = _seen(vlm, encoded, kept, accelerator, on_progress)
+    features = _features(vlm, encoded, kept, accelerator, on_progress)
     steps = options.n_steps(len(rows))
-    told = _told(vlm, encoded, options, steps)
+    identity = _identity(vlm, encoded, options, steps)
     journal, path, start = Journal(folder), folder / CHECKPOINT, 0
     devices = [accelerator.device] if accelerator.device.type == "cuda" else []
     with torch.random.fork_rng(devices), trained_parts(vlm, options):
@@ -157,12 +157,12 @@ def _train(
             groups(vlm, options), betas=(0.9, 0.999), weight_decay=options.weight_decay
         )
         if path.is_file():
-            start = load_checkpoint(path, plain, adam, told)
+            start = load_checkpoint(path, plain, adam, identity)
             journal.resume(start)
         module, optimizer = accelerator.prepare(plain, adam)
         batch = options.rows_a_step(len(rows))
         order = Order([len(row.ids) for row in encoded], batch, steps, options.seed)
-        each = Steps(accelerator, module, optimizer, options, order, encoded, seen, vlm.pad_id)
+        each = Steps(accelerator, module, optimizer, options, order, encoded, features, vlm.pad_id)
         asked = askable(rows, options.samples)
         set_mode(vlm, options, training=True)
         for step in range(start, steps):
@@ -178,26 +178,26 @@ def _train(
             if last or done % options.save_every == 0:
                 if accelerator.is_main_process:
                     journal.write()
-                    save_checkpoint(path, plain, adam, done, told)
+                    save_checkpoint(path, plain, adam, done, identity)
                 accelerator.wait_for_everyone()
     return journal
 
 
 def _encoded(
     vlm: BridgeVLM, row: Row, view: tuple[int, int] | None, options: TrainOptions
-) -> Encoded:
+) -> LabelledRow:
     counts = [vlm.n_soft_tokens(*view, p.size) for p in row.pictures] if view else []
     limits = [limit for limit in (options.max_length, vlm.context) if limit is not None]
     return encode(vlm.writer, row, counts, min(limits, default=None))
 
 
-def _seen(
+def _features(
     vlm: BridgeVLM,
-    rows: Sequence[Encoded],
+    rows: Sequence[LabelledRow],
     kept: Path | None,
     accelerator: Accelerator,
     on_progress: OnProgress,
-) -> Seen:
+) -> FeatureSource:
     if kept is None:
         return LiveStates(vlm)
     stored = StoredStates(vlm, kept)
@@ -208,8 +208,8 @@ def _seen(
     return stored
 
 
-def _told(
-    vlm: BridgeVLM, rows: Sequence[Encoded], options: TrainOptions, steps: int
+def _identity(
+    vlm: BridgeVLM, rows: Sequence[LabelledRow], options: TrainOptions, steps: int
 ) -> dict[str, Any]:
     """What a run must share with a stopped one to go on from it."""
     digest = hashlib.sha256()
@@ -244,8 +244,8 @@ class Steps:
     optimizer: Any
     options: TrainOptions
     order: Order
-    rows: Sequence[Encoded]
-    seen: Seen
+    rows: Sequence[LabelledRow]
+    features: FeatureSource
     pad_id: int
 
     def take(self, step: int) -> dict[str, float]:
@@ -270,7 +270,7 @@ class Steps:
         passes = self._passes(batch)
         for number, indices in enumerate(passes, start=1):
             rows = [self.rows[index] for index in indices]
-            made = make_batch(rows, self.seen, self.pad_id, accelerator.device)
+            made = make_batch(rows, self.features, self.pad_id, accelerator.device)
             last = number == len(passes)
             with nullcontext() if last else accelerator.no_sync(self.module):
                 loss = self.module(made)

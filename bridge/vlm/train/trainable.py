@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from inspect import signature
 from typing import Any
 
@@ -13,13 +12,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from bridge.errors import OptionError
-from bridge.vlm.layout import IGNORE_LABEL
 from bridge.vlm.lora import add_lora, take_lora
-from bridge.vlm.merge_embeddings import merge_embeddings, pad_rows
+from bridge.vlm.merge_embeddings import merge_embeddings
 from bridge.vlm.model import BridgeVLM
 from bridge.vlm.projectors import Grid
-from bridge.vlm.train.batches import Encoded
-from bridge.vlm.train.feature_cache import Seen
+from bridge.vlm.train.batches import IGNORE_LABEL, Batch
 from bridge.vlm.train.options import TrainOptions
 
 
@@ -83,36 +80,6 @@ def set_mode(vlm: BridgeVLM, options: TrainOptions, *, training: bool) -> None:
     projector: Any = vlm.projector
     projector.train(training)
     vlm.llm.train(training and options.stage == 2)
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Ragged conversations, padded on the right, and the states of their pictures."""
-
-    ids: torch.Tensor  # (B, T) int64
-    mask: torch.Tensor  # (B, T) int64, 0 on padding
-    labels: torch.Tensor  # (B, T) int64, -100 where nothing is learnt
-    states: torch.Tensor  # (V, N, D_vision), the views of all pictures in reading order
-    counts: tuple[int, ...]  # views of each picture
-    sizes: tuple[tuple[int, int], ...]  # height and width of each picture
-
-
-def make_batch(rows: Sequence[Encoded], seen: Seen, pad_id: int, device: torch.device) -> Batch:
-    """Rows as one batch on ``device``. Without any picture, ``states`` is empty: (0,)."""
-    ids, mask = pad_rows([row.ids for row in rows], pad_id, "right")
-    labels, _ = pad_rows([row.labels for row in rows], IGNORE_LABEL, "right")
-    pictures = [picture for row in rows for picture in row.pictures]
-    states = seen(pictures)
-    return Batch(
-        ids.to(device),
-        mask.to(device),
-        labels.to(device),
-        torch.cat([each.to(device) for each in states])
-        if states
-        else torch.empty(0, dtype=torch.float32),
-        tuple(len(each) for each in states),
-        tuple(picture.size for picture in pictures),
-    )
 
 
 class Trainee(nn.Module):
