@@ -99,7 +99,7 @@ def test_greedy_tokens_equal_stock(vlm: BridgeVLM, stock: Any, processor: Any, s
     batch = stock_batch(processor, [picture(seed)], [vlm.prompt_text(turns)])
     want = stock.generate(**batch, max_new_tokens=24, do_sample=False)
     want = want[0, batch["input_ids"].shape[1] :]
-    got = vlm._generate(vlm.splice_checked([picture(seed)], [turns]), 24)[0]
+    got = vlm._generate(vlm.inputs([picture(seed)], [turns]), 24)[0]
     assert got.tolist() == want.tolist()
     assert len(set(got.tolist())) > 3, "an answer of one token repeated proves little"
     text = processor.tokenizer.decode(want, skip_special_tokens=True).strip()
@@ -365,7 +365,7 @@ def test_context_overrun_is_said_with_the_counts(vlm: BridgeVLM) -> None:
 
 def test_answers_stop_at_the_end_of_the_context(vlm: BridgeVLM) -> None:
     turns = [("zq " * 25, "")]
-    rows = vlm.splice_checked([picture()], [turns])
+    rows = vlm.inputs([picture()], [turns])
     length = rows.inputs_embeds.shape[1]
     endless = {"suppress_tokens": [vlm.tokenizer.eos_token_id]}
     assert length + vlm._generate(rows, 4096, **endless).shape[1] == vlm.context
@@ -475,7 +475,7 @@ def test_a_tokenizer_without_the_image_token(
     stock: Any, processor: Any, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     monkeypatch.setattr(stock.config, "image_token_index", number)  # a usual token, or none
-    with pytest.raises(UnsupportedModelError, match=f"image token {number} is no special token"):
+    with pytest.raises(UnsupportedModelError, match=f"image token {number} is not a special token"):
         from_llava(stock, processor.tokenizer, processor.image_processor)
 
 

@@ -180,7 +180,7 @@ def test_bad_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a\.txt cannot be read as UTF-8"):
         read_data(tmp_path)
     (tmp_path / "talk.json").write_text("[{]")
-    with pytest.raises(DataError, match=r"talk\.json is no JSON"):
+    with pytest.raises(DataError, match=r"talk\.json is not JSON"):
         read_data(tmp_path / "talk.json")
     (tmp_path / "talk.json").write_text("{}")
     with pytest.raises(DataError, match="holds no list"):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from bridge.vlm.explain.answers import side_by_side as side_by_side
     from bridge.vlm.explain.lens import Lens as Lens
     from bridge.vlm.explain.lens import lens as lens
-    from bridge.vlm.explain.occlusion import Blanked as Blanked
+    from bridge.vlm.explain.occlusion import Ablation as Ablation
     from bridge.vlm.explain.occlusion import Occlusion as Occlusion
     from bridge.vlm.explain.occlusion import answer_without as answer_without
     from bridge.vlm.explain.occlusion import occlusion as occlusion
@@ -61,7 +61,7 @@ _PUBLIC = {
     "conversations": ("CONVERSATIONS",),
     "explain.answers": ("SideBySide", "side_by_side"),
     "explain.lens": ("Lens", "lens"),
-    "explain.occlusion": ("Blanked", "Occlusion", "answer_without", "occlusion"),
+    "explain.occlusion": ("Ablation", "Occlusion", "answer_without", "occlusion"),
     "explain.pictures": ("heat_overlay", "lens_overlay"),
     "explain.rollout": ("AttentionRollout", "attention_rollout"),
     "hf_models": ("from_blip2", "from_llava"),

@@ -31,7 +31,7 @@ class Question(NamedTuple):
     """One chat that waits for its answer: its RGB pictures, and turns of which the last is open."""
 
     pictures: list[Image]
-    turns: list[Turn]
+    turns: Sequence[Turn]
 
 
 def read_question(image: ImagesInput, question: object, history: object) -> Question:
@@ -211,7 +211,7 @@ def _checked_choices(choices: object) -> tuple[str, ...]:
         raise OptionError(f"choices is a {type(choices).__name__}; give a list of texts")
     for choice in choices:
         if not isinstance(choice, str) or not choice.strip():
-            raise OptionError(f"the choice {choice!r} is no text; give words, such as 'yes'")
+            raise OptionError(f"the choice {choice!r} is not a text; give words, such as 'yes'")
     given = tuple(choice.strip() for choice in choices)
     if len(given) < 2 or len(set(given)) != len(given):
         raise OptionError(f"choices are {given}; give at least two, all different")

@@ -235,7 +235,7 @@ def _with_row(llm: Any, token_id: int) -> Any:
 class Blip2Tower(nn.Module):
     """`Blip2VisionModel` with its normed output as the one hidden state.
 
-    BLIP-2 takes the final norm's output, which is no entry of transformers' hidden states.
+    BLIP-2 takes the final norm's output, which is not an entry of transformers' hidden states.
     """
 
     def __init__(self, tower: Any) -> None:

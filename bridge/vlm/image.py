@@ -45,7 +45,7 @@ def load_image(image: ImageInput) -> Image:
     - The EXIF orientation is applied, for files and live images alike.
 
     The caller's own object is never changed. Raises ImageError for all else: a missing file,
-    a folder, a file that is no image or is cut short, a size out of range, another type.
+    a folder, a file that is not an image or is cut short, a size out of range, another type.
     """
     import numpy as np
     from PIL import Image
@@ -140,7 +140,7 @@ def _from_array(array: np.ndarray) -> Image:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
-        raise ImageError(f"{name} is no picture; give (H, W), (H, W, 3) or (H, W, 4)")
+        raise ImageError(f"{name} is not a picture; give (H, W), (H, W, 3) or (H, W, 4)")
     _check_size(array.shape[1], array.shape[0], name)
     if array.dtype == np.uint8:
         return Image.fromarray(np.ascontiguousarray(array))

@@ -436,7 +436,7 @@ def load_part(auto_class: Any, folder: Path, dtype: torch.dtype) -> Any:
             # What follows its first line is a list of all classes there are.
             why = str(error).split("\n", 1)[0][:_REPEATED]
             raise UnsupportedModelError(
-                f"{folder} is no model for {auto_class.__name__}, which "
+                f"{folder} is not a model for {auto_class.__name__}, which "
                 f"{_WANTED.get(auto_class.__name__, 'it should be')}: {why}"
             ) from error
     missing = sorted(map(str, info["missing_keys"]))

@@ -182,22 +182,24 @@ class BridgeVLM:
         """
         return self.writer.ids(turns, [n_soft] if isinstance(n_soft, int) else n_soft)
 
-    def splice(
+    @torch.inference_mode()
+    def inputs(
         self,
-        images: Sequence[Image | Sequence[Image]],
+        images: Sequence[ImagesInput],
         chats: Sequence[Sequence[Turn]],
         padding: Side = "left",
     ) -> LlmInputs:
-        """A chat and its RGB pictures a row, to what the language model takes."""
+        """A chat and its pictures a row, to what the language model takes, without gradients."""
         if len(images) != len(chats):
             raise OptionError(f"{len(images)} rows of pictures, {len(chats)} chats; give as many")
-        pictures = [_row(row) for row in images]
-        flat = [picture for row in pictures for picture in row]
-        views, counts = self.views(flat)
+        rows = zip(images, chats, strict=True)
+        return self._inputs([Question(load_images(row), turns) for row, turns in rows], padding)
+
+    def _inputs(self, asked: Sequence[Question], padding: Side = "left") -> LlmInputs:
+        views, counts = self.views([picture for each in asked for picture in each.pictures])
         left = iter(counts)
         rows = [
-            self.prompt_ids(turns, list(islice(left, len(row))))
-            for turns, row in zip(chats, pictures, strict=True)
+            self.prompt_ids(each.turns, list(islice(left, len(each.pictures)))) for each in asked
         ]
         return self.embed(rows, self.picture_tokens(views), padding)
 
@@ -241,7 +243,7 @@ class BridgeVLM:
         padding: Side = "left",
     ) -> torch.Tensor:
         """Next-token logits (B, T, V) at every position of the spliced chats."""
-        return self.read(self.splice_checked(images, chats, padding))
+        return self.read(self.inputs(images, chats, padding))
 
     def read(self, rows: LlmInputs, keep: int = 0) -> torch.Tensor:
         """The language model's logits (B, T, V) of a batch; of the last ``keep`` positions only,
@@ -337,32 +339,20 @@ class BridgeVLM:
         """
         return choose(self, read_question(image, question, history), choices, normalise)
 
+    @torch.inference_mode()
     def answer_all(self, asked: Sequence[Question], limit: int) -> list[str]:
         """The greedy answers to questions that were checked, in one batch."""
         if not asked:
             return []
-        ids = self._generate(self._read_in(asked), limit)
+        ids = self._generate(self._inputs(asked), limit)
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         return [text.strip() for text in texts]
 
+    @torch.inference_mode()
     def stream_answer(self, asked: Question, limit: int) -> Iterator[str]:
         """The pieces of the answer to a question that was checked."""
-        rows = self._read_in([asked])
+        rows = self._inputs([asked])
         return stream_text(self.tokenizer, partial(self._generate, rows, limit))
-
-    @torch.inference_mode()
-    def _read_in(self, asked: Sequence[Question]) -> LlmInputs:
-        return self.splice([each.pictures for each in asked], [each.turns for each in asked])
-
-    @torch.inference_mode()
-    def splice_checked(
-        self,
-        images: Sequence[ImagesInput],
-        chats: Sequence[Sequence[Turn]],
-        padding: Side = "left",
-    ) -> LlmInputs:
-        """`splice` for pictures in any form that `load_image` reads, without gradients."""
-        return self.splice([load_images(row) for row in images], chats, padding)
 
     @property
     def _eyes(self) -> tuple[nn.Module, Projector]:
@@ -398,8 +388,3 @@ class BridgeVLM:
             **hooks,
             trust_remote_code=False,
         )
-
-
-def _row(pictures: Image | Sequence[Image]) -> list[Image]:
-    """The pictures of one chat as a list."""
-    return list(pictures) if isinstance(pictures, Sequence) else [pictures]

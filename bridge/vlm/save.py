@@ -113,7 +113,7 @@ _TAKEN_FIRST = (
 def _put(part: Path, place: Path) -> None:
     """All files of ``part`` to ``place``, over an earlier model.
 
-    Without its config.json a folder is no model: better that, should this stop halfway, than one
+    Without its config.json a folder is not a model: better that, should this stop halfway, than one
     made of two.
     """
     config = Path("config.json")

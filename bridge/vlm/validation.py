@@ -93,7 +93,7 @@ def checked_image_token(tokenizer: Any, image_id: int, name: str) -> str:
     token = tokenizer.convert_ids_to_tokens(image_id) if image_id < len(tokenizer) else None
     if token is None or token not in special_tokens(tokenizer):
         raise UnsupportedModelError(
-            f"{name}: the config's image token {image_id} is no special token of the tokenizer "
+            f"{name}: the config's image token {image_id} is not a special token of the tokenizer "
             f"(it is {token!r})"
         )
     return str(token)

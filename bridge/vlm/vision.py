@@ -104,7 +104,7 @@ def _setting(tower: nn.Module, name: str) -> int:
     value = getattr(tower.config, name, None)
     if not isinstance(value, int):
         raise UnsupportedModelError(
-            f"{type(tower).__name__} is no image tower that bridge can pair: its config has no "
+            f"{type(tower).__name__} is not an image tower that bridge can pair: its config has no "
             f"{name} (CLIP's, SigLIP's, DINOv2's and other ViTs have)"
         )
     return value

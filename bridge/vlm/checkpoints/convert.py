@@ -31,7 +31,7 @@ from bridge.vlm.checkpoints.llava_layout import (
 )
 from bridge.vlm.checkpoints.original import (
     TOWER_FOLDER,
-    Original,
+    OriginalCheckpoint,
     model_files,
     open_original,
     read_file,
@@ -114,7 +114,7 @@ def _read(tensors: Tensors, claim: str) -> Tensors:
         yield found
 
 
-def _to_hf(source: Original, part: Path, conversation: str | None) -> Tensors:
+def _to_hf(source: OriginalCheckpoint, part: Path, conversation: str | None) -> Tensors:
     """Writes all but the tensors, and gives those by their other names."""
     from bridge.vlm.checkpoints.tokenizer import image_mark, tokenizer_with_image, write_for_hf
 

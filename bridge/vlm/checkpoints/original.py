@@ -50,7 +50,7 @@ TOWER_FOLDER = "vision_tower"
 
 
 @dataclass(frozen=True)
-class Original:
+class OriginalCheckpoint:
     """A checkpoint of LLaVA's layout: its settings, and where its files are."""
 
     folder: Path
@@ -125,7 +125,7 @@ class Original:
 
 def open_original(
     folder: Path, *, allow_pickle: bool = False, base: str | os.PathLike[str] | None = None
-) -> Original:
+) -> OriginalCheckpoint:
     """Read the configs and look for the files; no tensor is read.
 
     ``base`` is the language model (a folder or hub id) of a folder that has only a projector.
@@ -156,7 +156,7 @@ def open_original(
         raise WeightsError(
             f"{folder} has no mm_projector.bin or mm_projector.safetensors; {NO_PICKLE_OF_HUBS}"
         )
-    return Original(
+    return OriginalCheckpoint(
         folder, llm, settings, _vision_config(folder, settings.tower), allow_pickle, config
     )
 
@@ -202,7 +202,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 def load_original(
-    source: Original,
+    source: OriginalCheckpoint,
     device: torch.device,
     dtype: torch.dtype,
     name: str,
@@ -236,7 +236,7 @@ def load_original(
 
 
 def _parts(
-    source: Original, dtype: torch.dtype
+    source: OriginalCheckpoint, dtype: torch.dtype
 ) -> tuple[Tensors, Tensors, Tensors, torch.Tensor | None]:
     """The tensors of language model, tower and projector by their own names, and the newline."""
     llm: Tensors = {}
@@ -256,14 +256,14 @@ def _parts(
     return llm, vision, projector, newline
 
 
-def _tower(source: Original, tensors: Tensors, dtype: torch.dtype) -> Any:
+def _tower(source: OriginalCheckpoint, tensors: Tensors, dtype: torch.dtype) -> Any:
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
     config = CLIPVisionConfig(**source.vision)
     return _filled(CLIPVisionModel, config, tensors, dtype, f"{source.folder}: the vision tower")
 
 
-def _llm(source: Original, tensors: Tensors, dtype: torch.dtype) -> Any:
+def _llm(source: OriginalCheckpoint, tensors: Tensors, dtype: torch.dtype) -> Any:
     import transformers
 
     text = source.settings.text
@@ -305,7 +305,7 @@ def _filled(model_class: Any, config: Any, tensors: Tensors, dtype: torch.dtype,
 _LLAVAS_OWN = re.compile(r"linear|identity|mlp\d+x_gelu")
 
 
-def _projector(source: Original, tensors: Tensors) -> Any:
+def _projector(source: OriginalCheckpoint, tensors: Tensors) -> Any:
     settings = source.settings
     if not _LLAVAS_OWN.fullmatch(settings.projector):
         raise UnsupportedModelError(
@@ -318,13 +318,15 @@ def _projector(source: Original, tensors: Tensors) -> Any:
         projector.load_state_dict(tensors, assign=True)
     except RuntimeError as error:
         raise WeightsError(
-            f"{source.folder}: mm_projector is no {settings.projector!r} from {width} to "
+            f"{source.folder}: mm_projector is not a {settings.projector!r} from {width} to "
             f"{settings.text['hidden_size']}: {error}"
         ) from error
     return projector
 
 
-def _aspect(source: Original, processor: Any, newline: torch.Tensor | None) -> ImageAspect:
+def _aspect(
+    source: OriginalCheckpoint, processor: Any, newline: torch.Tensor | None
+) -> ImageAspect:
     settings = source.settings
     if settings.aspect == "pad":
         return OneView(mean_colour(processor.image_mean))
@@ -385,7 +387,9 @@ def _indexed(index: Path) -> Collection[Path]:
         return shards(index).values()
     named = read_json(index).get("weight_map")
     if not isinstance(named, dict) or not all(isinstance(n, str) for n in named.values()):
-        raise WeightsError(f"{index}: weight_map is no JSON object of file names; fetch it again.")
+        raise WeightsError(
+            f"{index}: weight_map is not a JSON object of file names; fetch it again."
+        )
     return [index.parent / name for name in named.values()]
 
 
@@ -417,7 +421,7 @@ def read_file(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
     if file.suffix != ".bin":
         yield from read_tensors(file)
         return
-    # The older form of torch.save is no zip and cannot be mapped.
+    # The older form of torch.save is not a zip and cannot be mapped.
     found = load_pickle(file, mmap=zipfile.is_zipfile(file))
     if not isinstance(found, dict) or not all(isinstance(t, torch.Tensor) for t in found.values()):
         raise WeightsError(f"{file} holds something other than named tensors")

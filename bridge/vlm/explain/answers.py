@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Word:
-    """A word of the answer; ``tokens`` are positions in `Told.ids`."""
+    """A word of the answer; ``tokens`` are positions in `AnswerWords.ids`."""
 
     text: str
     tokens: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Told:
+class AnswerWords:
     """A chat up to the end of an answer."""
 
     ids: tuple[int, ...]
@@ -44,9 +44,9 @@ class Told:
         return tuple(word.text for word in self.words)
 
 
-def tell(
+def answer_words(
     vlm: BridgeVLM, question: str, answer: str, history: Sequence[Turn], n_soft: Sequence[int]
-) -> Told:
+) -> AnswerWords:
     """The chat that ends in ``answer``, as the model would have written it.
 
     Raises PromptError for an answer without a word, and what `BridgeVLM.answer` raises.
@@ -59,7 +59,7 @@ def tell(
     if not words:
         raise PromptError(f"the answer {answer!r} has no word that could be looked into")
     image = tuple(place for place, token in enumerate(ids) if token == vlm.image_token_id)
-    return Told(tuple(ids), start, words, image)
+    return AnswerWords(tuple(ids), start, words, image)
 
 
 def split_words(tokenizer: Any, ids: Sequence[int], start: int) -> tuple[Word, ...]:
@@ -90,21 +90,21 @@ def split_words(tokenizer: Any, ids: Sequence[int], start: int) -> tuple[Word, .
 
 @torch.inference_mode()
 def word_log_probs(
-    vlm: BridgeVLM, told: Told, soft: Sequence[torch.Tensor], batch: int = 16
+    vlm: BridgeVLM, chat: AnswerWords, soft: Sequence[torch.Tensor], batch: int = 16
 ) -> torch.Tensor:
     """(K, words) float64: each word's log-probability with each of K pictures' soft tokens.
 
     A word's is the sum over its tokens, natural logarithm, what comes before it given.
     """
-    target = torch.tensor(told.ids[told.start :], device=vlm.device, dtype=torch.long)
+    target = torch.tensor(chat.ids[chat.start :], device=vlm.device, dtype=torch.long)
     rows = []
     for begin in range(0, len(soft), batch):
         part = list(soft[begin : begin + batch])
-        spliced = vlm.embed([told.ids] * len(part), part, "right")
+        spliced = vlm.embed([chat.ids] * len(part), part, "right")
         logits = vlm.read(spliced, len(target) + 1)[:, :-1].float().log_softmax(-1)
         rows.append(logits.gather(-1, target.expand(len(part), -1)[..., None])[..., 0])
     tokens = torch.cat(rows).double().cpu()
-    places = [[place - told.start for place in word.tokens] for word in told.words]
+    places = [[place - chat.start for place in word.tokens] for word in chat.words]
     return torch.stack([tokens[:, each].sum(-1) for each in places], dim=-1)
 
 
@@ -153,5 +153,5 @@ def _weigh(
 ) -> float:
     if not answer.strip():
         return float("nan")
-    told = tell(vlm, question, answer, history, [len(each) for each in soft])
-    return float(word_log_probs(vlm, told, soft).sum())
+    chat = answer_words(vlm, question, answer, history, [len(each) for each in soft])
+    return float(word_log_probs(vlm, chat, soft).sum())

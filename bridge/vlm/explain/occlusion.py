@@ -24,7 +24,7 @@ import torch
 from bridge.errors import OptionError
 from bridge.rgb import to_rgb
 from bridge.vlm.chat import Turn, checked_turns
-from bridge.vlm.explain.answers import tell, word_log_probs
+from bridge.vlm.explain.answers import answer_words, word_log_probs
 from bridge.vlm.explain.pictures import (
     as_picture,
     check_index,
@@ -217,10 +217,10 @@ def occlusion(
     if answer is None:
         answer = vlm.answer(picture, question, history=history)
     soft = vlm.picture_tokens(board.views)
-    told = tell(vlm, question, answer, history, [len(each) for each in soft])
-    whole = word_log_probs(vlm, told, soft)[0].numpy()
-    less = word_log_probs(vlm, told, board.soft(masks, fill, batch), batch).numpy()
-    return Occlusion(question, answer, told.texts, whole, less, masks, board.seen, fill)
+    chat = answer_words(vlm, question, answer, history, [len(each) for each in soft])
+    whole = word_log_probs(vlm, chat, soft)[0].numpy()
+    less = word_log_probs(vlm, chat, board.soft(masks, fill, batch), batch).numpy()
+    return Occlusion(question, answer, chat.texts, whole, less, masks, board.seen, fill)
 
 
 def sliding_windows(grid: Grid, side: int, stride: int) -> np.ndarray:
@@ -243,7 +243,7 @@ def sliding_windows(grid: Grid, side: int, stride: int) -> np.ndarray:
 
 
 @dataclass(frozen=True, eq=False)
-class Blanked:
+class Ablation:
     """An answer with and without some patches."""
 
     question: str
@@ -265,7 +265,7 @@ def answer_without(
     history: Sequence[Turn] = (),
     fill: Fill = "colour",
     max_new_tokens: int = 64,
-) -> Blanked:
+) -> Ablation:
     """Ask with and without the ``patches``, (row, column) pairs on the tower's grid.
 
     Raises OptionError for a patch beyond the grid, and what `occlusion` raises.
@@ -279,14 +279,14 @@ def answer_without(
     prompt = vlm.prompt_ids(turns, [len(each) for each in whole])
     ids = vlm._generate(vlm.embed([prompt], less), max_new_tokens)
     after = vlm.tokenizer.batch_decode(ids, skip_special_tokens=True)[0].strip()
-    told = tell(vlm, question, before, history, [len(each) for each in whole])
-    weighed = word_log_probs(vlm, told, [*whole, *less]).numpy()
-    return Blanked(
+    chat = answer_words(vlm, question, before, history, [len(each) for each in whole])
+    weighed = word_log_probs(vlm, chat, [*whole, *less]).numpy()
+    return Ablation(
         question=question,
         patches=tuple((int(row), int(column)) for row, column in patches),
         before=before,
         after=after,
-        words=told.texts,
+        words=chat.texts,
         log_probs_before=weighed[0],
         log_probs_after=weighed[1],
         picture=board.blanked(mask),

@@ -17,7 +17,7 @@ import torch
 from bridge.errors import UnsupportedModelError
 from bridge.towers.rollout import rollout
 from bridge.vlm.chat import Turn, checked_turns
-from bridge.vlm.explain.answers import tell
+from bridge.vlm.explain.answers import answer_words
 from bridge.vlm.explain.pictures import View, check_index, one_picture, views_of
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class AttentionRollout:
     answer: str
     words: tuple[str, ...]
     soft: np.ndarray  # (W, M) the share of each soft token
-    text: np.ndarray  # (W,) the share of all that is no soft token
+    text: np.ndarray  # (W,) the share of all that is not a soft token
     views: tuple[View, ...]
 
     def cells(self, word: int | None = None, view: int = 0) -> np.ndarray:
@@ -67,14 +67,14 @@ def attention_rollout(
     views = views_of(vlm, preprocessed)
     if answer is None:
         answer = vlm.answer(picture, question, history=history)
-    told = tell(vlm, question, answer, history, counts)
-    rows = vlm.embed([told.ids], vlm.picture_tokens(preprocessed))
+    chat = answer_words(vlm, question, answer, history, counts)
+    rows = vlm.embed([chat.ids], vlm.picture_tokens(preprocessed))
     given = attentions_of(vlm.llm, rows.inputs_embeds, vlm.name)
-    about_to = [[place - 1 for place in word.tokens] for word in told.words]
+    about_to = [[place - 1 for place in word.tokens] for word in chat.words]
     flow = rollout(given, [place for each in about_to for place in each])
     words = torch.stack([each.mean(0) for each in flow.split([len(e) for e in about_to])]).numpy()
-    soft = words[:, list(told.image)]
-    return AttentionRollout(question, answer, told.texts, soft, words.sum(1) - soft.sum(1), views)
+    soft = words[:, list(chat.image)]
+    return AttentionRollout(question, answer, chat.texts, soft, words.sum(1) - soft.sum(1), views)
 
 
 def attentions_of(llm: Any, inputs_embeds: torch.Tensor, name: str) -> list[torch.Tensor]:

@@ -128,7 +128,7 @@ def _settings(config: dict[str, Any], place: Path) -> tuple[str, int, int]:
     if min(vision, llm) < 1:
         raise WeightsError(f"{place / CONFIG} has a width of {min(vision, llm)}, which is below 1")
     if not isinstance(config.get("options", {}), dict):
-        raise WeightsError(f"{place / CONFIG}: options is no JSON object")
+        raise WeightsError(f"{place / CONFIG}: options is not a JSON object")
     return kind, vision, llm
 
 

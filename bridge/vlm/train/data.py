@@ -117,7 +117,7 @@ def _file(path: Path) -> Records:
         raise DataError(f"no such file or folder of training data: {quoted(path)}")
     if path.suffix.lower() not in (".json", ".jsonl"):
         raise DataError(
-            f"{str(path)!r} is no training data; give LLaVA's .json or .jsonl, or a folder"
+            f"{str(path)!r} is not training data; give LLaVA's .json or .jsonl, or a folder"
         )
     text = _text(path)
     if path.suffix.lower() == ".jsonl":
@@ -188,7 +188,7 @@ def _json(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise DataError(f"{where} is no JSON: {error}") from error
+        raise DataError(f"{where} is not JSON: {error}") from error
 
 
 # -- one row ------------------------------------------------------------------------------
@@ -238,7 +238,7 @@ def _turns(record: Mapping[str, Any], where: str, caption_question: str) -> list
 
 def _spoken(said: Any, speaker_key: str, text_key: str, where: str) -> list[Turn]:
     if not isinstance(said, Sequence) or isinstance(said, str) or not said:
-        raise DataError(f"{where}: the conversation is no list of messages")
+        raise DataError(f"{where}: the conversation is not a list of messages")
     texts: list[str] = []
     for number, message in enumerate(said, start=1):
         speaker = message.get(speaker_key) if isinstance(message, Mapping) else None

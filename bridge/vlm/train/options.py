@@ -115,7 +115,7 @@ class TrainOptions:
             return max(size for size in range(1, 17) if share % size == 0)
         if share % self.micro_batch:
             raise OptionError(
-                f"batch_size {batch} is no multiple of micro_batch {self.micro_batch} "
+                f"batch_size {batch} is not a multiple of micro_batch {self.micro_batch} "
                 f"times {processes} process(es)"
             )
         return self.micro_batch

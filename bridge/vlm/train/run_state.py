@@ -64,10 +64,10 @@ def load_checkpoint(
     """
     tensors, meta = load_tensors(path)
     if not meta.get("step", "").isdecimal() or len(meta["step"]) > 12 or "told" not in meta:
-        raise WeightsError(f"{path} is no checkpoint of a training run; delete it")
+        raise WeightsError(f"{path} is not a checkpoint of a training run; delete it")
     step, theirs = int(meta["step"]), parse_json(meta["told"], f"{path}: its settings")
     if not isinstance(theirs, dict):
-        raise WeightsError(f"{path}: its settings are no JSON object; delete it")
+        raise WeightsError(f"{path}: its settings are not a JSON object; delete it")
     check_finite(path, tensors.items())
     ours = json.loads(json.dumps(told))
     for key in [*ours, *theirs]:
