@@ -40,10 +40,15 @@ def from_llava(
 ) -> BridgeVLM:
     """The parts of a stock LlavaForConditionalGeneration or LlavaNext..., sharing its parameters.
 
-    ``aspect`` is for LLaVA 1.5's kind, whose config does not say it; LLaVA 1.6's is always
-    "anyres" with the config's pinpoints.
-    Raises UnsupportedModelError when the tokenizer does not know the model's image token, and
-    for a Pixtral.
+    Args:
+        model: of LLaVA 1.5's kind or 1.6's.
+        tokenizer, image_processor: its own.
+        chat_template: Jinja; None for LLaVA-1.5's layout.
+        aspect: for LLaVA 1.5's kind, whose config does not say it; LLaVA 1.6's is always "anyres"
+            with the config's pinpoints.
+
+    Raises:
+        UnsupportedModelError: the tokenizer does not know the model's image token; a Pixtral.
     """
     config = model.config
     check_tower(config.vision_config.model_type, name)

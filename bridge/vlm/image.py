@@ -35,17 +35,19 @@ _SIDEWAYS = (5, 6, 7, 8)
 def load_image(image: ImageInput) -> Image:
     """Read a picture as RGB, the right way up.
 
-    ``image`` is a path (or a ``data:`` or ``file:`` address), the bytes of a file, a PIL image, or
-    an array of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): uint8, uint16, bool, or floats in
-    0..1 or 0..255.
-
     - From 1x1 to 50 megapixels, sides at most 200 to 1.
     - An animation gives its first frame (a live PIL image: the frame it stands at).
     - Transparency is laid over white; CMYK, palettes, grey and 16 bits become RGB.
     - The EXIF orientation is applied, for files and live images alike.
 
-    The caller's own object is never changed. Raises ImageError for all else: a missing file,
-    a folder, a file that is not an image or is cut short, a size out of range, another type.
+    Args:
+        image: a path (or a ``data:`` or ``file:`` address), the bytes of a file, a PIL image, or an
+            array of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): uint8, uint16, bool, or floats
+            in 0..1 or 0..255. It is never changed.
+
+    Raises:
+        ImageError: a missing file, a folder, a file that is not an image or is cut short, a size
+            out of range, another type.
     """
     import numpy as np
     from PIL import Image

@@ -34,18 +34,23 @@ def pair(
 ) -> BridgeVLM:
     """Join an image tower and a causal language model of transformers, to be trained or run.
 
-    ``vision`` is a tower of patches (CLIPVisionModel, SiglipVisionModel, Dinov2Model ...), or a
-    model that has one (CLIPModel), or None for text alone. ``projector`` is a name of
-    `bridge.vlm.projectors.PROJECTORS`, built with ``projector_options`` at the right widths on
-    the language model's device and in its dtype, with random weights (torch.manual_seed); or a
-    projector. ``image_processor`` defaults to the one that the tower's family was published
-    with, ``chat_template`` to the tokenizer's, and where that has none to LLaVA's layout.
-
     What you give is not changed. Tower and language model are shared, not copied. A tokenizer
     that lacks ``image_token`` is copied, and the copy gets it (``vlm.tokenizer``). The word
     embeddings stay as they are: the image token is a place, whose embedding is never looked up.
 
-    Raises OptionError, UnsupportedModelError.
+    Args:
+        vision: a tower of patches (CLIPVisionModel, SiglipVisionModel, Dinov2Model ...), or a model
+            that has one (CLIPModel), or None for text alone.
+        llm, tokenizer: the language model, and what reads its texts.
+        projector: one, or a name of `bridge.vlm.projectors.PROJECTORS`: then it is built with
+            ``projector_options`` at the right widths on the language model's device and in its
+            dtype, with random weights (torch.manual_seed).
+        image_processor: by default the one that the tower's family was published with.
+        select_layer, select_feature: what the projector is shown; see `bridge.vlm.vision`.
+        chat_template: by default the tokenizer's, and where that has none LLaVA's layout.
+
+    Raises:
+        OptionError, UnsupportedModelError: parts that do not fit together.
     """
     name = name or f"{type(vision).__name__} + {type(llm).__name__}"
     check_llm(llm, name)

@@ -68,12 +68,6 @@ def image_grid(tower: nn.Module, height: int, width: int) -> Grid:
     return height // rows, width // columns
 
 
-def n_image_states(tower: nn.Module, height: int, width: int, select_feature: SelectFeature) -> int:
-    """How many states `image_states` gives for pictures of this size, without running it."""
-    rows, columns = image_grid(tower, height, width)
-    return rows * columns + n_extra_states(tower) - n_dropped(tower, select_feature)
-
-
 def n_extra_states(tower: nn.Module) -> int:
     """States beside patches: CLIP's towers have a class token, DINOv2's may have registers,
     SigLIP's have nothing. The config does not say; the parameters do."""

@@ -129,10 +129,18 @@ def side_by_side(
 ) -> SideBySide:
     """Ask every model the same question about the same picture.
 
-    Log-probabilities are sums over the answer's words. They compare within a row; between rows
-    only where the models share a language model.
+    Args:
+        vlms: two or more models.
+        image: one picture, in any form that `load_image` reads.
+        question, history: as in `BridgeVLM.answer`.
 
-    Raises OptionError for fewer than two models, and what `BridgeVLM.answer` raises.
+    Returns:
+        Answers and log-probabilities, sums over an answer's words. These compare within a row;
+        between rows only where the models share a language model.
+
+    Raises:
+        OptionError: fewer than two models, or another number of pictures than one.
+        And what `BridgeVLM.answer` raises.
     """
     if len(vlms) < 2:
         raise OptionError(f"{len(vlms)} model(s) were given; side by side takes two or more")

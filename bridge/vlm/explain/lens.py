@@ -66,12 +66,19 @@ def lens(
 ) -> Lens:
     """The ``top`` words nearest to each soft token of the picture.
 
-    ``layer`` is for "logits": an index into the language model's hidden states, where 0 is its
-    input and -1 the last layer's output. Special tokens and pieces that spell nothing are left out.
+    Special tokens and pieces that spell nothing are left out.
 
-    Raises OptionError (an unknown method, layer or count, several pictures) and
-    UnsupportedModelError for a projector whose soft tokens stand for no place, and with "logits"
-    for a language model without a head or a last norm where transformers keeps them.
+    Args:
+        image: one picture, in any form that `load_image` reads.
+        method: "embeddings", "centred" or "logits" (see `bridge.vlm.explain.lens`).
+        top: how many words for each soft token.
+        layer: for "logits": an index into the language model's hidden states, where 0 is its input
+            and -1 the last layer's output.
+
+    Raises:
+        OptionError: an unknown method, layer or count, or several pictures.
+        UnsupportedModelError: soft tokens that stand for no place; with "logits", a language model
+            without a head or a last norm where transformers keeps them.
     """
     if method not in _METHODS:
         raise OptionError(f"method is {method!r}; one of {', '.join(_METHODS)}")

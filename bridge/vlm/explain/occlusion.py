@@ -201,13 +201,19 @@ def occlusion(
 ) -> Occlusion:
     """Slide a blank window over the picture and weigh each word of ``answer`` anew.
 
-    ``answer`` is by default the model's own. ``window`` is the window's side in patches of the
-    tower (default: a quarter of the grid's longer side), ``stride`` how far it moves (default:
-    half its side), ``fill`` how patches are blanked (see `bridge.vlm.explain.occlusion`). ``batch``
-    windows go through the model at once.
+    Args:
+        image: one picture, in any form that `load_image` reads.
+        question, history: as in `BridgeVLM.answer`.
+        answer: by default the model's own.
+        fill: how patches are blanked: "colour" or "state" (see `bridge.vlm.explain.occlusion`).
+        window: its side in patches of the tower (default: a quarter of the grid's longer side).
+        stride: how far it moves, in patches (default: half its side).
+        batch: how many windows go through the model at once.
 
-    Raises OptionError (several pictures, a window larger than the grid), UnsupportedModelError
-    for a model of text alone, and what `BridgeVLM.answer` raises.
+    Raises:
+        OptionError: several pictures, or a window larger than the grid.
+        UnsupportedModelError: a model of text alone.
+        And what `BridgeVLM.answer` raises.
     """
     checked_turns(question, history)
     picture = one_picture(image)
@@ -266,9 +272,10 @@ def answer_without(
     fill: Fill = "colour",
     max_new_tokens: int = 64,
 ) -> Ablation:
-    """Ask with and without the ``patches``, (row, column) pairs on the tower's grid.
+    """Ask with and without the ``patches``, (row, column) pairs on the tower's grid, from 0.
 
-    Raises OptionError for a patch beyond the grid, and what `occlusion` raises.
+    Other arguments are those of `occlusion` and `BridgeVLM.answer`. Raises OptionError for a patch
+    beyond the grid, and what `occlusion` raises.
     """
     turns = checked_turns(question, history)
     picture = one_picture(image)

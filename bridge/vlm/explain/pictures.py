@@ -147,11 +147,14 @@ _OPACITY = 0.8
 def heat_overlay(
     picture: Image, cells: np.ndarray, *, scale: float | None = None, side: int = 512
 ) -> Image:
-    """``cells`` (rows, columns) over ``picture``, RGB, its longer side ``side`` pixels.
+    """Heat over a picture that is paled: positive cells orange, negative ones blue.
 
-    The picture is paled; positive cells become orange and negative ones blue, the more opaque the
-    larger. ``scale`` is what is fully opaque (default: the largest magnitude, so that pictures
-    compare only when given one scale). Cells of zero stay clear, as do those of NaN.
+    Args:
+        picture: as the tower saw it.
+        cells: (rows, columns); zero and NaN stay clear.
+        scale: the value that is fully opaque (default: the largest magnitude, so that pictures
+            compare only when given one scale).
+        side: the longer side of what is returned, RGB, in pixels.
     """
     from PIL import Image
 

@@ -52,13 +52,20 @@ def attention_rollout(
     *,
     history: Sequence[Turn] = (),
 ) -> AttentionRollout:
-    """What each word of ``answer`` (by default the model's own) drew on in the language model.
+    """What each word of ``answer`` drew on in the language model.
 
     A word's row is the mean over its tokens, each taken where the model was about to write it.
     The whole chat's attention is held in memory: layers x heads x T x T.
 
-    Raises UnsupportedModelError for a projector without a grid and for a language model that
-    gives no attention, OptionError for several pictures, and what `BridgeVLM.answer` raises.
+    Args:
+        image: one picture, in any form that `load_image` reads.
+        question, history: as in `BridgeVLM.answer`.
+        answer: by default the model's own.
+
+    Raises:
+        UnsupportedModelError: a projector without a grid, a language model without attention.
+        OptionError: several pictures.
+        And what `BridgeVLM.answer` raises.
     """
     checked_turns(question, history)
     picture = one_picture(image)

@@ -177,12 +177,16 @@ def fit_linear_projector(
 ) -> LinearProjector:
     """The `linear` projector W x + b with the least squared distance to the targets.
 
-    ``pairs`` are (states (N, D), targets (N, E)) batches, or their sums. ``ridge`` is the penalty
-    on the squares of W, in units of the states' mean variance, so that it means the same for
-    every tower and any number of pairs; b is not penalised. Returns fp32 on the CPU, for
-    inference; `bridge.vlm.save_projector` keeps it.
+    Args:
+        pairs: (states (N, D), targets (N, E)) batches, or their sums.
+        ridge: the penalty on the squares of W, in units of the states' mean variance, so that it
+            means the same for every tower and any number of pairs; b is not penalised.
 
-    Raises OptionError for no pairs, pairs that do not fit, and a ridge that is not above 0.
+    Returns:
+        fp32 on the CPU, for inference; `bridge.vlm.save_projector` keeps it.
+
+    Raises:
+        OptionError: no pairs, pairs that do not fit, a ridge that is not above 0.
     """
     if not math.isfinite(ridge) or ridge <= 0:
         raise OptionError(f"ridge is {ridge!r}; give a number above 0, such as 1e-3")

@@ -17,28 +17,30 @@ from bridge.errors import OptionError
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How a bridge is trained. Raises OptionError for values out of range.
+    """How a bridge is trained, by AdamW (0.9, 0.999).
 
-    ``stage`` 1 trains the projector, the language model frozen; 2 trains both. The tower is
-    always frozen. With ``lora``, a rank, stage 2 trains low-rank updates of the language model's
-    linear layers (of ``lora_alpha``, by default twice the rank) in place of the whole, and adds
-    them to the weights at the end.
+    Args:
+        stage: 1 trains the projector, the language model frozen; 2 trains both. The tower is
+            always frozen.
+        lora: a rank. Stage 2 then trains low-rank updates of the language model's linear layers in
+            place of the whole, and adds them to the weights at the end.
+        lora_alpha: their strength (default: twice the rank).
+        epochs, steps: how long; ``steps``, if given, stands before ``epochs``.
+        batch_size: rows that a step sees, whatever the machine (default: 256 in stage 1, 128 in
+            stage 2, halved until there are as many rows).
+        micro_batch: rows at once in each process (default: up to 16); gradients are summed until
+            the batch is whole.
+        learning_rate: 1e-3 in stage 1, 2e-5 in stage 2, 2e-4 with LoRA.
+        projector_learning_rate: the same, and 2e-5 with LoRA.
+        warmup_ratio: the part of the steps in which the rate rises; then a cosine takes it to 0.
+        mixed_precision: "bf16", "no", or None for bf16 where the device computes in it. What is
+            trained is kept in fp32 meanwhile, in either case.
+        max_length: longer rows lose their last turns (default: the language model's context).
+        save_every: steps between checkpoints, from which the run goes on if it is stopped.
+        sample_every, samples: steps between answers to the questions of that many of its rows.
 
-    A step sees ``batch_size`` rows, whatever the machine: ``micro_batch`` rows at once in each
-    process, and gradients are summed until the batch is whole. Not given: 256 in stage 1, 128 in
-    stage 2, halved until there are as many rows; up to 16 at once. ``steps``, if given, stands
-    before ``epochs``.
-
-    ``learning_rate`` is 1e-3 in stage 1, 2e-5 in stage 2, 2e-4 with LoRA; the projector's own,
-    ``projector_learning_rate``, is the same, and 2e-5 with LoRA. It rises for ``warmup_ratio`` of
-    the steps and falls along a cosine to 0. The optimiser is AdamW (0.9, 0.999).
-
-    ``mixed_precision`` is "bf16", "no", or None for bf16 where the device computes in it. What is
-    trained is kept in fp32 meanwhile, in either case. Rows longer than ``max_length`` positions
-    (default: the language model's context) lose their last turns.
-
-    ``save_every`` steps the run is written down so that it can go on, and the curve is drawn;
-    ``sample_every`` steps it answers the questions of ``samples`` of its rows.
+    Raises:
+        OptionError: a value out of range.
     """
 
     stage: int = 1
