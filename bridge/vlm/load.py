@@ -27,6 +27,7 @@ from bridge.errors import MissingDependencyError, OptionError, UnsupportedModelE
 from bridge.files import read_json
 from bridge.model_folder import shards
 from bridge.runtime import check_dtype, quiet_loading, resolve_device, resolve_dtype
+from bridge.store import resolve
 from bridge.towers.foreign import load_words, read_config, reading
 from bridge.towers.image_processor import (
     a_picture,
@@ -43,6 +44,7 @@ from bridge.vlm.conversations import CONVERSATIONS, checked_conversation
 from bridge.vlm.hf_models import blip2_refusal, check_tower, from_blip2, from_llava
 from bridge.vlm.lora import load_lora
 from bridge.vlm.model import BridgeVLM
+from bridge.vlm.packaged import PACKAGED, packaged_folder
 from bridge.vlm.pairing import image_tower, with_image_token
 from bridge.vlm.projectors import load_projector
 from bridge.vlm.validation import check_generation
@@ -131,8 +133,6 @@ def locate(model: str | os.PathLike[str], revision: str | None = None) -> Path:
 
     The config is fetched and judged first, so that no gigabytes of another kind of model are.
     """
-    from bridge.store import resolve
-
     folder = resolve(model, revision=revision, allow_patterns=("config.json",))
     with reading(f"{folder / 'config.json'} cannot be read"):
         _check_architecture(folder)
@@ -246,9 +246,6 @@ def check_references(folder: Path, above: tuple[Path, ...] = ()) -> None:
 
     Raises UnsupportedModelError, and what `bridge.store.resolve` does.
     """
-    from bridge.store import resolve
-    from bridge.vlm.packaged import PACKAGED
-
     config = read_json(folder / "config.json")
     if config.get("model_type") != MODEL_TYPE:
         return
@@ -476,9 +473,6 @@ def _indexed(folder: Path) -> set[Path]:
 
 def _part_folder(source: str | os.PathLike[str], revision: str | None) -> tuple[Path, str]:
     """Folder and model_type."""
-    from bridge.store import resolve
-    from bridge.vlm.packaged import PACKAGED, packaged_folder
-
     if isinstance(source, str) and source in PACKAGED:
         folder = packaged_folder(source)
         return folder, str(read_json(folder / "config.json").get("model_type"))

@@ -22,7 +22,6 @@ from bridge.errors import UnsupportedModelError
 from bridge.towers.image_processor import pil_processor
 
 if TYPE_CHECKING:
-    import torch
     from PIL.Image import Image
 
 Size = tuple[int, int]

@@ -12,21 +12,29 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import torch
 
 from bridge.errors import OptionError, UnsupportedModelError, WeightsError
 from bridge.files import check_output_file, home_path, read_json, whole_folder
+from bridge.store import resolve
 from bridge.towers.foreign import reading
+from bridge.towers.image_processor import processor_kind, processor_settings
 from bridge.vlm.chat import CHAT_TEMPLATE
-from bridge.vlm.checkpoints import llava_layout
 from bridge.vlm.checkpoints.llava_layout import (
     ADDED_ROWS,
     CONVERSATION,
+    EMBEDDINGS,
     LLAVA_ENTRIES,
+    NEWLINE,
     NOTED_TEMPLATE,
+    is_computed,
     is_original,
     llava_entries,
+    to_hf,
     to_hf_config,
+    to_llava,
     to_llava_config,
 )
 from bridge.vlm.checkpoints.original import (
@@ -37,12 +45,16 @@ from bridge.vlm.checkpoints.original import (
     read_file,
     refuse_lora,
 )
+from bridge.vlm.checkpoints.tokenizer import (
+    chat_template_of,
+    image_mark,
+    tokenizer_with_image,
+    write_for_hf,
+    write_for_llava,
+)
 from bridge.vlm.conversations import checked_conversation
 
-if TYPE_CHECKING:
-    import torch
-
-    Tensors = Iterator[tuple[str, torch.Tensor]]
+Tensors = Iterator[tuple[str, torch.Tensor]]
 
 Layout = Literal["hf", "llava"]
 Progress = Callable[[int], None]
@@ -79,8 +91,6 @@ def convert(
     OptionError (``out`` exists or cannot be, ``source`` has that layout already),
     UnsupportedModelError (what the other layout cannot say), WeightsError.
     """
-    from bridge.store import resolve
-
     if to not in ("hf", "llava"):
         raise OptionError(f"to is {to!r}; give 'hf' or 'llava'")
     if conversation is not None:
@@ -116,8 +126,6 @@ def _read(tensors: Tensors, claim: str) -> Tensors:
 
 def _to_hf(source: OriginalCheckpoint, part: Path, conversation: str | None) -> Tensors:
     """Writes all but the tensors, and gives those by their other names."""
-    from bridge.vlm.checkpoints.tokenizer import image_mark, tokenizer_with_image, write_for_hf
-
     tokenizer = tokenizer_with_image(source.llm, source.settings.llm)
     image_id = int(tokenizer.convert_tokens_to_ids("<image>"))
     added = max(0, image_id + 1 - int(source.settings.text["vocab_size"]))
@@ -133,10 +141,10 @@ def _to_hf(source: OriginalCheckpoint, part: Path, conversation: str | None) -> 
 
     def renamed() -> Tensors:
         for name, tensor in source.tensors():
-            if name == llava_layout.NEWLINE and source.settings.aspect != "anyres":
+            if name == NEWLINE and source.settings.aspect != "anyres":
                 continue  # transformers' 1.5 has no place for it, nor LLaVA a use
-            grown = _with_rows(tensor, added) if name in llava_layout.EMBEDDINGS else tensor
-            yield _other_name(llava_layout.to_hf, name, source.folder), grown
+            grown = _with_rows(tensor, added) if name in EMBEDDINGS else tensor
+            yield _other_name(to_hf, name, source.folder), grown
 
     return renamed()
 
@@ -146,9 +154,6 @@ def _to_llava(
 ) -> Tensors:
     """As `_to_hf`."""
     from transformers import AutoConfig
-
-    from bridge.towers.image_processor import processor_kind, processor_settings
-    from bridge.vlm.checkpoints.tokenizer import chat_template_of, write_for_llava
 
     refuse_lora(folder)
     raw = read_json(folder / "config.json")
@@ -174,10 +179,10 @@ def _to_llava(
     def renamed() -> Tensors:
         for file in model_files(folder):
             for name, tensor in read_file(file):
-                if llava_layout.is_computed(name):
+                if is_computed(name):
                     continue
-                other = _other_name(llava_layout.to_llava, name, folder)
-                cut = tensor[: len(tensor) - added] if other in llava_layout.EMBEDDINGS else tensor
+                other = _other_name(to_llava, name, folder)
+                cut = tensor[: len(tensor) - added] if other in EMBEDDINGS else tensor
                 yield other, cut
 
     return renamed()
@@ -205,8 +210,6 @@ def _other_name(mapping: Callable[[str], str], name: str, folder: Path) -> str:
 
 
 def _with_rows(table: torch.Tensor, count: int) -> torch.Tensor:
-    import torch
-
     if count == 0:
         return table
     mean = table.float().mean(0, keepdim=True).to(table.dtype)

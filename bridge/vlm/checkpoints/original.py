@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -24,17 +24,23 @@ from bridge.errors import OptionError, UnsupportedModelError, WeightsError
 from bridge.files import read_json
 from bridge.model_folder import check_folder, check_sizes, shards
 from bridge.runtime import quiet_loading
-from bridge.towers.image_processor import tried_on_a_picture
+from bridge.store import resolve
+from bridge.towers.image_processor import processor_settings, tried_on_a_picture
 from bridge.towers.tensors import load_pickle, read_tensors
 from bridge.vlm.chat import CHAT_TEMPLATE, IMAGE_TOKEN
-from bridge.vlm.checkpoints import llava_layout
 from bridge.vlm.checkpoints.llava_layout import (
     CONVERSATION,
     LLM_CLASSES,
+    NEWLINE,
     NOTED_TEMPLATE,
+    PROJECTOR,
+    TOWER,
     LlavaSettings,
+    is_computed,
     is_original,
+    projector_name,
     read_settings,
+    tower_name,
 )
 from bridge.vlm.checkpoints.tokenizer import tokenizer_with_image
 from bridge.vlm.conversations import CONVERSATIONS, conversation_of
@@ -42,9 +48,6 @@ from bridge.vlm.model import BridgeVLM
 from bridge.vlm.projectors import build_projector
 from bridge.vlm.validation import check_generation
 from bridge.vlm.views import SQUARE, AnyRes, ImageAspect, OneView, mean_colour, pil_clip_processor
-
-if TYPE_CHECKING:
-    import torch
 
 TOWER_FOLDER = "vision_tower"
 
@@ -84,18 +87,16 @@ class OriginalCheckpoint:
         seen = set()
         for file in model_files(self.llm, allow_pickle=self.allow_pickle):
             for name, tensor in read_file(file):
-                if not llava_layout.is_computed(name):
+                if not is_computed(name):
                     seen.add(name)
                     yield name, tensor
-        if not any(name.startswith(llava_layout.PROJECTOR) for name in seen):
+        if not any(name.startswith(PROJECTOR) for name in seen):
             yield from self._projector()
-        if not any(name.startswith(llava_layout.TOWER) for name in seen):
+        if not any(name.startswith(TOWER) for name in seen):
             yield from self._tower()
 
     def preprocessor(self) -> dict[str, Any]:
         """The settings of the tower's image processor, CLIP's."""
-        from bridge.towers.image_processor import processor_settings
-
         own = self.folder / TOWER_FOLDER
         if (own / "preprocessor_config.json").is_file():
             return processor_settings(own)
@@ -106,7 +107,7 @@ class OriginalCheckpoint:
         if file is not None:
             for name, tensor in read_file(file):
                 if "mm_projector." in name:
-                    yield llava_layout.projector_name(name), tensor
+                    yield projector_name(name), tensor
 
     def _tower(self) -> Iterator[tuple[str, torch.Tensor]]:
         place = tower_folder(self.folder, self.settings.tower, weights=True)
@@ -118,8 +119,8 @@ class OriginalCheckpoint:
             )
         for file in files:
             for name, tensor in read_file(file):
-                full = llava_layout.tower_name(name)
-                if full is not None and not llava_layout.is_computed(full):
+                full = tower_name(name)
+                if full is not None and not is_computed(full):
                     yield full, tensor
 
 
@@ -131,8 +132,6 @@ def open_original(
     ``base`` is the language model (a folder or hub id) of a folder that has only a projector.
     Raises UnsupportedModelError, WeightsError, OptionError, and what `bridge.store.resolve` does.
     """
-    from bridge.store import resolve
-
     config = read_json(folder / "config.json")
     settings = read_settings(config, folder)
     refuse_lora(folder)
@@ -179,8 +178,6 @@ def refuse_lora(folder: Path) -> None:
 
 def tower_folder(folder: Path, tower: str, *, weights: bool = False) -> Path:
     """The folder that `mm_vision_tower` names: beside the checkpoint, elsewhere, or on the hub."""
-    from bridge.store import resolve
-
     beside = folder / tower
     if beside.is_dir():
         return check_folder(beside)
@@ -245,11 +242,11 @@ def _parts(
     newline = None
     for name, tensor in source.tensors():
         cast = tensor.to(dtype)
-        if name.startswith(llava_layout.TOWER):
-            vision["vision_model." + name.removeprefix(llava_layout.TOWER)] = cast
-        elif name.startswith(llava_layout.PROJECTOR):
-            projector[name.removeprefix(llava_layout.PROJECTOR)] = cast
-        elif name == llava_layout.NEWLINE:
+        if name.startswith(TOWER):
+            vision["vision_model." + name.removeprefix(TOWER)] = cast
+        elif name.startswith(PROJECTOR):
+            projector[name.removeprefix(PROJECTOR)] = cast
+        elif name == NEWLINE:
             newline = cast
         else:
             llm[name] = cast
@@ -333,9 +330,7 @@ def _aspect(
     if settings.aspect == "square":
         return SQUARE
     if newline is None:
-        raise WeightsError(
-            f"{source.folder}: {llava_layout.NEWLINE} is missing, which anyres needs"
-        )
+        raise WeightsError(f"{source.folder}: {NEWLINE} is missing, which anyres needs")
     tile = int(source.vision["image_size"])
     parameter = torch.nn.Parameter(newline, requires_grad=False)
     return AnyRes(settings.pinpoints, tile, parameter, int(processor.resample))
@@ -343,15 +338,10 @@ def _aspect(
 
 def _options(settings: dict[str, Any]) -> dict[str, Any]:
     """What CLIP's processor takes of its saved settings."""
-    names: tuple[str, ...] = (
-        "size",
-        "crop_size",
-        "do_resize",
-        "do_center_crop",
-        "do_rescale",
-        "rescale_factor",
-    )
-    names += ("do_normalize", "image_mean", "image_std", "resample", "do_convert_rgb")
+    names = (
+        "size", "crop_size", "do_resize", "do_center_crop", "do_rescale", "rescale_factor",
+        "do_normalize", "image_mean", "image_std", "resample", "do_convert_rgb",
+    )  # fmt: skip
     return {key: settings[key] for key in names if settings.get(key) is not None}
 
 

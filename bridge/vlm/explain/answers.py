@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +17,7 @@ from bridge.errors import OptionError, PromptError
 from bridge.vlm.answering import n_common
 from bridge.vlm.chat import Turn, check_no_special_tokens, checked_turns
 from bridge.vlm.explain.pictures import one_picture
-
-if TYPE_CHECKING:
-    from bridge.vlm.model import BridgeVLM
+from bridge.vlm.model import BridgeVLM
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,9 +18,7 @@ import torch
 from bridge.errors import OptionError, UnsupportedModelError
 from bridge.vlm.chat_writer import special_tokens
 from bridge.vlm.explain.pictures import View, check_index, one_picture, views_of
-
-if TYPE_CHECKING:
-    from bridge.vlm.model import BridgeVLM
+from bridge.vlm.model import BridgeVLM
 
 Method = Literal["embeddings", "centred", "logits"]
 _METHODS = ("embeddings", "centred", "logits")

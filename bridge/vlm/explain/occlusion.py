@@ -32,13 +32,12 @@ from bridge.vlm.explain.pictures import (
     patch_pixels,
     patches_of,
 )
+from bridge.vlm.model import BridgeVLM
 from bridge.vlm.projectors.protocol import Grid
 from bridge.vlm.views import AnyRes, Views
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-    from bridge.vlm.model import BridgeVLM
 
 Fill = Literal["colour", "state"]
 

@@ -13,6 +13,7 @@ import torch
 from bridge.errors import OptionError, UnsupportedModelError
 from bridge.rgb import to_rgb
 from bridge.vlm.image import load_images
+from bridge.vlm.model import BridgeVLM
 from bridge.vlm.projectors.protocol import Grid, Projector
 from bridge.vlm.views import AnyRes, Views
 from bridge.vlm.vision import SoftTokens, patch_size
@@ -20,8 +21,6 @@ from bridge.vlm.vision import SoftTokens, patch_size
 if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
-
-    from bridge.vlm.model import BridgeVLM
 
 
 @dataclass(frozen=True, eq=False)

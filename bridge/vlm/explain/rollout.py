@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +19,7 @@ from bridge.towers.rollout import rollout
 from bridge.vlm.chat import Turn, checked_turns
 from bridge.vlm.explain.answers import answer_words
 from bridge.vlm.explain.pictures import View, check_index, one_picture, views_of
-
-if TYPE_CHECKING:
-    from bridge.vlm.model import BridgeVLM
+from bridge.vlm.model import BridgeVLM
 
 
 @dataclass(frozen=True, eq=False)
