@@ -96,9 +96,8 @@ def describe(
         ImageError, PromptError, OptionError: before any model loads.
         And what `load_vlm` raises.
     """
-    turns = checked_turns(question, history)
     limit = checked_max_new_tokens(max_new_tokens)
-    asked = Question(load_images(image), turns)
+    asked = read_question(image, question, history)
     vlm = _named(model, device, dtype) if isinstance(model, str | os.PathLike) else _live(model)
     if stream:
         return vlm.stream_answer(asked, limit)

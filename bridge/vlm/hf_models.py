@@ -110,6 +110,8 @@ def _causal_lm(model: Any) -> Any:
     return llm.eval()
 
 
+# -- a BridgeVLM as a LLaVA of transformers ----------------------------------------------
+
 # Towers and decoders whose stock LLaVA the tests hold equal to bridge's.
 _TOWERS = ("clip_vision_model", "siglip_vision_model")
 _DECODERS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3_text")
@@ -235,6 +237,9 @@ def _with_row(llm: Any, token_id: int) -> Any:
         with torch.no_grad():
             weight[size:] = weight[:size].float().mean(0).to(weight.dtype)
     return longer
+
+
+# -- BLIP-2 -------------------------------------------------------------------------------
 
 
 class Blip2Tower(nn.Module):

@@ -53,59 +53,59 @@ def encode(writer: ChatWriter, row: Row, n_soft: Sequence[int], limit: int | Non
     if writer.context is not None:
         writer = replace(writer, context=None)  # the limit is judged here
     marked = any(IMAGE_TOKEN in question for question, _ in row.turns)
-    said: list[_Said] = []
+    prefixes: list[_Prefix] = []
     try:
         for last in range(1, len(row.turns) + 1):
             turns = row.turns[:last]
             marks = sum(question.count(IMAGE_TOKEN) for question, _ in turns)
             soft = n_soft[: marks if marked else len(row.pictures)]
-            told = writer.ids(turns, soft, answer=turns[-1][1])
-            if limit is not None and len(told) > limit:
+            answered = writer.ids(turns, soft, answer=turns[-1][1])
+            if limit is not None and len(answered) > limit:
                 if last == 1:
                     raise DataError(
-                        f"{row.where}: the first turn takes {len(told)} positions "
+                        f"{row.where}: the first turn takes {len(answered)} positions "
                         f"({sum(soft)} of them pictures), and {limit} are allowed; shorten it"
                     )
                 break
-            said.append(_Said(turns, soft, writer.ids(turns, soft), told))
-        ids = said[-1].told
-        labels = _labels(writer, said, row.where)
+            prefixes.append(_Prefix(turns, soft, writer.ids(turns, soft), answered))
+        ids = prefixes[-1].answered
+        labels = _labels(writer, prefixes, row.where)
     except PromptError as error:
         raise DataError(f"{row.where}: {error}") from error
     n_learnt = sum(label != IGNORE_LABEL for label in labels[1:])
     if not n_learnt:
         raise DataError(f"{row.where}: no token of an answer is left to learn")
-    pictures = row.pictures[: len(said[-1].soft)]
+    pictures = row.pictures[: len(prefixes[-1].soft)]
     return LabelledRow(array("i", ids), array("i", labels), pictures, n_learnt)
 
 
 @dataclass(frozen=True, eq=False)
-class _Said:
+class _Prefix:
     """A row up to one of its answers: ids before it, and to its end if the row ended there."""
 
     turns: Sequence[Turn]
     soft: Sequence[int]
-    asked: list[int]
-    told: list[int]
+    prompt: list[int]
+    answered: list[int]
 
 
-def _labels(writer: ChatWriter, said: Sequence[_Said], where: str) -> list[int]:
-    """The labels of the last of ``said``, which is the whole row."""
-    whole = said[-1].told
+def _labels(writer: ChatWriter, prefixes: Sequence[_Prefix], where: str) -> list[int]:
+    """The labels of the last of ``prefixes``, which is the whole row."""
+    whole = prefixes[-1].answered
     labels: list[int] = []
-    for each in said:
-        told = each.told
-        if whole[: len(told)] != told:
-            told = writer.ids_when_followed(each.turns, each.soft)
-        if whole[: len(told)] != told:
+    for each in prefixes:
+        answered = each.answered
+        if whole[: len(answered)] != answered:
+            answered = writer.ids_when_followed(each.turns, each.soft)
+        if whole[: len(answered)] != answered:
             raise DataError(
                 f"{where}: the chat template of {writer.name} writes earlier turns anew "
                 "when a turn follows; split the conversation into rows of one turn"
             )
-        # Where a tokenizer joins the last letter asked with the first one told, the joined
-        # token is learnt.
-        start = max(len(labels), n_common(each.asked, told))
-        labels += [IGNORE_LABEL] * (start - len(labels)) + told[start:]
+        # Where a tokenizer joins the last letter of a question with the first of its answer, the
+        # joined token is learnt.
+        start = max(len(labels), n_common(each.prompt, answered))
+        labels += [IGNORE_LABEL] * (start - len(labels)) + answered[start:]
     return labels
 
 
