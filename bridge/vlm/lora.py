@@ -122,6 +122,8 @@ def without_lora(llm: Any) -> Iterator[None]:
             llm.set_submodule(name, layer)
 
 
+# -- files ------------------------------------------------------------------------------
+
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _OTHER_SCALES = ("use_rslora", "alpha_pattern")  # of peft: not alpha / rank for every layer

@@ -130,6 +130,7 @@ _CLASSES = {
 def tower_processor(tower: Any) -> Any:
     """Resizing, cropping and normalising as CLIP, SigLIP or DINOv2 were published with.
 
+    For towers that come without their checkpoint's processor, which is always the better choice.
     CLIP and DINOv2 cut the middle square out; SigLIP squeezes the whole picture. Raises
     UnsupportedModelError for another family of tower.
     """

@@ -130,7 +130,7 @@ def _inputs(tower: nn.Module, pixel_values: torch.Tensor) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class SoftTokens:
-    """The count of one picture, and how it came about."""
+    """The count of one picture, and every step of it, so that an error can say where it is from."""
 
     tower: str
     grid: Grid

@@ -274,6 +274,7 @@ SHARD_BYTES = 4_000_000_000
 class ShardWriter:
     """Tensors to `model.safetensors`, or to numbered shards with an index where they are many.
 
+    Only one shard is in memory at a time, so a model larger than the memory can be converted.
     The folder must be new: files get their final names when `close` knows how many there are.
     """
 

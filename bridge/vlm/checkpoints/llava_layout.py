@@ -18,6 +18,8 @@ from typing import Any, NoReturn
 from bridge.errors import UnsupportedModelError
 from bridge.vlm.views import Size
 
+# -- names of tensors -------------------------------------------------------------------
+
 TOWER = "model.vision_tower.vision_tower.vision_model."
 PROJECTOR = "model.mm_projector."
 NEWLINE = "model.image_newline"
@@ -91,6 +93,8 @@ def projector_name(name: str) -> str:
     """A tensor of mm_projector.bin by LLaVA's full name; trainers put various prefixes before."""
     return PROJECTOR + name.split("mm_projector.", 1)[-1]
 
+
+# -- settings ---------------------------------------------------------------------------
 
 # LLaVA's model_type (or older spelling) -> the language model's, and its class there.
 LLMS = {

@@ -78,6 +78,8 @@ def image_mark(tokenizer: Any) -> str:
     return IMAGE_TOKEN if inside[1:] == begun else f"{IMAGE_TOKEN} "
 
 
+# -- the files --------------------------------------------------------------------------
+
 ORIGINALS = "llava_text"
 _SETTINGS = "tokenizer_config.json"
 _TOKENIZER = "tokenizer.json"

@@ -15,7 +15,13 @@ from bridge.vlm.projectors.protocol import Grid, as_grid, as_image
 
 
 class AveragePoolProjector(nn.Module):
-    """(B, h*w, vision_width) to (B, ceil(h/stride) * ceil(w/stride), llm_width)."""
+    """The mean of s x s neighbouring states, then LLaVA's two-layer MLP.
+
+    (B, h*w, vision_width) to (B, ceil(h/stride) * ceil(w/stride), llm_width). Yao et al., "DeCo:
+    Decoupling Token Compression from Semantic Abstraction" (2024): pooling keeps places and has
+    nothing to learn, so all learning goes into the MLP. Squares that hang over the edge of the grid
+    take the mean of what lies in the grid.
+    """
 
     kind = "average_pool"
 
@@ -43,7 +49,14 @@ class AveragePoolProjector(nn.Module):
 
 
 class PixelShuffleProjector(nn.Module):
-    """(B, h*w, vision_width) to (B, h*w / scale**2, llm_width); ``scale`` divides both sides."""
+    """s x s neighbouring states side by side in the channels, then one matrix.
+
+    (B, h*w, vision_width) to (B, h*w / scale**2, llm_width); ``scale`` divides both sides. The
+    order of channels is that of Idefics3's connector (Laurençon et al., "Building and better
+    understanding vision-language models", 2024, section 2.2), which nanoVLM and SmolVLM share: the
+    row within the square first, then the column, then the state's own channels. Shi et al. (2016)
+    wrote the other direction, InternVL 1.5 brought this one to VLMs.
+    """
 
     kind = "pixel_shuffle"
 
@@ -81,9 +94,12 @@ class PixelShuffleProjector(nn.Module):
 
 
 class CAbstractorProjector(nn.Module):
-    """(B, h*w, vision_width) to (B, tokens, llm_width); ``tokens`` is a square number.
+    """Convolutions, an adaptive mean to a square of tokens, convolutions, an MLP.
 
-    ``grid`` is that of the learned position table, interpolated for pictures of another grid.
+    (B, h*w, vision_width) to (B, tokens, llm_width); ``tokens`` is a square number. ``grid`` is
+    that of the learned position table, interpolated for pictures of another grid. Cha et al.,
+    "Honeybee: Locality-enhanced Projector for Multimodal LLM" (arXiv 2312.06742), section 4.2 and
+    table 9.
     """
 
     kind = "c_abstractor"
@@ -149,7 +165,11 @@ def _blocks(depth: int, width: int, out: int) -> nn.Sequential:
 
 
 class RegBlock(nn.Module):
-    """RegNet's Y block without stride: (B, C, h, w) to (B, C', h, w)."""
+    """RegNet's Y block without stride: (B, C, h, w) to (B, C', h, w).
+
+    With squeeze and excitation (Radosavovic et al. 2020): 1x1, 3x3 a channel, gate, 1x1, each but
+    the gate with a LayerNorm over channels; SiLU.
+    """
 
     def __init__(self, width: int, out: int) -> None:
         super().__init__()

@@ -18,9 +18,15 @@ EPSILON = 1e-6
 
 
 class PerceiverProjector(nn.Module):
-    """(B, N, vision_width) to (B, latents, llm_width), whatever N is.
+    """A fixed number of learned latents that look at the states, layer after layer.
 
-    ``inner_width`` is the hidden width of the first MLP (None: four times ``llm_width``).
+    (B, N, vision_width) to (B, latents, llm_width), whatever N is. ``inner_width`` is the hidden
+    width of the first MLP (None: four times ``llm_width``).
+
+    Alayrac et al., "Flamingo" (2022), section 3.1, in the form of Idefics2 (Laurençon et al., "What
+    matters when building vision-language models?", 2024): a gated MLP to the language model's width
+    first, RMS norms, and keys and values from states and latents together. Weights are named as in
+    transformers' `Idefics2Connector`, whose tensors load as they are.
     """
 
     kind = "perceiver"
@@ -141,7 +147,10 @@ class GatedMlp(nn.Module):
 
 
 class QFormerProjector(nn.Module):
-    """(B, N, vision_width) to (B, queries, llm_width), whatever N is.
+    """BLIP-2's Q-Former: learned queries that read the states through cross-attention.
+
+    (B, N, vision_width) to (B, queries, llm_width), whatever N is. Li et al., "BLIP-2" (2023),
+    section 3. Weights are named as in transformers' `Blip2ForConditionalGeneration`.
 
     ``query_tokens`` is (1, queries, D), ``qformer`` a `Blip2QFormerModel` of width D, which may
     stay in float32 where the rest is in half precision, as BLIP-2's does. BLIP-2 shows it the

@@ -61,6 +61,8 @@ def build_projector(name: str, vision_width: int, llm_width: int, **options: Any
         raise OptionError(f"projector {name!r}: {error}") from error
 
 
+# -- files ------------------------------------------------------------------------------
+
 CONFIG, WEIGHTS = "projector.json", "projector.safetensors"
 # Numbers of a config that say how many layers there are: each layer has tensors of its own.
 _LAYERS = ("depth", "num_hidden_layers")

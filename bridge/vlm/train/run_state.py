@@ -106,6 +106,8 @@ def _state(
     return own
 
 
+# -- log, curve and samples -------------------------------------------------------------
+
 _ANSWER_TOKENS = 48
 
 
