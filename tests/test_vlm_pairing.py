@@ -614,7 +614,7 @@ def test_parts_of_another_kind() -> None:
         (UnsupportedModelError, "causal", (tower, torch.nn.Linear(2, 2), tokenizer)),
         (UnsupportedModelError, "head|causal", (tower, LlamaModel(llm.config), tokenizer)),
         (UnsupportedModelError, "does not know how|no image tower", (convolutions, llm, tokenizer)),
-        (UnsupportedModelError, "no image tower", (llm, llm, tokenizer)),
+        (UnsupportedModelError, "not an image tower", (llm, llm, tokenizer)),
         (OptionError, "vision is a str", ("clip", llm, tokenizer)),
     ):
         with pytest.raises(error, match=match):

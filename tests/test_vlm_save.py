@@ -190,5 +190,5 @@ def test_parts_are_loaded_by_name(tmp_path: Path) -> None:
         assert (processor is None) == (source != tmp_path)
     llm, tokenizer = load_llm(tmp_path, device="cpu")
     assert type(llm) is type(vlm.llm) and "<image>" in tokenizer.get_vocab()
-    with pytest.raises(UnsupportedModelError, match=r"no model for AutoModelForCausalLM"):
+    with pytest.raises(UnsupportedModelError, match=r"not a model for AutoModelForCausalLM"):
         load_llm(tmp_path / "vision", device="cpu")

@@ -377,7 +377,7 @@ def test_the_folder_loads_and_answers_alike(tmp_path: Path) -> None:
         ({"stage": 3}, "stage is 3"),
         ({"lora": 4}, "lora is for stage 2"),
         ({"batch_size": 0}, "batch_size is 0"),
-        ({"batch_size": 4, "micro_batch": 3}, "no multiple of micro_batch 3"),
+        ({"batch_size": 4, "micro_batch": 3}, "not a multiple of micro_batch 3"),
         ({"learning_rate": -1.0}, "learning_rate is -1.0"),
         ({"mixed_precision": "fp16"}, "mixed_precision is 'fp16'"),
         ({"warmup_ratio": 2.0}, "warmup_ratio"),

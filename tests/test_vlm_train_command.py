@@ -31,7 +31,7 @@ NONE = ["--vision", "no/tower", "--llm", "no/llm"]
         (["data/talk.json", *NONE, "--stage", "3"], "invalid choice"),
         (["data/talk.json", *NONE, "--lora", "4"], "lora is for stage 2"),
         (["data/talk.json", *NONE, "--steps", "0"], "steps is 0"),
-        (["data/talk.json", *NONE, "--micro-batch", "3"], "no multiple of micro_batch 3"),
+        (["data/talk.json", *NONE, "--micro-batch", "3"], "not a multiple of micro_batch 3"),
         (["data", *NONE], "0.png has no caption"),
     ],
 )

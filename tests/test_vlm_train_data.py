@@ -149,7 +149,7 @@ GOOD = [{"from": "human", "value": "<image>\nwhich?"}, {"from": "gpt", "value": 
         ({"image": "bad.png", "conversations": GOOD}, r"bad.png' is not an image"),
         ({"conversations": GOOD}, r"1 <image> mark\(s\) and 0 picture"),
         ({"image": ["a.png", "a.png"], "conversations": GOOD}, r"1 <image> mark.* 2 picture"),
-        ({"image": "a.png", "conversations": []}, "no list of messages"),
+        ({"image": "a.png", "conversations": []}, "not a list of messages"),
         ({"image": "a.png", "conversations": GOOD[:1]}, "ends without an answer"),
         ({"image": "a.png", "conversations": [*GOOD, GOOD[1]]}, "message 3 is from 'gpt' again"),
         ({"image": "a.png", "conversations": [{"from": "system", "value": "a"}]}, "'system'"),
@@ -185,7 +185,7 @@ def test_bad_files(tmp_path: Path) -> None:
     (tmp_path / "talk.json").write_text("{}")
     with pytest.raises(DataError, match="holds no list"):
         read_data(tmp_path / "talk.json")
-    with pytest.raises(DataError, match="no training data"):
+    with pytest.raises(DataError, match="not training data"):
         read_data(tmp_path / "a.png")
     with pytest.raises(DataError, match="data is a int"):
         read_data(3)  # type: ignore[arg-type]
