@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from inspect import signature
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -94,3 +95,23 @@ def merge_embeddings(
         words = words.masked_scatter(places.unsqueeze(-1), flat)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     return LlmInputs(words, mask, positions)
+
+
+def llm_logits(llm: Any, rows: LlmInputs, keep: int | torch.Tensor = 0) -> torch.Tensor:
+    """A language model's logits (B, T, V) of a batch.
+
+    ``keep`` takes the last so many positions, or those of a tensor of indices; 0 takes all. A model
+    that can computes no others: of a large vocabulary, logits are the largest tensor there is.
+    """
+    known = signature(llm.forward).parameters
+    # A model of relative places (ALiBi) takes no positions; older ones give logits everywhere.
+    options = {"position_ids": rows.position_ids, "logits_to_keep": keep}
+    logits: torch.Tensor = llm(
+        inputs_embeds=rows.inputs_embeds,
+        attention_mask=rows.attention_mask,
+        use_cache=False,
+        **{name: value for name, value in options.items() if name in known},
+    ).logits
+    if isinstance(keep, int):
+        return logits[:, -keep:]
+    return logits if "logits_to_keep" in known else logits[:, keep]

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from inspect import signature
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +31,7 @@ from bridge.vlm.chat import (
 )
 from bridge.vlm.chat_writer import ChatWriter
 from bridge.vlm.image import ImagesInput, load_images
-from bridge.vlm.merge_embeddings import LlmInputs, Side, merge_embeddings, pad_rows
+from bridge.vlm.merge_embeddings import LlmInputs, Side, llm_logits, merge_embeddings, pad_rows
 from bridge.vlm.projectors import Grid, Projector
 from bridge.vlm.validation import (
     check_image_token,
@@ -246,17 +245,9 @@ class BridgeVLM:
         return self.read(self.inputs(images, chats, padding))
 
     def read(self, rows: LlmInputs, keep: int = 0) -> torch.Tensor:
-        """The language model's logits (B, T, V) of a batch; of the last ``keep`` positions only,
-        where that is not 0 and the model can leave out the others."""
-        known = signature(self.llm.forward).parameters
-        # A model of relative places (ALiBi) takes none; older ones give logits everywhere.
-        options = {"position_ids": rows.position_ids, "logits_to_keep": keep}
-        logits: torch.Tensor = self.llm(
-            inputs_embeds=rows.inputs_embeds,
-            attention_mask=rows.attention_mask,
-            use_cache=False,
-            **{name: value for name, value in options.items() if name in known},
-        ).logits[:, -keep:]
+        """The logits (B, T, V) of a batch, or of its last ``keep`` positions. Raises NumbersError
+        when they are not finite."""
+        logits = llm_logits(self.llm, rows, keep)
         check_logits(logits, rows.attention_mask[:, -keep:], self.name)
         return logits
 

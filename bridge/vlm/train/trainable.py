@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from inspect import signature
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch.nn import functional as F
 
 from bridge.errors import OptionError
 from bridge.vlm.lora import add_lora, take_lora
-from bridge.vlm.merge_embeddings import merge_embeddings
+from bridge.vlm.merge_embeddings import llm_logits, merge_embeddings
 from bridge.vlm.model import BridgeVLM
 from bridge.vlm.projectors import Grid
 from bridge.vlm.train.batches import IGNORE_LABEL, Batch
@@ -93,7 +92,6 @@ class Trainee(nn.Module):
         self.projector: Any = vlm.projector
         self.llm = vlm.llm
         self._aspect, self._image_id, self._layout = vlm.aspect, vlm.image_token_id, layout
-        self._known = frozenset(signature(self.llm.forward).parameters)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """The summed cross-entropy of every learnt token, fp32."""
@@ -101,20 +99,10 @@ class Trainee(nn.Module):
         table = self.llm.get_input_embeddings()
         rows = merge_embeddings(table, batch.ids, batch.mask, self._image_id, soft)
         targets = F.pad(batch.labels[:, 1:], (0, 1), value=IGNORE_LABEL)
-        options: dict[str, Any] = {"position_ids": rows.position_ids}
-        # Logits of a large vocabulary are the largest tensor there is: only where one is learnt.
-        wanted = (targets != IGNORE_LABEL).any(0).nonzero()[:, 0]
-        if "logits_to_keep" in self._known:
-            options["logits_to_keep"], targets = wanted, targets[:, wanted]
-        logits = self.llm(
-            inputs_embeds=rows.inputs_embeds,
-            attention_mask=rows.attention_mask,
-            use_cache=False,
-            **{name: value for name, value in options.items() if name in self._known},
-        ).logits
+        learnt = (targets != IGNORE_LABEL).any(0).nonzero()[:, 0]
         loss = F.cross_entropy(
-            logits.flatten(0, 1).float(),
-            targets.flatten(),
+            llm_logits(self.llm, rows, learnt).flatten(0, 1).float(),
+            targets[:, learnt].flatten(),
             ignore_index=IGNORE_LABEL,
             reduction="sum",
         )
