@@ -496,8 +496,7 @@ def _models(options: argparse.Namespace) -> None:
 
 
 def _towers(options: argparse.Namespace) -> None:
-    from bridge.towers.registry import towers
-    from bridge.towers.table import table_lines
+    from bridge.towers import table_lines, towers
 
     rows = towers()
     if options.json:

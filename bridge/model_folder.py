@@ -1,4 +1,4 @@
-"""What is checked of a model's folder before transformers or diffusers read it. No torch here.
+"""What is checked of a model's folder before transformers or diffusers read it.
 
 They open whatever stands under a name that they know, so a pipe would hang them; they build what a
 config asks for before they look at a weight; and where an index names a file that is no
@@ -20,6 +20,9 @@ from bridge.files import check_regular, read_json
 _READ = (".json", ".jinja", ".txt", ".model", ".safetensors", ".bin", ".pt", ".pth", ".gguf")
 # A folder of a model has some dozens of files; a shell's mistake may give the home folder.
 _MOST_FILES = 5_000
+
+# Numbers that a model may have whatever its files hold.
+_SMALL_MODEL = 1 << 26
 
 # Numbers of a config.json, or of an image processor's, that memory and time go by, and the most
 # that they may be: the largest published ones are well below.
@@ -83,6 +86,44 @@ def check_sizes(config: dict[str, Any], source: object) -> None:
             raise WeightsError(
                 f"{source}: {key} is {value:,}, where 0 to {most:,} can be; fetch it again."
             )
+
+
+def files_size(folder: Path) -> int:
+    """How many bytes the safetensors of a folder have, those that its indexes name among them."""
+    indexes = folder.glob("*.safetensors.index.json")
+    named = {file for index in indexes for file in shards(index).values() if file.is_file()}
+    return sum(file.stat().st_size for file in {*folder.glob("*.safetensors"), *named})
+
+
+def check_described(model_class: Any, config: Any, folder: Path, held: int) -> None:
+    """Refuse a config that describes a far larger model than there are weights for.
+
+    transformers makes up what is missing, and has filled the memory before it says so.
+
+    Args:
+        model_class: transformers' class of the model, or an Auto class.
+        config: its transformers config.
+        folder: where it is from.
+        held: the bytes of its weights.
+
+    Raises:
+        WeightsError: the model would have 64 million numbers more than ``held`` can be.
+    """
+    import torch  # late: conditioning's command line reads folders without it
+
+    with torch.device("meta"):
+        # An Auto class finds the model's own, which a config builds by itself.
+        if hasattr(model_class, "from_config"):
+            described = model_class.from_config(config, trust_remote_code=False)
+        else:
+            described = model_class(config)
+    numbers = sum(tensor.numel() for tensor in described.parameters())
+    # Four bits a number is the least there is; what is small may lack whatever it likes.
+    if numbers > 2 * held + _SMALL_MODEL:
+        raise WeightsError(
+            f"{folder}: its config.json describes {numbers:,} numbers, and its files hold "
+            f"{held:,} bytes; get the complete checkpoint"
+        )
 
 
 def _numbers(values: dict[str, Any]) -> Iterator[tuple[str, float]]:

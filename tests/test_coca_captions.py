@@ -18,8 +18,8 @@ from tiny_coca import TOKENIZER, write_coca
 from torch import Tensor, nn
 
 from bridge.errors import ImageError, OptionError, UnsupportedModelError, WeightsError
-from bridge.towers import Captioner, Layer, open_captioner, open_clip_files, open_text_tower
-from bridge.towers.beam_search import beam_search
+from bridge.towers import Captioner, Layer, open_captioner, open_clip_config, open_text_tower
+from bridge.towers.captioner import beam_search
 
 TOLERANCE = 1e-5
 START, END = TOKENIZER.bos_token_id, TOKENIZER.eos_token_id
@@ -103,13 +103,13 @@ def test_half_precision(folder: Path, coca: Captioner) -> None:
 def test_the_checkpoint_is_read_once(
     folder: Path, coca: Captioner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, plain = [], open_clip_files.read_state
+    read, plain = [], open_clip_config.read_state
 
     def counted(*asked: Any) -> dict[str, Tensor]:
         read.append(asked)
         return plain(*asked)
 
-    monkeypatch.setattr(open_clip_files, "read_state", counted)
+    monkeypatch.setattr(open_clip_config, "read_state", counted)
     again = open_captioner(folder, device="cpu")
     assert len(read) == 1
     assert torch.equal(again.picture_tokens(pixels()), coca.picture_tokens(pixels()))

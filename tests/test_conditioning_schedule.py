@@ -160,6 +160,14 @@ def test_a_prompt_that_never_changes_is_condition(pipe: Any) -> None:
         assert torch.equal(plan.kwargs()[name], tensor), name
 
 
+def test_a_weight_at_one_step_does_not_move_another(pipe: Any) -> None:
+    """The webui restores the mean over all that a prompt says."""
+    plan = bridge.schedule("two [(red:1.5):dog:0.5]", steps=4, model=pipe)
+    for step, text in ((1, "two (red:1.5)"), (4, "two dog")):
+        alone = bridge.condition(text, model=pipe)
+        assert torch.allclose(plan.at(step).prompt_embeds, alone.prompt_embeds, atol=1e-5)
+
+
 def test_all_intervals_take_one_pass_a_tower(pipe: Any) -> None:
     calls: list[int] = []
     handle = pipe.text_encoder.register_forward_pre_hook(lambda *_: calls.append(1))

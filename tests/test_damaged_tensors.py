@@ -233,10 +233,10 @@ def test_loras_of_wrong_shapes_and_kinds(tmp_path: Path) -> None:
         ("alpha of .. in torch.complex64", {f"{LAYER}.alpha": torch.ones((), dtype=torch.cfloat)}),
         ("do not multiply", {f"{LAYER}.lora_down.weight": torch.ones(64)}),
         ("numbers with a point", {f"{LAYER}.lora_down.weight": down.long()}),
-        (f"'{cross}' is .8,., no matrix", {cross: torch.ones(8)}),
+        (f"'{cross}' is .8,., not a matrix", {cross: torch.ones(8)}),
         ("second down of", {LAYER.replace("te_", "te1_") + ".lora_down.weight": down.clone()}),
         (
-            "no LoRA of a linear layer",
+            "not a LoRA of a linear layer",
             {f"{LAYER.replace('0', '9' * 5000)}.lora_up.weight": up.clone()},
         ),
     ):

@@ -37,13 +37,13 @@ def test_prompts_are_planned_without_torch() -> None:
 
 
 def test_the_table_of_towers_is_read_without_torch() -> None:
-    code = "from bridge.towers import towers\nfrom bridge.towers.table import table_lines\n"
+    code = "from bridge.towers import towers\nfrom bridge.towers.registry import table_lines\n"
     assert "torch" not in modules_after(f"{code}assert table_lines(towers())")
 
 
 # With a name of theirs where that is light; tests/test_docs.py runs what the documents write.
 REACHED = ["comfyui", "conditioning", "diffusion", "emoji", "errors.BridgeError", "lab.vary"]
-REACHED += ["lab.variants", "prompt.parse", "towers.towers", "towers.table.table_lines"]
+REACHED += ["lab.variants", "prompt.parse", "towers.towers", "towers.registry.table_lines"]
 REACHED += ["vlm.load_image", "vlm.explain", "vlm.projectors", "vlm.hf_models"]
 
 

@@ -24,12 +24,14 @@ from diffusers.utils.state_dict_utils import (
 from lora_files import LAYOUTS, Deltas, add_to, fused, random_deltas, write_lora
 from safetensors.torch import save_file
 from tiny_models import tiny_sd_pipeline, tiny_sdxl_pipeline
+from torch.profiler import ProfilerActivity, profile
+from torch.testing import assert_close
 
 import bridge
 from bridge.cli import main
 from bridge.conditioning import forget_towers, load_conditioning, save_conditioning
 from bridge.errors import OptionError, PromptError, WeightsError
-from bridge.towers import read_lora
+from bridge.towers import TowerAddOns, adapted, read_lora
 
 TOLERANCE = 1e-5
 PEER = "weights fused by hand"
@@ -251,6 +253,36 @@ def test_nothing_is_left_behind_and_threads_do_not_meet(sdxl: Any, tmp_path: Pat
     assert all(torch.equal(before[k], after[k]) for k in before)
 
 
+def test_calls_share_the_matrices_and_follow_the_tower(sd: Any, tmp_path: Path) -> None:
+    """The second call of one set of add-ons puts no matrices together; another dtype gets its own
+    and the first is served again as it was."""
+    deltas = random_deltas(sd.text_encoder, 4, 5)
+    lora = read_lora(write_lora(tmp_path / "style.safetensors", "kohya", {"text_encoder": deltas}))
+    (layers,) = lora.towers.values()
+    addons = TowerAddOns(loras=(layers,))
+    tower = copy.deepcopy(sd.text_encoder)
+    ids = torch.tensor([[1, 5, 2], [1, 7, 2]])
+
+    def encoded(addons: TowerAddOns) -> torch.Tensor:
+        with torch.no_grad(), adapted(tower, ids, addons, [(0.5,), (1.0,)]) as (plain, known):
+            return plain(known).last_hidden_state
+
+    def joined(addons: TowerAddOns) -> int:
+        with profile(activities=[ProfilerActivity.CPU]) as seen:
+            encoded(addons)
+        return sum(each.count for each in seen.key_averages() if each.key == "aten::cat")
+
+    first = encoded(addons)
+    fresh = joined(TowerAddOns(loras=(layers,)))
+    assert fresh - joined(addons) == 2 * len(layers) > 0
+    tower.double()
+    wide = encoded(addons)
+    assert torch.equal(wide, encoded(TowerAddOns(loras=(layers,))))
+    assert_close(wide.float(), first)
+    tower.float()
+    assert torch.equal(encoded(addons), first)
+
+
 def test_half_precision_towers(tmp_path: Path) -> None:
     pipe = tiny_sd_pipeline("sd15").to(torch.bfloat16)
     deltas = {"text_encoder": random_deltas(pipe.text_encoder, 4, 2)}
@@ -361,7 +393,7 @@ def test_files_that_are_no_lora(sd: Any, tmp_path: Path) -> None:
 
     layer = "lora_te_text_model_encoder_layers_0_mlp_fc1"
     down, up = torch.ones(2, 32), torch.ones(64, 2)
-    refused("no LoRA.*textual_inversions", {"emb_params": down})
+    refused("not a LoRA.*textual_inversions", {"emb_params": down})
     refused("not DoRA", {f"{layer}.dora_scale": up, f"{layer}.lora_down.weight": down})
     refused("not DoRA", {f"{layer}.hada_w1_a": up})
     refused("its down only", {f"{layer}.lora_down.weight": down})
@@ -372,7 +404,7 @@ def test_files_that_are_no_lora(sd: Any, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"There is no LoRA file '.*gone\.safetensors'; check"):
         bridge.condition("a cat", model=sd, loras=tmp_path / "gone.safetensors")
     (tmp_path / "old.pt").write_bytes(b"pickled")
-    with pytest.raises(WeightsError, match=r"old\.pt is no safetensors"):
+    with pytest.raises(WeightsError, match=r"old\.pt is not a safetensors"):
         bridge.condition("a cat", model=sd, loras=tmp_path / "old.pt")
 
 

@@ -13,6 +13,7 @@ from tiny_folders import KINDS
 
 import bridge
 from bridge.errors import BridgeError, UnsupportedModelError, WeightsError
+from bridge.model_folder import check_described, files_size
 from bridge.vlm import load_llm, load_vision
 
 
@@ -155,3 +156,40 @@ def test_every_published_part_of_a_pipeline_is_taken(tmp_path: Path) -> None:
     }
     (tmp_path / "model_index.json").write_text(json.dumps(index))
     assert pipeline_class_name(tmp_path) == "StableDiffusionPipeline"
+
+
+@pytest.mark.parametrize(
+    ("kind", "part"), [("llm", None), ("clip", "text_config"), ("clip", "vision_config")]
+)
+def test_a_config_that_describes_more_than_the_files_hold(
+    tmp_path: Path, kind: str, part: str | None
+) -> None:
+    """Six thousand million numbers that transformers would make up, 24 GB of them."""
+    folder = made(kind, tmp_path)
+    values: dict[str, Any] = {"num_hidden_layers": 50, "intermediate_size": 1 << 21}
+    if part is not None:
+        whole = json.loads((folder / "config.json").read_text())
+        values = {part: {**whole[part], **values}}
+    change(folder / "config.json", **values)
+    refused = 0
+    for door in KINDS[kind].doors.values():
+        try:
+            door(folder)
+        except WeightsError as error:
+            assert "numbers, and its files hold" in str(error) and str(folder) in str(error)
+            refused += 1
+    assert refused
+
+
+def test_what_a_config_describes_is_compared_with_the_weights(tmp_path: Path) -> None:
+    import transformers
+
+    small = transformers.CLIPTextConfig(num_hidden_layers=1, hidden_size=64, intermediate_size=64)
+    large = transformers.CLIPTextConfig(hidden_size=768, intermediate_size=3072)
+    model_class = transformers.CLIPTextModel
+    check_described(model_class, small, tmp_path, 0)
+    check_described(model_class, large, tmp_path, 30_000_000)
+    with pytest.raises(WeightsError, match=r"describes 123,060,480 numbers.* hold 20,000,000 b"):
+        check_described(model_class, large, tmp_path, 20_000_000)
+    (tmp_path / "model.safetensors").write_bytes(bytes(100))
+    assert files_size(tmp_path) == 100

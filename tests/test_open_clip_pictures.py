@@ -21,7 +21,7 @@ from torch import nn
 import bridge
 from bridge.errors import ImageError, OptionError, UnsupportedModelError
 from bridge.towers import ImageTower, open_image_tower
-from bridge.towers.open_clip_pictures import open_clip_pictures
+from bridge.towers.image_processor import open_clip_pictures
 from bridge.vlm.image import load_image
 
 SAID = json.loads((Path(__file__).parent / "data/open_clip_pictures.json").read_text())

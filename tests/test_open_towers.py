@@ -19,7 +19,7 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from bridge.errors import OptionError, PromptError, UnknownModelError, UnsupportedModelError
 from bridge.towers import Layer, TextTower, fingerprint, open_image_tower, open_text_tower, towers
-from bridge.towers.batch import TokenRule, tokenize
+from bridge.towers.tokenizer import TokenRule, tokenize
 
 Embedded = Callable[[str], Path]
 TEXTS = ["two red apples left of a cat", "", "a cat"]

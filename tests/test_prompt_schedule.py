@@ -35,6 +35,9 @@ def over(text: str, steps: int = 10, rule: str = "new") -> list[tuple[int, str]]
         ("[a:b:c]", [(10, "a:b:c")]),
         # A bar outside makes the web UI's grammar refuse all of it.
         ("a|b [c:5]", [(10, "a|b c:5")]),
+        # The web UI reads these so or as plain text, by Python's hash seed.
+        ("[a:b:3]:", [(4, "a:"), (10, "b:")]),
+        ("[a:b:3]:: x", [(4, "a:: x"), (10, "b:: x")]),
         ("(unclosed [a:b:4]", [(5, "unclosed a"), (10, "unclosed b")]),
     ],
 )

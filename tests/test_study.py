@@ -21,8 +21,7 @@ from bridge.lab.cache import Cache
 from bridge.lab.measures import UNRELATED, above_chance, cosine, mean_cosine, rollout, texts_without
 from bridge.lab.passes import read_texts, read_weighted
 from bridge.lab.variants import Variant
-from bridge.towers import TextTower
-from bridge.towers.families import TEXT_FAMILIES
+from bridge.towers import TEXT_FAMILIES, TextTower
 
 PROMPT = "two red apples left of a cat"
 # The order of a batch changes sums by float32's rounding.

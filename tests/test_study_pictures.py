@@ -27,8 +27,7 @@ from bridge.lab.ablation import ablated, choices_of
 from bridge.lab.marks import model_mark
 from bridge.lab.picture_drift import pixel_distance
 from bridge.lab.variants import Variant
-from bridge.towers import TextTower
-from bridge.towers.families import TEXT_FAMILIES
+from bridge.towers import TEXT_FAMILIES, TextTower
 
 PROMPT = "a red cat"
 NASTY = '<script>alert("&")</script> cat'

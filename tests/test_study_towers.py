@@ -111,7 +111,7 @@ def test_an_adapter_is_fitted_in_full_precision(
 ) -> None:
     # What is opened without a wish is in half precision, as a large tower on a GPU is.
     monkeypatch.setattr(
-        "bridge.towers.text_tower.resolve_dtype", lambda dtype, *_: dtype or torch.bfloat16
+        "bridge.towers.tower.resolve_dtype", lambda dtype, *_: dtype or torch.bfloat16
     )
     forget_towers()
     prompts = [f"{number} {thing}" for number in range(20) for thing in ("cat", "dog")]

@@ -24,7 +24,7 @@ from transformers import CLIPModel, CLIPVisionConfig, XLMRobertaConfig, XLMRober
 from bridge.errors import OptionError, UnsupportedModelError, WeightsError
 from bridge.towers import Layer, open_image_tower, open_text_tower
 from bridge.towers.families import family_of
-from bridge.towers.open_clip_files import read_files
+from bridge.towers.open_clip_config import read_files
 
 TOLERANCE = 1e-5
 TEXTS = ["two red apples left of a cat", "", "a cat! of the dog"]
@@ -417,7 +417,8 @@ def test_usual_configs_are_read(tmp_path: Path, model: dict[str, Any]) -> None:
         ({"text_cfg": {"rope": True}}, r"text_cfg\.rope=True"),
         ({"vision_cfg": {"registers": 4}}, r"vision_cfg\.registers=4"),
         ({"vision_cfg": {"no_ln_pre": True}}, r"vision_cfg\.no_ln_pre=True"),
-        ({"text_cfg": {"tokenizer_kwargs": {"clean": "canonicalize"}}}, r"clean='canonicalize'"),
+        ({"text_cfg": {"tokenizer_kwargs": {"clean": "whitespace"}}}, r"clean='whitespace'"),
+        ({"text_cfg": {"tokenizer_kwargs": {"clean": "Lower"}}}, r"clean='Lower'"),
         ({"text_cfg": {"tokenizer_kwargs": {"reduction_mask": "simple"}}}, "reduction_mask"),
     ],
 )
@@ -436,7 +437,7 @@ def test_what_is_unknown_is_refused_by_name(
         ({"text_cfg": {"heads": "6"}}, r"text_cfg\.heads is '6'", open_text_tower),
         ({"vision_cfg": {"width": 32}}, "head_width is 0", open_image_tower),
         ({**HEADS, "vision_cfg": {"head_width": 16, "image_size": 64}}, "64", open_image_tower),
-        ({"text_cfg": [6]}, r"text_cfg .* no table", open_text_tower),
+        ({"text_cfg": [6]}, r"text_cfg .* not a table", open_text_tower),
     ],
 )
 def test_a_config_that_does_not_fit_the_tensors(

@@ -24,8 +24,8 @@ from tiny_t5 import tiny_t5_tokenizer
 from tiny_tokenizers import tiny_bert_tokenizer, tiny_llama_tokenizer, tiny_xlmr_tokenizer
 from torch import nn
 
-from bridge.towers import open_image_tower, open_text_tower
-from bridge.towers.registry import ROWS, TowerRow
+from bridge.towers import TowerRow, open_image_tower, open_text_tower
+from bridge.towers.registry import ROWS
 
 pytestmark = pytest.mark.slow
 TOLERANCE = 1e-5

@@ -10,9 +10,9 @@ from tiny_models import tiny_clip_tokenizer
 from tiny_t5 import tiny_t5_tokenizer
 from tiny_tokenizers import tiny_bert_tokenizer, tiny_xlmr_tokenizer
 
-from bridge.towers import source
-from bridge.towers.batch import TokenRule, tokenize
+from bridge.towers import registry
 from bridge.towers.registry import find_row
+from bridge.towers.tokenizer import TokenRule, tokenize
 
 TEXT = "cat 猫 dog"
 
@@ -52,9 +52,9 @@ def test_a_row_with_weights_of_its_own_fetches_no_others(monkeypatch: pytest.Mon
         asked.append(allow_patterns)
         return Path(name)
 
-    monkeypatch.setattr(source, "resolve", resolve)
+    monkeypatch.setattr(registry, "resolve", resolve)
     for name in ("clip-b32", "clip-l", "emoji-1"):
-        source.find_source(name)
+        registry.find_source(name)
     own, stock, embedded = asked
     assert "open_clip_model.safetensors" in own and "model*.safetensors" not in own
     assert {"*.json", "*.txt"} <= set(own)

@@ -18,7 +18,7 @@ from tiny_pairs import LLMS, plain_tokenizer
 from torch import nn
 
 from bridge.errors import OptionError, PromptError, UnsupportedModelError
-from bridge.towers.rollout import rollout
+from bridge.towers import rollout
 from bridge.vlm import (
     BridgeVLM,
     answer_without,

@@ -31,7 +31,8 @@ import bridge
 from bridge import store
 from bridge.emoji.render import render_scene
 from bridge.errors import MissingDependencyError
-from bridge.towers import clip_image, load_tower
+from bridge.towers import load_tower
+from bridge.towers.clip import IMAGE_PROJECTED, encode_image
 from bridge.towers.image_processor import load_image_processor
 from bridge.vlm import BridgeVLM, load_vlm, packaged
 from bridge.vlm.views import pixels
@@ -228,9 +229,9 @@ def test_bridges_image_tower_sees_what_clip_sees(
     folder = embedded(name)
     clip = complete(CLIPModel, folder, dtype=torch.float32)
     given = pixels(load_image_processor(folder), scene_pictures()[:2])
-    tower = load_tower(clip_image.ARCHITECTURE, folder, dtype=torch.float32, device="cpu")
+    tower = load_tower(IMAGE_PROJECTED, folder, dtype=torch.float32, device="cpu")
     with torch.no_grad():
-        seen = clip_image.encode(tower, given)
+        seen = encode_image(tower, given, (-2,))
         wanted = clip.vision_model(pixel_values=given, output_hidden_states=True)
         pooled = clip.visual_projection(wanted.pooler_output)
     assert seen.grid == (8, 8) and seen.patches[0].shape == (2, 64, 192)

@@ -11,9 +11,7 @@ from bridge.conditioning.brought import Brought, BroughtLora
 from bridge.errors import WeightsError
 from bridge.prompt.inversion import Concept, with_words
 from bridge.prompt.loras import Tagged
-from bridge.towers import TextualInversion
-from bridge.towers.adapted import TowerAddOns
-from bridge.towers.lora import LowRank, misfit
+from bridge.towers import LowRank, TextualInversion, TowerAddOns, misfit
 
 if TYPE_CHECKING:
     from bridge.conditioning.kit import Kit

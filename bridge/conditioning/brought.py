@@ -20,8 +20,14 @@ from bridge.errors import OptionError, quoted
 from bridge.files import stamp
 from bridge.prompt.caret import prompt_error
 from bridge.prompt.loras import Tagged
-from bridge.towers.lora import Lora, file_of, name_of, read_lora
-from bridge.towers.textual_inversion import TextualInversion, read_textual_inversion
+from bridge.towers import (
+    Lora,
+    TextualInversion,
+    file_of,
+    name_of,
+    read_lora,
+    read_textual_inversion,
+)
 
 AnyPath: TypeAlias = str | os.PathLike[str]
 OneInversion: TypeAlias = AnyPath | TextualInversion

@@ -83,6 +83,7 @@ def compose(
     token_normalization: str = "none",
     long_prompt: str | LongPrompt | None = None,
     align: str | None = None,
+    clean: str | None = None,
     textual_inversions: TextualInversions | None = None,
     loras: Loras | None = None,
     clip_skip: int | None = None,
@@ -112,7 +113,7 @@ def compose(
     """
     texts = check_prompts(prompt)
     negatives = check_paired(negative_prompt, len(texts))
-    wording = read_wording(dialect, emphasis, token_normalization, long_prompt, align)
+    wording = read_wording(dialect, emphasis, token_normalization, long_prompt, align, clean)
     place = read_place(
         clip_skip, height, width, device, dtype, negative_clip_skip=negative_clip_skip
     )

@@ -55,6 +55,7 @@ def condition(
     token_normalization: str = "none",
     long_prompt: str | LongPrompt | None = None,
     align: str | None = None,
+    clean: str | None = None,
     textual_inversions: TextualInversions | None = None,
     loras: Loras | None = None,
     clip_skip: int | None = None,
@@ -108,6 +109,10 @@ def condition(
             to a common multiple, which leaves a UNet's cross-attention as it was, or fill the
             shorter up with windows of the ``empty`` prompt. Default: the dialect's own, ``repeat``
             for a1111 and comfy. See ``bridge.conditioning.alignment``.
+        clean: how text is cleaned before it is tokenized: ``none``, ``ftfy``, ``whitespace``,
+            ``lower`` or ``canonicalize``; see ``bridge.cleaning``. Default: the dialect's own;
+            a1111 cleans what CLIP reads, by ``ftfy``, and by ``lower`` what a tower of open_clip
+            reads (SD 2's, SDXL's second), the others nothing.
         textual_inversions: embedding files, as one path, a list of paths, or ``{word: path}``.
             The word of a file that is given without one is its own, or else its stem. A file of
             several vectors takes as many tokens.
@@ -157,7 +162,7 @@ def condition(
     negative_seconds = check_paired(negative_prompt_2 or None, count, "negative_prompt_2")
     thirds = check_paired(prompt_3 or None, count, "prompt_3")
     negative_thirds = check_paired(negative_prompt_3 or None, count, "negative_prompt_3")
-    wording = read_wording(dialect, emphasis, token_normalization, long_prompt, align)
+    wording = read_wording(dialect, emphasis, token_normalization, long_prompt, align, clean)
     place = read_place(
         clip_skip,
         height,

@@ -34,10 +34,18 @@ from bridge.files import read_json, stamp
 from bridge.prompt import Reader
 from bridge.prompt.plan import check_tokenizer
 from bridge.runtime import resolve_device
-from bridge.towers import TEXT_TOWERS, TOKENIZERS, TowerSpec, fingerprint, load_tower, read_spec
-from bridge.towers.foreign import reading
-from bridge.towers.spec import spec_of_config
-from bridge.towers.tokenizer import forget_tokenizers, load_tokenizer
+from bridge.towers import (
+    TEXT_TOWERS,
+    TOKENIZERS,
+    TowerSpec,
+    fingerprint,
+    forget_tokenizers,
+    load_tokenizer,
+    load_tower,
+    read_spec,
+    reading,
+    spec_of_config,
+)
 
 if TYPE_CHECKING:
     from bridge.conditioning.adapters.mapped import Mapped

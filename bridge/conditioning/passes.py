@@ -16,9 +16,7 @@ from bridge.conditioning.offloading import is_offloaded
 from bridge.conditioning.soundness import faults_of
 from bridge.conditioning.uneven import fitted, joined_length
 from bridge.prompt import LongPrompt, TokenPlan
-from bridge.towers import TEXT_TOWERS, Layer, TextStates
-from bridge.towers.adapted import TowerAddOns, adapted
-from bridge.towers.batch import check_ids
+from bridge.towers import TEXT_TOWERS, Layer, TextStates, TowerAddOns, adapted, check_ids
 
 
 @dataclass(frozen=True)

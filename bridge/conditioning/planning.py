@@ -45,7 +45,7 @@ def plans_of(
             normalised(plan, wording.token_normalization)
             for plan in plan_many(
                 own,
-                reader,
+                replace(reader, clean=wording.clean),
                 use.component,
                 wording.long_prompt.rule,
                 raw=wording.pools_source and use.pooled and use.layer is not None,

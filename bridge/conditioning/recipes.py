@@ -53,7 +53,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from bridge.errors import UnsupportedModelError
-from bridge.towers.states import Layer
+from bridge.towers import Layer
 
 
 @dataclass(frozen=True)

@@ -145,6 +145,7 @@ def regional(
     token_normalization: str = "none",
     long_prompt: str | LongPrompt | None = None,
     align: str | None = None,
+    clean: str | None = None,
     clip_skip: int | None = None,
     negative_clip_skip: int | None = None,
     height: int | None = None,
@@ -181,7 +182,7 @@ def regional(
     if isinstance(base_weight, bool) or not 0 <= base_weight <= 1:
         raise OptionError(f"base_weight is {base_weight!r}; give a number from 0 to 1.")
     texts = check_prompts([prompt, *(each.prompt for each in regions)])
-    wording = read_wording(dialect, emphasis, token_normalization, long_prompt, align)
+    wording = read_wording(dialect, emphasis, token_normalization, long_prompt, align, clean)
     place = read_place(
         clip_skip, height, width, device, dtype, negative_clip_skip=negative_clip_skip
     )

@@ -32,6 +32,7 @@ class WordingOptions(TypedDict, total=False):
     token_normalization: str
     long_prompt: str | LongPrompt | None
     align: str | None
+    clean: str | None
     textual_inversions: TextualInversions | None
     loras: Loras | None
     clip_skip: int | None

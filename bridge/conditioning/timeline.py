@@ -154,6 +154,7 @@ def read_schedule(
         worded.get("token_normalization", "none"),
         worded.get("long_prompt"),
         worded.get("align"),
+        worded.get("clean"),
     )
     place = read_place(
         worded.get("clip_skip"),
@@ -202,6 +203,7 @@ def schedule(
     token_normalization: str = "none",
     long_prompt: str | LongPrompt | None = None,
     align: str | None = None,
+    clean: str | None = None,
     textual_inversions: TextualInversions | None = None,
     loras: Loras | None = None,
     clip_skip: int | None = None,
@@ -237,6 +239,7 @@ def schedule(
         token_normalization=token_normalization,
         long_prompt=long_prompt,
         align=align,
+        clean=clean,
         textual_inversions=textual_inversions,
         loras=loras,
         clip_skip=clip_skip,

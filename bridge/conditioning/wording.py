@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from bridge.cleaning import CLEANINGS
 from bridge.conditioning.emphasis import EMPHASES
 from bridge.conditioning.uneven import UNEVEN
 from bridge.errors import OptionError, PromptError
@@ -33,13 +34,15 @@ _POOLED = ("first", "last", "mean")
 
 @dataclass(frozen=True)
 class Wording:
-    """The choices of one call, checked. ``align`` is None where the dialect's tool decides."""
+    """The choices of one call, checked. ``align`` and ``clean`` are None where the dialect's tool
+    decides."""
 
     dialect: str
     emphasis: str
     token_normalization: str
     long_prompt: LongPrompt
     align: str | None = None
+    clean: str | None = None
 
     @property
     def own_align(self) -> str:
@@ -104,6 +107,7 @@ def read_wording(
     token_normalization: str,
     long_prompt: object,
     align: str | None = None,
+    clean: str | None = None,
 ) -> Wording:
     """Check the choices and fill in the dialect's own. Raises OptionError."""
     _check_name(dialect, DIALECTS, "dialect")
@@ -127,7 +131,9 @@ def read_wording(
     _check_name(long.uneven, UNEVEN, "long_prompt.uneven")
     if align is not None:
         _check_name(align, _ALIGNS, "align")
-    return Wording(dialect, chosen, token_normalization, long, align)
+    if clean is not None:
+        _check_name(clean, CLEANINGS, "clean")
+    return Wording(dialect, chosen, token_normalization, long, align, clean)
 
 
 def _check_name(value: object, names: Iterable[str], what: str) -> None:

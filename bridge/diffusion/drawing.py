@@ -106,7 +106,7 @@ def generate(
     guidance adds, for models trained to zero terminal SNR (Lin et al. 2023, section 3.4).
 
     ``towers``, ``adapter``, ``dialect``, ``emphasis``, ``token_normalization``, ``long_prompt``,
-    ``align``, ``textual_inversions``, ``loras``, ``clip_skip``, ``negative_clip_skip``,
+    ``align``, ``clean``, ``textual_inversions``, ``loras``, ``clip_skip``, ``negative_clip_skip``,
     ``max_sequence_length`` and ``rule`` go to `bridge.schedule` as they are. A LoRA's part for the
     UNet is the pipeline's own business: load it there (``load_lora_weights``) and pass the
     pipeline.

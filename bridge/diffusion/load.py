@@ -12,7 +12,7 @@ from bridge.errors import UnsupportedModelError, WeightsError
 from bridge.files import read_json
 from bridge.model_folder import check_part
 from bridge.runtime import check_dtype, quiet_loading, resolve_device, resolve_dtype
-from bridge.towers.foreign import reading
+from bridge.towers import reading
 
 if TYPE_CHECKING:
     import torch

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bridge.lab.cache import key_of
-from bridge.towers import fingerprint
-from bridge.towers.fingerprinting import lasting_config
+from bridge.towers import fingerprint, lasting_config
 
 # diffusers appends textual inversions to the embedding; this many rows hold several.
 _LAST_ROWS = 256

@@ -116,7 +116,7 @@ def _weigh(
     tower: TextTower, architecture: str, texts: Sequence[str], dialect: str
 ) -> dict[str, Reading]:
     wording = read_wording(dialect, None, "none", "truncate")
-    reader = Reader(tower.tokenizer, tower.spec.context)
+    reader = Reader(tower.tokenizer, tower.spec.context, clean=tower.rule.clean)
     plans = plan_many([wording.parse(text) for text in texts], reader, tower.name)
     with torch.no_grad():
         out = encode_plans(

@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from bridge.towers import TextStates
-from bridge.towers.rollout import rollout
+from bridge.towers import TextStates, rollout
 
 # Where each family reads its pooled state, other than at the last token of the text, as CLIP's
 # EOS is: BERT's class token comes first, SigLIP reads the end of the padding, others take the mean.

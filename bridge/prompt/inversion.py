@@ -21,10 +21,8 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
+from bridge.cleaning import Origins
 from bridge.errors import OptionError
-
-Origins = list[tuple[int, int]]
-"""For each character of a spelt-out text, the source span that it stands for."""
 
 _MARK = "embedding:"
 _MARKS = re.compile(rf"(?<=\s)(?={_MARK})")

@@ -9,15 +9,17 @@ state, can serve several threads.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import repeat
+from itertools import pairwise, repeat
 from typing import Any
 
+from bridge.cleaning import Origins, clean
 from bridge.errors import PromptError, UnsupportedModelError
 from bridge.prompt.caret import prompt_error
-from bridge.prompt.inversion import Concept, Origins, marked, named, runs, spell_out, vectors_of
+from bridge.prompt.inversion import Concept, marked, named, runs, spell_out, vectors_of
 from bridge.prompt.reader import Reader, lowered, stripped
 from bridge.prompt.spans import Span
 from bridge.prompt.syntax import Prompt, parse
@@ -105,6 +107,8 @@ class TokenPlan:
         cut_start: where it begins in ``source``; None if all fitted.
         cut_tokens: how many tokens it has.
         raw: the window of ``source`` itself, marks included, cut off at its end; made if asked for.
+        cleaned: what was written and what is read instead, where cleaning changed more than white
+            space and the case of letters.
     """
 
     tower: str
@@ -118,6 +122,7 @@ class TokenPlan:
     cut_start: int | None = None
     cut_tokens: int = 0
     raw: Window | None = None
+    cleaned: tuple[tuple[str, str], ...] = ()
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -189,7 +194,12 @@ def plan_many(
     concepts = [each for each in reader.concepts if each.ids]
     # The empty text rides along: it shows which special tokens frame the content. So do the names
     # of concepts, whose tokens are looked for.
-    texts = ["", *(each.word for each in concepts), *(p.text for row in pieces for p in row)]
+    how = reader.clean or "none"
+    texts = [
+        "",
+        *(clean(each.word, how).text for each in concepts),
+        *(p.text for row in pieces for p in row),
+    ]
     try:
         encoded = tokenizer(
             texts,
@@ -213,9 +223,13 @@ def plan_many(
     for prompt, stretches in zip(prompts, read, strict=False):
         _warn_of_unread(prompt, stretches, [concept for _, concept in names])
     whole = [_cut(stretches, frame)[0][0] for stretches in read[count:]] or repeat(None)
-    return tuple(
+    plans = (
         replace(_plan(prompt, stretches, frame, rule), raw=own)
         for prompt, stretches, own in zip(prompts, read, whole, strict=False)
+    )
+    return tuple(
+        replace(plan, cleaned=tuple(change for piece in row for change in piece.changes))
+        for plan, row in zip(plans, pieces, strict=False)
     )
 
 
@@ -238,6 +252,7 @@ class _Piece:
     """Text that is tokenized at once, its weight, and the source span of each character.
 
     ``breaks``: how many ``BREAK`` come before it. ``concept``: what stands here, without a text.
+    ``changes``: what cleaning changed.
     """
 
     text: str
@@ -245,6 +260,7 @@ class _Piece:
     weight: float
     breaks: int
     concept: Concept | None = None
+    changes: tuple[tuple[str, str], ...] = ()
 
 
 def _pieces(prompt: Prompt, reader: Reader) -> list[_Piece]:
@@ -271,6 +287,8 @@ def _pieces(prompt: Prompt, reader: Reader) -> list[_Piece]:
         )
         for spans, weight, before in runs
     ]  # fmt: skip
+    if reader.clean != "none":
+        pieces = _cleaned(pieces, reader)
     if reader.lower:
         pieces = _lowered(pieces)
     if prompt.dialect == "comfy":
@@ -299,6 +317,33 @@ def _marked(piece: _Piece, prompt: Prompt, reader: Reader) -> list[_Piece]:
     return [replace(parts[0], breaks=piece.breaks), *parts[1:]] if parts else [piece]
 
 
+def _cleaned(pieces: list[_Piece], reader: Reader) -> list[_Piece]:
+    """The pieces cleaned, each by itself as the tools do; words of the tokenizer's own stay."""
+    taught = sorted((each.word for each in vectors_of(reader.tokenizer)), key=len, reverse=True)
+    kept = re.compile("|".join(map(re.escape, taught)) or "(?!)", re.IGNORECASE)
+    return [_cleaned_piece(piece, kept, reader.clean or "none") for piece in pieces]
+
+
+def _cleaned_piece(piece: _Piece, kept: re.Pattern[str], how: str) -> _Piece:
+    inner = (at for match in kept.finditer(piece.text) for at in match.span())
+    texts: list[str] = []
+    origins: Origins = []
+    changes: list[tuple[str, str]] = []
+    for number, (a, b) in enumerate(pairwise([0, *inner, len(piece.text)])):
+        stretch = clean(piece.text[a:b], "none" if number % 2 else how)
+        if not stretch.text:
+            continue
+        if texts:
+            origins.append(piece.origins[a])
+        texts.append(stretch.text)
+        origins += [
+            (piece.origins[a + start][0], piece.origins[a + end - 1][1])
+            for start, end in stretch.origins
+        ]
+        changes += stretch.changes
+    return replace(piece, text=" ".join(texts), origins=origins, changes=tuple(changes))
+
+
 def _lowered(pieces: list[_Piece]) -> list[_Piece]:
     """The pieces in small letters, without the white space before the first and after the last."""
     found = []
@@ -322,7 +367,7 @@ def _spelt(piece: _Piece, tokenizer: Any) -> _Piece:
     if inner is None:
         return piece
     origins = [(piece.origins[a][0], piece.origins[b - 1][1]) for a, b in inner]
-    return _Piece(text, origins, piece.weight, piece.breaks)
+    return replace(piece, text=text, origins=origins)
 
 
 # ---------------------------------------------------------------- what it gave

@@ -1,6 +1,7 @@
 """How a tower reads text, where its tokenizer alone does not say.
 
-CLIP's tokenizers state their context and take text as it is. T5 has no context of its own: a
+CLIP's tokenizers state their context and take text as it is, or as the dialect's tool cleans it
+(`bridge.cleaning`). T5 has no context of its own: a
 pipeline says how many tokens it is given, and some (PixArt) write all text in small letters.
 """
 
@@ -14,7 +15,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from bridge.prompt.inversion import Concept, Origins
+from bridge.cleaning import Origins
+from bridge.prompt.inversion import Concept
 
 # The webui and ComfyUI fill up with id 0 where they pad with it, and read "!" as text, 256.
 # diffusers (and compel, through its tokenizers) reads every "!" as the padding's own id.
@@ -33,6 +35,8 @@ class Reader:
         least: dialect -> the length that its tool gives, which longer prompts exceed (ComfyUI,
             Forge).
         lower: whether text is put in small letters and stripped of white space around it.
+        clean: how text is cleaned, a name of ``bridge.cleaning.CLEANINGS``. None: as the
+            dialect's tool does it.
         concepts: textual inversions that are found by the dialect's own rule.
         grows: ``length`` is the least, as ``in_dialect`` finds it.
     """
@@ -43,17 +47,22 @@ class Reader:
     concepts: tuple[Concept, ...] = ()
     least: tuple[tuple[str, int], ...] = ()
     grows: bool = False
+    clean: str | None = None
 
     def in_dialect(self, dialect: str) -> Reader:
-        """The reader with the length, and the reading of padding, of the dialect's tool."""
+        """The reader with the length, cleaning and reading of padding of the dialect's tool."""
         least = dict(self.least).get(dialect)
         if least is not None:
-            return replace(self, length=least, grows=True)
+            return replace(self, length=least, grows=True, clean=self.clean or "none")
         special = {getattr(self.tokenizer, f"{name}_token", None) for name in ("bos", "eos", "unk")}
-        plain = self.length is not None or getattr(self.tokenizer, "pad_token", None) in special
-        if plain or dialect not in _PADDING_IS_TEXT:
-            return self
-        return replace(self, tokenizer=_with_padding_as_text(self.tokenizer))
+        pads_with_word = getattr(self.tokenizer, "pad_token", None) not in special
+        clean = self.clean or "none"
+        if self.clean is None and self.length is None and dialect == "a1111":
+            # Towers that are padded with a word are open_clip's, whose tokenizer the webui takes.
+            clean = "lower" if pads_with_word else "ftfy"
+        if self.length is not None or not pads_with_word or dialect not in _PADDING_IS_TEXT:
+            return replace(self, clean=clean)
+        return replace(self, tokenizer=_with_padding_as_text(self.tokenizer), clean=clean)
 
 
 def _with_padding_as_text(tokenizer: Any) -> Any:

@@ -57,6 +57,7 @@ class TowerReport:
     part does not change; ``part`` which part it is and by what weight, such as ``part 2 of 2,
     weight 0.7``, and is empty where there is one. ``used`` counts the tokens of all windows, BOS
     and EOS included; ``limit`` is the context of one window, ``windows`` how many there are.
+    ``cleaned`` is what was written and what is read instead (`bridge.cleaning`).
     """
 
     name: str
@@ -68,6 +69,7 @@ class TowerReport:
     windows: int = 1
     when: str = ""
     part: str = ""
+    cleaned: tuple[tuple[str, str], ...] = ()
 
     @property
     def label(self) -> str:
@@ -117,6 +119,7 @@ class TokenReport:
                     "windows": t.windows,
                     "cut": t.cut,
                     "cut_tokens": t.cut_tokens,
+                    "cleaned": [list(change) for change in t.cleaned],
                     "tokens": [
                         {
                             "text": r.text,
@@ -227,7 +230,9 @@ def _tower(p: TokenPlan) -> TowerReport:
     rows = tuple(
         row for number, window in enumerate(p.windows) for row in _rows(p.source, window, number)
     )
-    return TowerReport(p.tower, rows, p.used, p.limit, p.cut, p.cut_tokens, len(p.windows))
+    return TowerReport(
+        p.tower, rows, p.used, p.limit, p.cut, p.cut_tokens, len(p.windows), cleaned=p.cleaned
+    )
 
 
 def _rows(source: str, window: Window, number: int) -> list[TokenRow]:
@@ -266,7 +271,14 @@ def _tower_text(tower: TowerReport) -> str:
     line = f"{name}: {_count(tower)}: {words}"
     if tower.cut_tokens:
         line += f"\n  cut off ({tower.cut_tokens} tokens): {_quote(tower.cut)}"
+    if tower.cleaned:
+        line += f"\n  cleaned: {_cleaned_text(tower)}"
     return line
+
+
+def _cleaned_text(tower: TowerReport) -> str:
+    """``'cafÃ©' is read as 'café'; ...``"""
+    return _quote("; ".join(f"{before!r} is read as {after!r}" for before, after in tower.cleaned))
 
 
 def _word(row: TokenRow) -> str:
@@ -290,12 +302,15 @@ def _tower_html(tower: TowerReport) -> Markup:
     )
     return fill(
         '<div class="bridge-tower"><p class="bridge-count"><b>{}</b> {}{}</p>'
-        '<p class="bridge-row" style="line-height:2;overflow-wrap:anywhere">{}</p>{}</div>',
+        '<p class="bridge-row" style="line-height:2;overflow-wrap:anywhere">{}</p>{}{}</div>',
         tower.name,
         fill('<span class="bridge-when">{}</span> ', tower.label) if tower.label else "",
         _count(tower),
         joined(lines, "<br>"),
         cut if tower.cut_tokens else "",
+        fill('<p class="bridge-cleaned">Cleaned: <bdi>{}</bdi></p>', _cleaned_text(tower))
+        if tower.cleaned
+        else "",
     )
 
 

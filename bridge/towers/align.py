@@ -16,16 +16,20 @@ import torch
 from torch import Tensor, nn
 
 from bridge.errors import OptionError, WeightsError
-from bridge.files import read_json
-from bridge.towers.batch import TokenRule
-from bridge.towers.checkpoint import load_tower
-from bridge.towers.family import ImageFamily, Parts, TextFamily
-from bridge.towers.headed import Headed
+from bridge.towers.checkpoint import config_of, load_tower
+from bridge.towers.family import (
+    Headed,
+    ImageFamily,
+    Parts,
+    Scoring,
+    TextFamily,
+    TowerSpec,
+    spec_of_side,
+)
 from bridge.towers.image_processor import load_image_processor
-from bridge.towers.scoring import Scoring
-from bridge.towers.spec import TowerSpec
 from bridge.towers.states import ImageStates, Layer, TextStates
 from bridge.towers.tensors import read_named, read_prefixed
+from bridge.towers.tokenizer import TokenRule
 
 # What the processor of the published checkpoint fills texts up to.
 _LENGTH = 64
@@ -35,7 +39,7 @@ _STRIDE = 32
 
 def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False) -> Parts:
     """The text side of an ``AlignModel`` folder. Raises WeightsError."""
-    config = _config(folder)
+    config = config_of("AlignConfig", folder)
     side = config.text_config
     # Its pooler is not what texts are pooled by.
     encoder = load_tower(
@@ -50,27 +54,19 @@ def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False)
     encoder.pooler = None
     found = read_prefixed(folder, "text_projection.")
     if len(found) < 2:
-        raise WeightsError(f"{folder} lacks text_projection; it is no whole AlignModel")
+        raise WeightsError(f"{folder} lacks text_projection; it is not a whole AlignModel")
     projection = nn.Linear(side.hidden_size, config.projection_dim, dtype=torch.float32)
     projection.load_state_dict(found)
     module = Headed(encoder, projection.to(device, dtype).eval().requires_grad_(False))
-    spec = TowerSpec(
-        architecture="AlignTextModel",
-        source=str(folder),
-        width=side.hidden_size,
-        layers=side.num_hidden_layers,
-        context=min(_LENGTH, side.max_position_embeddings),
-        pooled_width=config.projection_dim,
-        activation=side.hidden_act,
-        attention_mask=True,
-        mlp_width=side.intermediate_size,
-    )
+    context = min(_LENGTH, side.max_position_embeddings)
+    pooled = config.projection_dim
+    spec = spec_of_side(side, "AlignTextModel", str(folder), context=context, pooled=pooled)
     return Parts(module, spec, _scoring(folder))
 
 
 def load_image(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False) -> Parts:
     """The image side of such a folder. Raises WeightsError."""
-    config = _config(folder)
+    config = config_of("AlignConfig", folder)
     side = config.vision_config
     kind = "AlignVisionModel"
     state = read_prefixed(folder, "vision_model.")
@@ -87,23 +83,13 @@ def load_image(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False
     return Parts(module, spec, _scoring(folder), load_image_processor(folder))
 
 
-def _config(folder: Path) -> Any:
-    from transformers import AlignConfig
-
-    return AlignConfig.from_dict(read_json(folder / "config.json"))
-
-
 def _scoring(folder: Path) -> Scoring | None:
     found = read_named(folder, ("temperature",))
     return Scoring(1 / float(found["temperature"].float())) if found else None
 
 
 def encode_text(
-    module: Headed,
-    ids: Tensor,
-    mask: Tensor,
-    layers: Sequence[Layer] = (Layer(),),
-    attentions: bool = False,
+    module: Headed, ids: Tensor, layers: Sequence[Layer], mask: Tensor, attentions: bool = False
 ) -> TextStates:
     """One forward pass; padding is not seen. Every layer ends in its norm, so a layer without it
     is the same."""
@@ -114,7 +100,7 @@ def encode_text(
         hidden=tuple(out.hidden_states[layer.index] for layer in layers),
         pooled=module.head(out.last_hidden_state[:, 0]),
         mask=mask,
-        attentions=out.attentions if attentions else (),
+        attentions=out.attentions or (),
     )
 
 

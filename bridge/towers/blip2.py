@@ -16,15 +16,12 @@ from typing import Any
 from torch import Tensor
 
 from bridge.errors import UnsupportedModelError
-from bridge.files import read_json
-from bridge.towers.batch import TokenRule
-from bridge.towers.checkpoint import load_tower
-from bridge.towers.family import ImageFamily, Parts, TextFamily
+from bridge.towers.checkpoint import config_of, load_tower
+from bridge.towers.family import ImageFamily, Parts, Scoring, TextFamily, TowerSpec, spec_of_side
 from bridge.towers.image_processor import load_image_processor
-from bridge.towers.scoring import Scoring
-from bridge.towers.spec import TowerSpec
 from bridge.towers.states import ImageStates, Layer, TextStates
 from bridge.towers.tensors import read_named
+from bridge.towers.tokenizer import TokenRule
 
 _PROJECTION = "vision_projection."
 # transformers scores by the cosine itself.
@@ -38,7 +35,7 @@ def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False)
             f"{folder} is a BLIP-2 with a language model, whose Q-Former reads no texts; take one "
             "for retrieval, such as Salesforce/blip2-itm-vit-g"
         )
-    config = _config(folder)
+    config = config_of("Blip2Config", folder)
     kind = "Blip2TextModelWithProjection"
     spec = _spec(config, kind, folder, config.qformer_config.max_position_embeddings, True)
     module = load_tower(kind, folder, dtype=dtype, device=device, config=config)
@@ -47,7 +44,7 @@ def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False)
 
 def load_image(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False) -> Parts:
     """The image side of any BLIP-2 folder, without its language model. Raises WeightsError."""
-    config = _config(folder)
+    config = config_of("Blip2Config", folder)
     shares = _shares_a_space(folder)
     kind = "Blip2VisionModelWithProjection"
     module = load_tower(
@@ -59,37 +56,17 @@ def load_image(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False
     return Parts(module, spec, _SCORING if shares else None, load_image_processor(folder))
 
 
-def _config(folder: Path) -> Any:
-    from transformers import Blip2Config
-
-    return Blip2Config.from_dict(read_json(folder / "config.json"))
-
-
 def _shares_a_space(folder: Path) -> bool:
     return bool(read_named(folder, (f"{_PROJECTION}weight",)))
 
 
 def _spec(config: Any, kind: str, folder: Path, context: int, shares: bool) -> TowerSpec:
-    side = config.qformer_config
-    return TowerSpec(
-        architecture=kind,
-        source=str(folder),
-        width=side.hidden_size,
-        layers=side.num_hidden_layers,
-        context=context,
-        pooled_width=config.image_text_hidden_size if shares else 0,
-        activation=side.hidden_act,
-        attention_mask=True,
-        mlp_width=side.intermediate_size,
-    )
+    pooled = config.image_text_hidden_size if shares else 0
+    return spec_of_side(config.qformer_config, kind, str(folder), context=context, pooled=pooled)
 
 
 def encode_text(
-    module: Any,
-    ids: Tensor,
-    mask: Tensor,
-    layers: Sequence[Layer] = (Layer(),),
-    attentions: bool = False,
+    module: Any, ids: Tensor, layers: Sequence[Layer], mask: Tensor, attentions: bool = False
 ) -> TextStates:
     """One forward pass of the Q-Former over a text alone; pooled is its first token's state,
     projected. Every layer ends in its norm, so a layer without it is the same."""
@@ -105,7 +82,7 @@ def encode_text(
         hidden=tuple(out.hidden_states[layer.index] for layer in layers),
         pooled=module.text_projection(out.last_hidden_state[:, 0].to(weight.dtype)),
         mask=mask,
-        attentions=out.attentions if attentions else (),
+        attentions=out.attentions or (),
     )
 
 

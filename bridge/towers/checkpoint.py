@@ -1,15 +1,83 @@
-"""Reading a tower's weights: safetensors only, complete or not at all."""
+"""Models and configs of transformers from folders that anyone may have written.
+
+No code in a folder runs, weights are safetensors only, complete or not at all, and whatever goes
+wrong with the files is one error that names them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bridge.errors import WeightsError
-from bridge.model_folder import check_part, check_sizes
+from bridge.errors import BridgeError, WeightsError
+from bridge.files import is_full_disk, read_json
+from bridge.model_folder import check_described, check_part, check_sizes, files_size
 from bridge.runtime import quiet_loading
-from bridge.towers.foreign import read_config, reading, without_code
+
+
+@contextmanager
+def reading(claim: str) -> Iterator[None]:
+    """Whatever is raised inside, where the files of a folder are made something of, is one error.
+
+    A folder can make transformers raise anything: KeyError and TypeError for a config of wrong
+    types, RecursionError for JSON nested thousands deep, plain Exception for a tokenizer's file.
+
+    Args:
+        claim: how the error begins: it names the folder and says what cannot load.
+
+    Raises:
+        WeightsError: anything but a `BridgeError` or a full disk was raised inside.
+    """
+    try:
+        yield
+    except BridgeError:
+        raise
+    except Exception as error:
+        if is_full_disk(error):  # no fault of the files
+            raise
+        lines = str(error).strip().splitlines() or ["no message"]
+        raise WeightsError(
+            f"{claim} ({type(error).__name__}: {lines[0][:300]}); fetch its files again."
+        ) from error
+
+
+def read_config(folder: Path) -> Any:
+    """The config of a folder, as transformers' AutoConfig reads it, without the folder's code.
+
+    Raises WeightsError for what `bridge.model_folder.check_part` refuses, else what transformers
+    does.
+    """
+    from transformers import AutoConfig
+
+    check_part(folder)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return without_code(config)
+
+
+def config_of(kind: str, folder: Path) -> Any:
+    """The config of a folder by its transformers class, such as ``AlignConfig``."""
+    import transformers
+
+    return getattr(transformers, kind).from_dict(read_json(folder / "config.json"))
+
+
+def without_code(config: Any) -> Any:
+    """The config itself, from which every mention of code is taken.
+
+    ``trust_remote_code=False`` alone is not enough: transformers builds the parts of a model (the
+    tower and the language model of a LLaVA) without passing it on, and then asks on standard
+    input whether a part's code may run.
+    """
+    from transformers import PretrainedConfig
+
+    if hasattr(config, "auto_map"):
+        del config.auto_map
+    for part in vars(config).values():
+        if isinstance(part, PretrainedConfig):
+            without_code(part)
+    return config
 
 
 def load_tower(
@@ -45,12 +113,16 @@ def load_tower(
     # Auto classes build parts by the config, which must not name code for them.
     settings = without_code(config) if config is not None else None
     with reading(f"The {architecture} in {folder} cannot be loaded"), quiet_loading():
+        if state is None:
+            check_part(folder)
         if settings is not None:
             check_sizes(settings.to_dict(), folder / "config.json")
         elif architecture.startswith("Auto"):
             settings = read_config(folder)
-        if state is None:
-            check_part(folder)
+        else:
+            settings = model_class.config_class.from_pretrained(folder, local_files_only=True)
+        held = files_size(folder) if state is None else sum(each.nbytes for each in state.values())
+        check_described(model_class, settings, folder, held)
         module, info = model_class.from_pretrained(
             None if state is not None else folder,
             config=settings,

@@ -11,19 +11,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from bridge.errors import UnsupportedModelError, WeightsError
 from bridge.files import read_json
-from bridge.towers import clip_image, clip_text, clip_text_projection
-from bridge.towers.batch import TokenRule
 from bridge.towers.checkpoint import load_tower
-from bridge.towers.family import ImageFamily, Parts, TextFamily
+from bridge.towers.family import ImageFamily, Parts, Scoring, TextFamily, TowerSpec, spec_of_config
 from bridge.towers.image_processor import load_image_processor
-from bridge.towers.scoring import Scoring
-from bridge.towers.spec import TowerSpec, spec_of_config
 from bridge.towers.states import ImageStates, Layer, TextStates
 from bridge.towers.tensors import read_named
+from bridge.towers.tokenizer import TokenRule
+
+TEXT_PLAIN = "CLIPTextModel"
+TEXT_PROJECTED = "CLIPTextModelWithProjection"
+IMAGE_PROJECTED = "CLIPVisionModelWithProjection"
+TOKENIZER = "CLIPTokenizer"
 
 
 def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False) -> Parts:
@@ -32,36 +35,25 @@ def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False)
     A ``CLIPTextModel`` has no projection: its pooled state is the EOS state, and no picture is
     scored with it. Raises WeightsError.
     """
-    config, stored = _side(folder, "text_config")
-    kind = clip_text_projection.ARCHITECTURE
+    config, values, told = _side(folder, "text_config")
     if config is not None:
-        _check_projected(folder, stored.get("architectures") or (), "text_projection.weight")
-    if config is None and kind not in (stored.get("architectures") or ()):
-        kind = clip_text.ARCHITECTURE
-    values = config.to_dict() if config is not None else stored
-    return Parts(
-        module=load_tower(kind, folder, dtype=dtype, device=device, config=config),
-        spec=spec_of_config(values, kind, str(folder)),
-        scoring=read_scoring(folder),
-    )
+        _check_projected(folder, told, "text_projection.weight")
+    kind = TEXT_PLAIN if config is None and TEXT_PROJECTED not in told else TEXT_PROJECTED
+    module = load_tower(kind, folder, dtype=dtype, device=device, config=config)
+    return Parts(module, spec_of_config(values, kind, str(folder)), read_scoring(folder))
 
 
 def load_image(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False) -> Parts:
     """The image side of a ``CLIPModel`` folder, or a ``CLIPVisionModelWithProjection``'s own."""
-    config, stored = _side(folder, "vision_config")
-    kind = clip_image.ARCHITECTURE
-    told = stored.get("architectures") or ()
+    config, values, told = _side(folder, "vision_config")
+    kind = IMAGE_PROJECTED
     if config is None and kind not in (told or (kind,)):
         raise _unprojected(folder, told)
     if config is not None:
         _check_projected(folder, told, "visual_projection.weight")
-    values = config.to_dict() if config is not None else stored
-    return Parts(
-        module=load_tower(kind, folder, dtype=dtype, device=device, config=config),
-        spec=spec_of_config(values, kind, str(folder)),
-        scoring=read_scoring(folder),
-        processor=load_image_processor(folder),
-    )
+    module = load_tower(kind, folder, dtype=dtype, device=device, config=config)
+    spec = spec_of_config(values, kind, str(folder))
+    return Parts(module, spec, read_scoring(folder), load_image_processor(folder))
 
 
 def _check_projected(folder: Path, told: Sequence[str], name: str) -> None:
@@ -79,24 +71,26 @@ def _unprojected(folder: Path, told: Sequence[str]) -> UnsupportedModelError:
     )
 
 
-def _side(folder: Path, side: str) -> tuple[Any, dict[str, Any]]:
-    """The config of one side of a model with two, None for a folder of one tower; and the JSON.
+def _side(folder: Path, side: str) -> tuple[Any, dict[str, Any], Sequence[str]]:
+    """The config of one side of a model with two, None for a folder of one tower; that side's
+    values; and the classes that the folder is said to be of.
 
     The joint width stands at the top; that in the sides' own configs is wrong in some published
     files (LAION's say 512 where the projection is wider), since CLIPModel does not read it there.
     """
     stored = read_json(folder / "config.json")
+    told = stored.get("architectures") or ()
     if side not in stored:
-        return None, stored
+        return None, stored, told
     from transformers import CLIPConfig
 
     try:
         whole = CLIPConfig.from_dict(stored)
     except (TypeError, ValueError) as error:
-        raise WeightsError(f"{folder / 'config.json'} is no CLIP config: {error}") from error
+        raise WeightsError(f"{folder / 'config.json'} is not a CLIP config: {error}") from error
     config = getattr(whole, side)
     config.projection_dim = whole.projection_dim
-    return config, stored
+    return config, config.to_dict(), told
 
 
 def read_scoring(folder: Path) -> Scoring | None:
@@ -105,26 +99,103 @@ def read_scoring(folder: Path) -> Scoring | None:
     return Scoring(float(found["logit_scale"].float().exp())) if found else None
 
 
-def encode_text(
+def encode(
     module: Any,
     ids: Tensor,
-    mask: Tensor | None,
     layers: Sequence[Layer] = (Layer(),),
+    mask: Tensor | None = None,
     attentions: bool = False,
+) -> TextStates:
+    """One forward pass of a text tower, as Stable Diffusion 1 (ViT-L/14), 2 (OpenCLIP ViT-H/14)
+    and SDXL (ViT-L/14 and ViT-bigG/14) run it.
+
+    Args:
+        module: a ``CLIPTextModel`` or ``CLIPTextModelWithProjection``.
+        ids: ``(B, T)`` int64 token ids on the module's device.
+        layers: the layers wanted.
+        mask: ``(B, T)`` attention mask, 1 for tokens that may be seen; None to see padding too,
+            as Stable Diffusion does. Of floats: what is added to the logits of each token
+            wherever it is looked at, which needs SDPA or eager attention.
+        attentions: give the weights of attention too, which needs eager attention.
+
+    Returns:
+        TextStates in the module's dtype; pooled is the EOS state after the final norm, ``(B, D)``,
+        or ``(B, P)`` where the module has a projection to multiply it by.
+    """
+    out = module(
+        ids,
+        attention_mask=causal_mask(module, mask),
+        output_hidden_states=needs_all(layers),
+        output_attentions=attentions,
+    )
+    pooled = out.text_embeds if hasattr(module, "text_projection") else out.pooler_output
+    return TextStates(pick(module, out, layers), pooled, mask, out.attentions or ())
+
+
+def encode_text(
+    module: Any, ids: Tensor, layers: Sequence[Layer], mask: Tensor, attentions: bool = False
 ) -> TextStates:
     """One forward pass that sees padding, as OpenAI's code, open_clip and Stable Diffusion do.
 
     Attention is causal, so no text's own states depend on the padding behind it.
     """
-    projected = hasattr(module, "text_projection")
-    encode = clip_text_projection.encode if projected else clip_text.encode
     out = encode(module, ids, layers, None, attentions)
     return TextStates(out.hidden, out.pooled, mask, out.attentions)
 
 
 def encode_image(module: Any, pixels: Tensor, layers: Sequence[int] = (-1,)) -> ImageStates:
-    """One forward pass, as `clip_image.encode`."""
-    return clip_image.encode(module, pixels, layers)
+    """One forward pass.
+
+    Args:
+        module: a ``CLIPVisionModelWithProjection``.
+        pixels: ``(B, 3, H, W)`` normalised pixels of the tower's size, in its dtype and device.
+        layers: layers wanted, counted from the end; LLaVA takes the penultimate, -2. No norm is
+            applied (CLIP norms the class state only).
+
+    Returns:
+        ImageStates with patches ``(B, h*w, D)``, the class token dropped.
+    """
+    out = module(pixels, output_hidden_states=True)
+    patches = tuple(out.hidden_states[layer][:, 1:] for layer in layers)
+    return ImageStates(patches, out.image_embeds, patch_grid(module, pixels))
+
+
+def patch_grid(module: Any, pixels: Tensor) -> tuple[int, int]:
+    """Rows and columns of patches that ``pixels`` ``(B, 3, H, W)`` are cut into."""
+    patch = int(module.config.patch_size)
+    return pixels.shape[-2] // patch, pixels.shape[-1] // patch
+
+
+def causal_mask(module: Any, mask: Tensor | None) -> Tensor | None:
+    """A mask of floats ``(B, T)`` as ``(B, 1, T, T)`` for causal attention; others as they are.
+
+    transformers takes a mask of four dimensions as the whole of what is added to the logits.
+    """
+    if mask is None or not mask.is_floating_point():
+        return mask
+    length = mask.shape[-1]
+    later = torch.full((length, length), -torch.inf, device=mask.device, dtype=torch.float32)
+    return (mask[:, None, None] + later.triu(1)).to(module.dtype)
+
+
+def needs_all(layers: Sequence[Layer]) -> bool:
+    """Whether any layer but the published last one is wanted."""
+    return any(layer != Layer(-1, True) for layer in layers)
+
+
+def pick(module: Any, out: Any, layers: Sequence[Layer]) -> tuple[Tensor, ...]:
+    """The states of ``layers`` out of a CLIP text model's output."""
+    # CLIPTextModel wrapped its transformer as .text_model until transformers 5.
+    norm = getattr(module, "text_model", module).final_layer_norm
+
+    def one(layer: Layer) -> Tensor:
+        if layer == Layer(-1, True):
+            return out.last_hidden_state
+        # hidden_states starts with the embeddings and ends with the last layer before the norm.
+        state = out.hidden_states[layer.index]
+        return norm(state) if layer.norm else state
+
+    return tuple(map(one, layers))
 
 
 def spec_of(module: Any, source: str) -> TowerSpec:
@@ -132,7 +203,5 @@ def spec_of(module: Any, source: str) -> TowerSpec:
     return spec_of_config(module.config.to_dict(), type(module).__name__, source)
 
 
-TEXT = TextFamily(
-    "clip", load_text, encode_text, TokenRule(fill=True), clip_text.TOKENIZER, spec=spec_of
-)
+TEXT = TextFamily("clip", load_text, encode_text, TokenRule(fill=True), TOKENIZER, spec=spec_of)
 IMAGE = ImageFamily("clip", load_image, encode_image)

@@ -11,7 +11,7 @@ calculation of open_clip (``coca_model.py``, ``transformer.py``). Two of its way
 - the picture's states are read by learnt queries through cross-attention; the first of them is
   the pooled state.
 
-The caption decoder is in ``coca_decoder.py``.
+The caption decoder is in ``captioner.py``.
 """
 
 from __future__ import annotations
@@ -25,24 +25,17 @@ import torch
 from torch import Tensor, nn
 
 from bridge.errors import WeightsError
-from bridge.towers import clip_text, clip_text_projection
-from bridge.towers.batch import TokenRule
 from bridge.towers.checkpoint import load_tower
-from bridge.towers.clip_text import pick
-from bridge.towers.family import ImageFamily, Parts, TextFamily
+from bridge.towers.clip import TEXT_PROJECTED, TOKENIZER, causal_mask, patch_grid, pick
+from bridge.towers.family import ImageFamily, Parts, TextFamily, spec_of_config
 from bridge.towers.open_clip import (
-    mapped,
-    naming,
+    image_side,
     processor,
-    text_config,
-    text_tensors,
-    vision_config,
+    text_side,
 )
-from bridge.towers.open_clip_config import pad_id
-from bridge.towers.open_clip_files import OpenClipFiles, read_files
-from bridge.towers.open_clip_keys import image_state
-from bridge.towers.spec import spec_of_config
+from bridge.towers.open_clip_config import OpenClipFiles, cleaning, pad_id, read_files
 from bridge.towers.states import ImageStates, Layer, TextStates
+from bridge.towers.tokenizer import TokenRule
 
 FAMILY = "coca"
 ARCHITECTURE = "CoCaText"
@@ -59,14 +52,13 @@ def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False)
 def text_parts(files: OpenClipFiles, dtype: Any, device: Any) -> Parts:
     """A ``CLIPTextModelWithProjection`` whose last id is the class token. Raises WeightsError."""
     folder = files.folder
-    state = text_tensors(files)
+    state, config = text_side(files)
     if "text.cls_emb" not in files.state:
-        raise WeightsError(f"{folder} lacks text.cls_emb; it is no CoCa")
+        raise WeightsError(f"{folder} lacks text.cls_emb; it is not a CoCa")
     state[_TOKENS] = torch.cat([state[_TOKENS], files.state["text.cls_emb"].reshape(1, -1)])
-    with naming(files):
-        config = text_config(files, state)
+    config.vocab_size += 1
     config.pad_token_id = pad_id(files.model)
-    kind = clip_text_projection.ARCHITECTURE
+    kind = TEXT_PROJECTED
     values = config.to_dict()
     # One place is the class token's.
     values["max_position_embeddings"] -= 1
@@ -75,15 +67,12 @@ def text_parts(files: OpenClipFiles, dtype: Any, device: Any) -> Parts:
         # Run as CLIP's it would be read at EOS, and not at its class token.
         spec=replace(spec_of_config(values, kind, str(folder)), architecture=ARCHITECTURE),
         scoring=files.scoring(),
+        clean=cleaning(files.model),
     )
 
 
 def encode_text(
-    module: Any,
-    ids: Tensor,
-    mask: Tensor | None,
-    layers: Sequence[Layer] = (Layer(),),
-    attentions: bool = False,
+    module: Any, ids: Tensor, layers: Sequence[Layer], mask: Tensor | None, attentions: bool = False
 ) -> TextStates:
     """One forward pass; the class token is among the states in ``pooled`` only.
 
@@ -94,12 +83,10 @@ def encode_text(
     places = torch.cat([ids, last], 1)
     padding = ids == module.config.pad_token_id
     hidden = torch.cat([ids.new_zeros(batch, 1, dtype=torch.bool), padding], 1)
-    shut = torch.zeros(hidden.shape, device=ids.device, dtype=torch.float32).masked_fill(
-        hidden, -torch.inf
-    )
+    shut = torch.zeros_like(hidden, dtype=torch.float32).masked_fill(hidden, -torch.inf)
     out = module(
         places,
-        attention_mask=clip_text.causal(module, shut),
+        attention_mask=causal_mask(module, shut),
         output_hidden_states=True,
         output_attentions=attentions,
     )
@@ -143,9 +130,7 @@ def load_image(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False
 def image_parts(files: OpenClipFiles, dtype: Any, device: Any) -> Parts:
     """The vision transformer with its queries. Raises WeightsError."""
     folder = files.folder
-    state = mapped(image_state, files)
-    with naming(files):
-        config = vision_config(files, state)
+    state, config = image_side(files)
     # The norm is the queries', and of their width; the transformer's own place for one is unused.
     norm = {f"ln_post.{kind}": state[f"vision_model.post_layernorm.{kind}"] for kind in _AFFINE}
     for kind, fill in _AFFINE.items():
@@ -182,11 +167,10 @@ _AFFINE = {"weight": 1.0, "bias": 0.0}
 def encode_image(module: Any, pixels: Tensor, layers: Sequence[int] = (-1,)) -> ImageStates:
     """One forward pass: patches before the queries, as CLIP's; pooled by the first query."""
     out = module.vision(pixels, output_hidden_states=True)
-    patch = int(module.config.patch_size)
     return ImageStates(
         patches=tuple(out.hidden_states[layer][:, 1:] for layer in layers),
         pooled=module.proj(module.pool(out.hidden_states[-1])[:, 0]),
-        grid=(pixels.shape[-2] // patch, pixels.shape[-1] // patch),
+        grid=patch_grid(module, pixels),
     )
 
 
@@ -196,6 +180,6 @@ def picture_tokens(module: CoCaImage, pixels: Tensor) -> Tensor:
 
 
 TEXT = TextFamily(
-    FAMILY, load_text, encode_text, TokenRule(fill=True, pad=_PAD), clip_text.TOKENIZER
+    FAMILY, load_text, encode_text, TokenRule(fill=True, pad=_PAD, clean="lower"), TOKENIZER
 )
 IMAGE = ImageFamily(FAMILY, load_image, encode_image)

@@ -1,4 +1,4 @@
-"""The table of families, and which of them a folder or a live module belongs to."""
+"""The tables of families and of a pipeline's encoders, and which family a folder belongs to."""
 
 from __future__ import annotations
 
@@ -13,32 +13,29 @@ from bridge.towers import (
     clip,
     coca,
     language_model,
-    multilingual_clip,
+    mean_pooled,
     open_clip,
-    open_clip_hf,
     siglip,
-    t5,
 )
 from bridge.towers.family import ImageFamily, TextFamily
-from bridge.towers.open_clip_config import has_foreign_text
-from bridge.towers.open_clip_files import has_layout, read_model_config
+from bridge.towers.open_clip_config import has_foreign_text, has_layout, read_model_config
 
 _TEXT = (
     clip.TEXT,
     open_clip.TEXT,
-    open_clip_hf.TEXT,
+    mean_pooled.OPEN_CLIP_TEXT,
     siglip.TEXT,
     align.TEXT,
     coca.TEXT,
     blip2.TEXT,
-    multilingual_clip.TEXT,
-    t5.TEXT,
+    mean_pooled.MULTILINGUAL_TEXT,
+    language_model.T5_TEXT,
     language_model.TEXT,
 )
 _IMAGE = (
     clip.IMAGE,
     open_clip.IMAGE,
-    open_clip_hf.IMAGE,
+    mean_pooled.OPEN_CLIP_IMAGE,
     siglip.IMAGE,
     align.IMAGE,
     coca.IMAGE,
@@ -47,6 +44,18 @@ _IMAGE = (
 
 TEXT_FAMILIES: dict[str, TextFamily] = {each.name: each for each in _TEXT}
 IMAGE_FAMILIES: dict[str, ImageFamily] = {each.name: each for each in _IMAGE}
+
+_PIPELINE_TEXT = {
+    clip.TEXT_PLAIN: (clip.encode, clip.TOKENIZER),
+    clip.TEXT_PROJECTED: (clip.encode, clip.TOKENIZER),
+    language_model.T5: (language_model.encode, language_model.T5_TOKENIZER),
+}
+TEXT_TOWERS = {name: encode for name, (encode, _) in _PIPELINE_TEXT.items()}
+"""Class name of a pipeline's text encoder -> its ``encode(module, ids, layers, mask)``."""
+TOKENIZERS = {name: tokenizer for name, (_, tokenizer) in _PIPELINE_TEXT.items()}
+"""Class name of a pipeline's text encoder -> that of its tokenizer."""
+IMAGE_TOWERS = {clip.IMAGE_PROJECTED: clip.encode_image}
+"""Class name of a pipeline's image encoder -> its ``encode(module, pixels, layers)``."""
 
 # model_type of a config.json -> family; language models are asked of transformers.
 _MODEL_TYPES = {

@@ -1,4 +1,4 @@
-"""What a family of towers says of itself; one file a family has one or both of these."""
+"""What a family of towers says of itself: its spec, its token rule, how it loads and runs."""
 
 from __future__ import annotations
 
@@ -7,20 +7,179 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bridge.towers.batch import TokenRule
-from bridge.towers.scoring import Scoring
-from bridge.towers.spec import TowerSpec
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from bridge.errors import OptionError, WeightsError
+from bridge.files import read_json
 from bridge.towers.states import ImageStates, TextStates
+from bridge.towers.tokenizer import TokenRule
+
+# Raffel et al. 2020, section 3.1.1.
+_T5_CONTEXT = 512
+
+
+@dataclass(frozen=True)
+class TowerSpec:
+    """What a tower is and gives.
+
+    Attributes:
+        architecture: the transformers class, such as ``CLIPTextModel``.
+        source: the folder it is read from, or the class of the pipeline that holds it.
+        width: the width D of its states.
+        layers: how many transformer layers it has.
+        context: its longest input, in tokens (text) or patches and class token (image); for T5,
+            whose positions have no end, the length that it was trained on.
+        pooled_width: the width P of its pooled state, 0 if it has none.
+        activation: ``quick_gelu`` (OpenAI), ``gelu`` (OpenCLIP) or ``gated-gelu`` (T5 v1.1).
+        attention_mask: whether its config asks for padding to be masked.
+        mlp_width: the width between the two layers of its MLPs; 0 if the config does not say.
+    """
+
+    architecture: str
+    source: str
+    width: int
+    layers: int
+    context: int
+    pooled_width: int
+    activation: str
+    attention_mask: bool = False
+    mlp_width: int = 0
+
+
+def spec_of_config(config: dict[str, Any], architecture: str, source: str) -> TowerSpec:
+    """The spec of a tower.
+
+    Args:
+        config: its ``config.json``, as a dictionary.
+        architecture: its transformers class.
+        source: what the spec and errors say it is from.
+
+    Raises:
+        WeightsError: a key is missing or of a wrong type; the message names it.
+    """
+    try:
+        if architecture == "T5EncoderModel":
+            return TowerSpec(
+                architecture=architecture,
+                source=source,
+                width=int(config["d_model"]),
+                layers=int(config["num_layers"]),
+                context=int(config.get("n_positions", _T5_CONTEXT)),
+                pooled_width=0,
+                activation=str(config.get("feed_forward_proj", "relu")),
+            )
+        width = int(config["hidden_size"])
+        projected = architecture.endswith("WithProjection")
+        if "max_position_embeddings" in config:
+            context = int(config["max_position_embeddings"])
+        else:
+            context = (int(config["image_size"]) // int(config["patch_size"])) ** 2 + 1
+        return TowerSpec(
+            architecture=architecture,
+            source=source,
+            width=width,
+            layers=int(config["num_hidden_layers"]),
+            context=context,
+            pooled_width=int(config["projection_dim"]) if projected else width,
+            activation=str(config.get("hidden_act", "quick_gelu")),
+            attention_mask=bool(config.get("use_attention_mask", False)),
+            mlp_width=int(config.get("intermediate_size", 0)),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(
+            f"The config of {source} is not of a {architecture}: {type(error).__name__} {error}."
+        ) from error
+
+
+def spec_of_side(
+    side: Any, architecture: str, source: str, *, context: int, pooled: int, masked: bool = True
+) -> TowerSpec:
+    """The spec by one side's config in transformers' usual names (``hidden_size`` ...)."""
+    return TowerSpec(
+        architecture=architecture,
+        source=source,
+        width=side.hidden_size,
+        layers=side.num_hidden_layers,
+        context=context,
+        pooled_width=pooled,
+        activation=side.hidden_act,
+        attention_mask=masked,
+        mlp_width=side.intermediate_size,
+    )
+
+
+def read_spec(folder: Path, architecture: str) -> TowerSpec:
+    """`spec_of_config` of the tower in ``folder``."""
+    return spec_of_config(read_json(folder / "config.json"), architecture, str(folder))
+
+
+def positions(encoder: Any) -> int:
+    """``max_position_embeddings``, less those that no token has: RoBERTa and its kin count from
+    the one after padding's, whose row their table keeps empty. XLM-R's 514 are 512."""
+    count = int(encoder.config.get_text_config().max_position_embeddings)
+    table = getattr(getattr(encoder, "embeddings", None), "position_embeddings", None)
+    empty = getattr(table, "padding_idx", None)
+    return count if empty is None else count - empty - 1
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How well texts and pictures fit, from their pooled states, as a model was trained to say it.
+
+    CLIP (Radford et al. 2021): the cosine times a learned scale; a softmax over the texts makes it
+    probabilities. SigLIP (Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training"): the
+    same plus a learned bias, and a sigmoid for each pair by itself.
+
+    Attributes:
+        scale: the learned scale, already exponentiated.
+        bias: what is added to the scaled cosine.
+        sigmoid: whether each pair is judged by itself.
+    """
+
+    scale: float
+    bias: float = 0.0
+    sigmoid: bool = False
+
+    def scores(self, text_pooled: Tensor, image_pooled: Tensor) -> Tensor:
+        """Scores (logits) ``(T, I)`` of every text with every picture.
+
+        Args:
+            text_pooled: ``(T, P)``, normalised or not.
+            image_pooled: ``(I, P)``, or ``(I, Q, P)`` of Q query tokens, of which the best counts
+                (BLIP-2, Li et al. 2023, section 3.2).
+
+        Raises:
+            OptionError: the widths differ: these are not towers of one model.
+        """
+        if text_pooled.shape[-1] != image_pooled.shape[-1]:
+            raise OptionError(
+                f"The pooled text is {text_pooled.shape[-1]} wide and the pooled picture "
+                f"{image_pooled.shape[-1]}; score a text tower with its own image tower"
+            )
+        cosines = normalize(image_pooled, dim=-1) @ normalize(text_pooled, dim=-1).T
+        if cosines.ndim == 3:
+            cosines = cosines.amax(1)
+        return self.scale * cosines.T + self.bias
+
+    def probabilities(self, text_pooled: Tensor, image_pooled: Tensor) -> Tensor:
+        """``(T, I)``: of each pair alone (SigLIP), or of each text among these, summing to 1."""
+        scores = self.scores(text_pooled, image_pooled)
+        return scores.sigmoid() if self.sigmoid else scores.softmax(0)
 
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """One side of a model, loaded; an image side with its ``processor``."""
+    """One side of a model, loaded; an image side with its ``processor``.
+
+    ``clean``: how its config says texts are cleaned, where it is not as the family's rule has it.
+    """
 
     module: Any
     spec: TowerSpec
     scoring: Scoring | None = None
     processor: Any = None
+    clean: str | None = None
 
 
 @dataclass(frozen=True)
@@ -30,7 +189,7 @@ class TextFamily:
     Attributes:
         name: what `open_text_tower` and the table call it.
         load: ``(folder, dtype, device, allow_pickle) -> Parts``. Raises WeightsError.
-        encode: ``(module, ids, mask, layers, attentions) -> TextStates``; ids and mask ``(B, T)``
+        encode: ``(module, ids, layers, mask, attentions) -> TextStates``; ids and mask ``(B, T)``
             on the module's device.
         rule: how it is shown its texts.
         tokenizer: transformers' class of its tokenizer.
@@ -63,3 +222,13 @@ class ImageFamily:
     name: str
     load: Callable[[Path, Any, Any, bool], Parts]
     encode: Callable[..., ImageStates]
+
+
+class Headed(nn.Module):
+    """``encoder`` and ``head`` as one module with the encoder's config; each family calls them."""
+
+    def __init__(self, encoder: Any, head: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+        self.config = encoder.config

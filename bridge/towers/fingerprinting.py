@@ -4,7 +4,7 @@ The fingerprint is the first 16 hex digits of a sha256 over the config (sorted J
 keys that say where it came from) and, for each parameter in order of name, its name, shape,
 dtype and 16 values spread evenly over it. It changes with the architecture, with the precision,
 with training, and with a LoRA put on or fused in; it does not change with the folder's name or
-the device. It samples, so it is no proof of equality: an edit of a single weight may escape it.
+the device. It samples, so it does not prove equality: an edit of a single weight may escape it.
 """
 
 from __future__ import annotations
@@ -34,10 +34,15 @@ _PROVENANCE = {
 
 @torch.no_grad()
 def fingerprint(module: Any, dtype: torch.dtype | None = None) -> str:
-    """The fingerprint of a transformers or diffusers module, 16 hex digits.
+    """The fingerprint of a transformers or diffusers module.
 
-    Parameters that accelerate has offloaded are read where it keeps them; others on the meta
-    device count by name and shape only. ``dtype``: as if the module were cast to it.
+    Args:
+        module: the module. Parameters that accelerate has offloaded are read where it keeps them;
+            others on the meta device count by name and shape only.
+        dtype: as if the module were cast to it; None for its own.
+
+    Returns:
+        16 hex digits.
     """
     told = [json.dumps(lasting_config(module), sort_keys=True, default=str)]
     samples: list[torch.Tensor] = []

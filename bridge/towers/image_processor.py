@@ -1,24 +1,35 @@
-"""The image processor of a checkpoint folder, in transformers' PIL form.
+"""The image processor of a checkpoint folder: transformers' in its PIL form, or open_clip's.
 
 transformers 5 gives every image processor two backends. The torchvision one is the
 default where torchvision is installed, and resizes a little differently; the PIL one is
 what the published CLIP and LLaVA weights were trained through, and needs nothing more
 than PIL. bridge always takes the PIL one, so answers do not depend on what is installed.
+
+open_clip's way, as it evaluates its models: a picture is resized and cut in its own mode, and RGB
+comes last, so a palette is resized by its nearest entries, and transparent colours weigh by their
+alpha. Sizes and corners are rounded as torchvision rounds them, so that pixels are open_clip's bit
+for bit (tests/parity).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bridge.errors import ImageError, OptionError, WeightsError
+import torch
+from torch import Tensor
+
+from bridge.errors import ImageError, OptionError, UnsupportedModelError, WeightsError
 from bridge.files import read_json
 from bridge.model_folder import check_sizes
 from bridge.rgb import is_transparent, is_wide, to_rgb
-from bridge.towers.foreign import reading
-from bridge.towers.open_clip_pictures import OpenClipPictures
+from bridge.towers.checkpoint import reading
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 # What a folder names, without "ImageProcessor" and in small letters -> transformers' class. Built
 # directly: AutoImageProcessor of transformers 5.17 wants torchvision even for the PIL backend.
@@ -117,17 +128,18 @@ def to_pixels(processor: Any, images: Sequence[Any], alpha: str = "white") -> An
     with ``alpha="drop"`` PIL's own conversion to RGB takes off alpha and clips, as OpenAI's CLIP
     and open_clip do.
 
-    Raises ImageError for an empty list and for what is no picture, OptionError for another
-    ``alpha``.
+    Raises:
+        ImageError: an empty list, or what is not a picture.
+        OptionError: another ``alpha``.
     """
-    from PIL.Image import Image
+    from PIL import Image
 
     if alpha not in ("white", "drop"):
         raise OptionError(f'alpha is {alpha!r}; give "white" or "drop"')
     if not len(images):
         raise ImageError("images is empty; give one picture at least")
     for place, image in enumerate(images):
-        if not isinstance(image, Image):
+        if not isinstance(image, Image.Image):
             raise ImageError(
                 f"images[{place}] is a {type(image).__name__}; give PIL pictures "
                 "(PIL.Image.open(...)), or the processor's tensor"
@@ -145,3 +157,125 @@ def _over_white(picture: Any) -> Any:
 
 def _as_it_is(picture: Any) -> Any:
     return picture.convert("LA") if picture.mode == "La" else picture  # PIL cannot turn La into RGB
+
+
+# ---------------------------------------------------------------- open_clip
+
+# OpenAI's means and deviations of pixels, open_clip's default too.
+_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_STD = (0.26862954, 0.26130258, 0.27577711)
+_BILINEAR, _BICUBIC = 2, 3
+# open_clip takes "random", a way to train, for bicubic where it evaluates.
+_RESAMPLE = {"bilinear": _BILINEAR, "bicubic": _BICUBIC, "random": _BICUBIC}
+_MODES = ("shortest", "longest", "squash")
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class OpenClipPictures:
+    """An image processor by open_clip's ``preprocess_cfg``.
+
+    Attributes:
+        size: height and width of the pixels.
+        mode: "shortest" cuts the middle out, "longest" pads, "squash" squeezes the whole picture.
+        resample: PIL's number of the filter.
+        mean, std: of each channel.
+        fill: the grey that "longest" pads with.
+    """
+
+    size: Size
+    mode: str = "shortest"
+    resample: int = _BICUBIC
+    mean: tuple[float, ...] = _MEAN
+    std: tuple[float, ...] = _STD
+    fill: int = 0
+
+    def __call__(
+        self, images: Image | Sequence[Image], return_tensors: str = "pt"
+    ) -> dict[str, Tensor]:
+        """``pixel_values (B, 3, H, W)`` in float32; ``return_tensors`` is always "pt"."""
+        some = images if isinstance(images, Sequence) else [images]
+        return {"pixel_values": torch.stack([self._pixels(each) for each in some])}
+
+    def _pixels(self, picture: Image) -> Tensor:
+        import numpy as np
+
+        shown = _cut(self._resized(picture), self.size, self.fill).convert("RGB")
+        pixels = torch.from_numpy(np.array(shown, dtype=np.uint8)).permute(2, 0, 1)
+        mean, std = (torch.tensor(each, dtype=torch.float32) for each in (self.mean, self.std))
+        scaled = pixels.contiguous().to(torch.float32).div(255)
+        return scaled.sub(mean[:, None, None]).div(std[:, None, None])
+
+    def _resized(self, picture: Image) -> Image:
+        width, height = picture.size
+        tall, wide = self.size
+        if self.mode == "squash":
+            return picture.resize((wide, tall), self.resample)
+        if self.mode == "shortest" and tall == wide:
+            short, long = min(width, height), max(width, height)
+            side = int(tall * long / short)
+            return picture.resize((tall, side) if width <= height else (side, tall), self.resample)
+        ratios = (height / tall, width / wide)
+        longest = self.mode == "longest"
+        ratio = max(ratios) if longest else min(ratios)
+        # open_clip names its filter for "longest", and not for "shortest" to an oblong.
+        filter_ = self.resample if longest else _BICUBIC
+        shape = (max(1, round(width / ratio)), max(1, round(height / ratio)))
+        return picture.resize(shape, filter_)
+
+
+def _cut(picture: Image, size: Size, fill: int) -> Image:
+    """The middle of a picture, with a border around it where it is too small."""
+    tall, wide = size
+    picture = _bordered(picture, max(wide, picture.width), max(tall, picture.height), fill)
+    # Python rounds halves to even, and so does torchvision.
+    left, top = round((picture.width - wide) / 2), round((picture.height - tall) / 2)
+    return picture.crop((left, top, left + wide, top + tall))
+
+
+def _bordered(picture: Image, width: int, height: int, fill: int) -> Image:
+    """The picture in the middle of a larger one of its own mode; ``fill`` in each channel."""
+    from PIL import Image
+
+    if (width, height) == picture.size:
+        return picture
+    bands = len(picture.getbands())
+    made = Image.new(picture.mode, (width, height), (fill,) * bands if bands > 1 else fill)
+    if picture.mode == "P":
+        made.putpalette(picture.getpalette() or [])
+    made.paste(picture, ((width - picture.width) // 2, (height - picture.height) // 2))
+    return made
+
+
+def open_clip_pictures(told: Mapping[str, Any], size: Size, where: str) -> OpenClipPictures:
+    """The processor that ``preprocess_cfg`` tells; ``size`` is the tower's, as in open_clip.
+
+    Raises UnsupportedModelError for a value that open_clip does not know, naming ``where``.
+    """
+    given = {name: value for name, value in told.items() if value is not None}
+    mode = _known(given, "resize_mode", _MODES, where)
+    filter_ = _known(given, "interpolation", ("bicubic", *_RESAMPLE), where)
+    _known(given, "mode", ("RGB",), where)
+    return OpenClipPictures(
+        size=size,
+        mode=mode,
+        resample=_RESAMPLE[filter_],
+        mean=_channels(given.get("mean") or _MEAN),
+        std=_channels(given.get("std") or _STD),
+        fill=int(given.get("fill_color", 0)),
+    )
+
+
+def _known(told: Mapping[str, Any], name: str, values: Sequence[str], where: str) -> str:
+    value = told.get(name) or values[0]
+    if value not in values:
+        raise UnsupportedModelError(
+            f"{where} asks for preprocess_cfg.{name}={value!r}, and open_clip knows "
+            f"{', '.join(sorted(set(values)))} alone; its text tower can be opened"
+        )
+    return str(value)
+
+
+def _channels(value: Any) -> tuple[float, ...]:
+    return tuple(value) if isinstance(value, list | tuple) else (float(value),) * 3

@@ -46,11 +46,11 @@ def matches(pattern: str, path: str) -> bool:
         name = pattern.replace("\\", "")
         return path == name or path.endswith("." + name)
     starts = 1 | _places(path, frozenset(".")) << 1
-    return bool(compiled(pattern)(path, starts) >> len(path))
+    return bool(compile_pattern(pattern)(path, starts) >> len(path))
 
 
 @lru_cache(maxsize=256)
-def compiled(pattern: str) -> Reach:
+def compile_pattern(pattern: str) -> Reach:
     """A pattern as a function. Raises LayerPatternError."""
     if len(pattern) > LONGEST:
         raise LayerPatternError(f"has {len(pattern)} characters; at most {LONGEST} are read")

@@ -1,7 +1,18 @@
-"""BERT-like encoders whose states are averaged and mapped into CLIP's space.
+"""BERT-like encoders whose states are averaged and mapped into CLIP's space: two families.
 
-open_clip's towers with a text model of transformers (XLM-RoBERTa) and Multilingual CLIP are both
-this: an encoder, the mean of its states over the text's tokens, a head.
+Both are an encoder, the mean of its states over the text's tokens, and a head.
+
+Multilingual CLIP (Carlsson et al. 2022, "Cross-lingual and Multilingual CLIP") is XLM-RoBERTa or
+LaBSE, taught to land where CLIP's text tower does; layout of FreddeFrallan/Multilingual-CLIP:
+``transformer.*`` and ``LinearTransformation``. Its pooled state alone was trained, so its token
+states feed no cross-attention without an adapter of their own; its pictures are CLIP's (ViT-L/14),
+which are opened as such.
+
+open_clip's models with a text tower of transformers (``HFTextEncoder``, XLM-RoBERTa under a mean
+pooler): the mean goes through two Linear layers without bias and a GELU between (``hf_proj_type``
+"mlp"), one ("linear"), or none. The image side is open_clip's own. What the tensors do not tell of
+the text model stands in its own config.json, on the hub or in a folder, as open_clip asks for it;
+those of the published models are known.
 """
 
 from __future__ import annotations
@@ -10,14 +21,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from bridge.errors import UnsupportedModelError, WeightsError
+from bridge.errors import BridgeError, UnsupportedModelError, WeightsError
+from bridge.files import read_json
+from bridge.store import resolve
 from bridge.towers.checkpoint import load_tower
-from bridge.towers.headed import Headed
-from bridge.towers.positions import positions
-from bridge.towers.spec import TowerSpec
+from bridge.towers.clip import encode_image
+from bridge.towers.family import (
+    Headed,
+    ImageFamily,
+    Parts,
+    TextFamily,
+    TowerSpec,
+    positions,
+    spec_of_side,
+)
+from bridge.towers.open_clip import load_image
+from bridge.towers.open_clip_config import cleaning, read_files
 from bridge.towers.states import Layer, TextStates
+from bridge.towers.tensors import read_state
+from bridge.towers.tokenizer import TokenRule
 
 # model_type -> class, id of padding, epsilon of the norms: what the tensors do not tell.
 _KINDS = {
@@ -26,6 +51,107 @@ _KINDS = {
     "bert": ("BertModel", 0, 1e-12),
 }
 _HEAD_WIDTH = 64
+# open_clip's default, which the published configs leave as it is.
+_CONTEXT = 77
+# Text models whose heads and epsilons are their kind's (`mean_pooled`).
+_PUBLISHED = {
+    "xlm-roberta", "xlm-roberta-base", "xlm-roberta-large", "roberta-base", "roberta-large",
+    "bert-base-uncased", "bert-base-cased", "bert-base-multilingual-cased", "bert-large-uncased",
+    "bert-large-cased", "LaBSE",
+}  # fmt: skip
+_UNTOLD = (
+    "num_attention_heads", "layer_norm_eps", "hidden_act", "pad_token_id",
+    "position_embedding_type",
+)  # fmt: skip
+# LAION's multilingual models come without a config.
+_USUAL = "xlm-roberta"
+
+
+def load_multilingual(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False) -> Parts:
+    """The text tower. Raises WeightsError, UnsupportedModelError."""
+    config = read_json(folder / "config.json")
+    state = read_state(folder, "model.safetensors", allow_pickle)
+    inner, head = _parts(state, "transformer.", "LinearTransformation.")
+    if "weight" not in head:
+        raise WeightsError(
+            f"{folder} lacks LinearTransformation.weight; it is not a Multilingual CLIP"
+        )
+    base = str(config.get("modelBase") or config.get("model_type"))
+    changes = {k: config[k] for k in ("num_attention_heads",) if k in config}
+    encoder = load_encoder(kind_of(base, folder), inner, folder, dtype, device, **changes)
+    pooled, width = head["weight"].shape
+    module = Headed(
+        encoder, load_head(nn.Linear(width, pooled, dtype=torch.float32), head, dtype, device)
+    )
+    return Parts(module, _spec(module, folder, pooled))
+
+
+def load_open_clip(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False) -> Parts:
+    """The text tower. Raises WeightsError, UnsupportedModelError."""
+    files = read_files(folder, allow_pickle)
+    told = files.model.get("text_cfg", {})
+    pooler = told.get("hf_pooler_type", "mean_pooler")
+    if pooler != "mean_pooler":
+        raise UnsupportedModelError(f"{folder} pools by {pooler!r}; bridge reads mean_pooler")
+    inner, head = _parts(files.state, "text.transformer.", "text.proj.")
+    kind, values = _text_model(str(told.get("hf_model_name") or _USUAL), folder)
+    changes = {**values, **(told.get("hf_model_config") or {})}
+    encoder = load_encoder(kind, inner, folder, dtype, device, **changes)
+    module = Headed(encoder, load_head(_head(head), head, dtype, device))
+    width = encoder.config.hidden_size
+    pooled = list(head.values())[-1].shape[0] if head else width
+    context = int(told.get("context_length", _CONTEXT))
+    return Parts(
+        module=module,
+        spec=_spec(module, folder, pooled, context),
+        scoring=files.scoring(),
+        clean=cleaning(files.model),
+    )
+
+
+def _text_model(name: str, folder: Path) -> tuple[str, dict[str, Any]]:
+    """The model_type of a text model, and what its config says that no tensor does.
+
+    Raises UnsupportedModelError for a kind that bridge does not know, and for a config that is
+    neither known nor to be had.
+    """
+    if name.rpartition("/")[2] in _PUBLISHED:
+        return kind_of(name, folder), {}
+    try:
+        told = read_json(resolve(name, allow_patterns=("config.json",)) / "config.json")
+    except BridgeError as error:
+        raise UnsupportedModelError(
+            f"{folder} has the text model {name!r}, whose heads stand in its own config.json, and "
+            f"that cannot be had: {error} Or write num_attention_heads and layer_norm_eps into "
+            "text_cfg.hf_model_config."
+        ) from error
+    kind = str(told.get("model_type"))
+    return kind_of_type(kind, folder), {each: told[each] for each in _UNTOLD if each in told}
+
+
+def _head(state: Mapping[str, Tensor]) -> nn.Module:
+    """The layers that the tensors are of: ``0`` and ``2`` of a Sequential, one Linear, or none."""
+    if not state:
+        return nn.Identity()
+    if "weight" in state:
+        pooled, width = state["weight"].shape
+        return nn.Linear(width, pooled, bias=False, dtype=torch.float32)
+    inner, width = state["0.weight"].shape
+    pooled = state["2.weight"].shape[0]
+    return nn.Sequential(
+        nn.Linear(width, inner, bias=False, dtype=torch.float32),
+        nn.GELU(),
+        nn.Linear(inner, pooled, bias=False, dtype=torch.float32),
+    )
+
+
+def _parts(state: Mapping[str, Tensor], encoder: str, head: str) -> tuple[Any, Any]:
+    """The tensors of the encoder and of the head, by the rest of their names."""
+    inner, outer = (
+        {name.removeprefix(start): t for name, t in state.items() if name.startswith(start)}
+        for start in (encoder, head)
+    )
+    return inner, outer
 
 
 def kind_of(base: str, folder: Path) -> str:
@@ -116,29 +242,20 @@ def load_head(head: nn.Module, state: Mapping[str, Tensor], dtype: Any, device: 
     return head.to(device, dtype).eval().requires_grad_(False)
 
 
-def spec_of(module: Headed, source: str, pooled: int, context: int | None = None) -> TowerSpec:
+def _spec(module: Headed, folder: Path, pooled: int, context: int | None = None) -> TowerSpec:
     """The spec; ``context`` at most, of as many places as the encoder has."""
-    config = module.config
-    places = positions(module.encoder)
-    return TowerSpec(
-        architecture=type(module.encoder).__name__,
-        source=source,
-        width=config.hidden_size,
-        layers=config.num_hidden_layers,
+    encoder, places = module.encoder, positions(module.encoder)
+    return spec_of_side(
+        encoder.config,
+        type(encoder).__name__,
+        str(folder),
         context=min(context or places, places),
-        pooled_width=pooled,
-        activation=config.hidden_act,
-        attention_mask=True,
-        mlp_width=config.intermediate_size,
+        pooled=pooled,
     )
 
 
-def encode(
-    module: Headed,
-    ids: Tensor,
-    mask: Tensor,
-    layers: Sequence[Layer] = (Layer(),),
-    attentions: bool = False,
+def encode_text(
+    module: Headed, ids: Tensor, layers: Sequence[Layer], mask: Tensor, attentions: bool = False
 ) -> TextStates:
     """One forward pass; padding is not seen. Every layer ends in its norm, so a layer without it
     is the same."""
@@ -148,5 +265,13 @@ def encode(
     seen = mask[..., None].to(out.last_hidden_state.dtype)
     mean = (out.last_hidden_state * seen).sum(1) / seen.sum(1)
     hidden = tuple(out.hidden_states[layer.index] for layer in layers)
-    weights = out.attentions if attentions else ()
-    return TextStates(hidden, module.head(mean), mask, weights)
+    return TextStates(hidden, module.head(mean), mask, out.attentions or ())
+
+
+MULTILINGUAL_TEXT = TextFamily(
+    "multilingual_clip", load_multilingual, encode_text, TokenRule(), tokens=False
+)
+OPEN_CLIP_TEXT = TextFamily(
+    "open_clip_hf", load_open_clip, encode_text, TokenRule(fill=True, clean="whitespace")
+)
+OPEN_CLIP_IMAGE = ImageFamily("open_clip_hf", load_image, encode_image)

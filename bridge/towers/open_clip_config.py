@@ -1,16 +1,27 @@
-"""What ``model_cfg`` of an open_clip config says of each side, with open_clip's own defaults.
+"""A folder in open_clip's or OpenAI's layout: its tensors, and what its config says of each side.
 
-A config without a field has open_clip's default for it, whatever the tensors' widths suggest; files
-without a config (OpenAI's, Long-CLIP's, LAION's XLM-RoBERTa models) go by the widths. A field that
-open_clip has and CLIP's calculation does not, or that open_clip does not have, is refused by name.
+A ``model_cfg`` without a field has open_clip's default for it, whatever the tensors' widths
+suggest; files without a config (OpenAI's, Long-CLIP's, LAION's XLM-RoBERTa models) go by the
+widths. A field that open_clip has and CLIP's calculation does not, or that open_clip does not have,
+is refused by name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from bridge.errors import UnsupportedModelError, WeightsError
+from bridge.files import read_json
+from bridge.towers.family import Scoring
+from bridge.towers.tensors import read_state
+
+CONFIG = "open_clip_config.json"
+WEIGHTS = "open_clip_model.safetensors"
 
 Model = Mapping[str, Any]
 
@@ -58,16 +69,86 @@ _KNOWN = {
         "timm_drop", "timm_drop_path",
     },
 }  # fmt: skip
-# How a text is cleaned, by open_clip's tokenizer and by transformers' in it.
-_CLEAN = {"hf": "whitespace", "own": "lower"}
+# open_clip's ways to clean a text; CLIP's tokenizer of transformers has small letters always.
+_CLEANS = ("lower", "canonicalize")
+_FOREIGN_CLEANS = ("whitespace", *_CLEANS)
 _HEADS, _HEAD_WIDTH, _IMAGE_SIZE = 8, 64, 224
 # Without a config: the widths of a head, of the large vision transformers by their states' width.
 _HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104}
 _EPSILON = 1e-5
 
 
+@dataclass(frozen=True, eq=False)
+class OpenClipFiles:
+    """The tensors by their own names, and ``model_cfg`` of ``open_clip_config.json``.
+
+    ``model`` and ``preprocess`` are empty for OpenAI's and Long-CLIP's files, whose tensors alone
+    tell the architecture.
+    """
+
+    folder: Path
+    state: Mapping[str, Tensor]
+    model: Mapping[str, Any] = field(default_factory=dict)
+    preprocess: Mapping[str, Any] = field(default_factory=dict)
+
+    def activation(self, side: str) -> str:
+        """Of "text_cfg" or "vision_cfg", by transformers' name.
+
+        OpenAI's models have quick GELU; open_clip's have GELU unless their config says so. Without
+        a config: names that begin with ``text.`` are open_clip's alone.
+        """
+        own = any(name.startswith("text.") for name in self.state)
+        quick = bool(self.model.get("quick_gelu", not self.model and not own))
+        return activation(self.model, side, quick)
+
+    def scoring(self) -> Scoring:
+        """CLIP's scale, with a bias for those that were trained with a sigmoid."""
+        if "logit_scale" not in self.state:
+            raise WeightsError(f"{self.folder} has no logit_scale; it is damaged")
+        scale = float(self.state["logit_scale"].float().exp())
+        if "logit_bias" not in self.state:
+            return Scoring(scale)
+        return Scoring(scale, float(self.state["logit_bias"].float()), sigmoid=True)
+
+
+def has_layout(folder: Path) -> bool:
+    """Whether the folder is open_clip's or OpenAI's and not (also) transformers'."""
+    plain = (folder / "model.safetensors", folder / "model.safetensors.index.json")
+    if (folder / "config.json").is_file() and any(file.is_file() for file in plain):
+        # timm's config and image tower may lie beside open_clip's files.
+        return (folder / CONFIG).is_file() and "model_type" not in read_json(folder / "config.json")
+    tensors = (file for end in ("safetensors", "pt", "bin") for file in folder.glob(f"*.{end}"))
+    bare = not (folder / "config.json").is_file() and any(True for _ in tensors)
+    return (folder / CONFIG).is_file() or bare
+
+
+def read_model_config(folder: Path) -> dict[str, Any]:
+    """``model_cfg`` of ``open_clip_config.json``, {} where there is none. Raises WeightsError."""
+    return _table(_config(folder), "model_cfg", folder)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    return read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+
+
+def _table(config: dict[str, Any], name: str, folder: Path) -> dict[str, Any]:
+    told = config.get(name) or {}
+    if not isinstance(told, dict):
+        raise WeightsError(f"{folder / CONFIG}: {name} is {told!r}, not a table")
+    return told
+
+
+def read_files(folder: Path, allow_pickle: bool) -> OpenClipFiles:
+    """Read a folder. Raises WeightsError, and UnsupportedModelError for what is unlike CLIP."""
+    config = _config(folder)
+    model = _table(config, "model_cfg", folder)
+    check_model(model, str(folder / CONFIG))
+    state = read_state(folder, WEIGHTS, allow_pickle)
+    return OpenClipFiles(folder, state, model, _table(config, "preprocess_cfg", folder))
+
+
 def check_model(model: Model, where: str) -> None:
-    """Raises UnsupportedModelError for what is unlike CLIP, WeightsError for what is no config."""
+    """Raises UnsupportedModelError for what is unlike CLIP, WeightsError for a damaged config."""
     for side, usual in _usual(model).items():
         told = _side(model, side)
         if isinstance(told.get("layers"), list):
@@ -110,32 +191,46 @@ def _usual(model: Model) -> dict[str, dict[str, Any]]:
 def _side(model: Model, side: str) -> Mapping[str, Any]:
     told = model.get(side) or {}
     if not isinstance(told, Mapping):
-        raise WeightsError(f"model_cfg.{side} of an open_clip config is {told!r}, no table")
+        raise WeightsError(f"model_cfg.{side} of an open_clip config is {told!r}, not a table")
     return told
 
 
 def _check_words(model: Model, where: str) -> None:
-    """Refuse another way to clean a text than the tokenizer's own, and other arguments."""
-    told = _side(model, "text_cfg")
-    usual = _CLEAN["hf" if has_foreign_text(model) else "own"]
-    for name, value in (told.get("tokenizer_kwargs") or {}).items():
-        if value and (name, value) != ("clean", usual):
+    """Refuse a way to clean a text that open_clip does not have, and other arguments."""
+    ways = _FOREIGN_CLEANS if has_foreign_text(model) else _CLEANS
+    for name, value in _words(model).items():
+        if value and (name != "clean" or value not in ways):
             raise UnsupportedModelError(
-                f"{where} asks for text_cfg.tokenizer_kwargs.{name}={value!r}, and bridge's "
-                f"tokenizers clean a text by {usual!r} alone; its image tower can be opened by "
-                "taking that line out of a copy"
+                f"{where} asks for text_cfg.tokenizer_kwargs.{name}={value!r}, and bridge reads "
+                f"clean with one of {', '.join(ways)}; its image tower can be opened by taking "
+                "that line out of a copy"
             )
+
+
+def _words(model: Model) -> Mapping[str, Any]:
+    """What a config says of its tokenizer."""
+    told = _side(model, "text_cfg").get("tokenizer_kwargs") or {}
+    if not isinstance(told, Mapping):
+        raise WeightsError(
+            f"text_cfg.tokenizer_kwargs of an open_clip config is {told!r}, no table"
+        )
+    return told
+
+
+def cleaning(model: Model) -> str | None:
+    """How a config says that texts are cleaned, if it does."""
+    return _words(model).get("clean") or None
 
 
 def _check_arguments(model: Model, side: str, where: str) -> None:
     told = _side(model, side)
     known = {"norm_kwargs": ("eps",), "act_kwargs": ("approximate",)}
-    for field, names in known.items():
-        for name, value in (told.get(field) or {}).items():
+    for group, names in known.items():
+        for name, value in (told.get(group) or {}).items():
             fits = name in names and (name == "eps" or value in ("none", "tanh"))
-            if not fits or (field == "act_kwargs" and model.get("quick_gelu")):
+            if not fits or (group == "act_kwargs" and model.get("quick_gelu")):
                 raise UnsupportedModelError(
-                    f"{where} asks for {side}.{field}={told[field]!r}; bridge reads eps of the "
+                    f"{where} asks for {side}.{group}={told[group]!r}; bridge reads eps of the "
                     "norms, and GELU with approximate='tanh'"
                 )
 

@@ -1,4 +1,6 @@
-"""The table of towers by the names that people know them by. Nothing here imports torch.
+"""The table of towers by the names that people know them by, and the way from a name to a folder.
+
+Nothing here imports torch before a name of the hub is opened.
 
 Sources, beside the checkpoints' own configs: open_clip's ``pretrained.py`` and model configs; the
 READMEs of FreddeFrallan/Multilingual-CLIP and beichenzbc/Long-CLIP; the hub's pages for licences
@@ -8,10 +10,15 @@ them; a copy of their ViT-L/16 in open_clip's layout is opened as a folder.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
-from bridge.store import EMBEDDED, embedded_state
+from bridge.errors import UnknownModelError, WeightsError
+from bridge.store import DEFAULT_PATTERNS, EMBEDDED, embedded_state, resolve
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,9 @@ class TowerRow:
         return any(isinstance(try_to_load_from_cache(self.source, name), str) for name in names)
 
 
+_TEXTS = ("*.json", "*.txt", "*.model")
+_TOKENIZER = ("tokenizer*.json", "special_tokens_map.json", "vocab.*", "merges.txt", "*.model")
+_COLUMNS = ("name", "family", "text", "pooled", "context", "layers", "image", "offline", "source")
 _L = "openai/clip-vit-large-patch14"
 _BIN = "published as a pickle"
 _OPEN = "open_clip_model.safetensors"
@@ -169,3 +179,89 @@ def find_row(name: str) -> TowerRow | None:
 def towers() -> list[dict[str, Any]]:
     """The table, a dictionary a row, with ``at_hand``: whether it opens without a network."""
     return [{**asdict(row), "at_hand": row.at_hand()} for row in ROWS]
+
+
+def table_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One line a row of `towers()`, in columns under a head: widths of states, context in tokens,
+    ``image`` as width/patch@side."""
+    cells = [_COLUMNS, *(_cells(row) for row in rows)]
+    wide = [max(len(line[column]) for line in cells) for column in range(len(_COLUMNS))]
+    return ["  ".join(map(str.ljust, line, wide)).rstrip() for line in cells]
+
+
+def markdown_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The same as a Markdown table, with licence and notes."""
+    heads = (*_COLUMNS, "licence", "notes")
+    lines = [heads, ("---",) * len(heads)]
+    lines += [(*_cells(row), row["licence"], row["notes"]) for row in rows]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    numbers = (row["text_width"], row["pooled_width"], row["context"], row["layers"])
+    image = f"{row['image_width']}/{row['patch']}@{row['image_size']}" if row["patch"] else "-"
+    offline = "yes" if row["at_hand"] else "no"
+    counts = (str(number) if number else "-" for number in numbers)
+    return (row["name"], row["family"], *counts, image, offline, row["source"])
+
+
+def find_source(source: str | Path) -> tuple[str, Path, str | None, Path | None]:
+    """From a short name, hub id or folder to a local folder; what is missing is fetched.
+
+    Returns:
+        The tower's name, its folder, its family where the table says it, and the folder of its
+        tokenizer where that is another.
+
+    Raises:
+        UnknownModelError: no such name or folder; the message has the nearest names.
+        HubError: the hub cannot be reached.
+        WeightsError: weights that are published as a pickle alone.
+    """
+    row = find_row(source) if isinstance(source, str) else None
+    if row is not None:
+        words = find_tokenizer(row.tokenizer) if row.tokenizer else None
+        return row.name, _folder_of(row), row.family, words
+    try:
+        return str(source), _fetched(source), None, None
+    except UnknownModelError as error:
+        near = get_close_matches(str(source).lower(), [each.name for each in ROWS], n=3)
+        if not near:
+            raise UnknownModelError(f"{error} Towers by name: `bridge towers`.") from error
+        names = " or ".join(map(repr, near))
+        raise UnknownModelError(
+            f"No tower {str(source)!r}: did you mean {names}? All names: `bridge towers`; or give "
+            "a folder or a hub id such as 'owner/name'."
+        ) from error
+
+
+def _fetched(source: str | Path) -> Path:
+    """The folder, with open_clip's weights if it is a hub's repository in that layout."""
+    from bridge.towers.open_clip_config import has_layout
+
+    folder = resolve(source)
+    if os.path.isdir(os.path.expanduser(source)) or not has_layout(folder):
+        return folder
+    return resolve(source, allow_patterns=(*DEFAULT_PATTERNS, "open_clip_*.safetensors"))
+
+
+def find_tokenizer(source: str | Path) -> Path:
+    """The folder of a tokenizer; of a hub's repository nothing else is fetched."""
+    return resolve(source, allow_patterns=None if source in EMBEDDED else _TOKENIZER)
+
+
+def _folder_of(row: TowerRow) -> Path:
+    if row.pickle:
+        raise WeightsError(
+            f"{row.name} is published as a pickle only, which bridge does not fetch by itself: "
+            f"`hf download {row.source} --local-dir FOLDER`, then open FOLDER with "
+            f"family={row.family!r}, allow_pickle=True (tensors only are read)"
+        )
+    return resolve(row.source, allow_patterns=_patterns(row))
+
+
+def _patterns(row: TowerRow) -> tuple[str, ...] | None:
+    """What is fetched of a row's repository. One with files of its own may have a
+    ``model.safetensors`` beside them that is read by none of the families (timm's image model)."""
+    if row.source in EMBEDDED:
+        return None
+    return (*_TEXTS, *row.files) if row.files else DEFAULT_PATTERNS

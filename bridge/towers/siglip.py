@@ -18,15 +18,13 @@ from torch import Tensor
 
 from bridge.errors import WeightsError
 from bridge.files import read_json
-from bridge.towers.batch import TokenRule
 from bridge.towers.checkpoint import load_tower
-from bridge.towers.clip_text import needs_all, pick
-from bridge.towers.family import ImageFamily, Parts, TextFamily
+from bridge.towers.clip import needs_all, patch_grid, pick
+from bridge.towers.family import ImageFamily, Parts, Scoring, TextFamily, TowerSpec, spec_of_side
 from bridge.towers.image_processor import load_image_processor
-from bridge.towers.scoring import Scoring
-from bridge.towers.spec import TowerSpec
 from bridge.towers.states import ImageStates, Layer, TextStates
 from bridge.towers.tensors import read_named
+from bridge.towers.tokenizer import TokenRule
 
 # model_type -> how transformers' classes begin.
 _CLASSES = {"siglip": "Siglip", "siglip2": "Siglip2"}
@@ -64,21 +62,12 @@ def _config(folder: Path) -> tuple[str, Any]:
     stored = read_json(folder / "config.json")
     start = _CLASSES.get(str(stored.get("model_type")))
     if start is None or "text_config" not in stored:
-        raise WeightsError(f"{folder / 'config.json'} is no config of a model with two sides")
+        raise WeightsError(f"{folder / 'config.json'} is not a config of a model with two sides")
     return start, getattr(transformers, f"{start}Config").from_dict(stored)
 
 
 def _spec(side: Any, kind: str, source: str, context: int, pooled: int) -> TowerSpec:
-    return TowerSpec(
-        architecture=kind,
-        source=source,
-        width=side.hidden_size,
-        layers=side.num_hidden_layers,
-        context=context,
-        pooled_width=pooled,
-        activation=side.hidden_act,
-        mlp_width=side.intermediate_size,
-    )
+    return spec_of_side(side, kind, source, context=context, pooled=pooled, masked=False)
 
 
 def _scoring(folder: Path) -> Scoring | None:
@@ -90,17 +79,11 @@ def _scoring(folder: Path) -> Scoring | None:
 
 
 def encode_text(
-    module: Any,
-    ids: Tensor,
-    mask: Tensor | None,
-    layers: Sequence[Layer] = (Layer(),),
-    attentions: bool = False,
+    module: Any, ids: Tensor, layers: Sequence[Layer], mask: Tensor, attentions: bool = False
 ) -> TextStates:
     """One forward pass that sees padding, as in training."""
     out = module(ids, output_hidden_states=needs_all(layers), output_attentions=attentions)
-    return TextStates(
-        pick(module, out, layers), out.pooler_output, mask, out.attentions if attentions else ()
-    )
+    return TextStates(pick(module, out, layers), out.pooler_output, mask, out.attentions or ())
 
 
 def encode_image(
@@ -113,8 +96,7 @@ def encode_image(
     """
     if isinstance(pixels, Tensor):
         out = module(pixels, output_hidden_states=True)
-        patch = int(module.config.patch_size)
-        grid: tuple[int, int] | None = (pixels.shape[-2] // patch, pixels.shape[-1] // patch)
+        grid: tuple[int, int] | None = patch_grid(module, pixels)
         count = None
     else:
         shapes = pixels["spatial_shapes"]

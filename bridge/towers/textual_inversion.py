@@ -78,7 +78,7 @@ def read_textual_inversion(
         vectors = {"": tensor}
     else:
         raise WeightsError(
-            f"{source} is no textual inversion: it has {len(tensors)} tensors, not one, nor "
+            f"{source} is not a textual inversion: it has {len(tensors)} tensors, not one, nor "
             f"clip_l, clip_g and t5xxl ({', '.join(sorted(tensors)[:3])})."
         )
     chosen = word or named or source.stem
@@ -97,7 +97,7 @@ def _read(source: Path, allow_pickle: bool) -> dict[str, Any]:
             )
         found = load_pickle(source)
         if not isinstance(found, dict):
-            raise WeightsError(f"{source} is no textual inversion: it holds no named tensors.")
+            raise WeightsError(f"{source} is not a textual inversion: it holds no named tensors.")
         return found
     return dict(read_tensors(source))
 
@@ -106,7 +106,7 @@ def _rows(tensor: Tensor, name: str, source: Path) -> Tensor:
     rows = tensor.detach()[None] if tensor.ndim == 1 else tensor.detach()
     if rows.ndim != 2 or not len(rows) or not rows.is_floating_point():
         raise WeightsError(
-            f"{source} is no textual inversion: its tensor is {tuple(tensor.shape)} of "
+            f"{source} is not a textual inversion: its tensor is {tuple(tensor.shape)} of "
             f"{tensor.dtype}, not (vectors, width) of numbers with a point."
         )
     check_finite(source, [(name, rows)])

@@ -25,10 +25,11 @@ import torch
 
 from bridge.errors import MissingDependencyError, OptionError, UnsupportedModelError, WeightsError
 from bridge.files import read_json
-from bridge.model_folder import shards
+from bridge.model_folder import check_described, files_size
 from bridge.runtime import check_dtype, quiet_loading, resolve_device, resolve_dtype
 from bridge.store import resolve
-from bridge.towers.foreign import load_words, read_config, reading
+from bridge.towers import reading
+from bridge.towers.checkpoint import read_config
 from bridge.towers.image_processor import (
     a_picture,
     load_image_processor,
@@ -36,6 +37,7 @@ from bridge.towers.image_processor import (
     processor_settings,
 )
 from bridge.towers.registry import find_row
+from bridge.towers.tokenizer import load_words
 from bridge.vlm.chat import IMAGE_TOKEN
 from bridge.vlm.checkpoints.llava_layout import is_original, read_settings
 from bridge.vlm.checkpoints.original import load_original, open_original, refuse_lora
@@ -61,8 +63,6 @@ _CLASSES = {
 _VLMS = ("llava", "llava_next", MODEL_TYPE)
 # Folders that refer to folders that refer ...
 _DEEPEST = 4
-# Numbers that a model may have whatever its files hold.
-_SMALL_MODEL = 1 << 26
 # How much of transformers' own words an error repeats.
 _REPEATED = 300
 _WANTED = {
@@ -416,7 +416,7 @@ def load_part(auto_class: Any, folder: Path, dtype: torch.dtype) -> Any:
     with reading(f"{folder}: the weights cannot load"):
         try:
             config = read_config(folder)
-            check_described(auto_class, config, folder)
+            check_described(auto_class, config, folder, files_size(folder))
             model, info = auto_class.from_pretrained(
                 folder,
                 config=config,
@@ -443,32 +443,6 @@ def load_part(auto_class: Any, folder: Path, dtype: torch.dtype) -> Any:
             "get the complete checkpoint"
         )
     return check_generation(model, folder) if hasattr(model, "generation_config") else model
-
-
-def check_described(auto_class: Any, config: Any, folder: Path) -> None:
-    """Refuse a config that describes a far larger model than the files hold. Raises WeightsError.
-
-    transformers makes up what is missing, and has filled the memory before it says so.
-    """
-    with torch.device("meta"):
-        # An Auto class finds the model's own, which a config builds by itself.
-        if hasattr(auto_class, "from_config"):
-            described = auto_class.from_config(config, trust_remote_code=False)
-        else:
-            described = auto_class(config)
-    numbers = sum(tensor.numel() for tensor in described.parameters())
-    held = sum(file.stat().st_size for file in {*folder.glob("*.safetensors"), *_indexed(folder)})
-    # Four bits a number is the least there is; what is small may lack whatever it likes.
-    if numbers > 2 * held + _SMALL_MODEL:
-        raise WeightsError(
-            f"{folder}: its config.json describes {numbers:,} numbers, and its files hold "
-            f"{held:,} bytes; get the complete checkpoint"
-        )
-
-
-def _indexed(folder: Path) -> set[Path]:
-    indexes = folder.glob("*.safetensors.index.json")
-    return {file for index in indexes for file in shards(index).values() if file.is_file()}
 
 
 def _part_folder(source: str | os.PathLike[str], revision: str | None) -> tuple[Path, str]:

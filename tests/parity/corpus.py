@@ -11,6 +11,15 @@ WORDS = (
 )  # fmt: skip
 # Names of embeddings, as ComfyUI's prompts write them.
 EMBEDDED = ("cat", "cat", "x-ray", "x-ray.safetensors", "x-ray embedding:cat", ",cat", "cat,,")
+# What cleaning mends, and what looks as if it should be mended.
+ODD = (
+    "cafÃ©", "donâ€™t", "“quoted”", "it’s", "&amp;", "&lt;b&gt;", "&amp;lt;", "&eacute;", "&#233;",
+    "&copy", "&AMP;", "R&D", "a & b", "ﬁne", "ﬃ", "Ｆｕｌｌ", "ＷＩＤＥ，", "e\u0301", "Å", "ΟΔΟΣ",
+    "Σ", "İstanbul", "straße", "ſ", "a\u00a0b", "a\u3000b", "a\u2028b", "a\u200bb", "\ufeffa",
+    "soft\u00adhyphen", "ca\x07t", "\x1b[31mred\x1b[0m", "tab\tbed", "two  spaces", "line\nbreak",
+    "a\x85b", "a\x1cb", "東京 タワー", "ｶﾀｶﾅ", "한국", "🐈‍⬛", "👍🏽", "c_d!", "...", "--", "'S",
+    "I'LL", "1½", "²", "№", "ǅ", "नमस्ते", "سلام", "\u202eabc", "…", "<b>", "a<b", "a<&amp;",
+)  # fmt: skip
 LONG = "an old lighthouse above the sea, storm clouds, oil on canvas, "
 
 
@@ -53,6 +62,12 @@ def scheduled(rng: random.Random) -> str:
          f"[{a}:[{b}|dog]:{when}]", f"([{a}:{b}:{when}]:1.2)")
     )  # fmt: skip
     return f"{rng.choice(WORDS)} {inner} {rng.choice(WORDS)}"
+
+
+def odd(rng: random.Random) -> str:
+    """One text without a dialect's marks, of what cleaning mends beside plain words."""
+    words = [rng.choice(ODD if rng.random() < 0.6 else WORDS) for _ in range(rng.randint(1, 7))]
+    return "".join(word + rng.choice((" ", " ", "", ", ", "  ", "\n")) for word in words)
 
 
 def comfy(rng: random.Random, depth: int = 2) -> str:
@@ -121,6 +136,6 @@ def compel(rng: random.Random, depth: int = 2) -> str:
 
 def draw(kind: str, count: int) -> Iterator[str]:
     """``count`` prompts of a kind, the same ones in each run."""
-    makers = {"a1111": a1111, "scheduled": scheduled, "comfy": comfy, "compel": compel}
+    makers = {"a1111": a1111, "scheduled": scheduled, "odd": odd, "comfy": comfy, "compel": compel}
     for number in range(count):
         yield makers[kind](random.Random(f"{kind}/{number}"))

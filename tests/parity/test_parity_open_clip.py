@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import corpus
 import pytest
 import torch
 import transformers
@@ -16,6 +17,7 @@ from comparisons import relative
 from drawn_pictures import MODES, picture
 from open_clip_peer import SMALL, WAYS, opened, small_model, write
 from parity_support import Equal
+from peers import clone, package
 from PIL import Image
 from tiny_tokenizers import tiny_xlmr_tokenizer
 
@@ -23,6 +25,7 @@ from bridge.rgb import is_transparent, is_wide
 from bridge.towers import open_image_tower, open_text_tower
 
 TOLERANCE = 1e-5
+VOCABULARY = "backend/huggingface/stabilityai/stable-diffusion-xl-base-1.0/tokenizer"
 
 SIZES = ((640, 427), (427, 640), (500, 375), (333, 500), (32, 32), (31, 33), (1, 7), (200, 10))
 
@@ -137,6 +140,44 @@ def test_states_of_coca(tmp_path: Path, equal: Equal) -> None:
             wanted = peer.text(batch.ids)[1]
             for case, mine, theirs in zip(TEXTS, found, wanted, strict=True):
                 count.check(relative(mine, theirs) <= TOLERANCE, f"{name}: {case!r}")
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"clean": "lower"}, {"clean": "canonicalize"}])
+def test_cleaning(tmp_path: Path, kwargs: dict[str, str], equal: Equal) -> None:
+    """Ids of texts that need mending, in open_clip's vocabulary; what it reads as a special token
+    is written otherwise in transformers' copy of it."""
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(clone("forge") / VOCABULARY)
+    text = {"vocab_size": len(tokenizer), "width": 64, **SMALL, "tokenizer_kwargs": kwargs}
+    folder = write(tmp_path, small_model(text, {"width": 64}), {}, tokenizer)
+    peer = package("open_clip").get_tokenizer(f"local-dir:{folder}")
+    tower = open_text_tower(folder, device="cpu")
+    texts = list(corpus.draw("odd", 800))
+    with equal(f"open_clip: cleaning, {kwargs.get('clean', 'default')}") as count:
+        batch = tower.tokenize(texts)
+        for text, mine, theirs in zip(texts, batch.ids, peer(texts), strict=True):
+            count.check(torch.equal(mine, theirs), repr(text))
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"clean": "canonicalize"}])
+def test_cleaning_of_transformers(tmp_path: Path, kwargs: dict[str, str], equal: Equal) -> None:
+    """The same beside a tokenizer of transformers, which keeps capitals."""
+    tokenizer = tiny_xlmr_tokenizer()
+    base = tmp_path / "base"
+    transformers.XLMRobertaConfig(
+        vocab_size=len(tokenizer), hidden_size=48, num_hidden_layers=1, num_attention_heads=3,
+        intermediate_size=96, max_position_embeddings=80,
+    ).save_pretrained(base)  # fmt: skip
+    text = {"hf_model_name": str(base), "tokenizer_kwargs": kwargs}
+    model = {"embed_dim": 24, "text_cfg": text, "vision_cfg": {**SMALL, "width": 64}}
+    folder = write(tmp_path / "whole", model, {}, tokenizer)
+    peer = package("open_clip").tokenizer.HFTokenizer(str(folder), **kwargs)
+    tower = open_text_tower(folder, device="cpu")
+    texts = list(corpus.draw("odd", 300))
+    with equal(
+        f"open_clip: cleaning beside transformers, {kwargs.get('clean', 'default')}"
+    ) as count:
+        for text, mine, theirs in zip(texts, tower.tokenize(texts).ids, peer(texts), strict=True):
+            count.check(torch.equal(mine, theirs), repr(text))
 
 
 @torch.no_grad()

@@ -7,18 +7,24 @@ another order where several windows run in one batch.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import corpus
 import pytest
 import torch
 from parity_support import Equal, conditioned, plain, same
+from peers import clone, package
 from tiny_models import tiny_sd_pipeline, tiny_sdxl_pipeline
-from webui_peer import Webui, load_webui
+from transformers import CLIPTokenizer
+from webui_peer import OldTokenizer, Webui, load_webui
 
 import bridge
 from bridge.errors import PromptError
-from bridge.prompt import LongPrompt, at_step, parse
+from bridge.prompt import LongPrompt, at_step, parse, plan
+
+# The real vocabularies, in Forge's clone.
+VOCABULARIES = "backend/huggingface/stabilityai/stable-diffusion-xl-base-1.0"
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +75,32 @@ def test_the_parser(webui: Webui, equal: Equal) -> None:
             for prompt in corpus.draw(kind, 2500):
                 wanted, found = read_by_webui(webui, prompt), read_by_us(prompt)
                 count.check(found == wanted, f"{prompt!r}: {found} {wanted}")
+
+
+@pytest.fixture(scope="module")
+def old_tokenizer() -> Iterator[OldTokenizer]:
+    made = OldTokenizer(clone("forge") / VOCABULARIES / "tokenizer")
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("tower", ["tokenizer", "tokenizer_2"])
+def test_cleaning(webui: Webui, old_tokenizer: OldTokenizer, tower: str, equal: Equal) -> None:
+    """Texts that need mending, in both tools' real vocabularies: SD 1's tower, SDXL's second."""
+    tokenizer = CLIPTokenizer.from_pretrained(clone("forge") / VOCABULARIES / tower)
+    peer = webui.clip(old_tokenizer, torch.nn.Module())
+    if tower == "tokenizer_2":
+        webui.sd_hijack_open_clip.tokenizer = package("open_clip").tokenizer._tokenizer
+        peer = webui.open_clip_of_sdxl(torch.nn.Module())
+    with equal(f"stable-diffusion-webui: cleaning, {tower}") as count:
+        for text in corpus.draw("odd", 800):
+            if "#" in text:  # a comment, which the page takes out before
+                continue
+            found = plan(parse(text, "a1111"), tokenizer, split="comma").windows
+            wanted = [chunk.tokens for chunk in peer.tokenize_line(text)[0]]
+            wanted = [ids[: ids.index(peer.id_end) + 1] for ids in wanted]
+            mine = [[token.id for token in window.tokens] for window in found]
+            count.check(mine == wanted, f"{text!r}: {mine} {wanted}")
 
 
 def test_schedules_call_by_call(webui: Webui, equal: Equal) -> None:
@@ -124,6 +156,29 @@ def test_comma_padding_backtrack(webui: Webui, sd: Any, backtrack: int, equal: E
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
+def test_states_of_edits(webui: Webui, sd: Any, equal: Equal) -> None:
+    """Each text of a schedule by itself. The peer encodes all that a prompt says in one batch, and
+    restores its mean over that."""
+    embedder = webui.clip(sd.tokenizer, sd.text_encoder)
+    parser = webui.prompt_parser
+    with equal("stable-diffusion-webui: states of edits") as count, torch.no_grad():
+        for prompt in corpus.draw("scheduled", 120):
+            prompt = f"{prompt}, (red:1.5)"
+            (entries,) = parser.get_learned_conditioning_prompt_schedules([prompt], 7)
+            texts = [text for _, text in entries]
+            mine = bridge.schedule(prompt, "", steps=7, model=sd, align="empty")
+            drawn = 0
+            for (end, text), together in zip(entries, embedder(texts), strict=True):
+                if drawn == 7:  # its sampler counts from 0, and so never gets to the last
+                    break
+                drawn = min(end + 1, 7)
+                found = mine.at(drawn).prompt_embeds
+                count.check(same(found, embedder([text])), f"{prompt!r}, call {drawn}")
+                if not same(found[0], together):
+                    count.differs_by("the webui restores the mean over all that it encodes at once")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_clip_skip_of_prompt_and_negative(webui: Webui, sd: Any, equal: Equal) -> None:
     embedder = webui.clip(sd.tokenizer, sd.text_encoder)
     prompts = list(plain("a1111", 300))
@@ -149,7 +204,7 @@ def test_clip_skip_of_prompt_and_negative(webui: Webui, sd: Any, equal: Equal) -
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_states_of_sdxl(equal: Equal) -> None:
     pipe = tiny_sdxl_pipeline()
-    # open_clip has the same vocabulary, in which "!" is text; the second tokenizer pads with it.
+    # To open_clip "!" is a word as any other; the second tower's tokenizer pads with it.
     webui = load_webui(pipe.tokenizer)
     towers = (
         webui.clip_of_sdxl(pipe.tokenizer, pipe.text_encoder),

@@ -7,6 +7,8 @@ weighs a prompt is the peer's own file.
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 import types
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
-from peers import clone, on_path
+from peers import clone, missing, on_path
 from transformers import CLIPTokenizer
 
 
@@ -57,6 +59,38 @@ class Webui:
         return self.sd_hijack_open_clip.FrozenOpenCLIPEmbedder2WithCustomWords(
             _Bigg(tower), self.hijack
         )
+
+
+class OldTokenizer:
+    """The webui's tokenizer of SD 1 and SDXL's first tower: that of transformers 4.30.2.
+
+    It runs in the environment that ``make parity`` puts beside its own. Skips (or fails) without.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        python = Path(sys.prefix) / "webui" / "bin" / "python"
+        if not python.is_file():
+            missing(f"{python} is not there; make parity makes it")
+        script = Path(__file__).with_name("old_clip_tokenizer.py")
+        self._process = subprocess.Popen(
+            [python, script, folder],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={},
+        )
+        names = CLIPTokenizer.from_pretrained(folder)
+        self.get_vocab = names.get_vocab
+        self.bos_token_id, self.eos_token_id = names.bos_token_id, names.eos_token_id
+
+    def __call__(self, texts: list[str], **options: bool) -> dict[str, list[list[int]]]:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps(texts) + "\n")
+        self._process.stdin.flush()
+        return {"input_ids": json.loads(self._process.stdout.readline())}
+
+    def close(self) -> None:
+        self._process.communicate()
 
 
 class _Text(torch.nn.Module):

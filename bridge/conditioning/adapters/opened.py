@@ -10,8 +10,7 @@ import torch
 
 from bridge.errors import OptionError
 from bridge.files import stamp
-from bridge.towers import TextTower, open_text_tower
-from bridge.towers.source import find_source
+from bridge.towers import TextTower, find_source, open_text_tower
 
 
 def open_tower(

@@ -4,7 +4,7 @@ Teacher learning as in Carlsson et al. 2022, "Cross-lingual and Multilingual CLI
 and Gurevych 2020): the teacher, tower 1, reads an English caption, the student the same said in a
 language drawn at random, and their pooled states should agree. The student's layout is M-CLIP's
 too, an XLM-RoBERTa whose mean state goes through a linear map, far smaller; so
-`bridge.towers.multilingual_clip` reads it, and tower 1's image side judges it. Beside the cosine
+`bridge.towers.mean_pooled` reads it, and tower 1's image side judges it. Beside the cosine
 there is InfoNCE against the batch's other captions, which spreads near neighbours apart.
 """
 
@@ -37,8 +37,8 @@ from bridge.emoji.train.clip import info_nce, tokenise
 from bridge.emoji.train.data import scene_batch, scene_rng
 from bridge.emoji.train.loop import Recipe, plain_attention
 from bridge.files import whole, write_whole
-from bridge.towers import mean_pooled, multilingual_clip
-from bridge.towers.headed import Headed
+from bridge.towers import Layer, mean_pooled
+from bridge.towers.family import Headed
 
 NAME = "emoji-multilingual"
 BATCH = 192
@@ -149,7 +149,7 @@ def build(words: PreTrainedTokenizerFast, pooled: int) -> Headed:
 def load(folder: Path, words: PreTrainedTokenizerFast, pooled: int) -> Headed:
     """The student of a folder, to go on training. Raises WeightsError."""
     student = build(words, pooled)
-    stored = multilingual_clip.load_text(folder, torch.float32, torch.device("cpu")).module
+    stored = mean_pooled.load_multilingual(folder, torch.float32, torch.device("cpu")).module
     student.load_state_dict(stored.state_dict())
     return student
 
@@ -161,7 +161,9 @@ def pooled_states(
     batch = words(
         texts, padding="longest", truncation=True, max_length=CONTEXT, return_tensors="pt"
     )
-    states = mean_pooled.encode(student, batch["input_ids"], batch["attention_mask"])
+    states = mean_pooled.encode_text(
+        student, batch["input_ids"], (Layer(),), batch["attention_mask"]
+    )
     assert states.pooled is not None
     return states.pooled
 

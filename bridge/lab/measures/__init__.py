@@ -8,7 +8,7 @@ from bridge.lab.measures.intervals import mean_interval
 from bridge.lab.measures.leave_one_out import effects, texts_without
 from bridge.lab.measures.shares import word_shares
 from bridge.lab.measures.splitting import content, pieces_per_word, tokens_of_words
-from bridge.towers.rollout import rollout
+from bridge.towers import rollout
 
 __all__ = [
     "UNRELATED",

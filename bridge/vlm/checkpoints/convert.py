@@ -19,7 +19,7 @@ import torch
 from bridge.errors import OptionError, UnsupportedModelError, WeightsError
 from bridge.files import check_output_file, home_path, read_json, whole_folder
 from bridge.store import resolve
-from bridge.towers.foreign import reading
+from bridge.towers import reading
 from bridge.towers.image_processor import processor_kind, processor_settings
 from bridge.vlm.chat import CHAT_TEMPLATE
 from bridge.vlm.checkpoints.llava_layout import (

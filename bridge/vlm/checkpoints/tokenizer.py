@@ -21,7 +21,7 @@ from typing import Any
 
 from bridge.files import read_json, read_text
 from bridge.runtime import quiet_loading
-from bridge.towers.foreign import load_words
+from bridge.towers.tokenizer import load_words
 from bridge.vlm.chat import IMAGE_TOKEN
 
 SENTENCE_PIECES = "tokenizer.model"

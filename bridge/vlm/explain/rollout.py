@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from bridge.errors import UnsupportedModelError
-from bridge.towers.rollout import rollout
+from bridge.towers import rollout
 from bridge.vlm.chat import Turn, checked_turns
 from bridge.vlm.explain.answers import answer_words
 from bridge.vlm.explain.pictures import View, check_index, one_picture, views_of

@@ -15,7 +15,7 @@ from safetensors.torch import save
 from bridge.errors import WeightsError
 from bridge.files import write_whole
 from bridge.progress import OnProgress, Progress, unwatched
-from bridge.towers.fingerprinting import fingerprint
+from bridge.towers import fingerprint
 from bridge.towers.tensors import check_computable, read_tensors
 from bridge.vlm.model import BridgeVLM
 from bridge.vlm.train.data import Picture

@@ -21,7 +21,7 @@ from bridge.errors import DataError, OptionError, UnsupportedModelError
 from bridge.files import check_output_folder, home_path, write_whole
 from bridge.progress import OnProgress, Progress, ProgressLine, unwatched
 from bridge.runtime import has_bf16, resolve_device
-from bridge.towers.fingerprinting import fingerprint
+from bridge.towers import fingerprint
 from bridge.vlm.load import load_vlm
 from bridge.vlm.model import BridgeVLM
 from bridge.vlm.save import check_can_save, save_vlm

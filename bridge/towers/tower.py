@@ -1,0 +1,330 @@
+"""Towers ready to run, whatever their family: texts or pictures in, states out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bridge.errors import ImageError, OptionError, UnsupportedModelError
+from bridge.runtime import building, resolve_device, resolve_dtype
+from bridge.towers.checkpoint import reading
+from bridge.towers.families import IMAGE_FAMILIES, TEXT_FAMILIES, family_of, family_of_config
+from bridge.towers.family import Parts, Scoring, TextFamily, TowerSpec
+from bridge.towers.fingerprinting import fingerprint
+from bridge.towers.image_processor import a_picture, to_pixels
+from bridge.towers.registry import find_source, find_tokenizer
+from bridge.towers.states import ImageStates, Layer, TextStates
+from bridge.towers.tokenizer import TextBatch, TokenRule, check_ids, load_tokenizer, tokenize
+
+
+class _Tower:
+    """What text and image towers have in common."""
+
+    name: str
+    spec: TowerSpec
+    module: Any
+    scoring: Scoring | None
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.module.parameters()).device
+
+    def fingerprint(self) -> str:
+        """16 hex digits that change with its weights and precision (`towers.fingerprint`)."""
+        return fingerprint(self.module)
+
+    def scores(self, text_pooled: Tensor, image_pooled: Tensor) -> Tensor:
+        """Scores ``(T, I)`` as its model was trained to give them (`Scoring.scores`).
+
+        Raises:
+            OptionError: a tower of a model that has but one side.
+        """
+        if self.scoring is None:
+            raise OptionError(
+                f"{self.name} has no scale to score texts and pictures by; open a model with two "
+                "sides"
+            )
+        return self.scoring.scores(text_pooled, image_pooled)
+
+    def _check_layers(self, layers: Iterable[int]) -> None:
+        deepest = -self.spec.layers - 1
+        for layer in layers:
+            if not deepest <= layer <= -1:
+                raise OptionError(
+                    f"layer {layer}: {self.name} has {self.spec.layers}; count from the end, -1 "
+                    f"to {deepest + 1}, or {deepest} for the embeddings"
+                )
+
+
+@dataclass(frozen=True, eq=False)
+class TextTower(_Tower):
+    """A text tower with its tokenizer.
+
+    Attributes:
+        name: what it was opened by.
+        family: a name of ``TEXT_FAMILIES``.
+        spec: widths, layers and context.
+        module: the torch module.
+        tokenizer: a transformers tokenizer.
+        scoring: how its model scores texts with pictures; None for a tower without image side.
+        clean: how it cleans texts, a name of ``bridge.cleaning.CLEANINGS``; None as its family.
+    """
+
+    name: str
+    family: str
+    spec: TowerSpec
+    module: Any
+    tokenizer: Any
+    scoring: Scoring | None = None
+    clean: str | None = None
+
+    @classmethod
+    def from_modules(cls, module: Any, tokenizer: Any, *, name: str | None = None) -> TextTower:
+        """A tower from live modules, such as a pipeline's; they are not copied.
+
+        Args:
+            module: the text encoder.
+            tokenizer: a transformers tokenizer.
+            name: what the tower is called; by default the module's class.
+
+        Raises:
+            UnsupportedModelError: a module of no known family.
+        """
+        kind = type(module).__name__
+        family = family_of_config(getattr(module, "config", None))
+        describe = TEXT_FAMILIES[family].spec
+        if describe is None:
+            raise UnsupportedModelError(
+                f"A {kind} alone is not a whole {family} tower; open its folder: open_text_tower"
+            )
+        return cls(name or kind, family, describe(module, name or kind), module, tokenizer)
+
+    @property
+    def feeds_cross_attention(self) -> bool:
+        """Whether its token states are fit for a UNet; False for a family trained pooled only."""
+        return self._family.tokens
+
+    @property
+    def rule(self) -> TokenRule:
+        """How it is shown its texts: its family's rule, with its own cleaning."""
+        rule = self._family.rule
+        return rule if self.clean is None else replace(rule, clean=self.clean)
+
+    def tokenize(self, texts: Sequence[str]) -> TextBatch:
+        """Tokenize by the family's rule of cleaning, padding and cutting; errors as `encode`."""
+        return tokenize(self.tokenizer, texts, self.rule, self.spec.context)
+
+    @torch.no_grad()
+    def encode(
+        self,
+        texts: Sequence[str] | TextBatch,
+        layers: Sequence[Layer] = (Layer(),),
+        attentions: bool = False,
+    ) -> TextStates:
+        """One forward pass over all texts.
+
+        Args:
+            texts: texts, or a batch of this tower's `tokenize`.
+            layers: the layers wanted, counted from the end; ``-layers - 1`` is the embeddings.
+            attentions: give the attention weights too, by eager attention (whose rounding is a
+                little other than SDPA's).
+
+        Returns:
+            TextStates on the module's device, in its dtype: hidden ``(B, T, D)`` for each layer;
+            pooled ``(B, P)``, projected into the space shared with pictures where the model has
+            one, not normalised, or None; the batch's mask.
+
+        Raises:
+            OptionError: a layer that the tower does not have.
+            PromptError: no texts.
+        """
+        batch = texts if isinstance(texts, TextBatch) else self.tokenize(texts)
+        self._check_layers(layer.index for layer in layers)
+        check_ids(int(batch.ids.max()), self.module, self.spec.source)
+        ids, mask = batch.ids.to(self.device), batch.mask.to(self.device)
+        if not attentions:
+            return self._family.encode(self.module, ids, layers, mask, False)
+        with eager_attention(self.module):
+            return self._family.encode(self.module, ids, layers, mask, True)
+
+    @property
+    def _family(self) -> TextFamily:
+        return TEXT_FAMILIES[self.family]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageTower(_Tower):
+    """An image tower with its image processor.
+
+    Attributes:
+        name: what it was opened by.
+        family: a name of ``IMAGE_FAMILIES``.
+        spec: widths, layers and context (patches, with the class token where there is one).
+        module: the torch module.
+        processor: a transformers image processor, on its PIL backend.
+        scoring: how its model scores texts with pictures; None where it does not.
+    """
+
+    name: str
+    family: str
+    spec: TowerSpec
+    module: Any
+    processor: Any
+    scoring: Scoring | None = None
+
+    @torch.no_grad()
+    def encode(
+        self, images: Any, layers: Sequence[int] = (-1,), alpha: str = "white"
+    ) -> ImageStates:
+        """One forward pass over all pictures.
+
+        Args:
+            images: a PIL picture, several, or what the tower's processor made of them.
+            layers: layers wanted of the patches, counted from the end.
+            alpha: what becomes of transparency, as in `pixels`.
+
+        Returns:
+            ImageStates in the module's dtype: patches ``(B, N, D)`` for each layer, pooled
+            ``(B, P)`` in the space shared with texts, not normalised, and the grid ``(h, w)``.
+
+        Raises:
+            ImageError: no pictures, or a tensor of another size.
+            OptionError: a layer that the tower does not have, another ``alpha``.
+        """
+        self._check_layers(layers)
+        return IMAGE_FAMILIES[self.family].encode(self.module, self.pixels(images, alpha), layers)
+
+    def pixels(self, images: Any, alpha: str = "white") -> Any:
+        """What the module takes of a PIL picture, of several, or of what the processor made of
+        them: ``(B, 3, H, W)``, or a mapping of tensors, in its dtype and on its device.
+
+        Args:
+            images: as in `encode`.
+            alpha: "white" lays a transparent picture over white, as everywhere in bridge; "drop"
+                takes its alpha off, and what was transparent shows the colour that lay hidden
+                there, as OpenAI's CLIP and open_clip have it.
+
+        Raises:
+            ImageError: no pictures, or a tensor of another size.
+            OptionError: another ``alpha``.
+        """
+        ready = isinstance(images, Tensor | dict)
+        some = images if ready or isinstance(images, Sequence) else [images]
+        found = some if ready else to_pixels(self.processor, some, alpha)
+        self._check_size(found)
+        return self._placed(found)
+
+    def _check_size(self, pixels: Any) -> None:
+        """Raises ImageError for a tensor that a vision transformer of one size cannot take."""
+        config = getattr(self.module.config, "vision_config", self.module.config)
+        side, patch = (getattr(config, name, None) for name in ("image_size", "patch_size"))
+        if not isinstance(pixels, Tensor) or not side or not patch:
+            return  # a mapping, or a network of any size
+        if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, side, side):
+            raise ImageError(
+                f"the pixels are of shape {tuple(pixels.shape)}, and {self.name} takes "
+                f"(B, 3, {side}, {side}); give PIL pictures, which its processor resizes"
+            )
+
+    def _placed(self, pixels: Any) -> Any:
+        if isinstance(pixels, dict):
+            return {name: self._placed(tensor) for name, tensor in pixels.items()}
+        dtype = next(self.module.parameters()).dtype
+        return pixels.to(self.device, dtype if pixels.is_floating_point() else None)
+
+
+def open_text_tower(
+    source: str | Path,
+    *,
+    device: Any = None,
+    dtype: Any = None,
+    tokenizer: str | Path | None = None,
+    family: str | None = None,
+    allow_pickle: bool = False,
+) -> TextTower:
+    """Open a text tower.
+
+    Args:
+        source: a short name of the table (`towers`, `bridge towers`), a hub id, or a folder.
+        device: torch device; by default CUDA where there is one.
+        dtype: by default fp32 on a CPU and for small models (`runtime.resolve_dtype`).
+        tokenizer: folder or hub id of its tokenizer, where that is not beside the weights.
+        family: a name of ``TEXT_FAMILIES``, for a folder that does not tell its own.
+        allow_pickle: read a folder's ``.bin`` and ``.pt`` files too, tensors only.
+
+    Raises:
+        UnknownModelError: no such name or folder; the message has the nearest names.
+        UnsupportedModelError: a layout that no family reads.
+        WeightsError: files missing or damaged.
+        HubError: the hub cannot be reached.
+    """
+    name, folder, family, parts, words = _load(
+        TEXT_FAMILIES, source, family, device=device, dtype=dtype, allow_pickle=allow_pickle
+    )
+    words = find_tokenizer(tokenizer) if tokenizer is not None else words
+    reader = load_tokenizer(words or folder, TEXT_FAMILIES[family].tokenizer)
+    tower = TextTower(name, family, parts.spec, parts.module, reader, parts.scoring, parts.clean)
+    with reading(f"{folder}: the text tower does not read its tokenizer's ids"):
+        tower.encode(["a cat"])
+    return tower
+
+
+def open_image_tower(
+    source: str | Path,
+    *,
+    device: Any = None,
+    dtype: Any = None,
+    family: str | None = None,
+    allow_pickle: bool = False,
+) -> ImageTower:
+    """Open an image tower; arguments and errors as `open_text_tower`."""
+    name, folder, family, parts, _ = _load(
+        IMAGE_FAMILIES, source, family, device=device, dtype=dtype, allow_pickle=allow_pickle
+    )
+    tower = ImageTower(name, family, parts.spec, parts.module, parts.processor, parts.scoring)
+    with reading(f"{folder}: the image tower cannot load"):
+        tower.encode(a_picture())  # its processor may be another tower's
+    return tower
+
+
+def _load(
+    families: Mapping[str, Any], source: str | Path, family: str | None,
+    *, device: Any, dtype: Any, allow_pickle: bool,
+) -> tuple[str, Path, str, Parts, Path | None]:  # fmt: skip
+    """A tower's name, folder, family, what is loaded of one side, and its tokenizer's folder."""
+    side, other = ("text", "image") if families is TEXT_FAMILIES else ("image", "text")
+    place = resolve_device(device)
+    name, folder, known, words = find_source(source)
+    with reading(f"{folder}: the {side} tower cannot load"):
+        family = family or known or family_of(folder)
+        if family not in families:
+            raise OptionError(
+                f"{name} ({family}) has no {side} side; open it with open_{other}_tower"
+            )
+        precision = resolve_dtype(dtype, place, folder)
+        with building():
+            parts = families[family].load(folder, precision, place, allow_pickle)
+    return name, folder, family, parts, words
+
+
+@contextmanager
+def eager_attention(module: Any) -> Iterator[None]:
+    """Every transformers model in ``module`` with eager attention, which gives its weights."""
+    from transformers import PreTrainedModel
+
+    models = [each for each in module.modules() if isinstance(each, PreTrainedModel)]
+    before = [each.config._attn_implementation for each in models]
+    try:
+        for each in models:
+            each.config._attn_implementation = "eager"
+        yield
+    finally:
+        for each, was in zip(models, before, strict=True):
+            each.config._attn_implementation = was
