@@ -14,12 +14,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.judge import Judge
 from benchmarks.painting import as_array, paint, with_progress
 from benchmarks.results import Row, report, results_file, save, share_row, show
 from benchmarks.tasks import KINDS, Task, interleaved, judge_task
-from bridge.emoji.captions import caption
-from bridge.emoji.scenes import sample_scene
+from emoji_world.captions import caption
+from emoji_world.judge import Judge
+from emoji_world.scenes import sample_scene
 
 TOWERS = ("emoji-1", "emoji-2", "emoji-llava's language model")
 HELD_OUT = 100  # captions that the states are compared on

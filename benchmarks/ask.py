@@ -20,32 +20,32 @@ from PIL import Image
 
 from benchmarks.grids import Cell, save_grid
 from benchmarks.results import Row, grouped_share_row, report, results_file, save, share_row, show
-from bridge.emoji.art import load_sprites
-from bridge.emoji.questions import KINDS, Question, questions
-from bridge.emoji.render import render_scene
-from bridge.emoji.scenes import Scene, sample_scene
+from emoji_world.art import load_sprites
+from emoji_world.questions import KINDS, Question, questions
+from emoji_world.render import render_scene
+from emoji_world.scenes import Scene, sample_scene
 
 _ARTICLES = ("a ", "an ", "the ")
 _SHOWN = 16
 
 
 @dataclass(frozen=True)
-class Asked:
+class SceneQuestion:
     scene: Scene
     question: Question
 
 
-def make_questions(n: int, seed: int = 0) -> list[Asked]:
+def make_questions(n: int, seed: int = 0) -> list[SceneQuestion]:
     """``n`` questions of each kind, one or none of a kind a scene; kinds interleaved."""
     rng = random.Random(f"ask/{seed}")
-    by_kind: dict[str, list[Asked]] = {kind: [] for kind in KINDS}
+    by_kind: dict[str, list[SceneQuestion]] = {kind: [] for kind in KINDS}
     while any(len(found) < n for found in by_kind.values()):
         scene = sample_scene(rng, held_out=True)
         used = set()
         for question in questions(scene, rng, held_out=True):
             if question.kind not in used and len(by_kind[question.kind]) < n:
                 used.add(question.kind)
-                by_kind[question.kind].append(Asked(scene, question))
+                by_kind[question.kind].append(SceneQuestion(scene, question))
     return [asked for row in zip(*by_kind.values(), strict=True) for asked in row]
 
 
@@ -96,7 +96,9 @@ def run_ask(args: argparse.Namespace) -> None:
     save_grid(results_file(args.out, "ask.webp", which), cells[: 2 * _SHOWN], title)
 
 
-def answer_all(vlm: Any, asked: list[Asked], pictures: list[np.ndarray], batch: int) -> list[str]:
+def answer_all(
+    vlm: Any, asked: list[SceneQuestion], pictures: list[np.ndarray], batch: int
+) -> list[str]:
     """All answers, ``batch`` at once; questions of like length go together, captions apart."""
     order = sorted(
         range(len(asked)),
@@ -119,7 +121,7 @@ def answer_all(vlm: Any, asked: list[Asked], pictures: list[np.ndarray], batch: 
     return answers
 
 
-def ask_rows(asked: list[Asked], right: list[bool]) -> list[Row]:
+def ask_rows(asked: list[SceneQuestion], right: list[bool]) -> list[Row]:
     """Rows of all questions, of all but captions, and of each kind. Several questions share a
     scene, and scenes are what varies; of a kind a scene has one at most."""
     outcomes = list(zip(asked, right, strict=True))
@@ -134,7 +136,7 @@ def ask_rows(asked: list[Asked], right: list[bool]) -> list[Row]:
     ]
 
 
-def _by_scene(outcomes: list[tuple[Asked, bool]]) -> list[list[bool]]:
+def _by_scene(outcomes: list[tuple[SceneQuestion, bool]]) -> list[list[bool]]:
     groups: dict[Scene, list[bool]] = defaultdict(list)
     for one, ok in outcomes:
         groups[one.scene].append(ok)

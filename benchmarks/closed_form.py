@@ -35,20 +35,20 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from benchmarks.ask import Asked, answer_all, ask_rows, make_questions, normal
+from benchmarks.ask import SceneQuestion, answer_all, ask_rows, make_questions, normal
 from benchmarks.results import RESULTS, Row, command_of, commit, report, results_file, save, show
-from bridge.emoji.art import Sprites, load_sprites
-from bridge.emoji.render import render_scene
-from bridge.emoji.scenes import Scene, sample_scene
-from bridge.emoji.train.chats import collate
-from bridge.emoji.train.llava import packed_example
-from bridge.emoji.train.soft_words import word_targets
 from bridge.vlm import BridgeVLM, fit_linear_projector, load_vision, load_vlm
-from bridge.vlm.layout import IGNORE_LABEL
 from bridge.vlm.projectors import build_projector
 from bridge.vlm.projectors.per_state import LinearProjector
+from bridge.vlm.train.batches import IGNORE_LABEL
 from bridge.vlm.views import pixels
 from bridge.vlm.vision import SelectLayer, image_states
+from emoji_world.art import Sprites, load_sprites
+from emoji_world.render import render_scene
+from emoji_world.scenes import Scene, sample_scene
+from emoji_world.train.llava import packed_example
+from emoji_world.train.packed_chats import collate
+from emoji_world.train.soft_words import word_targets
 
 # Which layers of the whole tower each fit reads; the shipped projector reads -2.
 TARGETS: dict[str, tuple[int, ...]] = {
@@ -166,7 +166,7 @@ def fresh(vlm: BridgeVLM, seed: int = 0) -> LinearProjector:
     return made
 
 
-def scored(name: str, vlm: BridgeVLM, asked: list[Asked], shown: list[Any]) -> list[Row]:
+def scored(name: str, vlm: BridgeVLM, asked: list[SceneQuestion], shown: list[Any]) -> list[Row]:
     """Rows ``closed_form/<name>/overall`` and ``.../overall_short`` (without captions)."""
     answers = answer_all(vlm, asked, shown, 32)
     right = [

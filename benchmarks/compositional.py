@@ -15,7 +15,7 @@
 
 Each command writes benchmarks/results/<command>.json, and pictures beside it; results of models
 other than the shipped ones have the model's name behind the command's. The artwork that
-the judge needs is fetched and rendered once (see bridge/emoji/art.py).
+the judge needs is fetched and rendered once (see emoji_world/art.py).
 """
 
 from __future__ import annotations

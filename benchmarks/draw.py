@@ -10,14 +10,14 @@ from PIL import Image
 
 from benchmarks.drawn import keep_pictures, pictures_file, source_of
 from benchmarks.grids import Cell, save_grid
-from benchmarks.judge import Judge, Seen
 from benchmarks.painting import as_array, paint, with_progress
 from benchmarks.results import Row, report, results_file, save, share_row, show
 from benchmarks.tasks import KINDS, Task, Verdict, interleaved, judge_task
-from bridge.emoji.concepts import CONCEPTS
+from emoji_world.concepts import CONCEPTS
+from emoji_world.judge import Judge, PictureContent
 
 _SHOWN = 16
-_Scored = list[tuple[Task, np.ndarray, Seen, Verdict]]
+_Scored = list[tuple[Task, np.ndarray, PictureContent, Verdict]]
 
 
 def run_draw(args: argparse.Namespace) -> None:
@@ -88,7 +88,7 @@ def _examples(scored: _Scored, n: int = 60) -> list[dict[str, object]]:
     ]
 
 
-def describe(seen: Seen) -> str:
+def describe(seen: PictureContent) -> str:
     """What the judge saw in words: "red apple (12,40); cat (70,44); noto, white"."""
     things = [
         " ".join(

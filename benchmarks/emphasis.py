@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.judge import Judge
 from benchmarks.painting import as_array, paint
 from benchmarks.results import Row, report, results_file, save, share_row, show
-from bridge.emoji.captions import noun_phrase
-from bridge.emoji.concepts import CONCEPTS
-from bridge.emoji.scenes import Group
 from bridge.pictures import CHART, save_figure
+from emoji_world.captions import noun_phrase
+from emoji_world.concepts import CONCEPTS
+from emoji_world.judge import Judge
+from emoji_world.scenes import Group
 
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 _ACROSS = 3  # panels a row of the chart

@@ -24,18 +24,18 @@ from PIL import Image
 
 from benchmarks.degrade import degrade, noise
 from benchmarks.grids import Cell, save_grid
-from benchmarks.judge import Found, Judge, Limits, Seen
 from benchmarks.results import Row, median_row, report, results_file, save, share_row, show
-from bridge.emoji.captions import plain_caption
-from bridge.emoji.render import render_scene
-from bridge.emoji.scenes import (
+from emoji_world.captions import plain_caption
+from emoji_world.judge import Judge, Limits, ObjectMatch, PictureContent
+from emoji_world.render import render_scene
+from emoji_world.scenes import (
     BACKGROUNDS,
     CANVAS,
     SIZES,
     STYLES,
     TINTS,
     Group,
-    Placed,
+    PlacedObject,
     Scene,
     draw_scene,
 )
@@ -53,7 +53,7 @@ class Tally:
 
     outcomes: dict[str, list[bool]] = field(default_factory=lambda: defaultdict(list))
 
-    def add(self, scene: Scene, seen: Seen) -> bool:
+    def add(self, scene: Scene, seen: PictureContent) -> bool:
         """Compare one picture; True when everything is right."""
         right = {
             "background": seen.background == scene.background,
@@ -82,14 +82,14 @@ class Tally:
         return [share_row(f"{prefix}/{name}", found) for name, found in self.outcomes.items()]
 
 
-def matched(scene: Scene, seen: Seen) -> list[tuple[Placed, Found | None]]:
+def matched(scene: Scene, seen: PictureContent) -> list[tuple[PlacedObject, ObjectMatch | None]]:
     """Each true object with the nearest thing seen, centres at most 12 pixels apart each way."""
     free = list(seen.objects)
-    pairs: list[tuple[Placed, Found | None]] = []
+    pairs: list[tuple[PlacedObject, ObjectMatch | None]] = []
     for thing in scene.objects:
         x, y = thing.x + thing.side / 2, thing.y + thing.side / 2
 
-        def distance(found: Found, x: float = x, y: float = y) -> float:
+        def distance(found: ObjectMatch, x: float = x, y: float = y) -> float:
             return max(abs(found.centre[0] - x), abs(found.centre[1] - y))
 
         best = min(free, key=distance, default=None)
@@ -101,7 +101,7 @@ def matched(scene: Scene, seen: Seen) -> list[tuple[Placed, Found | None]]:
     return pairs
 
 
-def _relation_seen(scene: Scene, seen: Seen) -> bool:
+def _relation_seen(scene: Scene, seen: PictureContent) -> bool:
     axis = 0 if scene.relation == "left" else 1
     first, second = (
         [thing.centre[axis] for thing in seen.of(group.concept)] for group in scene.groups
@@ -122,7 +122,7 @@ def blend(judge: Judge, rng: random.Random) -> np.ndarray:
     halves = []
     for concept in rng.sample(range(len(judge.bank.concepts)), 2):
         tint = rng.choice(TINTS) if rng.random() < 0.4 else None
-        thing = Placed(concept, tint, size, corner, corner)
+        thing = PlacedObject(concept, tint, size, corner, corner)
         scene = Scene(style, background, (Group(concept, tint=tint, size=size),), None, (thing,))
         halves.append(render_scene(scene, judge.bank.sprites).astype(np.float32))
     return ((halves[0] + halves[1]) / 2).round().astype(np.uint8)
@@ -232,7 +232,7 @@ def calibrate(judge: Judge, n: int, model: str) -> None:
     round_trip = vae_round_trip(model)
     if round_trip is not None:
         spoils["round trip"] = round_trip
-    groups: dict[str, list[Found]] = {name: [] for name in spoils}
+    groups: dict[str, list[ObjectMatch]] = {name: [] for name in spoils}
     for scene in scenes(n, CALIBRATION_SEED):
         pixels = render_scene(scene, judge.bank.sprites)
         for name, spoil in spoils.items():

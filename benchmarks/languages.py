@@ -19,16 +19,16 @@ from PIL import Image
 
 from benchmarks.results import Row, ratio_interval, report, save, share_row, show
 from benchmarks.retrieval import first_ranks, make_scenes
-from bridge.emoji.art import load_sprites
-from bridge.emoji.languages import LANGUAGES, words_in
-from bridge.emoji.render import render_scene
-from bridge.emoji.said import held_out_caption
-from bridge.emoji.scenes import Scene
+from bridge.lab.variants.vocabulary import LANGUAGES, words_in
 from bridge.pictures import CHART, save_figure
 from bridge.towers import TextTower, open_image_tower, open_text_tower
+from emoji_world.art import load_sprites
+from emoji_world.caption_meaning import held_out_caption
+from emoji_world.render import render_scene
+from emoji_world.scenes import Scene
 
 ENGLISH, MULTILINGUAL = "emoji-1", "emoji-multilingual"
-Found = Mapping[str, Sequence[bool]]  # language -> was each caption's own picture first?
+Hits = Mapping[str, Sequence[bool]]  # language -> was each caption's own picture first?
 
 
 def run_languages(args: argparse.Namespace) -> None:
@@ -72,7 +72,7 @@ def _stacked(pooled: Iterable[torch.Tensor | None]) -> np.ndarray:
     return np.concatenate([each.float().cpu().numpy() for each in pooled if each is not None])
 
 
-def rows_of(english: Found, multilingual: Found) -> list[Row]:
+def rows_of(english: Hits, multilingual: Hits) -> list[Row]:
     """R@1 of both towers by language, and the share of the gap that is closed, over all languages
     but English and by each whose gap is beyond doubt (the intervals do not touch)."""
     rows: list[Row] = []
@@ -88,7 +88,7 @@ def rows_of(english: Found, multilingual: Found) -> list[Row]:
     return [gap_row("languages/gap_closed", english, multilingual, foreign), *rows, *closed]
 
 
-def gap_row(name: str, english: Found, multilingual: Found, languages: Sequence[str]) -> Row:
+def gap_row(name: str, english: Hits, multilingual: Hits, languages: Sequence[str]) -> Row:
     """The share of the gap that the multilingual tower closes, in percent, with the bootstrap's
     95 % interval over scenes (2,000 resamples, fixed seed).
 

@@ -25,16 +25,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from benchmarks.drawn import kept_pictures, pictures_file, source_of
-from benchmarks.judge import Judge, Seen
 from benchmarks.results import Row, median_row, report, results_file, save, share_row, show
 from benchmarks.tasks import KINDS, Task, interleaved, judge_task
-from benchmarks.templates import pool
-from bridge.emoji.art import Sprites
-from bridge.emoji.concepts import CONCEPTS
-from bridge.emoji.render import render_scene
-from bridge.emoji.scenes import CANVAS, TINTS, Group, Placed, Scene, is_held_out
-from bridge.emoji.train.views import draw_views
 from bridge.errors import OptionError
+from emoji_world.art import Sprites
+from emoji_world.concepts import CONCEPTS
+from emoji_world.judge import Judge, PictureContent
+from emoji_world.judge.templates import pool
+from emoji_world.render import render_scene
+from emoji_world.scenes import CANVAS, TINTS, Group, PlacedObject, Scene, is_held_out
+from emoji_world.train.views import draw_views
 
 COMBINED = tuple(kind for kind in KINDS if kind != "single_object")
 _BLOCK = 4  # the gallery is compared at 32 x 32 first
@@ -130,7 +130,7 @@ def measure(
     return Distances(_rms(pixels, render_scene(truth, sprites)), possible, nearest)
 
 
-def as_seen(task: Task, seen: Seen) -> Scene | None:
+def as_seen(task: Task, seen: PictureContent) -> Scene | None:
     """The asked scene with its objects where the judge found them, in the style and on the
     background that it saw; None when objects beyond the asked ones were found too."""
     asked = {group.concept: group for group in task.scene.groups}
@@ -139,7 +139,7 @@ def as_seen(task: Task, seen: Seen) -> Scene | None:
     if seen.background is None or seen.style is None:
         return None
     objects = tuple(
-        Placed(
+        PlacedObject(
             thing.concept,
             thing.tint,
             thing.size,
@@ -161,7 +161,7 @@ def edits(scene: Scene, rng: random.Random, n: int = _EDITS) -> Iterator[Scene]:
         concepts = rng.sample(others, min(n // len(scene.objects), len(others)))
         changed = [replace(thing, concept=concept) for concept in concepts]
         changed += [replace(thing, tint=tint) for tint in (None, *TINTS) if tint != thing.tint]
-        variants: list[tuple[Placed, ...]] = [
+        variants: list[tuple[PlacedObject, ...]] = [
             (*scene.objects[:i], other, *scene.objects[i + 1 :]) for other in changed
         ]
         if len(scene.objects) > 1:
@@ -172,7 +172,7 @@ def edits(scene: Scene, rng: random.Random, n: int = _EDITS) -> Iterator[Scene]:
                 yield edited
 
 
-def _groups(objects: tuple[Placed, ...]) -> tuple[Group, ...]:
+def _groups(objects: tuple[PlacedObject, ...]) -> tuple[Group, ...]:
     """The groups that a list of objects makes: equal looks are one group."""
     counts: dict[tuple[int, str | None, str], int] = {}
     for thing in objects:

@@ -17,10 +17,10 @@ import torch
 from PIL import Image
 
 from benchmarks.results import Row, grouped_share_row, report, save, share_row, show
-from bridge.emoji.art import load_sprites
-from bridge.emoji.captions import caption
-from bridge.emoji.render import render_scene
-from bridge.emoji.scenes import Scene, sample_scene
+from emoji_world.art import load_sprites
+from emoji_world.captions import caption
+from emoji_world.render import render_scene
+from emoji_world.scenes import Scene, sample_scene
 
 SCENES = 256
 

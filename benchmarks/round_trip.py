@@ -25,7 +25,6 @@ from typing import Any
 from PIL import Image
 
 from benchmarks.grids import Cell, save_grid
-from benchmarks.judge import Judge, Seen
 from benchmarks.painting import as_array, paint
 from benchmarks.results import (
     RESULTS,
@@ -39,12 +38,13 @@ from benchmarks.results import (
     share_row,
     show,
 )
-from bridge.emoji.art import load_sprites
-from bridge.emoji.captions import plain_caption
-from bridge.emoji.render import render_scene
-from bridge.emoji.scenes import Scene, sample_scene
 from bridge.store import resolve
 from bridge.towers import count_parameters, join_clip
+from emoji_world.art import load_sprites
+from emoji_world.captions import plain_caption
+from emoji_world.judge import Judge, PictureContent
+from emoji_world.render import render_scene
+from emoji_world.scenes import Scene, sample_scene
 
 ASKED = "describe the picture."
 _ROWS_SHOWN = 4
@@ -66,7 +66,7 @@ class Trip:
     scene: Scene
     pictures: list[Image.Image]
     captions: list[str]
-    seen: list[Seen]
+    seen: list[PictureContent]
 
 
 def travel(
@@ -92,7 +92,7 @@ def travel(
     return trips
 
 
-def kept(scene: Scene, seen: Seen) -> tuple[int, int]:
+def kept(scene: Scene, seen: PictureContent) -> tuple[int, int]:
     """How many of the scene's objects the judge finds, and how many there were."""
     wanted = Counter(thing.concept for thing in scene.objects)
     found = Counter(thing.concept for thing in seen.objects)

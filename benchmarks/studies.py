@@ -33,13 +33,13 @@ from benchmarks.results import (
     show,
 )
 from benchmarks.tasks import Task
-from bridge.emoji.captions import noun_phrase
-from bridge.emoji.phrasings import RELATIONS_HELD_OUT
 from bridge.errors import BridgeError, OptionError
 from bridge.lab import Study, Variant, vary
 from bridge.lab.variants import Settings
 from bridge.lab.variants.words import split_words
 from bridge.runtime import resolve_device
+from emoji_world.captions import noun_phrase
+from emoji_world.phrasings import RELATIONS_HELD_OUT
 
 _TOWERS = ("text_encoder", "text_encoder_2")
 _WEIGHTS = (0.5, 0.8, 1.25, 2.0)
@@ -50,9 +50,9 @@ Look = Callable[[Any, str], Mapping[str, float]]
 
 def run_order(args: argparse.Namespace) -> None:
     """Eight word orders and eight emphases (two words, four weights) of each task's prompt."""
-    from benchmarks.judge import Judge
     from benchmarks.painting import as_array
     from benchmarks.tasks import interleaved, judge_task
+    from emoji_world.judge import Judge
 
     kinds = ("two_objects", "colour", "position", "binding")
     each = max(1, args.n // len(kinds))
@@ -119,8 +119,8 @@ def task_words(task: Task) -> list[tuple[int, int]]:
 
 def run_negation(args: argparse.Namespace) -> None:
     """Things alone and in pairs, said and denied; how often the thing X is then found."""
-    from benchmarks.judge import Judge
     from benchmarks.painting import as_array
+    from emoji_world.judge import Judge
 
     subjects, wanted = negation_subjects(args.n, args.seed)
     judge = Judge()
@@ -146,8 +146,8 @@ def negation_subjects(n: int, seed: int) -> tuple[dict[str, list[Variant]], dict
 
     Raises OptionError where there are not as many things.
     """
-    from bridge.emoji.captions import article
-    from bridge.emoji.concepts import CONCEPTS
+    from emoji_world.captions import article
+    from emoji_world.concepts import CONCEPTS
 
     # A thing is X once, so that each prompt has one study.
     if not 1 <= n <= len(CONCEPTS):

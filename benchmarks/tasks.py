@@ -25,10 +25,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean
 
-from benchmarks.judge import Found, Seen
-from bridge.emoji.captions import caption
-from bridge.emoji.concepts import CONCEPTS
-from bridge.emoji.scenes import (
+from emoji_world.captions import caption
+from emoji_world.concepts import CONCEPTS
+from emoji_world.judge import ObjectMatch, PictureContent
+from emoji_world.scenes import (
     BACKGROUNDS,
     STYLES,
     TINTS,
@@ -90,7 +90,7 @@ def interleaved(n: int, seed: int = 0, kinds: tuple[str, ...] = KINDS) -> list[T
     return [task for row in zip(*columns, strict=True) for task in row]
 
 
-def judge_task(task: Task, seen: Seen) -> Verdict:
+def judge_task(task: Task, seen: PictureContent) -> Verdict:
     """Whether what the judge saw is what the prompt asked for."""
     return Verdict(
         right=_RULES[task.kind](task.scene, seen),
@@ -149,24 +149,24 @@ _GROUPS: dict[str, Callable[[random.Random], tuple[Group, ...]]] = {
 }
 
 
-def _single_right(scene: Scene, seen: Seen) -> bool:
+def _single_right(scene: Scene, seen: PictureContent) -> bool:
     return seen.count(scene.groups[0].concept) == 1
 
 
-def _two_right(scene: Scene, seen: Seen) -> bool:
+def _two_right(scene: Scene, seen: PictureContent) -> bool:
     return all(seen.count(group.concept) for group in scene.groups)
 
 
-def _count_right(scene: Scene, seen: Seen) -> bool:
+def _count_right(scene: Scene, seen: PictureContent) -> bool:
     return seen.count(scene.groups[0].concept) == scene.groups[0].count
 
 
-def _colour_right(scene: Scene, seen: Seen) -> bool:
+def _colour_right(scene: Scene, seen: PictureContent) -> bool:
     things = seen.of(scene.groups[0].concept)
     return bool(things) and all(thing.tint == scene.groups[0].tint for thing in things)
 
 
-def _position_right(scene: Scene, seen: Seen) -> bool:
+def _position_right(scene: Scene, seen: PictureContent) -> bool:
     if not _two_right(scene, seen):
         return False
     axis = 0 if scene.relation == "left" else 1
@@ -174,11 +174,11 @@ def _position_right(scene: Scene, seen: Seen) -> bool:
     return second - first >= _APART
 
 
-def _middle(things: tuple[Found, ...], axis: int) -> float:
+def _middle(things: tuple[ObjectMatch, ...], axis: int) -> float:
     return fmean(thing.centre[axis] for thing in things)
 
 
-def _binding_right(scene: Scene, seen: Seen) -> bool:
+def _binding_right(scene: Scene, seen: PictureContent) -> bool:
     tints = {group.tint for group in scene.groups}
     for group in scene.groups:
         worn = {thing.tint for thing in seen.of(group.concept)}
@@ -187,7 +187,7 @@ def _binding_right(scene: Scene, seen: Seen) -> bool:
     return True
 
 
-_RULES: dict[str, Callable[[Scene, Seen], bool]] = {
+_RULES: dict[str, Callable[[Scene, PictureContent], bool]] = {
     "single_object": _single_right,
     "two_objects": _two_right,
     "counting": _count_right,

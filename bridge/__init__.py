@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from bridge import comfyui as comfyui
     from bridge import conditioning as conditioning
     from bridge import diffusion as diffusion
-    from bridge import emoji as emoji
     from bridge import errors as errors
     from bridge import lab as lab
     from bridge import prompt as prompt
@@ -75,7 +74,6 @@ _ROOMS = (
     "comfyui",
     "conditioning",
     "diffusion",
-    "emoji",
     "errors",
     "lab",
     "prompt",

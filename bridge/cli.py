@@ -105,6 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> _Parser:
+    from bridge.embedded import ANSWERING, DRAWING  # a damaged list is an error of the command
+
     parser = _Parser(
         prog="bridge",
         description="A prompt becomes a picture, a picture becomes an answer.",
@@ -122,7 +124,7 @@ def _parser() -> _Parser:
     draw = commands.add_parser("draw", parents=[shared, placed, worded], help="draw a prompt")
     draw.add_argument("prompt", help="what to draw")
     draw.add_argument("-o", "--output", type=_path, help="file (default: bridge-SEED.png)")
-    draw.add_argument("-m", "--model", default="emoji-xl", help="name, folder or hub id")
+    draw.add_argument("-m", "--model", default=DRAWING, help="name, folder or hub id")
     draw.add_argument("--negative", metavar="PROMPT", help="what to keep out")
     draw.add_argument("--seed", type=int, help="the same seed draws the same picture")
     draw.add_argument("--steps", type=int, default=20, help="sampler steps (default: 20)")
@@ -137,14 +139,14 @@ def _parser() -> _Parser:
     ask = commands.add_parser("ask", parents=[shared, placed], help="ask about a picture")
     ask.add_argument("image", help="file, or - for standard input")
     ask.add_argument("question", nargs="?", default="describe the picture.", help="the question")
-    ask.add_argument("-m", "--model", default="emoji-llava", help="name, folder or hub id")
+    ask.add_argument("-m", "--model", default=ANSWERING, help="name, folder or hub id")
     ask.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="default: 64")
     ask.add_argument("--conversation", metavar="NAME", help="of a LLaVA, such as llava_v1")
     ask.set_defaults(run=_ask)
 
     tokens = commands.add_parser("tokens", parents=[shared], help="what each tower reads")
     tokens.add_argument("prompt", help="the prompt")
-    tokens.add_argument("-m", "--model", default="emoji-xl", help="name, folder or hub id")
+    tokens.add_argument("-m", "--model", default=DRAWING, help="name, folder or hub id")
     tokens.add_argument("--dialect", default="a1111", help="a1111, comfy, compel or plain")
     tokens.set_defaults(run=_tokens)
 
@@ -153,7 +155,7 @@ def _parser() -> _Parser:
     )
     encode.add_argument("prompts", help="text file, a prompt a line, or - for standard input")
     encode.add_argument("-o", "--output", type=_path, required=True, help="folder for the files")
-    encode.add_argument("-m", "--model", default="emoji-xl", help="name, folder or hub id")
+    encode.add_argument("-m", "--model", default=DRAWING, help="name, folder or hub id")
     encode.add_argument("--negative", metavar="PROMPT", help="what to keep out, of every prompt")
     encode.set_defaults(run=_encode)
 
@@ -476,7 +478,8 @@ def _read_prompts(source: str) -> bytes:
 
 
 def _models(options: argparse.Namespace) -> None:
-    from bridge.store import EMBEDDED, HUB_IDS, embedded_state, weights_dir
+    from bridge.embedded import EMBEDDED, weights_dir
+    from bridge.store import HUB_IDS, embedded_state
     from bridge.vlm.packaged import missing_extra
 
     root = weights_dir()

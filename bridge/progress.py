@@ -15,7 +15,7 @@ class Progress:
     """``done`` of ``total`` things are done. As text it is a line.
 
     Attributes:
-        what: the stage of the work, "drawing" or "emoji-1 reads".
+        what: the stage of the work, "drawing" or "clip-l reads".
         done: how many things of this stage are done.
         total: of how many; None where that is not known.
         unit: what they are: "texts", "steps".

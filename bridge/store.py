@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bridge.console import ends_with_its_reader
+from bridge.embedded import EMBEDDED, weights_dir
 from bridge.errors import (
     BridgeError,
     HubError,
@@ -30,17 +31,6 @@ from bridge.errors import (
 )
 from bridge.files import home_path, is_full_disk, write_whole
 from bridge.model_folder import check_folder
-
-EMBEDDED = (
-    "emoji-xl",
-    "emoji-clip",
-    "emoji-clip-2",
-    "emoji-multilingual",
-    "emoji-llava",
-    "emoji-gemma",
-)
-"""The models that ship with bridge, by folder name. `emoji-gemma` is a projector and a LoRA; its
-language model comes with the extra `gemma`."""
 
 HUB_IDS = {
     "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -80,15 +70,6 @@ NEVER_FETCHED = (
 )
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-
-
-def weights_dir() -> Path:
-    """The folder of the embedded models: ``$BRIDGE_WEIGHTS``, the wheel's copy, or the clone's."""
-    chosen = os.environ.get("BRIDGE_WEIGHTS")
-    if chosen:
-        return home_path(chosen)
-    packed = Path(__file__).parent / "_weights"
-    return packed if packed.is_dir() else Path(__file__).parent.parent / "weights"
 
 
 def resolve(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any
 
-from bridge.store import EMBEDDED
+from bridge.embedded import EMBEDDED
 
 TOWERS = ("emoji-1", "emoji-2")
 """The text towers of the embedded model that draws, by the names that they are also to be had by

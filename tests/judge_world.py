@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.judge import Judge
-from benchmarks.templates import build_bank
-from bridge.emoji.art import Sprites, _shrink
-from bridge.emoji.render import render_scene
-from bridge.emoji.scenes import SIZES, STYLES, Scene, draw_scene
+from emoji_world.art import Sprites, _shrink
+from emoji_world.judge import Judge
+from emoji_world.judge.templates import build_bank
+from emoji_world.render import render_scene
+from emoji_world.scenes import SIZES, STYLES, Scene, draw_scene
 
 _SAMPLE = Path(__file__).parent / "data" / "sprites_sample.npz"
 

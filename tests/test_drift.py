@@ -18,9 +18,9 @@ from bridge.conditioning import Drift, OffManifoldWarning, load_conditioning, sa
 from bridge.conditioning.drift import LENGTH_LIMIT, MEAN_LIMIT, drifts_of, figures_of
 from bridge.conditioning.emphasis import EMPHASES
 from bridge.conditioning.trace import pooled_place
-from bridge.emoji.concepts import CONCEPTS
-from bridge.emoji.scenes import STYLES
 from bridge.prompt import LongPrompt, parse, plan
+from emoji_world.concepts import CONCEPTS
+from emoji_world.scenes import STYLES
 
 
 @pytest.fixture(scope="module")

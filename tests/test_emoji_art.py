@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from emoji_world import synthetic_sprites
+from tiny_world import synthetic_sprites
 
-from bridge.emoji import art
-from bridge.emoji.concepts import CONCEPTS, Concept
-from bridge.emoji.scenes import SIZES, STYLES
 from bridge.errors import BridgeError, MissingDependencyError, WeightsError
+from emoji_world import art
+from emoji_world.concepts import CONCEPTS, Concept
+from emoji_world.scenes import SIZES, STYLES
 
 # A red square off the middle of a large clear box, and a wide green bar through an alias.
 ICONS: dict[str, Any] = {

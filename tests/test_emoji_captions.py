@@ -15,13 +15,13 @@ from itertools import permutations
 from pathlib import Path
 
 import pytest
-from emoji_world import SEEDS, STEADY, scenes_at
 from hypothesis import given
+from tiny_world import SEEDS, STEADY, scenes_at
 
-from bridge.emoji import phrasings as p
-from bridge.emoji.captions import article, caption, noun_phrase, plain_caption
-from bridge.emoji.concepts import CONCEPTS
-from bridge.emoji.scenes import BACKGROUNDS, STYLES, TINTS, Group, Scene, sample_scene
+from emoji_world import phrasings as p
+from emoji_world.captions import article, caption, noun_phrase, plain_caption
+from emoji_world.concepts import CONCEPTS
+from emoji_world.scenes import BACKGROUNDS, STYLES, TINTS, Group, Scene, sample_scene
 
 NUMBERS = {2: ("two", "2"), 3: ("three", "3"), 4: ("four", "4")}
 # The first three captions of `benchmarks/compositional.py clip`.

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from emoji_world import scenes_at, synthetic_sprites, tiny_vae
 from PIL import Image
 from tiny_models import tiny_clip_tokenizer
+from tiny_world import scenes_at, synthetic_sprites, tiny_vae
 from torch.nn import functional as F
 from transformers import (
     CLIPImageProcessor,
@@ -19,10 +19,10 @@ from transformers import (
     CLIPTokenizer,
 )
 
-from bridge.emoji.render import render_scene
-from bridge.emoji.train import clip
-from bridge.emoji.train.data import pictures
-from bridge.emoji.train.loop import Recipe, Run, load_averaged
+from emoji_world.render import render_scene
+from emoji_world.train import clip
+from emoji_world.train.data import pictures
+from emoji_world.train.loop import Recipe, Run, load_averaged
 
 TEXTS = ["a cat", "two red apples left of a dog", ""]
 

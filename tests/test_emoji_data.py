@@ -7,13 +7,13 @@ import random
 import numpy as np
 import pytest
 import torch
-from emoji_world import SEEDS, STEADY, scenes_at, synthetic_sprites
 from hypothesis import given
+from tiny_world import SEEDS, STEADY, scenes_at, synthetic_sprites
 
-from bridge.emoji.concepts import CONCEPTS
-from bridge.emoji.render import render_scene
-from bridge.emoji.scenes import CANVAS, SIZES, STYLES, TINTS, Placed, Scene, is_held_out
-from bridge.emoji.train.data import GRID, PATCH, patch_truth, pictures, scene_batch, scene_rng
+from emoji_world.concepts import CONCEPTS
+from emoji_world.render import render_scene
+from emoji_world.scenes import CANVAS, SIZES, STYLES, TINTS, PlacedObject, Scene, is_held_out
+from emoji_world.train.data import GRID, PATCH, patch_truth, pictures, scene_batch, scene_rng
 
 FIELDS = ("concept", "tint", "size", "style")
 
@@ -59,7 +59,7 @@ def test_patch_truth_off_the_lattice(seed: int) -> None:
     rng = random.Random(seed)
     size = rng.choice(list(SIZES))
     x, y = (rng.randrange(CANVAS - SIZES[size] + 1) for _ in range(2))
-    thing = Placed(rng.randrange(len(CONCEPTS)), rng.choice((None, *TINTS)), size, x, y)
+    thing = PlacedObject(rng.randrange(len(CONCEPTS)), rng.choice((None, *TINTS)), size, x, y)
     assert_truth([Scene("twemoji", "white", (), None, (thing,))])
 
 

@@ -9,26 +9,27 @@ from pathlib import Path
 
 import pytest
 import torch
-from emoji_world import scenes_at, synthetic_sprites
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_gemma import Parts, tiny_parts
+from tiny_world import scenes_at, synthetic_sprites
 from torch.nn import functional as F
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-from bridge.emoji.questions import questions
-from bridge.emoji.render import render_scene
-from bridge.emoji.train import gemma
-from bridge.emoji.train.chats import packed
-from bridge.emoji.train.data import pictures, scene_batch, scene_rng
-from bridge.emoji.train.head_loss import head_loss
-from bridge.emoji.train.loop import Run
-from bridge.emoji.train.soft_words import SoftWords, occurring, word_ids
-from bridge.emoji.train.whitening import whitening
 from bridge.vlm import BridgeVLM, load_llm, load_vision, load_vlm
-from bridge.vlm.layout import IGNORE_LABEL
 from bridge.vlm.lora import add_lora, lora_layers
 from bridge.vlm.projectors import build_projector
+from bridge.vlm.train.batches import IGNORE_LABEL
+from emoji_world.llava_folder import chat_encoder
+from emoji_world.questions import questions
+from emoji_world.render import render_scene
+from emoji_world.train import gemma
+from emoji_world.train.data import pictures, scene_batch, scene_rng
+from emoji_world.train.head_loss import head_loss
+from emoji_world.train.loop import Run
+from emoji_world.train.packed_chats import packed
+from emoji_world.train.soft_words import SoftWords, occurring, word_ids
+from emoji_world.train.whitening import whitening
 
 SIZE_LIMIT = 1_200_000
 
@@ -121,7 +122,7 @@ def test_few_words_of_a_vocabulary_are_told_apart_as_among_all(parts: Parts) -> 
 def test_what_is_learnt_is_what_answering_sees(parts: Parts) -> None:
     vlm, _ = exact(parts)
     rng = random.Random(1)
-    encode = gemma.chat_encoder(vlm.writer)
+    encode = chat_encoder(vlm.writer, gemma.SOFT)
     for scene in scenes_at(4, 6):
         turns = [(q.text, q.answer) for q in questions(scene, rng)][:2]
         ids, labels = encode(turns)
@@ -139,7 +140,7 @@ def test_the_loss_is_that_of_each_conversation_alone(parts: Parts) -> None:
 
     rng = scene_rng(51, 3)
     scenes = scene_batch(rng, 2)
-    encode = gemma.chat_encoder(vlm.writer)
+    encode = chat_encoder(vlm.writer, gemma.SOFT)
     total, right, count, kinds = 0.0, 0.0, 0, set()
     for scene, shown in zip(scenes, pictures(scenes, sprites), strict=True):
         ids, labels, positions, segments = packed(encode, vlm.image_token_id, scene, rng)

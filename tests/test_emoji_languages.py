@@ -7,31 +7,40 @@ import random
 import unicodedata
 
 import pytest
-from emoji_world import SEEDS, STEADY, scenes_at
 from hypothesis import given
+from tiny_world import SEEDS, STEADY, scenes_at
 
-from bridge.emoji import emojibase
-from bridge.emoji.captions import caption
-from bridge.emoji.concepts import CONCEPTS
-from bridge.emoji.languages import (
+from bridge.embedded import weights_dir
+from bridge.errors import OptionError, WeightsError
+from bridge.lab.variants.captions import (
+    CAPTIONS_FILE,
+    CaptionMeaning,
+    Thing,
+    read_caption,
+    write_caption,
+)
+from bridge.lab.variants.vocabulary import (
     COLOURS,
     LANGUAGES,
+    NAMES_FILE,
     WORDS,
     dictionary,
     english_names,
     names_in,
     words_in,
 )
-from bridge.emoji.said import (
-    Said,
-    draw_said,
+from emoji_world import emojibase
+from emoji_world.caption_meaning import (
+    draw_caption,
+    draw_meaning,
+    english_phrasings,
     held_out_caption,
+    meaning_of,
     pair_captions,
-    phrase,
-    read_caption,
 )
-from bridge.emoji.scenes import STYLES, Group
-from bridge.errors import OptionError, WeightsError
+from emoji_world.captions import caption
+from emoji_world.concepts import CONCEPTS
+from emoji_world.scenes import BACKGROUNDS, STYLES, TINTS
 
 CAT, DOG, APPLE = (english_names()[name] for name in ("cat", "dog", "apple"))
 
@@ -77,7 +86,7 @@ def test_a_language_without_names_is_one_clear_error() -> None:
         with pytest.raises(OptionError, match=r"no names in the language 'tlh'.*bn, da, de"):
             ask("tlh")
     with pytest.raises(OptionError, match="'tlh'"):
-        phrase(Said((Group(CAT),)), "tlh")
+        write_caption(CaptionMeaning((Thing(CAT),)), "tlh")
 
 
 def test_a_dictionary_has_all_english_words() -> None:
@@ -87,6 +96,18 @@ def test_a_dictionary_has_all_english_words() -> None:
         assert {*COLOURS, "one", "two", "three", "four", "small", "big", "and"} <= set(found)
         assert all(found.values())
     assert dictionary("fr")["cats"] == "chat" and dictionary("fr")["red"] == "rouge"
+
+
+def test_the_tables_are_those_of_the_world() -> None:
+    """What the library has as data is what the world says of itself."""
+    rows = [line.split("\t") for line in NAMES_FILE.read_text(encoding="utf-8").splitlines()]
+    assert rows[0] == ["sign", "name", "one", "many", *LANGUAGES]
+    assert [tuple(row[:4]) for row in rows[1:]] == [
+        (concept.emoji, concept.name, concept.one, concept.many) for concept in CONCEPTS
+    ]
+    assert set(COLOURS) == {*TINTS, *BACKGROUNDS}
+    made = json.loads(json.dumps(english_phrasings()))
+    assert made == json.loads((weights_dir() / CAPTIONS_FILE).read_text(encoding="utf-8"))
 
 
 # ---------------------------------------------------------------- how the table is made
@@ -117,17 +138,21 @@ def test_names_are_shortened_where_they_stay_different() -> None:
 
 
 def test_what_is_said_in_some_languages() -> None:
-    said = Said((Group(CAT, 2, "red"), Group(DOG, size="big")), "left", "blue", "noto")
-    assert phrase(said, "de") == "zwei rot Katze links von groß Hund, blau Hintergrund, noto"
-    assert phrase(said, "es") == ("dos gato rojo a la izquierda de perro grande, fondo azul, noto")
-    assert phrase(said, "ja") == "大きいイヌの左に二つの赤いネコ、青い背景、noto"
-    assert phrase(said, "zh") == "两个红色猫在大狗左边，蓝色背景，noto"
-    assert phrase(said, "th") == "แมวสีแดงสองอันอยู่ทางซ้ายของสุนัขขนาดใหญ่ พื้นหลังสีน้ำเงิน noto"
-    assert phrase(said, "fi") == (
+    meaning = CaptionMeaning((Thing(CAT, 2, "red"), Thing(DOG, size="big")), "left", "blue", "noto")
+    assert (
+        write_caption(meaning, "de") == "zwei rot Katze links von groß Hund, blau Hintergrund, noto"
+    )
+    assert write_caption(meaning, "es") == (
+        "dos gato rojo a la izquierda de perro grande, fondo azul, noto"
+    )
+    assert write_caption(meaning, "ja") == "大きいイヌの左に二つの赤いネコ、青い背景、noto"
+    assert write_caption(meaning, "zh") == "两个红色猫在大狗左边，蓝色背景，noto"
+    assert write_caption(meaning, "th") == "แมวสีแดงสองอันอยู่ทางซ้ายของสุนัขขนาดใหญ่ พื้นหลังสีน้ำเงิน noto"
+    assert write_caption(meaning, "fi") == (
         "vasemmalla kaksi punainen kissa, oikealla iso koira, sininen tausta, noto"
     )
-    some = Said((Group(CAT), Group(DOG), Group(APPLE)))
-    assert phrase(some, "fr") == "chat, chien et pomme rouge"
+    some = CaptionMeaning((Thing(CAT), Thing(DOG), Thing(APPLE)))
+    assert write_caption(some, "fr") == "chat, chien et pomme rouge"
 
 
 @given(seed=SEEDS)
@@ -138,8 +163,8 @@ def test_a_pair_says_the_same(seed: int) -> None:
     for language in LANGUAGES:
         rng = random.Random(f"{seed}/{language}")
         foreign, english = pair_captions(scene, language, rng)
-        said = read_caption(english)
-        assert said is not None
+        meaning = read_caption(english)
+        assert meaning is not None
         words = words_in(language)
         for group in scene.groups:
             assert names_in(language)[group.concept] in foreign
@@ -148,7 +173,7 @@ def test_a_pair_says_the_same(seed: int) -> None:
             if group.count > 1:
                 assert any(form in foreign for form in words.counts[group.count])
         for style in STYLES:
-            assert (style in foreign) == (style == said.style)
+            assert (style in foreign) == (style == meaning.style)
         if scene.background != "white":
             assert any(form in foreign for form in words.colours[scene.background])
 
@@ -175,7 +200,7 @@ def test_held_out_phrasings_are_none_of_training(seed: int) -> None:
             for colour in words.colours[scene.background]
         ]
         assert held_out.startswith(tuple(grounds)) and held_out.endswith(scene.style)
-        trained = [phrase(draw_said(scene, rng), language, rng) for _ in range(5)]
+        trained = [draw_caption(draw_meaning(scene, rng), language, rng) for _ in range(5)]
         assert not any(text.startswith(tuple(grounds)) for text in trained)
 
 
@@ -192,16 +217,18 @@ def test_a_caption_is_read_as_it_was_meant(seed: int) -> None:
             style = rng.random() < 0.5
             text = caption(scene, rng, held_out=held_out, relation=relate, style=style)
             for typed in (text, text.upper(), f" {text}. "):
-                said = read_caption(typed)
-                assert said is not None, text
-                assert said.relation == (scene.relation if relate else None), text
-                assert said.style == (scene.style if style else None)
-                assert said.background in (None, scene.background)
+                meaning = read_caption(typed)
+                assert meaning is not None, text
+                assert meaning.relation == (scene.relation if relate else None), text
+                assert meaning.style == (scene.style if style else None)
+                assert meaning.background in (None, scene.background)
                 if scene.background != "white":
-                    assert said.background == scene.background
-                if said.relation is not None:
-                    assert said.groups == scene.groups
-                assert sorted(map(str, said.groups)) == sorted(map(str, scene.groups))
+                    assert meaning.background == scene.background
+                if meaning.relation is not None:
+                    assert meaning.things == meaning_of(scene).things
+                assert sorted(map(str, meaning.things)) == sorted(
+                    map(str, meaning_of(scene).things)
+                )
 
 
 @pytest.mark.parametrize(
@@ -212,5 +239,7 @@ def test_other_texts_are_not_read(text: str) -> None:
 
 
 def test_keyword_lists_are_read() -> None:
-    said = read_caption("small red cat x2, dog, blue background, noto")
-    assert said == Said((Group(CAT, 2, "red", "small"), Group(DOG)), None, "blue", "noto")
+    meaning = read_caption("small red cat x2, dog, blue background, noto")
+    assert meaning == CaptionMeaning(
+        (Thing(CAT, 2, "red", "small"), Thing(DOG)), None, "blue", "noto"
+    )

@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from emoji_world import SEEDS, STEADY, scenes_at
 from hypothesis import given
+from tiny_world import SEEDS, STEADY, scenes_at
 
-from bridge.emoji.captions import caption, noun_phrase
-from bridge.emoji.layout import settled
-from bridge.emoji.scenes import CANVAS, LATTICE, Group, Scene, is_held_out
+from emoji_world.captions import caption, noun_phrase
+from emoji_world.layout import settled
+from emoji_world.scenes import CANVAS, LATTICE, Group, Scene, is_held_out
 
 
 def scene_of(*groups: Group, relation: str | None = None) -> Scene:

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from emoji_world import scenes_at, synthetic_sprites, tiny_vae
 from PIL import Image
+from tiny_world import scenes_at, synthetic_sprites, tiny_vae
 from torch.nn import functional as F
 from transformers import (
     AutoProcessor,
@@ -28,17 +28,19 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from bridge.emoji.concepts import CONCEPTS
-from bridge.emoji.questions import questions
-from bridge.emoji.render import render_scene
-from bridge.emoji.scenes import TINTS, Scene
-from bridge.emoji.train import llava
-from bridge.emoji.train.chats import MAX_TURNS, MORE_YES_NO, Chats, as_typed, collate
-from bridge.emoji.train.data import patch_truth, pictures, scene_batch, scene_rng
-from bridge.emoji.train.loop import Run
-from bridge.emoji.train.soft_words import SoftWords, as_fitted, word_targets
-from bridge.emoji.train.vae import as_drawn
-from bridge.vlm.layout import IGNORE_LABEL, build_tokenizer, chat_text, training_example
+from bridge.vlm.chat import chat_text
+from bridge.vlm.train.batches import IGNORE_LABEL
+from emoji_world.concepts import CONCEPTS
+from emoji_world.llava_folder import build_tokenizer, training_example
+from emoji_world.questions import questions
+from emoji_world.render import render_scene
+from emoji_world.scenes import TINTS, Scene
+from emoji_world.train import llava
+from emoji_world.train.data import patch_truth, pictures, scene_batch, scene_rng
+from emoji_world.train.loop import Run
+from emoji_world.train.packed_chats import MAX_TURNS, MORE_YES_NO, Chats, as_typed, collate
+from emoji_world.train.soft_words import SoftWords, as_fitted, word_targets
+from emoji_world.train.vae import as_drawn
 
 Example = tuple[list[int], list[int], list[int], list[int]]
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from emoji_world import synthetic_sprites
 from safetensors.torch import load_file
 from tiny_models import tiny_clip_tokenizer
+from tiny_world import synthetic_sprites
 from transformers import (
     CLIPModel,
     PreTrainedTokenizerFast,
@@ -22,13 +22,13 @@ from transformers import (
 
 import bridge
 from bridge import store
-from bridge.emoji.languages import LANGUAGES, names_in
-from bridge.emoji.train import __main__ as stages
-from bridge.emoji.train import clip, multilingual
-from bridge.emoji.train.loop import Run
 from bridge.errors import WeightsError
+from bridge.lab.variants.vocabulary import LANGUAGES, names_in
 from bridge.towers import open_text_tower, towers
 from bridge.towers.registry import find_row
+from emoji_world.train import __main__ as stages
+from emoji_world.train import clip, multilingual
+from emoji_world.train.loop import Run
 
 POOLED = 192
 TEXTS = ["zwei rote Katze links von Hund", "猫", "a red cat", "แมวสีแดง พื้นหลังสีขาว", ""]

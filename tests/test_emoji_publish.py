@@ -15,18 +15,18 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderTiny, StableDiffusionXLPipeline
-from emoji_world import synthetic_sprites
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_models import tiny_clip_tokenizer
+from tiny_world import synthetic_sprites
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from bridge.emoji.train import __main__ as stages
-from bridge.emoji.train import clip, llava, publish, unet, vae
-from bridge.emoji.train.ahead import Setup
-from bridge.emoji.train.loop import Run
-from bridge.vlm.layout import build_tokenizer
+from emoji_world.llava_folder import build_tokenizer
+from emoji_world.train import __main__ as stages
+from emoji_world.train import clip, llava, publish, unet, vae
+from emoji_world.train.loop import Run
+from emoji_world.train.prefetch import Setup
 
 
 @pytest.fixture

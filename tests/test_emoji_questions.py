@@ -11,17 +11,17 @@ import re
 from collections import Counter, defaultdict
 
 import pytest
-from emoji_world import SEEDS, STEADY, scenes_at
 from hypothesis import given
+from tiny_world import SEEDS, STEADY, scenes_at
 
-from bridge.emoji.concepts import CONCEPTS
-from bridge.emoji.questions import KINDS, Question, questions
-from bridge.emoji.scenes import (
+from emoji_world.concepts import CONCEPTS
+from emoji_world.questions import KINDS, Question, questions
+from emoji_world.scenes import (
     BACKGROUNDS,
     CANVAS,
     STYLES,
     TINTS,
-    Placed,
+    PlacedObject,
     Scene,
     held_out_tint,
     sample_scene,
@@ -51,7 +51,7 @@ def named(concept: int, scene: Scene) -> str:
     return f"{NUMBER[count]} {CONCEPTS[concept].many}"
 
 
-def asked_of(noun: str, scene: Scene) -> list[Placed]:
+def asked_of(noun: str, scene: Scene) -> list[PlacedObject]:
     """What "the cat" or "the cats" points at; the number must agree."""
     things = [t for t in scene.objects if ONE.get(noun) == t.concept and noun in ONE]
     if len(things) == 1:
@@ -61,7 +61,7 @@ def asked_of(noun: str, scene: Scene) -> list[Placed]:
     return things
 
 
-def holds(a: Placed, word: str, b: Placed) -> bool:
+def holds(a: PlacedObject, word: str, b: PlacedObject) -> bool:
     """Whether a's box stands wholly on that side of b's."""
     return {
         "left of": a.x + a.side <= b.x,
@@ -77,7 +77,7 @@ def only(concepts: set[int], scene: Scene) -> str:
     return named(next(iter(concepts)), scene)
 
 
-def in_half(thing: Placed, side: str) -> bool:
+def in_half(thing: PlacedObject, side: str) -> bool:
     return {
         "left": thing.x + thing.side <= HALF,
         "right": thing.x >= HALF,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from emoji_world import SEEDS, STEADY, scenes_at, synthetic_sprites
 from hypothesis import given
 from judge_world import sample_sprites
+from tiny_world import SEEDS, STEADY, scenes_at, synthetic_sprites
 
-from bridge.emoji.render import TINT_RGB, render_scene, tinted
-from bridge.emoji.scenes import BACKGROUNDS, CANVAS, SIZES, STYLES, TINTS, Placed, Scene
+from emoji_world.render import TINT_RGB, render_scene, tinted
+from emoji_world.scenes import BACKGROUNDS, CANVAS, SIZES, STYLES, TINTS, PlacedObject, Scene
 
 
 def lightness(rgb: np.ndarray) -> np.ndarray:
@@ -18,7 +18,7 @@ def lightness(rgb: np.ndarray) -> np.ndarray:
 
 def one_thing(**changes: object) -> Scene:
     values: dict[str, object] = {"concept": 5, "tint": None, "size": "normal", "x": 32, "y": 48}
-    return Scene("noto", "blue", (), None, (Placed(**(values | changes)),))  # type: ignore[arg-type]
+    return Scene("noto", "blue", (), None, (PlacedObject(**(values | changes)),))  # type: ignore[arg-type]
 
 
 @given(SEEDS)

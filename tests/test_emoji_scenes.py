@@ -11,11 +11,11 @@ from itertools import combinations
 from zlib import crc32
 
 import pytest
-from emoji_world import SEEDS, STEADY, scenes_at
 from hypothesis import given
+from tiny_world import SEEDS, STEADY, scenes_at
 
-from bridge.emoji.concepts import CONCEPTS
-from bridge.emoji.scenes import (
+from emoji_world.concepts import CONCEPTS
+from emoji_world.scenes import (
     BACKGROUNDS,
     CANVAS,
     LATTICE,
@@ -208,7 +208,7 @@ def test_a_seed_gives_the_same_scenes_again() -> None:
 
 def test_scenes_do_not_depend_on_the_process_hash_seed() -> None:
     code = (
-        "import random; from bridge.emoji.scenes import sample_scene\n"
+        "import random; from emoji_world.scenes import sample_scene\n"
         "rng = random.Random(11); print([sample_scene(rng, held_out=True) for _ in range(5)])"
     )
     environment = os.environ | {"PYTHONHASHSEED": "77"}

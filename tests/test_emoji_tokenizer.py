@@ -18,10 +18,10 @@ import pytest
 from transformers import CLIPTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from bridge.emoji.captions import caption
-from bridge.emoji.concepts import CONCEPTS
-from bridge.emoji.scenes import BACKGROUNDS, STYLES, TINTS, draw_scene
-from bridge.emoji.train import tokenizer as training
+from emoji_world.captions import caption
+from emoji_world.concepts import CONCEPTS
+from emoji_world.scenes import BACKGROUNDS, STYLES, TINTS, draw_scene
+from emoji_world.train import tokenizer as training
 
 SMALL, SHIPPED = 1600, 3072
 TEXTS = [

@@ -19,20 +19,20 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from emoji_world import scenes_at, synthetic_sprites, tiny_vae
 from tiny_models import tiny_sdxl_pipeline
+from tiny_world import scenes_at, synthetic_sprites, tiny_vae
 
-from bridge.emoji import captions
-from bridge.emoji.captions import caption
-from bridge.emoji.scenes import CANVAS, LATTICE
-from bridge.emoji.train import pool as pool_module
-from bridge.emoji.train import unet
-from bridge.emoji.train.ahead import ON_CPU
-from bridge.emoji.train.data import PatchTruth, pictures
-from bridge.emoji.train.loop import Recipe, Run
-from bridge.emoji.train.pool import Batch, Pool, Stage
-from bridge.emoji.train.unet import SCENES, SPRITES, Painter
-from bridge.emoji.train.views import View, view_truth
+from emoji_world import captions
+from emoji_world.captions import caption
+from emoji_world.scenes import CANVAS, LATTICE
+from emoji_world.train import pool as pool_module
+from emoji_world.train import unet
+from emoji_world.train.data import PatchTruth, pictures
+from emoji_world.train.loop import Recipe, Run
+from emoji_world.train.pool import Batch, Pool, Stage
+from emoji_world.train.prefetch import ON_CPU
+from emoji_world.train.unet import SCENES, SPRITES, Painter
+from emoji_world.train.views import View, view_truth
 
 PROMPTS = ["two red apples left of a cat", "a photo of the dog", ""]
 # A real step takes seconds, and a full pool gigabytes.

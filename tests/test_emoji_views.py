@@ -6,13 +6,13 @@ import random
 from collections import Counter
 
 import torch
-from emoji_world import SEEDS, STEADY, synthetic_sprites
 from hypothesis import given
+from tiny_world import SEEDS, STEADY, synthetic_sprites
 
-from bridge.emoji.render import render_scene
-from bridge.emoji.scenes import BACKGROUNDS, CANVAS, LATTICE
-from bridge.emoji.train.data import GRID, PATCH, patch_truth, rendered
-from bridge.emoji.train.views import View, draw_views, view_pictures, view_truth
+from emoji_world.render import render_scene
+from emoji_world.scenes import BACKGROUNDS, CANVAS, LATTICE
+from emoji_world.train.data import GRID, PATCH, patch_truth, rendered
+from emoji_world.train.views import View, draw_views, view_pictures, view_truth
 
 FIELDS = ("concept", "tint", "size", "style")
 

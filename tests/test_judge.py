@@ -9,15 +9,15 @@ import pytest
 from PIL import Image
 
 from benchmarks.degrade import degrade, noise
-from benchmarks.judge import Judge, Limits
 from benchmarks.judge_check import Tally, blend, framed_noise, matched
-from bridge.emoji.scenes import BACKGROUNDS, TINTS, Group, Placed, Scene
+from emoji_world.judge import Judge, Limits
+from emoji_world.scenes import BACKGROUNDS, TINTS, Group, PlacedObject, Scene
 from tests.judge_world import picture, sample_judge, sample_scenes
 
 
 def _one(concept: int, **changes: object) -> Scene:
     values = {"tint": None, "size": "normal", "x": 32, "y": 48, **changes}
-    thing = Placed(concept, **values)  # type: ignore[arg-type]
+    thing = PlacedObject(concept, **values)  # type: ignore[arg-type]
     group = Group(concept, tint=thing.tint, size=thing.size)
     return Scene("noto", "blue", (group,), None, (thing,))
 

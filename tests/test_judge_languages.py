@@ -12,7 +12,7 @@ from PIL import Image
 from benchmarks import languages
 from benchmarks.results import report, save, wilson
 from benchmarks.retrieval import make_scenes
-from bridge.emoji.languages import LANGUAGES
+from bridge.lab.variants.vocabulary import LANGUAGES
 from bridge.towers import open_text_tower
 
 

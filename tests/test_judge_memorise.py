@@ -18,7 +18,6 @@ import bridge.diffusion
 from benchmarks import draw, memorise
 from benchmarks.compositional import main
 from benchmarks.drawn import Source, keep_pictures, kept_pictures, pictures_file, weights_of
-from benchmarks.judge import Found, Seen
 from benchmarks.memorise import (
     COMBINED,
     Distances,
@@ -29,19 +28,20 @@ from benchmarks.memorise import (
     nearest_of,
 )
 from benchmarks.tasks import Task, make_tasks
-from bridge.emoji.render import render_scene
-from bridge.emoji.scenes import Scene, is_held_out
 from bridge.errors import OptionError
 from bridge.store import weights_dir
-from tests.emoji_world import synthetic_sprites
+from emoji_world.judge import ObjectMatch, PictureContent
+from emoji_world.render import render_scene
+from emoji_world.scenes import Scene, is_held_out
+from tests.tiny_world import synthetic_sprites
 
 
-def _seen(scene: Scene) -> Seen:
+def _seen(scene: Scene) -> PictureContent:
     things = tuple(
-        Found(o.concept, scene.style, o.size, o.tint, o.x, o.y, o.side, 1.0, 1.0)
+        ObjectMatch(o.concept, scene.style, o.size, o.tint, o.x, o.y, o.side, 1.0, 1.0)
         for o in scene.objects
     )
-    return Seen(scene.background, scene.style, things, 0)
+    return PictureContent(scene.background, scene.style, things, 0)
 
 
 def test_pictures_are_measured_with_what_they_were_drawn_with(tmp_path: Path) -> None:
@@ -105,7 +105,9 @@ def test_the_truth_is_rebuilt_from_what_was_seen() -> None:
 
 def test_pictures_with_other_things_have_no_truth() -> None:
     task = make_tasks("two_objects", 1)[0]
-    stranger = Found(task.scene.groups[0].concept + 1, "noto", "normal", None, 0, 0, 48, 1.0, 1.0)
+    stranger = ObjectMatch(
+        task.scene.groups[0].concept + 1, "noto", "normal", None, 0, 0, 48, 1.0, 1.0
+    )
     seen = _seen(task.scene)
     assert as_seen(task, replace(seen, objects=(*seen.objects, stranger))) is None
     assert as_seen(task, replace(seen, style=None)) is None

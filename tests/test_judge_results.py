@@ -15,13 +15,13 @@ from benchmarks.ask import ask_rows, make_questions, normal
 from benchmarks.compositional import COMMANDS, parser
 from benchmarks.draw import describe, draw_rows
 from benchmarks.grids import RIGHT, WRONG, Cell, grid, save_grid
-from benchmarks.judge import Found, Seen
 from benchmarks.results import Row, grouped_share_row, median_row, report, save, share_row, wilson
 from benchmarks.retrieval import first_ranks
 from benchmarks.table import FIGURES, markdown
 from benchmarks.tasks import interleaved, judge_task
-from bridge.emoji.questions import KINDS
-from bridge.emoji.scenes import is_held_out
+from emoji_world.judge import ObjectMatch, PictureContent
+from emoji_world.questions import KINDS
+from emoji_world.scenes import is_held_out
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_first_ranks_of_both_directions() -> None:
 
 
 def test_draw_rows_count_by_kind() -> None:
-    seen = Seen("white", None, (), 1)
+    seen = PictureContent("white", None, (), 1)
     scored = [
         (task, np.zeros((128, 128, 3), dtype=np.uint8), seen, judge_task(task, seen))
         for task in interleaved(5)
@@ -195,8 +195,8 @@ def test_draw_rows_count_by_kind() -> None:
 
 
 def test_what_was_seen_in_words() -> None:
-    things = (Found(0, "noto", "small", "red", 8, 16, 32, 1.0, 1.0),)
-    assert describe(Seen("blue", "noto", things, 2)) == (
+    things = (ObjectMatch(0, "noto", "small", "red", 8, 16, 32, 1.0, 1.0),)
+    assert describe(PictureContent("blue", "noto", things, 2)) == (
         "small red monkey (8,16); 2 unrecognised; noto, blue"
     )
 

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from benchmarks import round_trip
-from benchmarks.judge import Seen
-from bridge.emoji.scenes import sample_scene
-from tests.emoji_world import synthetic_sprites
+from emoji_world.judge import PictureContent
+from emoji_world.scenes import sample_scene
+from tests.tiny_world import synthetic_sprites
 
 
 def test_no_two_drawings_share_their_noise(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,7 +26,7 @@ def test_no_two_drawings_share_their_noise(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(round_trip, "paint", paint)
     monkeypatch.setattr(round_trip, "load_sprites", synthetic_sprites)
-    judge = SimpleNamespace(look=lambda pixels: Seen(None, None, (), 0))
+    judge = SimpleNamespace(look=lambda pixels: PictureContent(None, None, (), 0))
     vlm = SimpleNamespace(answers=lambda pictures, asked: ["a cat"] * len(pictures))
     rng = random.Random(0)
     scenes = [sample_scene(rng) for _ in range(3)]

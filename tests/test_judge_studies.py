@@ -11,9 +11,9 @@ from benchmarks import studies
 from benchmarks.adapters import kept_row
 from benchmarks.compositional import parser
 from benchmarks.tasks import Task, interleaved
-from bridge.emoji.captions import noun_phrase
-from bridge.emoji.concepts import CONCEPTS
-from bridge.emoji.scenes import Group, Scene
+from emoji_world.captions import noun_phrase
+from emoji_world.concepts import CONCEPTS
+from emoji_world.scenes import Group, Scene
 
 
 def test_each_denied_thing_has_one_study() -> None:

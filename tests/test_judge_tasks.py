@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.judge import Found, Seen
 from benchmarks.tasks import KINDS, Task, interleaved, judge_task, make_tasks
-from bridge.emoji.scenes import Group, Scene, held_out_count, held_out_pair, held_out_tint
+from emoji_world.judge import ObjectMatch, PictureContent
+from emoji_world.scenes import Group, Scene, held_out_count, held_out_pair, held_out_tint
 
 
-def _found(concept: int, x: int = 0, y: int = 0, tint: str | None = None) -> Found:
-    return Found(concept, "noto", "normal", tint, x, y, 48, 1.0, 1.0)
+def _found(concept: int, x: int = 0, y: int = 0, tint: str | None = None) -> ObjectMatch:
+    return ObjectMatch(concept, "noto", "normal", tint, x, y, 48, 1.0, 1.0)
 
 
-def _seen(*objects: Found, background: str = "white", style: str | None = "noto") -> Seen:
-    return Seen(background, style, objects, 0)
+def _seen(
+    *objects: ObjectMatch, background: str = "white", style: str | None = "noto"
+) -> PictureContent:
+    return PictureContent(background, style, objects, 0)
 
 
 def _task(kind: str, *groups: Group, relation: str | None = None, says_style: bool = True) -> Task:
     return Task(kind, "", Scene("noto", "white", groups, relation, ()), says_style, 0)
 
 
-def _right(task: Task, *objects: Found) -> bool:
+def _right(task: Task, *objects: ObjectMatch) -> bool:
     return judge_task(task, _seen(*objects)).right
 
 

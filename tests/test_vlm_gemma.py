@@ -18,7 +18,6 @@ from tiny_gemma import Parts, tiny_gemma3, tiny_parts
 from tokenizers import Tokenizer, models
 
 from benchmarks import forgetting
-from bridge.emoji.train.gemma import LAYERS, join
 from bridge.errors import MissingDependencyError, UnsupportedModelError, WeightsError, WriteError
 from bridge.vlm import (
     BridgeVLM,
@@ -30,6 +29,7 @@ from bridge.vlm import (
     train_vlm,
 )
 from bridge.vlm.lora import add_lora, load_lora, lora_layers, save_lora, without_lora
+from emoji_world.train.gemma import LAYERS, join
 
 CHATS = [[("what is on the left?", "")], [("what is it?", "a cat"), ("is there a dog?", "")]]
 

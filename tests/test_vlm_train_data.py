@@ -19,8 +19,7 @@ from bridge.errors import DataError, ImageError
 from bridge.vlm.chat import CHAT_TEMPLATE, chat_text
 from bridge.vlm.chat_writer import ChatWriter
 from bridge.vlm.image import image_size, load_image
-from bridge.vlm.layout import IGNORE_LABEL
-from bridge.vlm.train.batches import Order, encode
+from bridge.vlm.train.batches import IGNORE_LABEL, Order, encode
 from bridge.vlm.train.data import CAPTION_QUESTION, Picture, Row, read_data
 
 

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderTiny, StableDiffusionXLPipeline, UNet2DConditionModel
-from emoji_world import scenes_at, synthetic_sprites
 from PIL import Image
+from tiny_world import scenes_at, synthetic_sprites
 from transformers import (
     AutoProcessor,
     CLIPModel,
@@ -29,7 +29,6 @@ from transformers import (
 
 import bridge
 from bridge import store
-from bridge.emoji.render import render_scene
 from bridge.errors import MissingDependencyError
 from bridge.towers import load_tower
 from bridge.towers.clip import IMAGE_PROJECTED, encode_image
@@ -37,6 +36,7 @@ from bridge.towers.image_processor import load_image_processor
 from bridge.vlm import BridgeVLM, load_vlm, packaged
 from bridge.vlm.views import pixels
 from bridge.vlm.vision import image_states
+from emoji_world.render import render_scene
 
 FOLDERS = (
     "emoji-xl",

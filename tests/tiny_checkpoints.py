@@ -68,7 +68,7 @@ def clip_settings(side: int = IMAGE_SIZE) -> dict[str, Any]:
 
 
 def tokenizer_with_image() -> Any:
-    from bridge.vlm.layout import build_tokenizer
+    from emoji_world.llava_folder import build_tokenizer
 
     return build_tokenizer(CORPUS, 320, context=512)
 

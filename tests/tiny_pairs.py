@@ -94,7 +94,7 @@ def tiny_llm(name: str, vocab_size: int, seed: int = 0) -> Any:
 
 @lru_cache
 def _backend() -> str:
-    from bridge.vlm.layout import build_tokenizer
+    from emoji_world.llava_folder import build_tokenizer
 
     return build_tokenizer(CORPUS, 300).backend_tokenizer.to_str()
 

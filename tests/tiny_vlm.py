@@ -74,7 +74,7 @@ def tiny_llava_model(*, vocab_size: int, seed: int = 0, context: int = 128, **co
 
 def tiny_llava(tmp_path: Path, *, seed: int = 0, context: int = 128, **config: Any) -> Path:
     """Save a tiny LLaVA below ``tmp_path`` with save_pretrained and give its folder."""
-    from bridge.vlm.layout import build_processor, build_tokenizer
+    from emoji_world.llava_folder import build_processor, build_tokenizer
 
     folder = Path(tmp_path) / "tiny-llava"
     tokenizer = build_tokenizer(CORPUS, 320, context=context)

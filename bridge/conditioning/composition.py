@@ -27,6 +27,7 @@ from bridge.conditioning.request import ParsedTexts, Texts, read_place
 from bridge.conditioning.result import Conditioning, ConditioningReport
 from bridge.conditioning.unet_only import check_unet
 from bridge.conditioning.wording import read_wording
+from bridge.embedded import DRAWING
 from bridge.prompt import Flat, LongPrompt, Prompt, check_paired, check_prompts
 from bridge.prompt.schedule import first_step
 from bridge.prompt.tree import Branch, Conjunction, parts_of
@@ -77,7 +78,7 @@ def compose(
     prompt: Texts,
     negative_prompt: Texts | None = None,
     *,
-    model: object = "emoji-xl",
+    model: object = DRAWING,
     dialect: str = "a1111",
     emphasis: str | None = None,
     token_normalization: str = "none",

@@ -12,7 +12,7 @@ A1111's emphasis multiplies all states by ``mean(z) / mean(w z)``, also those of
 BOS and padding move with the words: by 0.95 to 1.00 at a weight of 1.5, 0.83 to 0.99 at 3. Where
 the mean of the weighed states is near zero or of the other sign, all of the prompt explodes or
 turns round (webui issues 14874 and 13791); the figure ``rest`` shows it. The embedded towers'
-states were shifted so that they have a mean to keep (`bridge.emoji.train.reading.anchor`).
+states were shifted in training so that they have a mean to keep.
 """
 
 from __future__ import annotations

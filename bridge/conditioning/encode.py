@@ -35,6 +35,7 @@ from bridge.conditioning.soundness import check_joined
 from bridge.conditioning.trace import traces_of
 from bridge.conditioning.unet_only import unet_biases
 from bridge.conditioning.wording import Wording, read_wording
+from bridge.embedded import DRAWING
 from bridge.prompt import LongPrompt, Prompt, check_paired, check_prompts, parse
 from bridge.prompt.loras import Tagged, as_written
 
@@ -43,7 +44,7 @@ def condition(
     prompt: Texts,
     negative_prompt: Texts | None = None,
     *,
-    model: Any = "emoji-xl",
+    model: Any = DRAWING,
     towers: Any = None,
     adapter: Any = None,
     prompt_2: Texts | None = None,

@@ -36,6 +36,7 @@ from bridge.conditioning.request import ParsedTexts, read_place
 from bridge.conditioning.result import Conditioning, ConditioningReport
 from bridge.conditioning.unet_only import check_unet
 from bridge.conditioning.wording import read_wording
+from bridge.embedded import DRAWING
 from bridge.errors import OptionError, PromptError
 from bridge.prompt import LongPrompt, TokenPlan, check_prompts
 
@@ -139,7 +140,7 @@ def regional(
     negative_prompt: str | None = None,
     *,
     base_weight: float = 0.0,
-    model: object = "emoji-xl",
+    model: object = DRAWING,
     dialect: str = "a1111",
     emphasis: str | None = None,
     token_normalization: str = "none",

@@ -37,6 +37,7 @@ from bridge.conditioning.result import HOW_TO_INJECT, Conditioning
 from bridge.conditioning.running import call_of_run, calls_per_step, is_guided
 from bridge.conditioning.unet_only import check_unet
 from bridge.conditioning.wording import Wording, read_wording
+from bridge.embedded import DRAWING
 from bridge.errors import OptionError
 from bridge.prompt import LongPrompt, Prompt, check_paired, check_prompts
 from bridge.prompt.loras import Tagged
@@ -194,7 +195,7 @@ def schedule(
     negative_prompt: Texts | None = None,
     *,
     steps: int,
-    model: Any = "emoji-xl",
+    model: Any = DRAWING,
     towers: Any = None,
     adapter: Any = None,
     rule: Rule = "new",

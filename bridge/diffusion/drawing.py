@@ -21,6 +21,7 @@ import torch
 from bridge.diffusion.load import SUPPORTED, load_folder, locate, size_factor
 from bridge.diffusion.options import Options, check_size, checked_options, default_guidance
 from bridge.diffusion.preview import render, watch_clean_estimate
+from bridge.embedded import DRAWING
 from bridge.errors import NumbersError, OptionError, UnsupportedModelError
 from bridge.runtime import check_dtype, resolve_device, resolve_dtype
 
@@ -77,7 +78,7 @@ def generate(
     prompt: str | Sequence[str],
     *,
     negative_prompt: str | Sequence[str] | None = None,
-    model: Any = "emoji-xl",
+    model: Any = DRAWING,
     pipeline: Any = None,
     seed: int | Sequence[int] | None = None,
     steps: int = 20,

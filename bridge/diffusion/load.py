@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bridge.diffusion.complete import check_complete, load_text_encoders
+from bridge.embedded import DRAWING
 from bridge.errors import UnsupportedModelError, WeightsError
 from bridge.files import read_json
 from bridge.model_folder import check_part
@@ -28,7 +29,7 @@ _PARTS = re.compile(
 
 
 def load_pipeline(
-    model: str | os.PathLike[str] = "emoji-xl",
+    model: str | os.PathLike[str] = DRAWING,
     *,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,

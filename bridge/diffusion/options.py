@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 
+from bridge.embedded import EMBEDDED
 from bridge.errors import OptionError, PromptError
 from bridge.prompt import check_paired, check_prompts
-from bridge.store import EMBEDDED
 
 MAX_STEPS = 1000
 MAX_IMAGES = 64
@@ -76,10 +76,11 @@ def checked_options(
 def default_guidance(model: object) -> float:
     """The guidance scale for a model when none is asked for.
 
-    3 for a model that ships with bridge, which the judge counts as its best
-    (benchmarks/results), else 5, as diffusers' SDXL pipeline has it.
+    Its own for a model that ships with bridge (the best by benchmarks/results), else 5, as
+    diffusers' SDXL pipeline has it.
     """
-    return 3.0 if isinstance(model, str) and model in EMBEDDED else 5.0
+    told = EMBEDDED.get(model, {}) if isinstance(model, str) else {}
+    return float(told.get("guidance_scale", 5.0))
 
 
 def check_size(height: int | None, width: int | None, factor: int) -> None:

@@ -10,6 +10,7 @@ from bridge.conditioning import label_swap
 from bridge.conditioning.adapters.opened import open_tower
 from bridge.conditioning.kit import Kit, open_kit
 from bridge.diffusion.options import check_size, checked_options, default_guidance
+from bridge.embedded import EMBEDDED, IMAGE_TOWER, STUDY_TOWERS
 from bridge.errors import OptionError
 from bridge.lab.ablation import WHOLE, choices_of
 from bridge.lab.cache import Cache
@@ -26,9 +27,6 @@ from bridge.progress import OnProgress, unwatched
 from bridge.prompt import check_prompts
 from bridge.runtime import check_dtype, resolve_device
 from bridge.towers import ImageTower, TextTower, open_image_tower
-
-EMBEDDED_TOWERS = ("emoji-1", "emoji-2")
-"""The towers of a study that names neither towers nor a model."""
 
 
 def study(
@@ -67,7 +65,7 @@ def study(
     Args:
         prompt: one prompt or several.
         towers: a short name, hub id, folder or ``TextTower``, or a list of these. Default: the
-            model's own, or without a model ``emoji-1`` and ``emoji-2``.
+            model's own, or without a model the embedded ones (`bridge.embedded.STUDY_TOWERS`).
         variants: names of operations (``bridge.lab.OPERATIONS``), ``Variant``s, or
             ``{label: texts}`` of your own. Default: all operations that need nothing else.
         model: draw with it: a name, folder, hub id or live diffusers pipeline.
@@ -85,7 +83,7 @@ def study(
         adapters: ``{tower name: bridge.Adapter or its file}`` for foreign towers.
         heat: keep heat maps of the first words with each picture, where the model is a UNet.
         image_tower: measures how far pictures drift: a name, folder, hub id or ``ImageTower``.
-            Default: ``emoji-1`` for the embedded models, else none.
+            Default: the embedded one for the embedded models, else none.
         judge: called with each picture and the prompt (not the variant: all phrasings are judged
             by one truth); gives named numbers, 1 and 0 for yes and no.
         cache: a folder that keeps what is done, so that a study that was cut off goes on, and a
@@ -217,11 +215,11 @@ def _listed(towers: Any, model: Any) -> list[Any] | None:
     """
     if towers is None and model is not None:
         return None
-    given = EMBEDDED_TOWERS if towers is None else towers
+    given = STUDY_TOWERS if towers is None else towers
     single = isinstance(given, (str, os.PathLike, TextTower, Mapping))
     some = [given] if single or not isinstance(given, Iterable) else list(given)
     if not some:
-        raise OptionError("towers is empty; name at least one, such as 'emoji-1'.")
+        raise OptionError(f"towers is empty; name at least one, such as {STUDY_TOWERS[0]!r}.")
     for each in some:
         if not isinstance(each, (str, os.PathLike, TextTower)):
             raise OptionError(
@@ -265,8 +263,7 @@ def _open_eye(image_tower: Any, model: Any, device: Any, dtype: Any) -> ImageTow
     if isinstance(image_tower, ImageTower):
         return image_tower
     if image_tower is None:
-        embedded = isinstance(model, str) and model.startswith("emoji-")
-        image_tower = EMBEDDED_TOWERS[0] if embedded else None
+        image_tower = IMAGE_TOWER if isinstance(model, str) and model in EMBEDDED else None
     if image_tower is None:
         return None
     return open_image_tower(image_tower, device=device, dtype=dtype)

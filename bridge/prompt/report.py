@@ -34,7 +34,7 @@ _SHOWN_STRETCHES = 4
 class TokenRow:
     """One token of a report: the text it stands for, its id, its span in the prompt, its weight.
 
-    ``part`` and ``parts`` count the tokens that share one span (an emoji is often four);
+    ``part`` and ``parts`` count the tokens that share one span (a pictograph is often four);
     ``window`` counts the fillings of the context from 0.
     """
 

@@ -17,8 +17,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from bridge.embedded import CATALOGUE, EMBEDDED, EMBEDDED_TOWERS, weights_file
 from bridge.errors import UnknownModelError, WeightsError
-from bridge.store import DEFAULT_PATTERNS, EMBEDDED, embedded_state, resolve
+from bridge.store import DEFAULT_PATTERNS, embedded_state, resolve
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,14 @@ class TowerRow:
         return any(isinstance(try_to_load_from_cache(self.source, name), str) for name in names)
 
 
+def _embedded_row(told: dict[str, Any]) -> TowerRow:
+    """A row of the embedded towers' file. Raises WeightsError."""
+    try:
+        return TowerRow(**told)
+    except TypeError as error:
+        raise WeightsError(f"{weights_file(CATALOGUE)}: a tower does not fit ({error})") from error
+
+
 _TEXTS = ("*.json", "*.txt", "*.model")
 _TOKENIZER = ("tokenizer*.json", "special_tokens_map.json", "vocab.*", "merges.txt", "*.model")
 _COLUMNS = ("name", "family", "text", "pooled", "context", "layers", "image", "offline", "source")
@@ -74,14 +83,8 @@ _COPY = "OpenAI's, in open_clip's layout"
 
 # fmt: off
 ROWS: tuple[TowerRow, ...] = (
+    *map(_embedded_row, EMBEDDED_TOWERS),
     # name, family, source, text: width, pooled, context, layers; image: width, patch, side; licence
-    TowerRow("emoji-1", "clip", "emoji-clip", 192, 192, 77, 4, 192, 16, 128, "Apache-2.0",
-             "embedded: tower 1 of emoji-xl"),
-    TowerRow("emoji-2", "clip", "emoji-clip-2", 224, 256, 77, 4, 192, 16, 128, "Apache-2.0",
-             "embedded: tower 2 of emoji-xl"),
-    TowerRow("emoji-multilingual", "multilingual_clip", "emoji-multilingual",
-             96, 192, 64, 3, 0, 0, 0, "Apache-2.0",
-             "embedded: 27 languages and English; pooled only, scored with emoji-1"),
     # OpenAI CLIP; where OpenAI's own repository has pickles alone, timm's copy of it
     TowerRow("clip-b32", "open_clip", "timm/vit_base_patch32_clip_224.openai",
              512, 512, 77, 12, 768, 32, 224, "MIT", _COPY, files=(_OPEN,)),

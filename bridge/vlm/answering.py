@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
+from bridge.embedded import ANSWERING
 from bridge.errors import OptionError, UnsupportedModelError
 from bridge.vlm.chat import Turn, check_no_special_tokens, checked_max_new_tokens, checked_turns
 from bridge.vlm.image import ImagesInput, load_images
@@ -72,7 +73,7 @@ def describe(
     image: ImagesInput,
     question: str = "describe the picture.",
     *,
-    model: str | os.PathLike[str] | BridgeVLM = "emoji-llava",
+    model: str | os.PathLike[str] | BridgeVLM = ANSWERING,
     history: Sequence[Turn] = (),
     max_new_tokens: int = 64,
     stream: bool = False,

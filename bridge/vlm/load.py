@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from bridge.embedded import ANSWERING
 from bridge.errors import MissingDependencyError, OptionError, UnsupportedModelError, WeightsError
 from bridge.files import read_json
 from bridge.model_folder import check_described, files_size
@@ -66,7 +67,7 @@ _DEEPEST = 4
 # How much of transformers' own words an error repeats.
 _REPEATED = 300
 _WANTED = {
-    "AutoModel": "loads towers; give a vision tower, such as 'clip-l' or 'emoji-clip'",
+    "AutoModel": "loads towers; give a vision tower, such as 'clip-l' or 'siglip-b'",
     "AutoModelForCausalLM": "loads language models; give one, such as 'gemma-270m'",
 }
 
@@ -75,7 +76,7 @@ _WANTED = {
 
 
 def load_vlm(
-    model: str | os.PathLike[str] = "emoji-llava",
+    model: str | os.PathLike[str] = ANSWERING,
     *,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,

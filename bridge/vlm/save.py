@@ -39,7 +39,7 @@ def save_vlm(
         vlm: the model.
         folder: new, or that of an earlier model.
         vision, llm: names of parts that are not to be copied but referred to, by what
-            `load_vision` and `load_llm` open ("emoji-clip", "gemma-270m"), and must be those; of a
+            `load_vision` and `load_llm` open ("clip-l", "gemma-270m"), and must be those; of a
             language model with a LoRA, the LoRA is written. Such a folder is in bridge's layout.
 
     Raises:

@@ -15,9 +15,9 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-from bridge.emoji.art import Sprites, load_sprites
-from bridge.emoji.concepts import CONCEPTS
-from bridge.emoji.scenes import SIZES
+from emoji_world.art import Sprites, load_sprites
+from emoji_world.concepts import CONCEPTS
+from emoji_world.scenes import SIZES
 
 HERE = Path(__file__).resolve().parent
 NAMES = (

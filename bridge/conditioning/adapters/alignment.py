@@ -2,9 +2,9 @@
 
 Two tokenizers cut one text differently, so tokens are matched by the characters that they cover: a
 token takes the mean of the other tower's states, weighted by how many of its characters each
-covers. Where several tokens share one span (an emoji is often four byte tokens), each takes an
+covers. Where several tokens share one span (a pictograph is often four byte tokens), each takes an
 equal part of it in turn; where a token begins inside a character that the one before it has begun
-(byte-level vocabularies merge an emoji's last byte with a comma), it counts for the rest. So a
+(byte-level vocabularies merge a pictograph's last byte with a comma), it counts for the rest. So a
 text cut alike by both is matched one to one.
 """
 

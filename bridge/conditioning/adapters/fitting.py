@@ -24,6 +24,7 @@ from bridge.conditioning.adapters.regression import (
 )
 from bridge.conditioning.adapters.training import train_resampler
 from bridge.conditioning.kit import Kit, Towers, open_kit
+from bridge.embedded import DRAWING
 from bridge.errors import OptionError
 from bridge.progress import OnProgress, Progress, unwatched
 from bridge.prompt import check_prompts
@@ -60,7 +61,7 @@ _Sums = dict[tuple[str, str], list[Moments]]
 def fit_adapter(
     tower: str | Path | TextTower,
     *,
-    model: Any = "emoji-xl",
+    model: Any = DRAWING,
     prompts: Sequence[str],
     kind: str = "ridge",
     layers: Layer | Sequence[Layer] | None = None,

@@ -27,6 +27,7 @@ from bridge.conditioning.adapters.opened import open_tower
 from bridge.conditioning.adapters.storage import load_adapter
 from bridge.conditioning.kit import Kit, Towers, in_context, open_kit
 from bridge.conditioning.recipes import TowerUse
+from bridge.embedded import DRAWING
 from bridge.errors import OptionError, UnsupportedModelError
 from bridge.towers import TEXT_TOWERS, TextTower, TowerSpec, fingerprint
 
@@ -52,7 +53,7 @@ class Swap:
     reason: str
 
 
-def label_swap(tower: str | os.PathLike[str] | TextTower, model: Any = "emoji-xl") -> Swap:
+def label_swap(tower: str | os.PathLike[str] | TextTower, model: Any = DRAWING) -> Swap:
     """How a text tower goes into a model: the table above.
 
     Args:
@@ -197,7 +198,7 @@ def _is_native(tower: TextTower, use: TowerUse, spec: TowerSpec, module: Any) ->
     """Whether a tower is the model's own.
 
     By its weights, since the same ones are published under classes with and without a projection
-    (``emoji-1`` is SDXL's first tower with one); the projection counts where the model takes the
+    (``clip-l`` is SDXL's first tower with one); the projection counts where the model takes the
     pooled state.
     """
     # Cheap, and all that there is to compare by where parameters are offloaded.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from bridge.emoji.languages import LANGUAGES, dictionary, english_names, words_in
-from bridge.emoji.said import phrase, read_caption
 from bridge.errors import OptionError
+from bridge.lab.variants.captions import read_caption, write_caption
 from bridge.lab.variants.variant import Settings
+from bridge.lab.variants.vocabulary import LANGUAGES, dictionary, english_names, words_in
 from bridge.prompt import check_text
 
 
@@ -40,17 +40,17 @@ def _by_given(prompt: str, names: Mapping[str, Mapping[str, str]]) -> Iterator[t
 
 
 def _by_own(prompt: str, chosen: Sequence[str]) -> Iterator[tuple[str, str]]:
-    said = read_caption(prompt)
+    meaning = read_caption(prompt)
     known = len(_pattern(english_names()).findall(prompt))
-    if said is None and not known:
+    if meaning is None and not known:
         raise OptionError(
             f"The prompt {prompt!r} has no name that bridge knows in other languages; it knows the "
             "embedded world's things (cat, apple, rocket ...). Use one of them, or give names of "
             "your own: names={'de': {'cat': 'Katze'}}."
         )
     for language in chosen:
-        if said is not None:
-            yield phrase(said, language), f"{language}, whole prompt"
+        if meaning is not None:
+            yield write_caption(meaning, language), f"{language}, whole prompt"
         else:
             text, _ = _replaced(prompt, dictionary(language))
             yield text, f"{language}, {_counted(known)}"

@@ -43,14 +43,45 @@ def save_checkpoint(
 ) -> None:
     """Write the run's state after ``step`` steps; ``told`` is what another run must share with
     this one to go on from it. The old file stays until the new one is whole."""
-    tensors = {}
-    for name, parameter in trained(module).items():
-        tensors[f"weight.{name}"] = parameter.detach()
-        for moment, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{moment}.{name}"] = value
+    parameters = trained(module)
+    tensors = {f"weight.{name}": parameter.detach() for name, parameter in parameters.items()}
+    tensors |= moments_of(optimizer, parameters)
+    write_state(path, tensors, {"step": str(step), "told": json.dumps(told)})
+
+
+def moments_of(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
+) -> dict[str, torch.Tensor]:
+    """What an optimizer keeps of each parameter, as ``moment.name``."""
+    return {
+        f"{moment}.{name}": value
+        for name, parameter in parameters.items()
+        for moment, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def put_moments(
+    optimizer: torch.optim.Optimizer, parameter: nn.Parameter, moments: Mapping[str, torch.Tensor]
+) -> None:
+    """Give an optimizer back what it kept of a parameter.
+
+    The moments lie beside the weight; AdamW counts its steps on the CPU, unless it is fused.
+    """
+    fused = bool(optimizer.defaults.get("fused"))
+    step = parameter.device if fused else torch.device("cpu")
+    optimizer.state[parameter] = {
+        moment: value.to(step) if moment == "step" else value.to(parameter)
+        for moment, value in moments.items()
+    }
+
+
+def write_state(
+    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Write a copy of the tensors; the old file stays until the new one is whole."""
     copied = {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}
     with whole(path) as part:
-        save_file(copied, part, metadata={"step": str(step), "told": json.dumps(told)})
+        save_file(copied, part, metadata=dict(metadata))
 
 
 @torch.no_grad()
@@ -85,10 +116,7 @@ def load_checkpoint(
         moments = states[name]
         parameter.copy_(tensors[f"weight.{name}"])
         if moments:
-            # AdamW counts its steps on the CPU, and keeps the moments beside the weight.
-            optimizer.state[parameter] = {
-                m: value if m == "step" else value.to(parameter) for m, value in moments.items()
-            }
+            put_moments(optimizer, parameter, moments)
     return step
 
 

@@ -1,1 +1,0 @@
-"""Training recipes of what weights/ ships: ``python -m bridge.emoji.train --help``."""

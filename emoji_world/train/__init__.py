@@ -1,0 +1,1 @@
+"""Training recipes of what weights/ ships: ``python -m emoji_world.train --help``."""
