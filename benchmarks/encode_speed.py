@@ -5,8 +5,9 @@
 Text towers of the sizes of SD 1.5 (CLIP ViT-L/14) and SDXL (with OpenCLIP bigG/14) with random
 weights, in fp16 on CUDA and fp32 on a CPU; the other parts of the pipelines are small, since
 nobody draws. Each prompt has a negative. All sides are timed in turn, and what they give is
-compared: diffusers' ``encode_prompt``, compel, ``bridge.condition``. Results go to
-encode-speed.json, on CUDA to encode-speed-cuda.json.
+compared: diffusers' ``encode_prompt``, compel, ``bridge.Encoder`` without its cache. On the shipped
+model the bare towers run beside them, on ids that are ready, and an encoder that knows the prompt.
+Results go to encode-speed.json, on CUDA to encode-speed-cuda.json.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from transformers import (
 import bridge
 from benchmarks.results import RESULTS, Row, command_of, commit, median_row, report, save, show
 from benchmarks.speed import seconds
+from bridge.embedded import DRAWING
 from bridge.runtime import resolve_device
 from bridge.store import resolve
 
@@ -122,8 +124,10 @@ def sides(pipe: Any, prompts: list[str], negatives: list[str]) -> dict[str, Call
     """The peers, each from texts to states."""
     from compel import Compel, ReturnedEmbeddingsType
 
+    encoder = bridge.Encoder(pipe, cache=0)
+
     def ours() -> Encoded:
-        made = bridge.condition(prompts, negatives, model=pipe)
+        made = encoder(prompts, negatives)
         assert made.negative_prompt_embeds is not None
         return made.prompt_embeds, made.negative_prompt_embeds
 
@@ -196,6 +200,46 @@ def measure(name: str, pipe: Any, size: int, repeats: int) -> list[Row]:
     return rows
 
 
+def measure_shipped(device: torch.device, repeats: int) -> list[Row]:
+    """Milliseconds for a prompt and a negative on the shipped model, and what bridge takes beside
+    the bare towers: the median of differences, round by round."""
+    pipe = bridge.load_pipeline(DRAWING, device=device)
+    prompt, negative = _PROMPTS[0], "blurry"
+    made: dict[str, Callable[[], object]] = {**sides(pipe, [prompt], [negative])}
+    knowing = bridge.Encoder(pipe)
+    made["known"] = lambda: knowing(prompt, negative)
+    found = knowing(prompt, negative)
+    towers = (pipe.text_encoder, pipe.text_encoder_2)
+    ids = [
+        torch.tensor([plans[at].windows[0].ids for plans in found.plans + found.negative_plans])
+        for at in range(len(towers))
+    ]
+
+    def bare() -> object:
+        return [
+            tower(own.to(device), output_hidden_states=True)
+            for tower, own in zip(towers, ids, strict=True)
+        ]
+
+    made["bare_towers"] = bare
+
+    def timed(action: Callable[[], object]) -> float:
+        def done() -> None:
+            action()
+            _wait(device)
+
+        _wait(device)
+        return 1000 * seconds(done)
+
+    with torch.no_grad():
+        rounds = [
+            {side: timed(action) for side, action in made.items()} for _ in range(repeats + 5)
+        ][5:]
+    rows = [median_row(f"shipped/{side}", [r[side] for r in rounds], "ms") for side in made]
+    beside = [r["bridge"] - r["bare_towers"] for r in rounds]
+    return [*rows, median_row("shipped/bridge_beside_bare_towers", beside, "ms")]
+
+
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -206,19 +250,20 @@ def main() -> None:
     parser.add_argument("--device", help="cpu, cuda ...; without it, CUDA if there is one")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 8], help="prompts at once")
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--shipped", type=int, default=50, help="rounds on the shipped model")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     commit()
     device = resolve_device(args.device)
     on_cuda = device.type == "cuda"
     torch.manual_seed(0)
-    rows: list[Row] = []
+    rows: list[Row] = measure_shipped(device, args.shipped)
     for name, build in (("sd15", sd15), ("sdxl", sdxl)):
         pipe = build().to(device, torch.float16 if on_cuda else torch.float32)
         for size in args.sizes:
             rows += measure(f"encode/{name}", pipe, size, args.repeats)
     show(rows)
-    command = command_of(parser, args, ("sizes", "repeats"))
+    command = command_of(parser, args, ("sizes", "repeats", "shipped"))
     file = "encode-speed-cuda.json" if on_cuda else "encode-speed.json"
     save(args.out / file, report(command, rows, device, what="prompts with negatives"))
 
