@@ -89,8 +89,10 @@ def test_into_its_own_dialect_a_prompt_stays_as_it_is(dialect: str) -> None:
 @given(ANY | WORDY)
 @UNTIMED
 def test_any_text_can_be_escaped(text: str) -> None:
-    for dialect in ("a1111", "comfy"):
-        assert translate(parse(text, "plain"), dialect).losses == ()
+    plain = parse(text, "plain")
+    assert translate(plain, "comfy").losses == ()
+    # A1111's comments have no escape, so the loss of one is said.
+    assert bool(translate(plain, "a1111").losses) == ("#" in text)
 
 
 @pytest.mark.parametrize("old", DIALECTS)

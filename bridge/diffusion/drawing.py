@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 
-from bridge.adapters.swap import read_adapter
 from bridge.diffusion.load import SUPPORTED, load_folder, locate, size_factor
 from bridge.diffusion.options import Options, check_size, checked_options, default_guidance
 from bridge.diffusion.preview import render, watch_clean_estimate
 from bridge.embedded import DRAWING
 from bridge.encoding.addon_inputs import Loras, TextualInversions
-from bridge.encoding.encoder import kept_encoder, split_options
+from bridge.encoding.encoder import kept_encoder, read_adapter, split_options
 from bridge.encoding.options import LaterTexts, TextOptions, read_call, takes
 from bridge.encoding.prompt_schedule import read_schedule
 from bridge.errors import NumbersError, OptionError, UnsupportedModelError

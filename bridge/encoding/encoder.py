@@ -10,7 +10,6 @@ from typing import Any, Unpack
 
 import torch
 
-from bridge.adapters.swap import read_adapter, with_towers
 from bridge.encoding.addon_inputs import NO_INPUTS, AddOnInputs, read_addons
 from bridge.encoding.addons import bind_addons
 from bridge.encoding.composition import ComposeCall, Composition, read_composition
@@ -102,8 +101,8 @@ class Encoder(AbstractContextManager["Encoder"]):
         self._source: Source | None = source
         self._options = {name: options.get(name) for name in _MODEL}
         self._place = read_place(options)
-        adapter = self._options["adapter"]
-        self._options["adapter"] = None if adapter is None else read_adapter(adapter)
+        if self._options["adapter"] is not None:
+            self._options["adapter"] = read_adapter(self._options["adapter"])
         self._swapped: tuple[tuple[object, ...], TextModel] | None = None
 
     @classmethod
@@ -298,6 +297,8 @@ class Encoder(AbstractContextManager["Encoder"]):
         towers, adapter = self._options["towers"], self._options["adapter"]
         if towers is None and adapter is None:
             return model
+        from bridge.adapters.swap import with_towers
+
         own = model.load()
         state = (model.number, own.device, *(module.dtype for module in own.modules))
         if self._swapped is None or self._swapped[0] != state:
@@ -334,6 +335,14 @@ def read_place(options: Mapping[str, Any]) -> dict[str, Any]:
         "device": None if device is None else resolve_device(device),
         "dtype": check_dtype(options.get("dtype")),
     }
+
+
+def read_adapter(given: Any) -> Any:
+    """An ``Adapter``, or that of a file. Errors as ``bridge.load_adapter``."""
+    # Not at the top: adapters are fitted on an encoder's rows, so their room imports this one.
+    from bridge.adapters.swap import read_adapter as read
+
+    return read(given)
 
 
 def kept_encoder(model: Any, options: Mapping[str, Any]) -> Encoder:
