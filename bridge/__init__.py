@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         schedule,
     )
     from bridge.errors import BridgeError
+    from bridge.kept import release
     from bridge.lab import Study, study
     from bridge.vlm import BridgeVLM, Training, TrainOptions, describe, load_vlm, train_vlm
 
@@ -65,6 +66,7 @@ _HOMES = {
     "load_pipeline": "bridge.diffusion",
     "load_vlm": "bridge.vlm",
     "regional": "bridge.encoding",
+    "release": "bridge.kept",
     "schedule": "bridge.encoding",
     "study": "bridge.lab",
     "train_vlm": "bridge.vlm",
@@ -107,6 +109,7 @@ __all__ = [
     "load_pipeline",
     "load_vlm",
     "regional",
+    "release",
     "schedule",
     "study",
     "train_vlm",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from functools import lru_cache
 from typing import Any
 
 import torch
 
 from bridge.errors import OptionError
 from bridge.files import stamp
+from bridge.kept import kept
 from bridge.towers import TextTower, find_source, open_text_tower
 
 
@@ -34,13 +34,8 @@ def open_tower(
     return _opened(source, tuple((file.name, stamp(file)) for file in files), device, dtype)
 
 
-@lru_cache(maxsize=2)
+@kept(2)
 def _opened(
     source: str, state: object, device: torch.device | None, dtype: torch.dtype | None
 ) -> TextTower:
     return open_text_tower(source, device=device, dtype=dtype)
-
-
-def forget_opened() -> None:
-    """Drop the towers kept from earlier calls."""
-    _opened.cache_clear()

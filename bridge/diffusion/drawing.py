@@ -12,7 +12,7 @@ import copy
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -29,6 +29,7 @@ from bridge.encoding.encoder import kept_encoder, split_options
 from bridge.encoding.options import LaterTexts, TextOptions, takes
 from bridge.encoding.prompt_schedule import read_schedule
 from bridge.errors import NumbersError, OptionError, UnsupportedModelError
+from bridge.kept import kept
 from bridge.prompt.schedule import Rule
 from bridge.runtime import check_dtype, resolve_device, resolve_dtype
 
@@ -191,7 +192,7 @@ def _named(
     return _loaded(folder, place, resolve_dtype(dtype, place, folder))
 
 
-@lru_cache(maxsize=2)
+@kept(2)
 def _loaded(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
     return load_folder(folder, device, dtype)
 

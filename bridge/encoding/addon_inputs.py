@@ -11,13 +11,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import lru_cache
 from numbers import Real
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from bridge.errors import OptionError, quoted
 from bridge.files import stamp
+from bridge.kept import kept
 from bridge.prompt.caret import prompt_error
 from bridge.prompt.loras import Tagged
 from bridge.towers import (
@@ -238,17 +238,11 @@ def _kind(option: str, wanted: str, given: object) -> OptionError:
 # Files are read once for many calls; ``stamp`` tells when one has changed.
 
 
-@lru_cache(maxsize=8)
+@kept(8)
 def _cached_lora(path: Path, stamp: object, name: str) -> Lora:
     return read_lora(path, name)
 
 
-@lru_cache(maxsize=32)
+@kept(32)
 def _cached_inversion(path: Path, stamp: object, word: str | None) -> TextualInversion:
     return read_textual_inversion(path, word)
-
-
-def forget_files() -> None:
-    """Drop what was kept from earlier calls."""
-    _cached_lora.cache_clear()
-    _cached_inversion.cache_clear()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
 from bridge.embedded import ANSWERING
 from bridge.errors import UnsupportedModelError
+from bridge.kept import kept
 from bridge.vlm.chat import Turn
 from bridge.vlm.image import ImagesInput, load_images
 from bridge.vlm.question import checked_max_new_tokens, checked_turns
@@ -106,7 +106,7 @@ def _live(model: object) -> BridgeVLM:
     return model
 
 
-@lru_cache(maxsize=2)
+@kept(2)
 def _loaded(folder: Path, device: torch.device, dtype: torch.dtype, name: str) -> BridgeVLM:
     from bridge.vlm.load import load_folder
 
