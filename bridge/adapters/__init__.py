@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 from bridge.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from bridge.adapters.adapter import Adapter
+    from bridge.adapters.adapter import Adapter, load_adapter
     from bridge.adapters.fitting import fit_adapter
-    from bridge.adapters.storage import load_adapter
     from bridge.adapters.swap import Swap, label_swap
 
 __all__ = ["Adapter", "Swap", "fit_adapter", "label_swap", "load_adapter"]
@@ -26,6 +25,6 @@ __getattr__, __dir__ = lazy_names(
         "Swap": "bridge.adapters.swap",
         "fit_adapter": "bridge.adapters.fitting",
         "label_swap": "bridge.adapters.swap",
-        "load_adapter": "bridge.adapters.storage",
+        "load_adapter": "bridge.adapters.adapter",
     },
 )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bridge.adapters import label_swap
-from bridge.adapters.opened import open_tower
+from bridge.adapters.swap import open_tower
 from bridge.diffusion.options import check_size, checked_options, default_guidance
 from bridge.embedded import EMBEDDED, IMAGE_TOWER, STUDY_TOWERS
 from bridge.encoding.model import TextModel, open_model
