@@ -23,7 +23,7 @@ from bridge.diffusion.load import SUPPORTED, load_folder, locate, size_factor
 from bridge.diffusion.options import Options, check_size, checked_options, default_guidance
 from bridge.diffusion.preview import render, watch_clean_estimate
 from bridge.embedded import DRAWING
-from bridge.encoding.addon_inputs import Loras, TextualInversions
+from bridge.encoding.addon_inputs import Loras, TextualInversions, read_addons
 from bridge.encoding.calls import read_call
 from bridge.encoding.encoder import kept_encoder, split_options
 from bridge.encoding.options import LaterTexts, TextOptions, takes
@@ -157,6 +157,8 @@ def generate(
     sizes = {"height": options.height, "width": options.width}
     call = read_call("generate", list(options.prompts), negatives, {**of_call, **sizes})
     asked = read_schedule(call, options.steps, rule)
+    # Their files are read before a model is; the encoder finds them read.
+    read_addons(of_model.get("textual_inversions"), of_model.get("loras"), asked.call.tagged)
     adapter = of_model.get("adapter")
     if adapter is not None:
         of_model["adapter"] = read_adapter(adapter)
