@@ -38,11 +38,11 @@ from torch.nn import functional as F
 from benchmarks.ask import SceneQuestion, answer_all, ask_rows, make_questions, normal
 from benchmarks.results import RESULTS, Row, command_of, commit, report, results_file, save, show
 from bridge.vlm import BridgeVLM, fit_linear_projector, load_vision, load_vlm
-from bridge.vlm.features import SelectLayer, image_states
-from bridge.vlm.preprocess import pixels
 from bridge.vlm.projectors import build_projector
-from bridge.vlm.projectors.linear import LinearProjector
-from bridge.vlm.train.labels import IGNORE_LABEL
+from bridge.vlm.projectors.per_state import LinearProjector
+from bridge.vlm.train.batches import IGNORE_LABEL
+from bridge.vlm.views import pixels
+from bridge.vlm.vision import SelectLayer, image_states
 from emoji_world.art import Sprites, load_sprites
 from emoji_world.render import render_scene
 from emoji_world.scenes import Scene, sample_scene

@@ -31,8 +31,8 @@ from benchmarks.results import (
     show,
 )
 from bridge.vlm import BridgeVLM, load_llm, load_vlm
-from bridge.vlm.choice import n_common
-from bridge.vlm.train.lora import without_lora
+from bridge.vlm.answering import n_common
+from bridge.vlm.lora import without_lora
 
 PROMPTS = (
     "The capital of France is",

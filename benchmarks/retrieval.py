@@ -76,7 +76,7 @@ def similarities(model: str, pictures: list[np.ndarray], texts: list[str]) -> np
     from bridge.runtime import quiet_loading
     from bridge.store import resolve
     from bridge.towers.image_processor import load_image_processor
-    from bridge.vlm.preprocess import pixels
+    from bridge.vlm.views import pixels
 
     folder = resolve(model)
     with quiet_loading():

@@ -33,8 +33,8 @@ from bridge.files import (
 from bridge.lab.arguments import add_arguments as add_study_arguments
 from bridge.progress import Progress, ProgressLine
 from bridge.threads import is_shared, thread_settings
-from bridge.vlm.train.command import add_arguments as add_training_arguments
-from bridge.vlm.train.command import run_command as train_command
+from bridge.vlm.train.options import add_arguments as add_training_arguments
+from bridge.vlm.train.options import run_command as train_command
 
 if TYPE_CHECKING:
     from PIL.Image import Image

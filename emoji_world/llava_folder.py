@@ -11,10 +11,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bridge.vlm.chat import CHAT_TEMPLATE, IMAGE_TOKEN, Turn
-from bridge.vlm.preprocess import pil_clip_processor
-from bridge.vlm.prompting import ChatWriter
-from bridge.vlm.train.labels import encode
-from bridge.vlm.train.rows import Picture, Row
+from bridge.vlm.chat_writer import ChatWriter
+from bridge.vlm.train.batches import encode
+from bridge.vlm.train.data import Picture, Row
+from bridge.vlm.views import pil_clip_processor
 from emoji_world.scenes import CANVAS
 
 if TYPE_CHECKING:

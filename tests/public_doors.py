@@ -244,7 +244,7 @@ def _answers() -> dict[str, Door]:
         states = torch.randn(
             64, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float32
         )
-        from bridge.vlm.closed_form import fit_linear_projector
+        from bridge.vlm.projectors.per_state import fit_linear_projector
 
         return fit_linear_projector([(states, states[:, :8] * 2)])
 

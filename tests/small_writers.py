@@ -33,8 +33,7 @@ from bridge.store import check_embedded, read_manifest, write_manifest
 from bridge.towers import Layer
 from bridge.vlm import convert, load_vlm, save_vlm
 from bridge.vlm.projectors import load_projector, save_projector
-from bridge.vlm.train.checkpoint import load_checkpoint, save_checkpoint
-from bridge.vlm.train.journal import Journal
+from bridge.vlm.train.run_state import Journal, load_checkpoint, save_checkpoint
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from tiny_vlm import tiny_llava
 import bridge
 from bridge.errors import UnsupportedModelError
 from bridge.vlm.chat import CHAT_TEMPLATE, chat_messages
+from bridge.vlm.chat_writer import write_chat
 from bridge.vlm.conversations import CONVERSATIONS
-from bridge.vlm.templates import write_chat
 
 TURNS = [("what is it?", "a cät \N{CAT FACE}\n'of' \"two\""), ("red?", "")]
 

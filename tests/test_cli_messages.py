@@ -88,7 +88,7 @@ CASES: list[tuple[list[str], str]] = [
     ),
     (
         [*TRAIN, "file"],
-        "'file' is no training data; give LLaVA's .json",
+        "'file' is not training data; give LLaVA's .json",
     ),
     (["train-vlm", "pairs", "-o", "out"], "give --model, or --vision and --llm, to say what is"),
     (["train-vlm", "pairs", "-o", "file", "-m", "emoji-llava"], "'file'.*; give"),
@@ -142,7 +142,9 @@ def test_a_tower_is_no_language_model(capsys: Any) -> None:
     parts = ["--vision", "emoji-clip", "--llm", "emoji-clip"]
     assert main(["train-vlm", "pairs", "-o", "out", *parts]) == 2
     said = capsys.readouterr().err
-    assert re.search("emoji-clip is no model for AutoModelForCausalLM, which loads language", said)
+    assert re.search(
+        "emoji-clip is not a model for AutoModelForCausalLM, which loads language", said
+    )
     assert len(said.splitlines()) == 1 and len(said) < 700
 
 

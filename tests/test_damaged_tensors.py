@@ -25,9 +25,8 @@ from bridge.errors import WeightsError
 from bridge.towers import read_lora, read_textual_inversion
 from bridge.towers.layer_pattern import LayerPatternError, matches
 from bridge.vlm import build_projector, load_projector, save_projector
-from bridge.vlm.lora_files import load_lora, save_lora
-from bridge.vlm.train.checkpoint import load_checkpoint, save_checkpoint
-from bridge.vlm.train.lora import add_lora, lora_layers, take_lora
+from bridge.vlm.lora import add_lora, load_lora, lora_layers, save_lora, take_lora
+from bridge.vlm.train.run_state import load_checkpoint, save_checkpoint
 
 NOT_FINITE = (float("nan"), float("inf"))
 LAYER = "lora_te_text_model_encoder_layers_0_mlp_fc1"

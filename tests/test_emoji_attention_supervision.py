@@ -12,7 +12,7 @@ from tiny_world import scenes_at
 from transformers import PreTrainedTokenizerFast
 
 from bridge.store import weights_dir
-from bridge.vlm.train.labels import IGNORE_LABEL
+from bridge.vlm.train.batches import IGNORE_LABEL
 from emoji_world.concepts import CONCEPTS
 from emoji_world.llava_folder import training_example
 from emoji_world.questions import questions

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from bridge.vlm import BridgeVLM, load_llm, load_vision, load_vlm
+from bridge.vlm.lora import add_lora, lora_layers
 from bridge.vlm.projectors import build_projector
-from bridge.vlm.train.labels import IGNORE_LABEL
-from bridge.vlm.train.lora import add_lora, lora_layers
+from bridge.vlm.train.batches import IGNORE_LABEL
 from emoji_world.llava_folder import chat_encoder
 from emoji_world.questions import questions
 from emoji_world.render import render_scene

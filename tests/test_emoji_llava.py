@@ -29,7 +29,7 @@ from transformers import (
 )
 
 from bridge.vlm.chat import chat_text
-from bridge.vlm.train.labels import IGNORE_LABEL
+from bridge.vlm.train.batches import IGNORE_LABEL
 from emoji_world.concepts import CONCEPTS
 from emoji_world.llava_folder import build_tokenizer, training_example
 from emoji_world.questions import questions

@@ -8,7 +8,7 @@ import pytest
 from tiny_vlm import CORPUS, IMAGE_SIZE, PATCH_SIZE, SOFT_TOKENS, tiny_llava
 
 from bridge.vlm.chat import CHAT_TEMPLATE, IMAGE_TOKEN, chat_messages, chat_text
-from bridge.vlm.train.labels import IGNORE_LABEL
+from bridge.vlm.train.batches import IGNORE_LABEL
 from emoji_world.llava_folder import (
     SPECIAL_TOKENS,
     build_processor,

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from torch import nn
 
 from bridge.curves import draw_curve
-from bridge.vlm.train import checkpoint
+from bridge.vlm.train import run_state
 from emoji_world.train.loop import Recipe, Run
 
 STEP = 1.0  # seconds of our clock a step takes
@@ -150,7 +150,7 @@ def test_a_run_cut_off_between_log_and_state_goes_on(
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_file", full)
+        patch.setattr(run_state, "save_file", full)
         with pytest.raises(OSError, match="no space"):
             Run(tiny_recipe(clock), tmp_path).train(0.5)
     folder = tmp_path / "tiny"
@@ -222,7 +222,7 @@ def test_the_state_is_safetensors_alone_and_written_whole(
         Path(path).write_bytes(b"half")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", half)
+    monkeypatch.setattr(run_state, "save_file", half)
     run.step = 99
     with pytest.raises(OSError, match="no space"):
         run.save()

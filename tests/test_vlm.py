@@ -28,9 +28,9 @@ from bridge.errors import (
 from bridge.towers.image_processor import load_image_processor
 from bridge.vlm import describe, from_llava, load_vlm
 from bridge.vlm.answering import _loaded
+from bridge.vlm.merge_embeddings import expand_placeholder, merge_embeddings, pad_rows
 from bridge.vlm.model import BridgeVLM
 from bridge.vlm.projectors import mlp2x_gelu
-from bridge.vlm.splice import expand_placeholder, pad_rows, splice
 
 QUESTIONS = ["what is on the left?", "how many cats are there?", "is it noto?"]
 HISTORY = [("what is on the left?", "a cat"), ("how many?", "two")]
@@ -99,7 +99,7 @@ def test_greedy_tokens_equal_stock(vlm: BridgeVLM, stock: Any, processor: Any, s
     batch = stock_batch(processor, [picture(seed)], [vlm.prompt_text(turns)])
     want = stock.generate(**batch, max_new_tokens=24, do_sample=False)
     want = want[0, batch["input_ids"].shape[1] :]
-    got = vlm._generate(vlm.splice_checked([picture(seed)], [turns]), 24)[0]
+    got = vlm._generate(vlm.inputs([picture(seed)], [turns]), 24)[0]
     assert got.tolist() == want.tolist()
     assert len(set(got.tolist())) > 3, "an answer of one token repeated proves little"
     text = processor.tokenizer.decode(want, skip_special_tokens=True).strip()
@@ -212,13 +212,13 @@ def test_splice_places_soft_tokens_and_counts_positions() -> None:
     embed = torch.nn.Embedding(4, 2)  # id 9, the image, lies past the table
     ids, mask = pad_rows([[1, 9, 9, 2], [9, 9, 3]], 0)
     soft = torch.arange(8.0).view(2, 2, 2) + 100
-    out = splice(embed, ids, mask, 9, soft)
+    out = merge_embeddings(embed, ids, mask, 9, soft)
     assert out.inputs_embeds[0, 1:3].tolist() == soft[0].tolist()
     assert out.inputs_embeds[1, 1:3].tolist() == soft[1].tolist()
     assert torch.equal(out.inputs_embeds[0, 3], embed.weight[2])
     assert out.position_ids.tolist() == [[0, 1, 2, 3], [0, 0, 1, 2]]
     with pytest.raises(PromptError, match=r"4 image positions.*1 picture.*2 soft tokens make 2"):
-        splice(embed, ids, mask, 9, soft[:1])
+        merge_embeddings(embed, ids, mask, 9, soft[:1])
 
 
 # -- streaming ----------------------------------------------------------------------------
@@ -234,7 +234,7 @@ def test_streamed_pieces_join_to_the_answer(vlm: BridgeVLM, history: Any) -> Non
 
 
 def test_an_error_in_the_worker_reaches_the_reader(vlm: BridgeVLM) -> None:
-    from bridge.vlm.stream import stream_text
+    from bridge.vlm.answering import stream_text
 
     def breaks(streamer: Any, **_: Any) -> None:
         streamer.put(torch.tensor([[]]))
@@ -248,7 +248,7 @@ def test_an_error_in_the_worker_reaches_the_reader(vlm: BridgeVLM) -> None:
 
 
 def test_leaving_the_stream_stops_the_model(vlm: BridgeVLM) -> None:
-    from bridge.vlm.stream import stream_text
+    from bridge.vlm.answering import stream_text
 
     ended: list[str] = []
     word = torch.tensor(vlm.tokenizer(" cat", add_special_tokens=False)["input_ids"])
@@ -365,7 +365,7 @@ def test_context_overrun_is_said_with_the_counts(vlm: BridgeVLM) -> None:
 
 def test_answers_stop_at_the_end_of_the_context(vlm: BridgeVLM) -> None:
     turns = [("zq " * 25, "")]
-    rows = vlm.splice_checked([picture()], [turns])
+    rows = vlm.inputs([picture()], [turns])
     length = rows.inputs_embeds.shape[1]
     endless = {"suppress_tokens": [vlm.tokenizer.eos_token_id]}
     assert length + vlm._generate(rows, 4096, **endless).shape[1] == vlm.context
@@ -475,7 +475,7 @@ def test_a_tokenizer_without_the_image_token(
     stock: Any, processor: Any, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     monkeypatch.setattr(stock.config, "image_token_index", number)  # a usual token, or none
-    with pytest.raises(UnsupportedModelError, match=f"image token {number} is no special token"):
+    with pytest.raises(UnsupportedModelError, match=f"image token {number} is not a special token"):
         from_llava(stock, processor.tokenizer, processor.image_processor)
 
 

@@ -75,7 +75,7 @@ def test_logits_equal_stock(vlm: BridgeVLM, stock: Any, processor: Any, question
 def test_greedy_tokens_equal_stock(vlm: BridgeVLM, stock: Any, processor: Any, seed: int) -> None:
     batch = batch_of(processor, QUESTIONS[:1], [seed])
     want = stock.generate(**batch, max_new_tokens=12, do_sample=False)[0].tolist()
-    got = vlm._generate(vlm.splice_checked([picture(seed)], [[(QUESTIONS[0], "")]]), 12)[0]
+    got = vlm._generate(vlm.inputs([picture(seed)], [[(QUESTIONS[0], "")]]), 12)[0]
     # With ids beside the embeddings, generate gives the prompt back too.
     assert got.tolist() == want[batch["input_ids"].shape[1] :]
     assert len(set(got.tolist())) > 1  # how many, torch's release decides: the weights are random
@@ -90,7 +90,7 @@ def test_a_ragged_batch_equals_single_calls(vlm: BridgeVLM) -> None:
     for row, (image, question) in enumerate(zip(images, QUESTIONS, strict=True)):
         single = vlm.logits([image], [[(question, "")]])[0]
         assert relative(both[row, -len(single) :], single) <= TOLERANCE
-    rows = vlm.splice_checked(images, [[(question, "")] for question in QUESTIONS])
+    rows = vlm.inputs(images, [[(question, "")] for question in QUESTIONS])
     counted = torch.arange(rows.inputs_embeds.shape[1]).expand(2, -1)  # padding counted
     with torch.inference_mode():
         broken = vlm.llm(

@@ -34,11 +34,11 @@ from torch import nn
 from bridge.cli import main
 from bridge.errors import OptionError, UnsupportedModelError, WeightsError
 from bridge.vlm import convert, describe, load_vlm
-from bridge.vlm.aspect import OneView
-from bridge.vlm.checkpoints.names import to_hf, to_llava
-from bridge.vlm.checkpoints.settings import read_settings
-from bridge.vlm.checkpoints.tensors import ShardWriter, model_files, read_file
+from bridge.vlm.checkpoints.convert import ShardWriter
+from bridge.vlm.checkpoints.llava_layout import read_settings, to_hf, to_llava
+from bridge.vlm.checkpoints.original import model_files, read_file
 from bridge.vlm.model import BridgeVLM
+from bridge.vlm.views import OneView
 
 QUESTION = "what is on the left?"
 TURNS = [[(QUESTION, "")]]
@@ -211,7 +211,7 @@ def test_converted_to_hf_stock_gives_the_same_logits(
     assert relative(want[..., :320], got) <= TOLERANCE
     assert bool((want[..., 320] <= want[..., :320].max(-1).values).all())
     tokens = stock.generate(**batch, max_new_tokens=12, do_sample=False)
-    ours = original._generate(original.splice_checked([picture(size)], TURNS), 12)
+    ours = original._generate(original.inputs([picture(size)], TURNS), 12)
     assert tokens[0, batch["input_ids"].shape[1] :].tolist() == ours[0].tolist()
     again = load_vlm(folder, device="cpu").logits([picture(size)], TURNS)
     assert relative(again, want) <= TOLERANCE

@@ -28,8 +28,7 @@ from bridge.vlm import (
     save_vlm,
     train_vlm,
 )
-from bridge.vlm.lora_files import load_lora, save_lora
-from bridge.vlm.train.lora import add_lora, lora_layers, without_lora
+from bridge.vlm.lora import add_lora, load_lora, lora_layers, save_lora, without_lora
 from emoji_world.train.gemma import LAYERS, join
 
 CHATS = [[("what is on the left?", "")], [("what is it?", "a cat"), ("is there a dog?", "")]]

@@ -31,9 +31,9 @@ from bridge.vlm import (
     side_by_side,
 )
 from bridge.vlm.chat import chat_text
-from bridge.vlm.inside.occluding import sliding_windows
-from bridge.vlm.inside.places import cell_tokens, views_of
-from bridge.vlm.inside.words import split_words
+from bridge.vlm.explain.answers import split_words
+from bridge.vlm.explain.occlusion import sliding_windows
+from bridge.vlm.explain.pictures import cell_tokens, views_of
 
 QUESTION, ANSWER = "what is on the left?", "two red apples, a cat"
 HISTORY = [("is there a dog?", "no")]

@@ -17,9 +17,17 @@ from tiny_vlm import IMAGE_SIZE, PATCH_SIZE
 
 from bridge.errors import UnsupportedModelError
 from bridge.vlm import describe, load_vlm
-from bridge.vlm.aspect import AnyRes, OneView, best_pinpoint, mean_colour, pad_to_square, unpadded
 from bridge.vlm.model import BridgeVLM
-from bridge.vlm.preprocess import pil_clip_processor, view_pixels
+from bridge.vlm.views import (
+    AnyRes,
+    OneView,
+    best_pinpoint,
+    mean_colour,
+    pad_to_square,
+    pil_clip_processor,
+    unpadded,
+    view_pixels,
+)
 
 # Width and height: plain, thin, flat, thinner than a token, square, odd, and one pixel.
 SIZES = [(50, 40), (20, 90), (200, 20), (3, 300), (200, 1), (64, 64), (33, 97), (1, 1)]
@@ -90,7 +98,7 @@ def test_greedy_tokens_equal_stock(
     batch = batch_of(processor, vlm, [image])
     want = stock.generate(**batch, max_new_tokens=16, do_sample=False)
     want = want[0, batch["input_ids"].shape[1] :].tolist()
-    got = vlm._generate(vlm.splice_checked([image], [[(QUESTION, "")]]), 16)[0].tolist()
+    got = vlm._generate(vlm.inputs([image], [[(QUESTION, "")]]), 16)[0].tolist()
     assert got == want
     assert len(set(got)) > 3, "an answer of one token repeated proves little"
 
@@ -155,7 +163,7 @@ def test_positions_that_skip_the_picture_are_noticed(
     batch = batch_of(processor, vlm, [image])
     with torch.inference_mode():
         want = stock(**batch).logits
-        rows = vlm.splice([image], [[(QUESTION, "")]])
+        rows = vlm.inputs([image], [[(QUESTION, "")]])
         is_word = (batch["input_ids"] != vlm.image_token_id).long()
         for positions, wrong in ((rows.position_ids, False), (is_word.cumsum(-1) - 1, True)):
             got = vlm.llm(inputs_embeds=rows.inputs_embeds, position_ids=positions).logits

@@ -17,10 +17,9 @@ from tiny_vlm import tiny_llava_model
 
 from bridge.errors import ImageError, OptionError, PromptError, UnsupportedModelError
 from bridge.vlm import BridgeVLM, from_llava, pair
-from bridge.vlm.chat import IMAGE_TOKEN, chat_text
-from bridge.vlm.features import n_extra_states
-from bridge.vlm.messages import read_messages
+from bridge.vlm.chat import IMAGE_TOKEN, chat_text, read_messages
 from bridge.vlm.projectors import PROJECTORS
+from bridge.vlm.vision import n_extra_states
 
 ASKED = [("what is on the left?", "")]
 LATER = [("what is it?", "a cat"), ("is there a dog?", "")]
@@ -234,12 +233,11 @@ def test_a_wrong_layer_is_seen(layer: int, module: int) -> None:
 @pytest.mark.parametrize("tower", ["clip", "dinov2_registers"])
 def test_a_wrong_class_token_rule_is_seen(tower: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A rule that is wrong in counting and in cutting alike, as an honest mistake would be."""
-    from bridge.vlm import counting, features
+    from bridge.vlm import vision
 
     vlm = tiny_pair(tower)
     wrong = {"patch": 0}
-    for module in (counting, features):
-        monkeypatch.setattr(module, "n_dropped", lambda tower, select: wrong[select])
+    monkeypatch.setattr(vision, "n_dropped", lambda tower, select: wrong[select])
     want = logits_by_hand(tower, vlm, [picture()], ASKED)
     assert vlm.logits([picture()], [ASKED]).shape[1] != len(want)
     assert not vlm.logits([picture()], [ASKED])[0, -1].allclose(want[-1], rtol=1e-2)
@@ -248,28 +246,28 @@ def test_a_wrong_class_token_rule_is_seen(tower: str, monkeypatch: pytest.Monkey
 def test_wrong_positions_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """With learned positions, padding that counts moves every word of the shorter rows."""
     from bridge.vlm import model
-    from bridge.vlm.splice import splice
+    from bridge.vlm.merge_embeddings import merge_embeddings
 
     def counts_padding(*args: Any) -> Any:
-        rows = splice(*args)
+        rows = merge_embeddings(*args)
         places = torch.arange(rows.attention_mask.shape[1]).expand_as(rows.position_ids)
         return replace(rows, position_ids=places)
 
     vlm = tiny_pair("siglip", "GPT2")
-    monkeypatch.setattr(model, "splice", counts_padding)
+    monkeypatch.setattr(model, "merge_embeddings", counts_padding)
     assert worst("siglip", vlm, "left") > 1e-2
 
 
 def test_a_mask_that_shows_padding_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     from bridge.vlm import model
-    from bridge.vlm.splice import splice
+    from bridge.vlm.merge_embeddings import merge_embeddings
 
     def shows_padding(*args: Any) -> Any:
-        rows = splice(*args)
+        rows = merge_embeddings(*args)
         return replace(rows, attention_mask=torch.ones_like(rows.attention_mask))
 
     vlm = tiny_pair("siglip", "Qwen2")
-    monkeypatch.setattr(model, "splice", shows_padding)
+    monkeypatch.setattr(model, "merge_embeddings", shows_padding)
     assert worst("siglip", vlm, "left") > 1e-2
 
 
@@ -616,7 +614,7 @@ def test_parts_of_another_kind() -> None:
         (UnsupportedModelError, "causal", (tower, torch.nn.Linear(2, 2), tokenizer)),
         (UnsupportedModelError, "head|causal", (tower, LlamaModel(llm.config), tokenizer)),
         (UnsupportedModelError, "does not know how|no image tower", (convolutions, llm, tokenizer)),
-        (UnsupportedModelError, "no image tower", (llm, llm, tokenizer)),
+        (UnsupportedModelError, "not an image tower", (llm, llm, tokenizer)),
         (OptionError, "vision is a str", ("clip", llm, tokenizer)),
     ):
         with pytest.raises(error, match=match):
@@ -632,7 +630,7 @@ def test_parts_of_another_kind() -> None:
 
 
 def test_a_processor_that_does_not_fit_the_tower() -> None:
-    from bridge.vlm.preprocess import pil_clip_processor
+    from bridge.vlm.views import pil_clip_processor
 
     wide = pil_clip_processor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
     with pytest.raises(OptionError, match=r"CLIPVisionModel does not take pictures of 64x64"):

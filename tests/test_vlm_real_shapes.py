@@ -16,7 +16,7 @@ from tiny_checkpoints import next_model, next_processor, text_config, tokenizer_
 
 from bridge.vlm import from_blip2, from_llava
 from bridge.vlm.model import BridgeVLM
-from bridge.vlm.preprocess import pil_clip_processor
+from bridge.vlm.views import pil_clip_processor
 
 pytestmark = pytest.mark.slow
 
@@ -69,7 +69,7 @@ def compare(vlm: BridgeVLM, model: Any, batch: Any, image: Image.Image) -> None:
     assert float((got - want).abs().max()) <= TOLERANCE
     assert float(want.std()) > 0.1, "logits all near zero would prove nothing"
     tokens = model.generate(**batch, max_new_tokens=3, do_sample=False)[0]
-    ours = vlm._generate(vlm.splice_checked([image], [[(QUESTION, "")]]), 3)[0]
+    ours = vlm._generate(vlm.inputs([image], [[(QUESTION, "")]]), 3)[0]
     assert ours.tolist() == tokens[batch["input_ids"].shape[1] :].tolist()
 
 

@@ -16,11 +16,10 @@ from tiny_training import tiny_vlm
 from bridge.errors import UnsupportedModelError, WeightsError
 from bridge.towers.image_processor import pil_processor
 from bridge.vlm import BridgeVLM, load_llm, load_vision, load_vlm, pair, save_vlm
-from bridge.vlm.aspect import OneView
-from bridge.vlm.lora_files import load_lora, save_lora
+from bridge.vlm.hf_models import why_not
+from bridge.vlm.lora import add_lora, load_lora, save_lora
 from bridge.vlm.projectors import load_projector, save_projector
-from bridge.vlm.stock import why_not
-from bridge.vlm.train.lora import add_lora
+from bridge.vlm.views import OneView
 
 CHATS = [[("what is on the left?", "")], [("what is it?", "a cat"), ("is there a dog?", "")]]
 
@@ -191,5 +190,5 @@ def test_parts_are_loaded_by_name(tmp_path: Path) -> None:
         assert (processor is None) == (source != tmp_path)
     llm, tokenizer = load_llm(tmp_path, device="cpu")
     assert type(llm) is type(vlm.llm) and "<image>" in tokenizer.get_vocab()
-    with pytest.raises(UnsupportedModelError, match=r"no model for AutoModelForCausalLM"):
+    with pytest.raises(UnsupportedModelError, match=r"not a model for AutoModelForCausalLM"):
         load_llm(tmp_path / "vision", device="cpu")

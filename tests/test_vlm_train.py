@@ -15,12 +15,12 @@ from tiny_training import COLOURS, conversations, tiny_vlm
 
 from bridge.errors import DataError, OptionError, UnsupportedModelError
 from bridge.vlm import BridgeVLM, TrainOptions, load_vlm, train_vlm
-from bridge.vlm.aspect import OneView
-from bridge.vlm.train import journal
+from bridge.vlm.lora import LoraLinear, add_lora, lora_layers, take_lora
 from bridge.vlm.train import run as run_module
-from bridge.vlm.train.checkpoint import CHECKPOINT
-from bridge.vlm.train.lora import LoraLinear, add_lora, lora_layers, take_lora
-from bridge.vlm.train.parts import trained_parts
+from bridge.vlm.train import run_state
+from bridge.vlm.train.run_state import CHECKPOINT
+from bridge.vlm.train.trainable import trained_parts
+from bridge.vlm.views import OneView
 
 # The tiny language model is random, and so wide that answers vary; a higher rate than LLaVA's.
 FAST = {"learning_rate": 1e-2, "batch_size": 4, "samples": 0, "seed": 3}
@@ -30,7 +30,7 @@ FAST = {"learning_rate": 1e-2, "batch_size": 4, "samples": 0, "seed": 3}
 def no_curves(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Drawing takes longer than training here; the one test that looks at a curve has it."""
     if request.node.name != "test_the_folder_loads_and_answers_alike":
-        monkeypatch.setattr(journal, "draw_curve", lambda *_, **__: None)
+        monkeypatch.setattr(run_state, "draw_curve", lambda *_, **__: None)
 
 
 def weights(vlm: BridgeVLM) -> dict[str, torch.Tensor]:
@@ -258,7 +258,7 @@ def test_gradient_accumulation_is_the_whole_batch(tmp_path: Path) -> None:
 
 def test_stored_features_are_live_features(tmp_path: Path) -> None:
     from bridge.vlm.train.data import read_data
-    from bridge.vlm.train.seen import LiveStates, StoredStates
+    from bridge.vlm.train.feature_cache import LiveStates, StoredStates
 
     vlm = tiny_vlm("Llama", "siglip")
     pictures = [p for row in read_data(conversations(tmp_path / "data")) for p in row.pictures]
@@ -277,7 +277,7 @@ def test_stored_features_are_live_features(tmp_path: Path) -> None:
 
 
 def test_features_of_other_choices_are_others(tmp_path: Path) -> None:
-    from bridge.vlm.train.seen import StoredStates
+    from bridge.vlm.train.feature_cache import StoredStates
 
     vlm = tiny_vlm()
     processor = copy.deepcopy(vlm.image_processor)
@@ -315,10 +315,10 @@ def test_training_from_stored_features_is_training(tmp_path: Path) -> None:
 
 def test_the_loss_is_that_of_answering(tmp_path: Path) -> None:
     """The summed loss of a batch is the log-probability of its answers by `BridgeVLM` itself."""
+    from bridge.vlm.train.batches import encode, make_batch
     from bridge.vlm.train.data import read_data
-    from bridge.vlm.train.labels import encode
-    from bridge.vlm.train.seen import LiveStates
-    from bridge.vlm.train.trainee import Trainee, make_batch
+    from bridge.vlm.train.feature_cache import LiveStates
+    from bridge.vlm.train.trainable import Trainee
 
     vlm = tiny_vlm("Qwen2")
     rows = read_data(conversations(tmp_path / "data"))
@@ -377,7 +377,7 @@ def test_the_folder_loads_and_answers_alike(tmp_path: Path) -> None:
         ({"stage": 3}, "stage is 3"),
         ({"lora": 4}, "lora is for stage 2"),
         ({"batch_size": 0}, "batch_size is 0"),
-        ({"batch_size": 4, "micro_batch": 3}, "no multiple of micro_batch 3"),
+        ({"batch_size": 4, "micro_batch": 3}, "not a multiple of micro_batch 3"),
         ({"learning_rate": -1.0}, "learning_rate is -1.0"),
         ({"mixed_precision": "fp16"}, "mixed_precision is 'fp16'"),
         ({"warmup_ratio": 2.0}, "warmup_ratio"),

@@ -14,7 +14,7 @@ from tiny_training import conversations, tiny_vlm
 
 from bridge.cli import main
 from bridge.vlm import TrainOptions, load_vlm, pair, save_vlm, train_vlm
-from bridge.vlm.train.command import add_arguments
+from bridge.vlm.train.options import add_arguments
 
 # No such models: what is refused with them was refused before one was looked for.
 NONE = ["--vision", "no/tower", "--llm", "no/llm"]
@@ -31,7 +31,7 @@ NONE = ["--vision", "no/tower", "--llm", "no/llm"]
         (["data/talk.json", *NONE, "--stage", "3"], "invalid choice"),
         (["data/talk.json", *NONE, "--lora", "4"], "lora is for stage 2"),
         (["data/talk.json", *NONE, "--steps", "0"], "steps is 0"),
-        (["data/talk.json", *NONE, "--micro-batch", "3"], "no multiple of micro_batch 3"),
+        (["data/talk.json", *NONE, "--micro-batch", "3"], "not a multiple of micro_batch 3"),
         (["data", *NONE], "0.png has no caption"),
     ],
 )

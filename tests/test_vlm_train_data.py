@@ -17,12 +17,10 @@ from tiny_training import coloured, conversations
 
 from bridge.errors import DataError, ImageError
 from bridge.vlm.chat import CHAT_TEMPLATE, chat_text
+from bridge.vlm.chat_writer import ChatWriter
 from bridge.vlm.image import image_size, load_image
-from bridge.vlm.prompting import ChatWriter
-from bridge.vlm.train.data import CAPTION_QUESTION, read_data
-from bridge.vlm.train.labels import IGNORE_LABEL, encode
-from bridge.vlm.train.order import Order
-from bridge.vlm.train.rows import Picture, Row
+from bridge.vlm.train.batches import IGNORE_LABEL, Order, encode
+from bridge.vlm.train.data import CAPTION_QUESTION, Picture, Row, read_data
 
 
 def plain(rows: list[Row]) -> list[Any]:
@@ -150,7 +148,7 @@ GOOD = [{"from": "human", "value": "<image>\nwhich?"}, {"from": "gpt", "value": 
         ({"image": "bad.png", "conversations": GOOD}, r"bad.png' is not an image"),
         ({"conversations": GOOD}, r"1 <image> mark\(s\) and 0 picture"),
         ({"image": ["a.png", "a.png"], "conversations": GOOD}, r"1 <image> mark.* 2 picture"),
-        ({"image": "a.png", "conversations": []}, "no list of messages"),
+        ({"image": "a.png", "conversations": []}, "not a list of messages"),
         ({"image": "a.png", "conversations": GOOD[:1]}, "ends without an answer"),
         ({"image": "a.png", "conversations": [*GOOD, GOOD[1]]}, "message 3 is from 'gpt' again"),
         ({"image": "a.png", "conversations": [{"from": "system", "value": "a"}]}, "'system'"),
@@ -181,12 +179,12 @@ def test_bad_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a\.txt cannot be read as UTF-8"):
         read_data(tmp_path)
     (tmp_path / "talk.json").write_text("[{]")
-    with pytest.raises(DataError, match=r"talk\.json is no JSON"):
+    with pytest.raises(DataError, match=r"talk\.json is not JSON"):
         read_data(tmp_path / "talk.json")
     (tmp_path / "talk.json").write_text("{}")
     with pytest.raises(DataError, match="holds no list"):
         read_data(tmp_path / "talk.json")
-    with pytest.raises(DataError, match="no training data"):
+    with pytest.raises(DataError, match="not training data"):
         read_data(tmp_path / "a.png")
     with pytest.raises(DataError, match="data is a int"):
         read_data(3)  # type: ignore[arg-type]

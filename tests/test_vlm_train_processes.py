@@ -13,7 +13,7 @@ import pytest
 from tiny_training import conversations, tiny_vlm
 
 from bridge.vlm import load_vlm, train_vlm
-from bridge.vlm.train import journal
+from bridge.vlm.train import run_state
 
 HERE = Path(__file__).resolve().parent
 # Gradients are summed in another order; Adam divides by their size, so rounding in the smallest
@@ -28,7 +28,7 @@ RUNS: dict[str, dict[str, Any]] = {
 
 
 def test_two_processes_are_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal, "draw_curve", lambda *_, **__: None)
+    monkeypatch.setattr(run_state, "draw_curve", lambda *_, **__: None)
     data, out = conversations(tmp_path / "data"), tmp_path / "two"
     out.mkdir()
     paths = f"{HERE}{os.pathsep}{HERE.parent}"

@@ -9,11 +9,11 @@ import torch
 from tiny_training import conversations, tiny_vlm
 
 from bridge.vlm import TrainOptions, train_vlm
-from bridge.vlm.train import journal
+from bridge.vlm.train import run_state
 
 
 def test_the_defaults_train_on_nine_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal, "draw_curve", lambda *_, **__: None)
+    monkeypatch.setattr(run_state, "draw_curve", lambda *_, **__: None)
     vlm = tiny_vlm()
     assert isinstance(vlm.projector, torch.nn.Module)
     before = [p.clone() for p in vlm.projector.parameters()]

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from tiny_training import coloured
 
-from bridge.vlm.train.data import read_data
-from bridge.vlm.train.rows import Picture
+from bridge.vlm.train.data import Picture, read_data
 
 CAPTION = "a cat,\u2028a \x85 and a \u2029dog"
 

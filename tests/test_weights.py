@@ -34,8 +34,8 @@ from bridge.towers import load_tower
 from bridge.towers.clip import IMAGE_PROJECTED, encode_image
 from bridge.towers.image_processor import load_image_processor
 from bridge.vlm import BridgeVLM, load_vlm, packaged
-from bridge.vlm.features import image_states
-from bridge.vlm.preprocess import pixels
+from bridge.vlm.views import pixels
+from bridge.vlm.vision import image_states
 from emoji_world.render import render_scene
 
 FOLDERS = (

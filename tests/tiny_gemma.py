@@ -9,7 +9,7 @@ import torch
 from tiny_pairs import plain_tokenizer
 from transformers import CLIPVisionConfig, CLIPVisionModel, Gemma3ForCausalLM, Gemma3TextConfig
 
-from bridge.vlm.preprocess import pil_clip_processor
+from bridge.vlm.views import pil_clip_processor
 
 
 @dataclass(frozen=True)

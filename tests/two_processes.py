@@ -17,9 +17,9 @@ def main() -> None:
     from tiny_training import tiny_vlm
 
     from bridge.vlm import train_vlm
-    from bridge.vlm.train import journal
+    from bridge.vlm.train import run_state
 
-    journal.draw_curve = lambda *_, **__: None  # takes longer than training here
+    run_state.draw_curve = lambda *_, **__: None  # takes longer than training here
     data, out, runs = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
     child = os.fork()
     rank = 0 if child else 1

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 # What a folder names, without "ImageProcessor" and in small letters -> transformers' class. Built
 # directly: AutoImageProcessor of transformers 5.17 wants torchvision even for the PIL backend.
-# LLaVA's two are CLIP's with something done to the picture first, `bridge.vlm.aspect`'s part.
+# LLaVA's two are CLIP's with something done to the picture first, `bridge.vlm.views`'s part.
 _CLASSES = {
     "clip": "CLIP",
     "llava": "CLIP",

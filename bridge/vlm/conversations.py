@@ -9,12 +9,11 @@ LLaVA asks none of its own models so.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
 from bridge.errors import OptionError
-from bridge.vlm.chat import IMAGE_TOKEN
+from bridge.vlm.chat import IMAGE_TOKEN, jinja_text
 
 
 @dataclass(frozen=True)
@@ -40,33 +39,30 @@ class Conversation:
 
         ``mark`` is what is written for an image; one that a text has itself is written so too.
         """
-        text = f"{{%- macro text(it) -%}}{{{{- it | replace('{IMAGE_TOKEN}', {_quoted(mark)}) -}}}}"
+        text = (
+            f"{{%- macro text(it) -%}}{{{{- it | replace('{IMAGE_TOKEN}', {jinja_text(mark)}) -}}}}"
+        )
         said = (
             "{%- macro said(content) -%}{%- if content is string -%}{{- text(content) -}}"
             "{%- else -%}{%- for part in content if part['type'] == 'image' -%}"
-            f"{{{{- {_quoted(mark + chr(10))} -}}}}{{%- endfor -%}}"
+            f"{{{{- {jinja_text(mark + chr(10))} -}}}}{{%- endfor -%}}"
             "{%- for part in content if part['type'] == 'text' -%}"
             "{{- text(part['text']) -}}{%- endfor -%}{%- endif -%}{%- endmacro -%}"
         )
         return (
             f"{text}{{%- endmacro -%}}{said}"
             "{%- for message in messages -%}{%- if message['role'] == 'user' -%}"
-            f"{{{{- {_quoted(self.first)} if loop.first else {_quoted(self.ask)} -}}}}"
-            f"{{{{- said(message['content']) + {_quoted(self.asked)} -}}}}"
+            f"{{{{- {jinja_text(self.first)} if loop.first else {jinja_text(self.ask)} -}}}}"
+            f"{{{{- said(message['content']) + {jinja_text(self.asked)} -}}}}"
             "{%- elif message['role'] == 'assistant' -%}"
             # An answer of no length is one to come, for LLaVA.
             "{%- set answer = said(message['content']) -%}"
-            f"{{{{- {_quoted(self.tell)} + answer + {_quoted(self.told)} if answer else "
-            f"{_quoted(self.open)} -}}}}"
+            f"{{{{- {jinja_text(self.tell)} + answer + {jinja_text(self.told)} if answer else "
+            f"{jinja_text(self.open)} -}}}}"
             "{%- else -%}{{- raise_exception('this layout has a system sentence of its own; write "
             "yours into the first question') -}}{%- endif -%}{%- endfor -%}"
-            f"{{%- if add_generation_prompt -%}}{{{{- {_quoted(self.open)} -}}}}{{%- endif -%}}"
+            f"{{%- if add_generation_prompt -%}}{{{{- {jinja_text(self.open)} -}}}}{{%- endif -%}}"
         )
-
-
-def _quoted(text: str) -> str:
-    """A text as Jinja writes it."""
-    return json.dumps(text)
 
 
 def _named(system: str, roles: tuple[str, str], after: tuple[str, str]) -> Conversation:

@@ -35,17 +35,19 @@ _SIDEWAYS = (5, 6, 7, 8)
 def load_image(image: ImageInput) -> Image:
     """Read a picture as RGB, the right way up.
 
-    ``image`` is a path (or a ``data:`` or ``file:`` address), the bytes of a file, a PIL image, or
-    an array of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): uint8, uint16, bool, or floats in
-    0..1 or 0..255.
-
     - From 1x1 to 50 megapixels, sides at most 200 to 1.
     - An animation gives its first frame (a live PIL image: the frame it stands at).
     - Transparency is laid over white; CMYK, palettes, grey and 16 bits become RGB.
     - The EXIF orientation is applied, for files and live images alike.
 
-    The caller's own object is never changed. Raises ImageError for all else: a missing file,
-    a folder, a file that is no image or is cut short, a size out of range, another type.
+    Args:
+        image: a path (or a ``data:`` or ``file:`` address), the bytes of a file, a PIL image, or an
+            array of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): uint8, uint16, bool, or floats
+            in 0..1 or 0..255. It is never changed.
+
+    Raises:
+        ImageError: a missing file, a folder, a file that is not an image or is cut short, a size
+            out of range, another type.
     """
     import numpy as np
     from PIL import Image
@@ -140,7 +142,7 @@ def _from_array(array: np.ndarray) -> Image:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
-        raise ImageError(f"{name} is no picture; give (H, W), (H, W, 3) or (H, W, 4)")
+        raise ImageError(f"{name} is not a picture; give (H, W), (H, W, 3) or (H, W, 4)")
     _check_size(array.shape[1], array.shape[0], name)
     if array.dtype == np.uint8:
         return Image.fromarray(np.ascontiguousarray(array))

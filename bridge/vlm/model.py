@@ -2,7 +2,7 @@
 
     picture -> tower -> states of one layer -> projector -> soft tokens
                                                                |
-    chat    -> tokenizer -> ids -> word embeddings -> splice --+--> language model -> answer
+    chat    -> tokenizer -> ids -> word embeddings -> merge ---+--> language model -> answer
 
 The parts are plain modules and may be swapped one by one. `from_llava` takes them out of a
 stock LlavaForConditionalGeneration without copying a parameter, and tests hold the two
@@ -13,8 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from inspect import signature
+from functools import cached_property, partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -22,27 +21,30 @@ import torch
 from torch import nn
 
 from bridge.errors import OptionError, UnsupportedModelError
-from bridge.vlm.aspect import SQUARE, ImageAspect, Size
-from bridge.vlm.chat import IMAGE_TOKEN, Turn
-from bridge.vlm.choice import Choice, Normalise, choose
-from bridge.vlm.counting import SoftTokens, soft_tokens_of
-from bridge.vlm.features import SelectFeature, SelectLayer, image_states
+from bridge.vlm.answering import Choice, Normalise, Question, choose, read_question, stream_text
+from bridge.vlm.chat import (
+    IMAGE_TOKEN,
+    Messages,
+    Turn,
+    checked_max_new_tokens,
+    read_messages,
+)
+from bridge.vlm.chat_writer import ChatWriter
 from bridge.vlm.image import ImagesInput, load_images
-from bridge.vlm.messages import Messages, read_messages
-from bridge.vlm.parts import (
+from bridge.vlm.merge_embeddings import LlmInputs, Side, llm_logits, merge_embeddings, pad_rows
+from bridge.vlm.projectors import Grid, Projector
+from bridge.vlm.validation import (
     check_image_token,
     check_llm,
+    check_logits,
+    check_soft,
     check_vision,
     check_widths,
+    finite_logits,
     numbers_of,
 )
-from bridge.vlm.preprocess import Views, view_pixels
-from bridge.vlm.projectors import Projector
-from bridge.vlm.prompting import ChatWriter
-from bridge.vlm.question import checked_max_new_tokens, checked_turns
-from bridge.vlm.soundness import check_logits, check_soft, finite_logits
-from bridge.vlm.splice import Side, Spliced, pad_rows, splice
-from bridge.vlm.stream import stream_text
+from bridge.vlm.views import SQUARE, ImageAspect, Size, Views, view_pixels
+from bridge.vlm.vision import SelectFeature, SelectLayer, SoftTokens, image_states, soft_tokens_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -52,19 +54,25 @@ if TYPE_CHECKING:
 class BridgeVLM:
     """A vision-language model made of parts.
 
-    ``select_layer`` counts as LLaVA does, and ``select_feature`` says which states are kept
-    (see `bridge.vlm.features`). ``aspect`` is what is done with pictures that are not square (see
-    `bridge.vlm.aspect`). ``cut_at_images`` reads the texts between pictures one by one, as
-    LLaVA's own code does. ``vision`` and ``projector`` may both be None: a model for text alone.
-    Raises, when parts do not fit together, OptionError or UnsupportedModelError.
-
     A picture argument is one picture, or a list of several for one chat, or None. They stand
     where the questions say `<image>`, or before the first question when none does.
+
+    Args:
+        vision, projector: both may be None: a model for text alone.
+        llm: a causal language model of transformers.
+        select_layer: counted as LLaVA does (see `bridge.vlm.vision`).
+        select_feature: which states of the tower are kept: "patch", "cls_patch", "drop_first".
+        chat_template: Jinja; None for LLaVA-1.5's layout.
+        aspect: what is done with pictures that are not square (see `bridge.vlm.views`).
+        cut_at_images: read the texts between pictures one by one, as LLaVA's own code does.
+
+    Raises:
+        OptionError, UnsupportedModelError: parts do not fit together.
     """
 
     vision: nn.Module | None
     projector: Projector | None
-    llm: Any  # a causal LM of transformers
+    llm: Any
     tokenizer: Any
     image_processor: Any
     image_token_id: int
@@ -121,21 +129,14 @@ class BridgeVLM:
     def soft_tokens(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) preprocessed pixels to (B, M, D_llm). Raises NumbersError, as all that
         answers does, when they are not finite."""
-        vision, projector = self._eyes
         counted = self.count(*pixel_values.shape[-2:])
-        states = image_states(
-            vision,
-            pixel_values.to(numbers_of(vision, pixel_values)),
-            self.select_layer,
-            self.select_feature,
-        )
+        states = self.image_states(pixel_values)
         if states.shape[1] != counted.states:
             raise UnsupportedModelError(
                 f"{self.name}: the tower gave {states.shape[1]} states where {counted.states} "
                 f"were counted: {counted}"
             )
-        states = states.to(numbers_of(projector, states))
-        soft = projector(states, counted.layout)
+        soft = self.project(states, counted.layout)
         if soft.shape[1] != counted.count:
             raise UnsupportedModelError(
                 f"{self.name}: the projector gave {soft.shape[1]} soft tokens where "
@@ -143,6 +144,17 @@ class BridgeVLM:
             )
         check_soft(soft, self.name)
         return soft
+
+    def image_states(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) pixels to the (B, N, D_vision) states that the projector takes."""
+        vision, _ = self._eyes
+        pixels = pixel_values.to(numbers_of(vision, pixel_values))
+        return image_states(vision, pixels, self.select_layer, self.select_feature)
+
+    def project(self, states: torch.Tensor, grid: Grid | None) -> torch.Tensor:
+        """(B, N, D_vision) states that lie in ``grid`` to (B, M, D_llm) soft tokens."""
+        _, projector = self._eyes
+        return projector(states.to(numbers_of(projector, states)), grid)
 
     @cached_property
     def writer(self) -> ChatWriter:
@@ -169,22 +181,24 @@ class BridgeVLM:
         """
         return self.writer.ids(turns, [n_soft] if isinstance(n_soft, int) else n_soft)
 
-    def splice(
+    @torch.inference_mode()
+    def inputs(
         self,
-        images: Sequence[Image | Sequence[Image]],
+        images: Sequence[ImagesInput],
         chats: Sequence[Sequence[Turn]],
         padding: Side = "left",
-    ) -> Spliced:
-        """A chat and its RGB pictures a row, to what the language model takes."""
+    ) -> LlmInputs:
+        """A chat and its pictures a row, to what the language model takes, without gradients."""
         if len(images) != len(chats):
             raise OptionError(f"{len(images)} rows of pictures, {len(chats)} chats; give as many")
-        pictures = [_row(row) for row in images]
-        flat = [picture for row in pictures for picture in row]
-        views, counts = self.views(flat)
+        rows = zip(images, chats, strict=True)
+        return self._inputs([Question(load_images(row), turns) for row, turns in rows], padding)
+
+    def _inputs(self, asked: Sequence[Question], padding: Side = "left") -> LlmInputs:
+        views, counts = self.views([picture for each in asked for picture in each.pictures])
         left = iter(counts)
         rows = [
-            self.prompt_ids(turns, list(islice(left, len(row))))
-            for turns, row in zip(chats, pictures, strict=True)
+            self.prompt_ids(each.turns, list(islice(left, len(each.pictures)))) for each in asked
         ]
         return self.embed(rows, self.picture_tokens(views), padding)
 
@@ -209,7 +223,7 @@ class BridgeVLM:
         rows: Sequence[Sequence[int]],
         soft: torch.Tensor | Sequence[torch.Tensor],
         padding: Side = "left",
-    ) -> Spliced:
+    ) -> LlmInputs:
         """Rows of ids and the soft tokens of their pictures, in reading order, to one batch.
 
         Raises PromptError, with both counts, when the soft tokens do not fill the image positions.
@@ -218,7 +232,7 @@ class BridgeVLM:
         table = self.llm.get_input_embeddings()
         ids, mask = ids.to(self.device), mask.to(self.device)
         made_by = (type(self.vision).__name__, self.select_feature, type(self.projector).__name__)
-        return splice(table, ids, mask, self.image_token_id, soft, " -> ".join(made_by))
+        return merge_embeddings(table, ids, mask, self.image_token_id, soft, " -> ".join(made_by))
 
     @torch.inference_mode()
     def logits(
@@ -228,20 +242,12 @@ class BridgeVLM:
         padding: Side = "left",
     ) -> torch.Tensor:
         """Next-token logits (B, T, V) at every position of the spliced chats."""
-        return self.read(self.splice_checked(images, chats, padding))
+        return self.read(self.inputs(images, chats, padding))
 
-    def read(self, rows: Spliced, keep: int = 0) -> torch.Tensor:
-        """The language model's logits (B, T, V) of a batch; of the last ``keep`` positions only,
-        where that is not 0 and the model can leave out the others."""
-        known = signature(self.llm.forward).parameters
-        # A model of relative places (ALiBi) takes none; older ones give logits everywhere.
-        options = {"position_ids": rows.position_ids, "logits_to_keep": keep}
-        logits: torch.Tensor = self.llm(
-            inputs_embeds=rows.inputs_embeds,
-            attention_mask=rows.attention_mask,
-            use_cache=False,
-            **{name: value for name, value in options.items() if name in known},
-        ).logits[:, -keep:]
+    def read(self, rows: LlmInputs, keep: int = 0) -> torch.Tensor:
+        """The logits (B, T, V) of a batch, or of its last ``keep`` positions. Raises NumbersError
+        when they are not finite."""
+        logits = llm_logits(self.llm, rows, keep)
         check_logits(logits, rows.attention_mask[:, -keep:], self.name)
         return logits
 
@@ -273,14 +279,9 @@ class BridgeVLM:
                 f"{len(images)} pictures, {len(questions)} questions and {len(histories)} "
                 "histories; give as many of each"
             )
-        if not questions:
-            return []
         limit = checked_max_new_tokens(max_new_tokens)
-        chats = [checked_turns(q, h) for q, h in zip(questions, histories, strict=True)]
-        rows = self.splice_checked(images, chats)
-        ids = self._generate(rows, limit)
-        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        rows = zip(images, questions, histories, strict=True)
+        return self.answer_all([read_question(*row) for row in rows], limit)
 
     def stream(
         self,
@@ -296,15 +297,10 @@ class BridgeVLM:
         for. Closing the iterator early stops the model.
         """
         limit = checked_max_new_tokens(max_new_tokens)
-        rows = self.splice_checked([image], [checked_turns(question, history)])
-
-        def run(**hooks: Any) -> None:
-            self._generate(rows, limit, **hooks)
-
-        return stream_text(self.tokenizer, run)
+        return self.stream_answer(read_question(image, question, history), limit)
 
     def chat(self, messages: Messages, *, max_new_tokens: int = 64) -> str:
-        """The greedy answer to the last of ``messages`` (see `bridge.vlm.messages`)."""
+        """The greedy answer to the last of ``messages`` (see `bridge.vlm.chat`)."""
         images, question, history = read_messages(messages)
         return self.answer(images, question, history=history, max_new_tokens=max_new_tokens)
 
@@ -317,18 +313,37 @@ class BridgeVLM:
         history: Sequence[Turn] = (),
         normalise: Normalise = "none",
     ) -> Choice:
-        """The likeliest of a few allowed answers; see `bridge.vlm.choice.choose`."""
-        return choose(self, image, question, choices, history=history, normalise=normalise)
+        """The likeliest of ``choices`` as the answer to ``question``.
+
+        A choice's log-probability is the sum over its tokens and the end of the answer (the token
+        of the chat layout or, where that has none, the tokenizer's end of text); so "cat" has no
+        advantage over "cat and dog" for being its beginning.
+
+        Args:
+            choices: at least two texts, all different. Equal scores go to the first.
+            normalise: divide by the number of "tokens" or of UTF-8 "bytes" of the choice (the
+                `acc_norm` of EleutherAI's lm-evaluation-harness); "none" compares sums (its `acc`).
+
+        Raises:
+            OptionError: fewer than two choices, empty or repeated ones, an unknown ``normalise``.
+            And what `answer` raises.
+        """
+        return choose(self, read_question(image, question, history), choices, normalise)
 
     @torch.inference_mode()
-    def splice_checked(
-        self,
-        images: Sequence[ImagesInput],
-        chats: Sequence[Sequence[Turn]],
-        padding: Side = "left",
-    ) -> Spliced:
-        """`splice` for pictures in any form that `load_image` reads, without gradients."""
-        return self.splice([load_images(row) for row in images], chats, padding)
+    def answer_all(self, asked: Sequence[Question], limit: int) -> list[str]:
+        """The greedy answers to questions that were checked, in one batch."""
+        if not asked:
+            return []
+        ids = self._generate(self._inputs(asked), limit)
+        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    @torch.inference_mode()
+    def stream_answer(self, asked: Question, limit: int) -> Iterator[str]:
+        """The pieces of the answer to a question that was checked."""
+        rows = self._inputs([asked])
+        return stream_text(self.tokenizer, partial(self._generate, rows, limit))
 
     @property
     def _eyes(self) -> tuple[nn.Module, Projector]:
@@ -349,7 +364,7 @@ class BridgeVLM:
         return 0
 
     @torch.inference_mode()
-    def _generate(self, rows: Spliced, max_new_tokens: int, **hooks: Any) -> torch.Tensor:
+    def _generate(self, rows: LlmInputs, max_new_tokens: int, **hooks: Any) -> torch.Tensor:
         """New ids (B, up to max_new_tokens), greedily. Never runs past the context."""
         length = rows.inputs_embeds.shape[1]
         room = max_new_tokens if self.context is None else self.context - length
@@ -364,8 +379,3 @@ class BridgeVLM:
             **hooks,
             trust_remote_code=False,
         )
-
-
-def _row(pictures: Image | Sequence[Image]) -> list[Image]:
-    """The pictures of one chat as a list."""
-    return list(pictures) if isinstance(pictures, Sequence) else [pictures]

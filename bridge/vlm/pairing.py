@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 from torch import nn
 
-from bridge.errors import OptionError
+from bridge.errors import OptionError, UnsupportedModelError
 from bridge.vlm.chat import IMAGE_TOKEN
-from bridge.vlm.features import SelectFeature, SelectLayer, states_width
+from bridge.vlm.chat_writer import special_tokens
 from bridge.vlm.model import BridgeVLM
-from bridge.vlm.parts import check_llm, check_vision, llm_width
 from bridge.vlm.projectors import Projector, build_projector
-from bridge.vlm.prompting import special_tokens
-from bridge.vlm.tower_processor import tower_processor
+from bridge.vlm.validation import check_llm, check_vision, llm_width
+from bridge.vlm.vision import SelectFeature, SelectLayer, patch_size, states_width
 
 
 def pair(
@@ -34,18 +34,23 @@ def pair(
 ) -> BridgeVLM:
     """Join an image tower and a causal language model of transformers, to be trained or run.
 
-    ``vision`` is a tower of patches (CLIPVisionModel, SiglipVisionModel, Dinov2Model ...), or a
-    model that has one (CLIPModel), or None for text alone. ``projector`` is a name of
-    `bridge.vlm.projectors.PROJECTORS`, built with ``projector_options`` at the right widths on
-    the language model's device and in its dtype, with random weights (torch.manual_seed); or a
-    projector. ``image_processor`` defaults to the one that the tower's family was published
-    with, ``chat_template`` to the tokenizer's, and where that has none to LLaVA's layout.
-
     What you give is not changed. Tower and language model are shared, not copied. A tokenizer
     that lacks ``image_token`` is copied, and the copy gets it (``vlm.tokenizer``). The word
     embeddings stay as they are: the image token is a place, whose embedding is never looked up.
 
-    Raises OptionError, UnsupportedModelError.
+    Args:
+        vision: a tower of patches (CLIPVisionModel, SiglipVisionModel, Dinov2Model ...), or a model
+            that has one (CLIPModel), or None for text alone.
+        llm, tokenizer: the language model, and what reads its texts.
+        projector: one, or a name of `bridge.vlm.projectors.PROJECTORS`: then it is built with
+            ``projector_options`` at the right widths on the language model's device and in its
+            dtype, with random weights (torch.manual_seed).
+        image_processor: by default the one that the tower's family was published with.
+        select_layer, select_feature: what the projector is shown; see `bridge.vlm.vision`.
+        chat_template: by default the tokenizer's, and where that has none LLaVA's layout.
+
+    Raises:
+        OptionError, UnsupportedModelError: parts that do not fit together.
     """
     name = name or f"{type(vision).__name__} + {type(llm).__name__}"
     check_llm(llm, name)
@@ -105,3 +110,57 @@ def with_image_token(tokenizer: Any, token: str) -> Any:
     added = AddedToken(token, special=True, normalized=False)
     longer.add_tokens([added], special_tokens=True)
     return longer
+
+
+# The tower's model_type -> family of its processor.
+_FAMILIES = {
+    "clip_vision_model": "clip",
+    "siglip_vision_model": "siglip",
+    "siglip2_vision_model": "siglip",
+    "dinov2": "bit",
+    "dinov2_with_registers": "bit",
+}
+_CLASSES = {
+    "clip": "CLIPImageProcessorPil",
+    "siglip": "SiglipImageProcessorPil",
+    "bit": "BitImageProcessorPil",
+}
+
+
+def tower_processor(tower: Any) -> Any:
+    """Resizing, cropping and normalising as CLIP, SigLIP or DINOv2 were published with.
+
+    For towers that come without their checkpoint's processor, which is always the better choice.
+    CLIP and DINOv2 cut the middle square out; SigLIP squeezes the whole picture. Raises
+    UnsupportedModelError for another family of tower.
+    """
+    kind = getattr(tower.config, "model_type", None)
+    family = _FAMILIES.get(str(kind))
+    if family is None:
+        raise UnsupportedModelError(
+            f"bridge does not know how {type(tower).__name__} ({kind}) was shown its pictures; "
+            "give image_processor, such as AutoImageProcessor.from_pretrained(...)"
+        )
+    side = tower_side(tower)
+    square = {"height": side, "width": side}
+    # DINOv2 is shown the middle 224 of 256 pixels, CLIP the middle of just as many.
+    short = {"shortest_edge": round(side * 256 / 224) if family == "bit" else side}
+    sizes: dict[str, Any] = (
+        {"size": square} if family == "siglip" else {"size": short, "crop_size": square}
+    )
+    means: dict[str, Any] = {}
+    if family == "bit":
+        means = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+    module = import_module(f"transformers.models.{family}.image_processing_pil_{family}")
+    return getattr(module, _CLASSES[family])(**sizes, **means)
+
+
+def tower_side(tower: Any) -> int:
+    """The side in pixels of the square pictures that a tower was made for."""
+    side = getattr(tower.config, "image_size", None)
+    if isinstance(side, list | tuple):
+        return int(side[0])
+    if isinstance(side, int):
+        return side
+    # SigLIP 2 of free shapes says how many patches at most.
+    return int(int(tower.config.num_patches) ** 0.5) * patch_size(tower)[0]

@@ -1,4 +1,4 @@
-"""The process in which `bridge.vlm.templates` has foreign chat templates written. Not imported.
+"""The process in which `bridge.vlm.chat_writer` has foreign chat templates written. Not imported.
 
 A template is a program that came with a model folder. Jinja's sandbox keeps it from the disk and
 the network but not from a loop without end or a text of ten gigabytes, and no thread can be

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from bridge.vlm.train.labels import IGNORE_LABEL
+from bridge.vlm.train.batches import IGNORE_LABEL
 from emoji_world.concepts import CONCEPTS
 from emoji_world.train.soft_words import word_ids
 

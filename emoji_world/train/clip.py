@@ -28,7 +28,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from bridge.files import whole, write_whole
 from bridge.towers.tensors import read_tensors
-from bridge.vlm.preprocess import pil_clip_processor
+from bridge.vlm.views import pil_clip_processor
 from emoji_world.art import Sprites
 from emoji_world.captions import caption
 from emoji_world.concepts import CONCEPTS

@@ -25,13 +25,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from bridge.vlm import BridgeVLM, load_llm, load_projector, load_vision, pair, save_vlm
-from bridge.vlm.closed_form import fit_linear_projector
-from bridge.vlm.features import image_states
-from bridge.vlm.lora_files import load_lora
+from bridge.vlm.lora import add_lora, load_lora, lora_layers
 from bridge.vlm.projectors import build_projector
-from bridge.vlm.projectors.linear import LinearProjector
-from bridge.vlm.train.labels import IGNORE_LABEL
-from bridge.vlm.train.lora import add_lora, lora_layers
+from bridge.vlm.projectors.per_state import LinearProjector, fit_linear_projector
+from bridge.vlm.train.batches import IGNORE_LABEL
+from bridge.vlm.vision import image_states
 from emoji_world.art import Sprites
 from emoji_world.llava_folder import chat_encoder
 from emoji_world.scenes import Scene

@@ -9,7 +9,7 @@ Two more losses teach what the answers alone did not, "is there a cat?": soft to
 (`soft_words`), and a noun of the question should look at its thing (`attention_supervision`).
 Questions about a scene are packed (`packed_chats`). Some scenes it reads in words, a patch a word,
 as a language model that knows language could: then a projector that was only fitted to words,
-without seeing this model, can be read as well (`bridge.vlm.closed_form`)."""
+without seeing this model, can be read as well (`bridge.vlm.projectors.per_state`)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from transformers import (
 )
 
 from bridge.vlm.chat import IMAGE_TOKEN, chat_text
-from bridge.vlm.train.labels import IGNORE_LABEL
+from bridge.vlm.train.batches import IGNORE_LABEL
 from emoji_world.art import Sprites
 from emoji_world.llava_folder import build_processor, build_tokenizer, training_example
 from emoji_world.questions import questions

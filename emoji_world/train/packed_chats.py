@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from bridge.vlm.chat import Turn
-from bridge.vlm.train.labels import IGNORE_LABEL
+from bridge.vlm.train.batches import IGNORE_LABEL
 from emoji_world.art import Sprites
 from emoji_world.questions import questions
 from emoji_world.scenes import Scene

@@ -34,8 +34,7 @@ from bridge.prompt import (
 from bridge.prompt.loras import take_tags
 from bridge.prompt.parameters import parse_parameters
 from bridge.prompt.schedule import first_step
-from bridge.vlm.messages import read_messages
-from bridge.vlm.question import check_no_special_tokens, checked_turns
+from bridge.vlm.chat import check_no_special_tokens, checked_turns, read_messages
 
 ROW = "prompts that end in a traceback, hang or fail the round trip"
 BRIDGE = str(Path(str(sys.modules["bridge"].__file__)).parent)

@@ -28,9 +28,8 @@ from bridge.errors import BridgeError
 from bridge.towers import TextTower, read_lora, read_textual_inversion
 from bridge.vlm import build_projector, load_projector, save_projector
 from bridge.vlm.load import load_vlm
-from bridge.vlm.lora_files import load_lora, save_lora
-from bridge.vlm.train.checkpoint import load_checkpoint, save_checkpoint
-from bridge.vlm.train.lora import add_lora, take_lora
+from bridge.vlm.lora import add_lora, load_lora, save_lora, take_lora
+from bridge.vlm.train.run_state import load_checkpoint, save_checkpoint
 
 ROW = "damaged safetensors that end in a traceback"
 SECONDS = 120

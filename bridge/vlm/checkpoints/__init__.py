@@ -1,8 +1,7 @@
 """The original LLaVA layout (haotian-liu/LLaVA): read, and converted to and from transformers'.
 
-- `names`: what a tensor is called in each layout.
-- `settings`: what LLaVA's config says, and the same in transformers' words.
-- `tensors`: reading a checkpoint file by file, writing it shard by shard.
-- `original`: a folder of LLaVA's, as a BridgeVLM.
-- `convert`: one layout to the other, tensors bit for bit.
+- `llava_layout`: what tensors and settings are called in each layout.
+- `tokenizer`: the files of the text side, read and written in either.
+- `original`: a folder of LLaVA's, file by file, and as a BridgeVLM.
+- `convert`: one layout to the other, tensors bit for bit, shard by shard.
 """

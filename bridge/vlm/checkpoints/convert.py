@@ -12,31 +12,49 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import torch
 
 from bridge.errors import OptionError, UnsupportedModelError, WeightsError
 from bridge.files import check_output_file, home_path, read_json, whole_folder
+from bridge.store import resolve
 from bridge.towers import reading
+from bridge.towers.image_processor import processor_kind, processor_settings
 from bridge.vlm.chat import CHAT_TEMPLATE
-from bridge.vlm.checkpoints import names
-from bridge.vlm.checkpoints.settings import (
+from bridge.vlm.checkpoints.llava_layout import (
     ADDED_ROWS,
     CONVERSATION,
+    EMBEDDINGS,
     LLAVA_ENTRIES,
+    NEWLINE,
     NOTED_TEMPLATE,
+    is_computed,
     is_original,
     llava_entries,
+    to_hf,
     to_hf_config,
+    to_llava,
     to_llava_config,
 )
-from bridge.vlm.checkpoints.source import TOWER_FOLDER, Original, open_original, refuse_lora
-from bridge.vlm.checkpoints.tensors import ShardWriter, model_files, read_file
+from bridge.vlm.checkpoints.original import (
+    TOWER_FOLDER,
+    OriginalCheckpoint,
+    model_files,
+    open_original,
+    read_file,
+    refuse_lora,
+)
+from bridge.vlm.checkpoints.tokenizer import (
+    chat_template_of,
+    image_mark,
+    tokenizer_with_image,
+    write_for_hf,
+    write_for_llava,
+)
 from bridge.vlm.conversations import checked_conversation
 
-if TYPE_CHECKING:
-    import torch
-
-    Tensors = Iterator[tuple[str, torch.Tensor]]
+Tensors = Iterator[tuple[str, torch.Tensor]]
 
 Layout = Literal["hf", "llava"]
 Progress = Callable[[int], None]
@@ -73,8 +91,6 @@ def convert(
     OptionError (``out`` exists or cannot be, ``source`` has that layout already),
     UnsupportedModelError (what the other layout cannot say), WeightsError.
     """
-    from bridge.store import resolve
-
     if to not in ("hf", "llava"):
         raise OptionError(f"to is {to!r}; give 'hf' or 'llava'")
     if conversation is not None:
@@ -108,11 +124,8 @@ def _read(tensors: Tensors, claim: str) -> Tensors:
         yield found
 
 
-def _to_hf(source: Original, part: Path, conversation: str | None) -> Tensors:
+def _to_hf(source: OriginalCheckpoint, part: Path, conversation: str | None) -> Tensors:
     """Writes all but the tensors, and gives those by their other names."""
-    from bridge.vlm.checkpoints.text_files import write_for_hf
-    from bridge.vlm.checkpoints.tokenizer import image_mark, tokenizer_with_image
-
     tokenizer = tokenizer_with_image(source.llm, source.settings.llm)
     image_id = int(tokenizer.convert_tokens_to_ids("<image>"))
     added = max(0, image_id + 1 - int(source.settings.text["vocab_size"]))
@@ -128,10 +141,10 @@ def _to_hf(source: Original, part: Path, conversation: str | None) -> Tensors:
 
     def renamed() -> Tensors:
         for name, tensor in source.tensors():
-            if name == names.NEWLINE and source.settings.aspect != "anyres":
+            if name == NEWLINE and source.settings.aspect != "anyres":
                 continue  # transformers' 1.5 has no place for it, nor LLaVA a use
-            grown = _with_rows(tensor, added) if name in names.EMBEDDINGS else tensor
-            yield _other_name(names.to_hf, name, source.folder), grown
+            grown = _with_rows(tensor, added) if name in EMBEDDINGS else tensor
+            yield _other_name(to_hf, name, source.folder), grown
 
     return renamed()
 
@@ -141,9 +154,6 @@ def _to_llava(
 ) -> Tensors:
     """As `_to_hf`."""
     from transformers import AutoConfig
-
-    from bridge.towers.image_processor import processor_kind, processor_settings
-    from bridge.vlm.checkpoints.text_files import chat_template_of, write_for_llava
 
     refuse_lora(folder)
     raw = read_json(folder / "config.json")
@@ -169,10 +179,10 @@ def _to_llava(
     def renamed() -> Tensors:
         for file in model_files(folder):
             for name, tensor in read_file(file):
-                if names.is_computed(name):
+                if is_computed(name):
                     continue
-                other = _other_name(names.to_llava, name, folder)
-                cut = tensor[: len(tensor) - added] if other in names.EMBEDDINGS else tensor
+                other = _other_name(to_llava, name, folder)
+                cut = tensor[: len(tensor) - added] if other in EMBEDDINGS else tensor
                 yield other, cut
 
     return renamed()
@@ -200,8 +210,6 @@ def _other_name(mapping: Callable[[str], str], name: str, folder: Path) -> str:
 
 
 def _with_rows(table: torch.Tensor, count: int) -> torch.Tensor:
-    import torch
-
     if count == 0:
         return table
     mean = table.float().mean(0, keepdim=True).to(table.dtype)
@@ -258,3 +266,55 @@ def _check_direction(folder: Path, to: str) -> None:
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+SHARD_BYTES = 4_000_000_000
+
+
+class ShardWriter:
+    """Tensors to `model.safetensors`, or to numbered shards with an index where they are many.
+
+    Only one shard is in memory at a time, so a model larger than the memory can be converted.
+    The folder must be new: files get their final names when `close` knows how many there are.
+    """
+
+    def __init__(self, folder: Path, limit: int = SHARD_BYTES) -> None:
+        self.folder, self.limit = folder, limit
+        self._pending: dict[str, torch.Tensor] = {}
+        self._pending_bytes = self._total = 0
+        self._shards: list[list[str]] = []
+
+    def add(self, name: str, tensor: torch.Tensor) -> None:
+        size = tensor.numel() * tensor.element_size()
+        if self._pending and self._pending_bytes + size > self.limit:
+            self._flush()
+        # safetensors refuses views of one storage, which pickled checkpoints have.
+        self._pending[name] = tensor.clone().contiguous()
+        self._pending_bytes += size
+        self._total += size
+
+    def close(self) -> None:
+        self._flush()
+        count = len(self._shards)
+        if count == 1:
+            self._part(0).replace(self.folder / "model.safetensors")
+            return
+        weight_map = {}
+        for number, names in enumerate(self._shards):
+            file = f"model-{number + 1:05}-of-{count:05}.safetensors"
+            self._part(number).replace(self.folder / file)
+            weight_map.update(dict.fromkeys(names, file))
+        index = {"metadata": {"total_size": self._total}, "weight_map": weight_map}
+        text = json.dumps(index, indent=2, sort_keys=True) + "\n"
+        (self.folder / "model.safetensors.index.json").write_text(text, encoding="utf-8")
+
+    def _part(self, number: int) -> Path:
+        return self.folder / f"shard-{number}.part"
+
+    def _flush(self) -> None:
+        from safetensors.torch import save_file
+
+        if self._pending:
+            save_file(self._pending, self._part(len(self._shards)), metadata={"format": "pt"})
+            self._shards.append(list(self._pending))
+        self._pending, self._pending_bytes = {}, 0

@@ -4,11 +4,15 @@ A projector takes image states (B, N, D_vision), gives soft tokens (B, M, D_llm)
 beforehand how many: `n_soft_tokens` of a grid is M. One file each; `PROJECTORS` is the table.
 """
 
-from bridge.vlm.projectors.files import load_projector, save_projector
-from bridge.vlm.projectors.mlp import MlpProjector, mlp2x_gelu
+from bridge.vlm.projectors.per_state import MlpProjector, mlp2x_gelu
 from bridge.vlm.projectors.protocol import Grid, Projector
-from bridge.vlm.projectors.qformer import qformer_from_blip2
-from bridge.vlm.projectors.registry import PROJECTORS, build_projector
+from bridge.vlm.projectors.queries import qformer_from_blip2
+from bridge.vlm.projectors.registry import (
+    PROJECTORS,
+    build_projector,
+    load_projector,
+    save_projector,
+)
 
 __all__ = [
     "PROJECTORS",

@@ -7,20 +7,56 @@ here, so that bad data is said before any model loads; pixels are read when they
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from bridge.errors import DataError, ImageError, PromptError, quoted
-from bridge.files import home_path
-from bridge.vlm.chat import IMAGE_TOKEN, Turn
-from bridge.vlm.image import image_size, load_image
-from bridge.vlm.prompting import marks_at_head, n_pictures_at_head
-from bridge.vlm.question import checked_turns
-from bridge.vlm.train.rows import Picture, Row
+from bridge.files import hash_file, home_path
+from bridge.vlm.chat import IMAGE_TOKEN, Turn, checked_turns, marks_at_head, n_pictures_at_head
+from bridge.vlm.image import ImageInput, image_size, load_image
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture that is read when asked for. ``size`` is its (height, width)."""
+
+    name: str
+    size: tuple[int, int]
+    read: Callable[[], ImageInput]
+
+    def load(self) -> Image:
+        """RGB, as `load_image` reads it. Raises ImageError that names the picture."""
+        try:
+            return load_image(self.read())
+        except ImageError as error:
+            raise ImageError(f"{self.name}: {error}") from error
+
+    def key(self) -> str:
+        """16 hex digits of a sha256 over the file, or over size and pixels where it is none."""
+        source = self.read()
+        if isinstance(source, str | os.PathLike):
+            return hash_file(home_path(source))
+        image = load_image(source)
+        return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One conversation and its pictures, and where it stood for errors to name."""
+
+    pictures: tuple[Picture, ...]
+    turns: tuple[Turn, ...]
+    where: str
+
 
 Data: TypeAlias = "str | os.PathLike[str] | Iterable[Mapping[str, Any]]"
 
@@ -81,7 +117,7 @@ def _file(path: Path) -> Records:
         raise DataError(f"no such file or folder of training data: {quoted(path)}")
     if path.suffix.lower() not in (".json", ".jsonl"):
         raise DataError(
-            f"{str(path)!r} is no training data; give LLaVA's .json or .jsonl, or a folder"
+            f"{str(path)!r} is not training data; give LLaVA's .json or .jsonl, or a folder"
         )
     text = _text(path)
     if path.suffix.lower() == ".jsonl":
@@ -152,7 +188,7 @@ def _json(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise DataError(f"{where} is no JSON: {error}") from error
+        raise DataError(f"{where} is not JSON: {error}") from error
 
 
 # -- one row ------------------------------------------------------------------------------
@@ -202,7 +238,7 @@ def _turns(record: Mapping[str, Any], where: str, caption_question: str) -> list
 
 def _spoken(said: Any, speaker_key: str, text_key: str, where: str) -> list[Turn]:
     if not isinstance(said, Sequence) or isinstance(said, str) or not said:
-        raise DataError(f"{where}: the conversation is no list of messages")
+        raise DataError(f"{where}: the conversation is not a list of messages")
     texts: list[str] = []
     for number, message in enumerate(said, start=1):
         speaker = message.get(speaker_key) if isinstance(message, Mapping) else None

@@ -1,9 +1,15 @@
-"""Every setting of a training run, checked, with LLaVA-1.5's own values where none is given."""
+"""Every setting of a training run, checked, and `bridge train-vlm`, which takes them.
+
+Values are LLaVA-1.5's own where none is given.
+"""
 
 from __future__ import annotations
 
+import argparse
 import math
 from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from bridge.errors import OptionError
@@ -11,28 +17,30 @@ from bridge.errors import OptionError
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How a bridge is trained. Raises OptionError for values out of range.
+    """How a bridge is trained, by AdamW (0.9, 0.999).
 
-    ``stage`` 1 trains the projector, the language model frozen; 2 trains both. The tower is
-    always frozen. With ``lora``, a rank, stage 2 trains low-rank updates of the language model's
-    linear layers (of ``lora_alpha``, by default twice the rank) in place of the whole, and adds
-    them to the weights at the end.
+    Args:
+        stage: 1 trains the projector, the language model frozen; 2 trains both. The tower is
+            always frozen.
+        lora: a rank. Stage 2 then trains low-rank updates of the language model's linear layers in
+            place of the whole, and adds them to the weights at the end.
+        lora_alpha: their strength (default: twice the rank).
+        epochs, steps: how long; ``steps``, if given, stands before ``epochs``.
+        batch_size: rows that a step sees, whatever the machine (default: 256 in stage 1, 128 in
+            stage 2, halved until there are as many rows).
+        micro_batch: rows at once in each process (default: up to 16); gradients are summed until
+            the batch is whole.
+        learning_rate: 1e-3 in stage 1, 2e-5 in stage 2, 2e-4 with LoRA.
+        projector_learning_rate: the same, and 2e-5 with LoRA.
+        warmup_ratio: the part of the steps in which the rate rises; then a cosine takes it to 0.
+        mixed_precision: "bf16", "no", or None for bf16 where the device computes in it. What is
+            trained is kept in fp32 meanwhile, in either case.
+        max_length: longer rows lose their last turns (default: the language model's context).
+        save_every: steps between checkpoints, from which the run goes on if it is stopped.
+        sample_every, samples: steps between answers to the questions of that many of its rows.
 
-    A step sees ``batch_size`` rows, whatever the machine: ``micro_batch`` rows at once in each
-    process, and gradients are summed until the batch is whole. Not given: 256 in stage 1, 128 in
-    stage 2, halved until there are as many rows; up to 16 at once. ``steps``, if given, stands
-    before ``epochs``.
-
-    ``learning_rate`` is 1e-3 in stage 1, 2e-5 in stage 2, 2e-4 with LoRA; the projector's own,
-    ``projector_learning_rate``, is the same, and 2e-5 with LoRA. It rises for ``warmup_ratio`` of
-    the steps and falls along a cosine to 0. The optimiser is AdamW (0.9, 0.999).
-
-    ``mixed_precision`` is "bf16", "no", or None for bf16 where the device computes in it. What is
-    trained is kept in fp32 meanwhile, in either case. Rows longer than ``max_length`` positions
-    (default: the language model's context) lose their last turns.
-
-    ``save_every`` steps the run is written down so that it can go on, and the curve is drawn;
-    ``sample_every`` steps it answers the questions of ``samples`` of its rows.
+    Raises:
+        OptionError: a value out of range.
     """
 
     stage: int = 1
@@ -109,7 +117,7 @@ class TrainOptions:
             return max(size for size in range(1, 17) if share % size == 0)
         if share % self.micro_batch:
             raise OptionError(
-                f"batch_size {batch} is no multiple of micro_batch {self.micro_batch} "
+                f"batch_size {batch} is not a multiple of micro_batch {self.micro_batch} "
                 f"times {processes} process(es)"
             )
         return self.micro_batch
@@ -147,3 +155,100 @@ def train_options(settings: dict[str, Any]) -> TrainOptions:
         if name not in known:
             raise OptionError(f"there is no option {name!r}; there are {', '.join(known)}")
     return TrainOptions(**settings)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the command; without torch, as `bridge --help` shows them."""
+    add = parser.add_argument
+    add("data", help="LLaVA's .json or .jsonl, or a folder of pictures with captions")
+    add("-o", "--output", type=Path, required=True, help="folder for the trained model")
+    add("-m", "--model", help="the VLM to train further: name, folder or hub id")
+    add("--vision", metavar="MODEL", help="or: its tower, by name, folder or hub id ...")
+    add("--llm", metavar="MODEL", help="... its language model ...")
+    add("--projector", metavar="NAME", help="... and a fresh projector (default: mlp2x_gelu)")
+    add("--select-layer", type=int, metavar="N", help="of the tower, with --vision (default: -2)")
+    add("--image-folder", metavar="DIR", help="where the data's pictures lie (default: beside it)")
+    add("--caption-question", metavar="TEXT", help="default: describe the picture.")
+    add("--feature-folder", metavar="DIR", help="the tower's states (default: OUTPUT/features)")
+    add(
+        "--no-store-features",
+        dest="store_features",
+        action="store_false",
+        help="run the tower in every step, keep nothing",
+    )
+    add("--stage", type=int, choices=(1, 2), help="1: the projector (default); 2: the LLM as well")
+    add("--lora", type=int, metavar="RANK", help="in stage 2, low-rank updates of the LLM")
+    add("--epochs", type=float, help="times through the data (default: 1)")
+    add("--steps", type=int, metavar="N", help="or: how many steps")
+    add(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="rows a step (default: 256, stage 2: 128; fewer for fewer rows)",
+    )
+    add("--micro-batch", type=int, metavar="N", help="rows at once in a process (default: to 16)")
+    add("--learning-rate", type=float, metavar="X", help="1e-3; stage 2: 2e-5; LoRA: 2e-4")
+    add("--projector-learning-rate", type=float, metavar="X", help="the same; with LoRA 2e-5")
+    add("--mixed-precision", choices=("bf16", "no"), help="default: bf16 where there is a GPU")
+    add("--max-length", type=int, metavar="N", help="positions of a row (default: the context)")
+    add("--seed", type=int, help="default: 0")
+    add("--save-every", type=int, metavar="N", help="steps between checkpoints (default: 200)")
+    add("--sample-every", type=int, metavar="N", help="steps between samples (default: 200)")
+    add("--samples", type=int, metavar="N", help="rows to answer on the way (default: 3)")
+
+
+def run_command(options: argparse.Namespace) -> dict[str, Any]:
+    """Train, and give what was done as plain values. Data is read before any model loads."""
+    named = {name: getattr(options, name) for name in ("vision", "llm")}
+    if (options.model is None) != all(named.values()) or (options.model and any(named.values())):
+        raise OptionError("give --model, or --vision and --llm, to say what is trained")
+    if options.model and (options.projector or options.select_layer is not None):
+        raise OptionError("--projector and --select-layer go with --vision and --llm, not --model")
+    from bridge.vlm.train.data import CAPTION_QUESTION
+    from bridge.vlm.train.run import train_vlm
+
+    given = {field.name: getattr(options, field.name, None) for field in fields(TrainOptions)}
+    done = train_vlm(
+        partial(_loaded if options.model else _paired, options),
+        options.data,
+        options.output,
+        image_folder=options.image_folder,
+        caption_question=options.caption_question or CAPTION_QUESTION,
+        feature_folder=options.feature_folder,
+        store_features=options.store_features,
+        device=options.device,
+        **{name: value for name, value in given.items() if value is not None},
+    )
+    return {
+        "output": str(done.folder),
+        "steps": len(done.log),
+        "first_loss": done.losses[0] if done.log else None,
+        "last_loss": done.losses[-1] if done.log else None,
+    }
+
+
+def _loaded(options: argparse.Namespace, device: Any) -> Any:
+    from bridge.vlm.load import load_vlm
+
+    return load_vlm(options.model, device=device, dtype=options.dtype)
+
+
+def _paired(options: argparse.Namespace, device: Any) -> Any:
+    """Tower and language model of the names, and a projector drawn from the seed."""
+    import torch
+
+    from bridge.vlm.load import load_llm, load_vision
+    from bridge.vlm.pairing import pair
+
+    vision, processor = load_vision(options.vision, device=device, dtype=options.dtype)
+    llm, tokenizer = load_llm(options.llm, device=device, dtype=options.dtype)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed or 0)
+        return pair(
+            vision,
+            llm,
+            tokenizer,
+            projector=options.projector or "mlp2x_gelu",
+            image_processor=processor,
+            select_layer=-2 if options.select_layer is None else options.select_layer,
+        )

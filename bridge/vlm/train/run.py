@@ -1,4 +1,7 @@
-"""`bridge.train_vlm`: from a pairing and data to a trained checkpoint folder."""
+"""`bridge.train_vlm`: from a pairing and data to a trained checkpoint folder.
+
+Each step is the same whether run straight, resumed, or by several processes.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,23 +20,24 @@ import torch
 from bridge.errors import DataError, OptionError, UnsupportedModelError
 from bridge.files import check_output_folder, home_path, write_whole
 from bridge.progress import OnProgress, Progress, ProgressLine, unwatched
-from bridge.runtime import resolve_device
+from bridge.runtime import has_bf16, resolve_device
 from bridge.towers import fingerprint
 from bridge.vlm.load import load_vlm
 from bridge.vlm.model import BridgeVLM
 from bridge.vlm.save import check_can_save, save_vlm
-from bridge.vlm.train.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
-from bridge.vlm.train.data import CAPTION_QUESTION, Data, read_data
-from bridge.vlm.train.journal import Journal, ask_samples, askable
-from bridge.vlm.train.labels import Encoded, encode
-from bridge.vlm.train.loop import Steps
+from bridge.vlm.train.batches import LabelledRow, Order, encode, make_batch
+from bridge.vlm.train.data import CAPTION_QUESTION, Data, Row, read_data
+from bridge.vlm.train.feature_cache import FeatureSource, LiveStates, StoredStates, view_size
 from bridge.vlm.train.options import TrainOptions, train_options
-from bridge.vlm.train.order import Order
-from bridge.vlm.train.parts import groups, set_mode, trained_parts
-from bridge.vlm.train.processes import accelerator_of
-from bridge.vlm.train.rows import Row
-from bridge.vlm.train.seen import LiveStates, Seen, StoredStates, view_size
-from bridge.vlm.train.trainee import Trainee
+from bridge.vlm.train.run_state import (
+    CHECKPOINT,
+    Journal,
+    ask_samples,
+    askable,
+    load_checkpoint,
+    save_checkpoint,
+)
+from bridge.vlm.train.trainable import Trainee, groups, set_mode, trained_parts
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -141,9 +146,9 @@ def _train(
     first = next((row.pictures[0] for row in rows if row.pictures), None)
     view = None if first is None else view_size(vlm, first)
     encoded = [_encoded(vlm, row, view, options) for row in rows]
-    seen = _seen(vlm, encoded, kept, accelerator, on_progress)
+    features = _features(vlm, encoded, kept, accelerator, on_progress)
     steps = options.n_steps(len(rows))
-    told = _told(vlm, encoded, options, steps)
+    identity = _identity(vlm, encoded, options, steps)
     journal, path, start = Journal(folder), folder / CHECKPOINT, 0
     devices = [accelerator.device] if accelerator.device.type == "cuda" else []
     with torch.random.fork_rng(devices), trained_parts(vlm, options):
@@ -152,12 +157,12 @@ def _train(
             groups(vlm, options), betas=(0.9, 0.999), weight_decay=options.weight_decay
         )
         if path.is_file():
-            start = load_checkpoint(path, plain, adam, told)
+            start = load_checkpoint(path, plain, adam, identity)
             journal.resume(start)
         module, optimizer = accelerator.prepare(plain, adam)
         batch = options.rows_a_step(len(rows))
         order = Order([len(row.ids) for row in encoded], batch, steps, options.seed)
-        each = Steps(accelerator, module, optimizer, options, order, encoded, seen, vlm.pad_id)
+        each = Steps(accelerator, module, optimizer, options, order, encoded, features, vlm.pad_id)
         asked = askable(rows, options.samples)
         set_mode(vlm, options, training=True)
         for step in range(start, steps):
@@ -173,26 +178,26 @@ def _train(
             if last or done % options.save_every == 0:
                 if accelerator.is_main_process:
                     journal.write()
-                    save_checkpoint(path, plain, adam, done, told)
+                    save_checkpoint(path, plain, adam, done, identity)
                 accelerator.wait_for_everyone()
     return journal
 
 
 def _encoded(
     vlm: BridgeVLM, row: Row, view: tuple[int, int] | None, options: TrainOptions
-) -> Encoded:
+) -> LabelledRow:
     counts = [vlm.n_soft_tokens(*view, p.size) for p in row.pictures] if view else []
     limits = [limit for limit in (options.max_length, vlm.context) if limit is not None]
     return encode(vlm.writer, row, counts, min(limits, default=None))
 
 
-def _seen(
+def _features(
     vlm: BridgeVLM,
-    rows: Sequence[Encoded],
+    rows: Sequence[LabelledRow],
     kept: Path | None,
     accelerator: Accelerator,
     on_progress: OnProgress,
-) -> Seen:
+) -> FeatureSource:
     if kept is None:
         return LiveStates(vlm)
     stored = StoredStates(vlm, kept)
@@ -203,8 +208,8 @@ def _seen(
     return stored
 
 
-def _told(
-    vlm: BridgeVLM, rows: Sequence[Encoded], options: TrainOptions, steps: int
+def _identity(
+    vlm: BridgeVLM, rows: Sequence[LabelledRow], options: TrainOptions, steps: int
 ) -> dict[str, Any]:
     """What a run must share with a stopped one to go on from it."""
     digest = hashlib.sha256()
@@ -228,3 +233,98 @@ def _checked_output(output: str | os.PathLike[str]) -> Path:
     if (folder / "config.json").exists() and not (folder / CHECKPOINT).exists():
         raise OptionError(f"output {str(folder)!r} holds a model already; give another folder")
     return folder
+
+
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """What every step needs; ``module`` and ``optimizer`` as `accelerate` prepared them."""
+
+    accelerator: Any
+    module: Any
+    optimizer: Any
+    options: TrainOptions
+    order: Order
+    rows: Sequence[LabelledRow]
+    features: FeatureSource
+    pad_id: int
+
+    def take(self, step: int) -> dict[str, float]:
+        """One step: a whole batch, its gradient, an update. Gives what is logged of it.
+
+        The loss is the mean over all tokens learnt in the batch, whichever process and pass they
+        fell to, so neither the number of processes nor `micro_batch` changes it.
+        """
+        accelerator, options = self.accelerator, self.options
+        # The noise of a step (dropout) is its own, so a resumed run draws that of a straight one.
+        torch.manual_seed(
+            (options.seed * 1_000_003 + step) * accelerator.num_processes
+            + accelerator.process_index
+        )
+        part = options.rate_at(step, self.order.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["rate"] * part
+        batch = self.order.batch(step)
+        n_learnt = sum(self.rows[index].n_learnt for index in batch)
+        total = torch.zeros((), device=accelerator.device, dtype=torch.float32)
+        self.optimizer.zero_grad()
+        passes = self._passes(batch)
+        for number, indices in enumerate(passes, start=1):
+            rows = [self.rows[index] for index in indices]
+            made = make_batch(rows, self.features, self.pad_id, accelerator.device)
+            last = number == len(passes)
+            with nullcontext() if last else accelerator.no_sync(self.module):
+                loss = self.module(made)
+                # Gradients are averaged over the processes, and each holds only its own rows.
+                accelerator.backward(loss * (accelerator.num_processes / n_learnt))
+            total += loss.detach()
+        norm = self._clip()
+        self.optimizer.step()
+        return {
+            "step": step + 1,
+            "loss": float(accelerator.reduce(total, "sum")) / n_learnt,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "grad_norm": norm,
+        }
+
+    def _passes(self, batch: Sequence[int]) -> list[Sequence[int]]:
+        """This process' part of a batch, cut into passes of rows that are alike in length."""
+        processes = self.accelerator.num_processes
+        size = self.options.rows_at_once(len(self.rows), processes)
+        cuts = [batch[at : at + size] for at in range(0, len(batch), size)]
+        return cuts[self.accelerator.process_index :: processes]
+
+    def _clip(self) -> float:
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        most = self.options.max_grad_norm or float("inf")
+        return float(self.accelerator.clip_grad_norm_(parameters, most))
+
+
+@contextmanager
+def accelerator_of(device: torch.device, mixed_precision: str | None) -> Iterator[Any]:
+    """An `Accelerator` for the processes that this program was launched as.
+
+    accelerate's device is plain "cuda", whichever GPU is current; a single process has ``device``
+    as its current one inside the block. Of several, each has the GPU of its rank.
+
+    accelerate keeps its state for the whole process; if it was ours alone it is put away after
+    the block, so that the next run may choose another precision. Raises OptionError when what is
+    left of an `Accelerator` made elsewhere contradicts this one.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, PartialState
+
+    if mixed_precision is None:
+        mixed_precision = "bf16" if device.type == "cuda" and has_bf16() else "no"
+    ours = not PartialState._shared_state
+    try:
+        accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed_precision)
+    except ValueError as error:
+        raise OptionError(f"accelerate cannot run so here: {error}") from error
+    alone = accelerator.num_processes == 1
+    named = alone and device.type == "cuda" and device.index is not None
+    try:
+        with torch.cuda.device(device) if named else nullcontext():
+            yield accelerator
+    finally:
+        if ours and alone:
+            AcceleratorState._reset_state(reset_partial_state=True)

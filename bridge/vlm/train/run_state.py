@@ -1,0 +1,193 @@
+"""What a run writes down: a checkpoint to go on from, its log, curve and samples.
+
+One safetensors file has what was trained and AdamW's state of it. Learning rate, order of the
+rows and every step's random seed are functions of the settings and the step, so the step is all
+that is left to keep, and a run that was stopped goes on exactly as if it had not been.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from bridge.curves import draw_curve
+from bridge.errors import MissingDependencyError, OptionError, WeightsError
+from bridge.files import parse_json, whole, write_whole
+from bridge.towers.tensors import check_finite, load_tensors
+from bridge.vlm.model import BridgeVLM
+from bridge.vlm.train.data import Row
+
+CHECKPOINT = "checkpoint.safetensors"
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+def trained(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that are trained, by name."""
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+def save_checkpoint(
+    path: Path,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    told: Mapping[str, Any],
+) -> None:
+    """Write the run's state after ``step`` steps; ``told`` is what another run must share with
+    this one to go on from it. The old file stays until the new one is whole."""
+    parameters = trained(module)
+    tensors = {f"weight.{name}": parameter.detach() for name, parameter in parameters.items()}
+    tensors |= moments_of(optimizer, parameters)
+    write_state(path, tensors, {"step": str(step), "told": json.dumps(told)})
+
+
+def moments_of(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
+) -> dict[str, torch.Tensor]:
+    """What an optimizer keeps of each parameter, as ``moment.name``."""
+    return {
+        f"{moment}.{name}": value
+        for name, parameter in parameters.items()
+        for moment, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def put_moments(
+    optimizer: torch.optim.Optimizer, parameter: nn.Parameter, moments: Mapping[str, torch.Tensor]
+) -> None:
+    """Give an optimizer back what it kept of a parameter.
+
+    The moments lie beside the weight; AdamW counts its steps on the CPU, unless it is fused.
+    """
+    fused = bool(optimizer.defaults.get("fused"))
+    step = parameter.device if fused else torch.device("cpu")
+    optimizer.state[parameter] = {
+        moment: value.to(step) if moment == "step" else value.to(parameter)
+        for moment, value in moments.items()
+    }
+
+
+def write_state(
+    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Write a copy of the tensors; the old file stays until the new one is whole."""
+    copied = {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}
+    with whole(path) as part:
+        save_file(copied, part, metadata=dict(metadata))
+
+
+@torch.no_grad()
+def load_checkpoint(
+    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, told: Mapping[str, Any]
+) -> int:
+    """Put the state of ``path`` in place, and give its step.
+
+    Raises OptionError, naming what differs, for the checkpoint of a run with other settings,
+    WeightsError for a damaged one.
+    """
+    tensors, meta = load_tensors(path)
+    if not meta.get("step", "").isdecimal() or len(meta["step"]) > 12 or "told" not in meta:
+        raise WeightsError(f"{path} is not a checkpoint of a training run; delete it")
+    step, theirs = int(meta["step"]), parse_json(meta["told"], f"{path}: its settings")
+    if not isinstance(theirs, dict):
+        raise WeightsError(f"{path}: its settings are not a JSON object; delete it")
+    check_finite(path, tensors.items())
+    ours = json.loads(json.dumps(told))
+    for key in [*ours, *theirs]:
+        if ours.get(key) != theirs.get(key):
+            raise OptionError(
+                f"{path.parent} holds a run with {key} {theirs.get(key)!r}, and this one has "
+                f"{ours.get(key)!r}; give the settings it was begun with, or another folder"
+            )
+    parameters = trained(module)
+    if parameters.keys() != {n.removeprefix("weight.") for n in tensors if n.startswith("weight.")}:
+        raise WeightsError(f"{path} holds other weights than are trained here; delete it")
+    # All are checked before the first is put in place.
+    states = {name: _state(path, name, own, tensors) for name, own in parameters.items()}
+    for name, parameter in parameters.items():
+        moments = states[name]
+        parameter.copy_(tensors[f"weight.{name}"])
+        if moments:
+            put_moments(optimizer, parameter, moments)
+    return step
+
+
+def _state(
+    path: Path, name: str, parameter: torch.Tensor, tensors: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """AdamW's state of one parameter; empty before its first step. Raises WeightsError."""
+    own = {m: tensors[f"{m}.{name}"] for m in _MOMENTS if f"{m}.{name}" in tensors}
+    shapes = {"step": torch.Size()} | dict.fromkeys(_MOMENTS[1:], parameter.shape)
+    every = [(tensors[f"weight.{name}"], parameter.shape)]
+    every += [(tensor, shapes[moment]) for moment, tensor in own.items()]
+    fits = all(tensor.shape == shape and tensor.is_floating_point() for tensor, shape in every)
+    if not fits or len(own) not in (0, len(_MOMENTS)):
+        raise WeightsError(f"{path}: what it holds of {name} does not fit; delete it")
+    return own
+
+
+# -- log, curve and samples -------------------------------------------------------------
+
+_ANSWER_TOKENS = 48
+
+
+@dataclass
+class Journal:
+    """The rows of a run so far, in ``folder``."""
+
+    folder: Path
+    log: list[dict[str, float]] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+
+    def resume(self, step: int) -> None:
+        """Read back what was written up to ``step``; a killed run may have written more."""
+        self.log = _up_to(step, self.folder / "log.json")
+        self.samples = _up_to(step, self.folder / "samples.json")
+
+    def write(self) -> None:
+        """The two JSON files, and the curve where matplotlib is installed."""
+        write_whole(self.folder / "log.json", json.dumps(self.log).encode())
+        shown = json.dumps(self.samples, ensure_ascii=False, indent=1)
+        write_whole(self.folder / "samples.json", shown.encode())
+        with suppress(MissingDependencyError):  # the rows say the same
+            draw_curve(self.log, self.folder / "loss.png", self.folder.name, along="step")
+
+
+@torch.inference_mode()
+def ask_samples(vlm: BridgeVLM, rows: Sequence[Row], step: int) -> list[dict[str, Any]]:
+    """What the model answers to each row's first question, beside what the row says."""
+    told = []
+    for row in rows:
+        question, wanted = row.turns[0]
+        pictures: Any = [picture.load() for picture in row.pictures]
+        answer = vlm.answer(pictures, question, max_new_tokens=_ANSWER_TOKENS)
+        told.append(
+            {
+                "step": step,
+                "row": row.where,
+                "question": question,
+                "answer": answer,
+                "wanted": wanted,
+            }
+        )
+    return told
+
+
+def askable(rows: Sequence[Row], count: int) -> list[Row]:
+    """Up to ``count`` rows, spread over the data, all of whose pictures the first turn is about."""
+    single = [row for row in rows if len(row.turns) == 1 or len(row.pictures) <= 1]
+    return [single[at * len(single) // count] for at in range(min(count, len(single)))]
+
+
+def _up_to(step: int, path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    return [row for row in json.loads(path.read_text(encoding="utf-8")) if row["step"] <= step]
