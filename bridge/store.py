@@ -7,7 +7,6 @@ the embedded weights, ``python -m bridge.store check`` verifies it.
 from __future__ import annotations
 
 import argparse
-import difflib
 import hashlib
 import json
 import os
@@ -19,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from bridge.checks import nearest
 from bridge.console import ends_with_its_reader
 from bridge.embedded import EMBEDDED, weights_dir
 from bridge.errors import (
@@ -131,10 +131,8 @@ def _refuse_revision(name: str, revision: str | None) -> None:
 
 def _nearest(name: str) -> str:
     known = [*EMBEDDED, *HUB_IDS]
-    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.6)
-    if not near:
-        return "it is no known name and no folder. "
-    return f"did you mean {' or '.join(repr(n) for n in near)}? "
+    near = nearest(name.lower(), known)
+    return f"did you mean {near}? " if near else "it is no known name and no folder. "
 
 
 def _what_exists() -> str:

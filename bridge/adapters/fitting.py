@@ -27,6 +27,7 @@ from bridge.adapters.regression import (
 )
 from bridge.adapters.swap import open_tower
 from bridge.adapters.training import train_resampler
+from bridge.checks import is_whole
 from bridge.embedded import DRAWING
 from bridge.encoding.model import TextModel, open_model
 from bridge.errors import OptionError
@@ -132,7 +133,7 @@ def _read_options(
 ) -> _Options:
     if kind not in KINDS_OF_ADAPTER:
         raise OptionError(f"No kind of adapter {kind!r}; there is: {', '.join(KINDS_OF_ADAPTER)}.")
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+    if not is_whole(steps, 1):
         raise OptionError(f"steps must be a whole number above 0, not {steps!r}.")
     if layers is None:
         return _Options(kind, None, steps, seed)

@@ -6,15 +6,13 @@ A LoRA that is given acts on every prompt of the call at its strength, unless a 
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
-from numbers import Real
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from bridge.checks import did_you_mean, is_finite
 from bridge.errors import OptionError, quoted
 from bridge.files import stamp
 from bridge.kept import kept
@@ -198,7 +196,7 @@ def _lora(place: Path | Lora, name: str) -> Lora:
 
 
 def _strength(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+    if not is_finite(value):
         raise OptionError(f"The strength of the LoRA {name!r} must be a number, not {value!r}.")
     return float(value)
 
@@ -209,10 +207,10 @@ def _missing(name: str, named: Sequence[str]) -> str:
             f"No LoRA was given, or only a folder without any, so there is no {quoted(name, 60)}; "
             "give its file with --lora, in Python as loras={name: file}, or take the tag out."
         )
-    near = get_close_matches(name, named, 1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
     shown = ", ".join(named[:8]) + (" …" if len(named) > 8 else "")
-    return f"There is no LoRA named {quoted(name, 60)}; there is: {shown}.{hint}"
+    return (
+        f"There is no LoRA named {quoted(name, 60)}; there is: {shown}.{did_you_mean(name, named)}"
+    )
 
 
 # ---------------------------------------------------------------- shared

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bridge.checks import is_whole
 from bridge.errors import OptionError
 
 # diffusers' default for the refiner, whose ids end in a score instead of the target size.
@@ -91,7 +92,7 @@ def check_length(value: object, what: str) -> int | None:
     """A height or width in pixels, or None. Raises OptionError."""
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if not is_whole(value, 1):
         raise OptionError(f"{what} must be a whole number of pixels above 0, not {value!r}.")
     return value
 
@@ -104,7 +105,7 @@ def check_pair(value: object, what: str, least: int) -> tuple[int, int] | None:
         isinstance(value, Sequence)
         and not isinstance(value, (str, bytes))
         and len(value) == 2
-        and all(isinstance(n, int) and not isinstance(n, bool) and n >= least for n in value)
+        and all(is_whole(n, least) for n in value)
     )
     if not whole:
         raise OptionError(f"{what} must be two whole numbers of at least {least}, not {value!r}.")
