@@ -479,7 +479,8 @@ def _read_prompts(source: str) -> bytes:
 
 def _models(options: argparse.Namespace) -> None:
     from bridge.embedded import EMBEDDED, weights_dir
-    from bridge.store import HUB_IDS, embedded_state
+    from bridge.manifest import embedded_state
+    from bridge.store import HUB_IDS
     from bridge.vlm.packaged import missing_extra
 
     root = weights_dir()

@@ -19,7 +19,9 @@ from typing import Any
 from bridge.checks import nearest
 from bridge.embedded import CATALOGUE, EMBEDDED, EMBEDDED_TOWERS, weights_file
 from bridge.errors import UnknownModelError, WeightsError
-from bridge.store import DEFAULT_PATTERNS, embedded_state, resolve
+from bridge.hub import DEFAULT_PATTERNS
+from bridge.manifest import embedded_state
+from bridge.store import resolve
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from bridge.curves import draw_curve
 from bridge.files import write_whole
-from bridge.store import write_manifest
+from bridge.manifest import write_manifest
 
 _POINTS = 160  # enough to see a curve by
 
