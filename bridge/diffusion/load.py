@@ -36,10 +36,17 @@ def load_pipeline(
 ) -> Any:
     """Load a StableDiffusionPipeline or StableDiffusionXLPipeline, as diffusers would.
 
-    ``model`` is an embedded name, a recipe name, a folder or a hub id. Without ``device``: CUDA
-    if there is one. Without ``dtype``: fp32 for small models and on a CPU, else half precision.
-    Raises UnknownModelError, HubError, WeightsError (missing or damaged files),
-    UnsupportedModelError (another kind of pipeline), OptionError.
+    Args:
+        model: an embedded name, a recipe name, a folder or a hub id.
+        device: by default CUDA if there is one.
+        dtype: by default float32 for small models and on a CPU, else half precision.
+        revision: branch, tag or commit of a hub's repository.
+
+    Raises:
+        UnknownModelError, HubError: as ``bridge.store.resolve``.
+        WeightsError: missing or damaged files.
+        UnsupportedModelError: another kind of pipeline.
+        OptionError: no such device, dtype or revision.
     """
     place = resolve_device(device)
     check_dtype(dtype)

@@ -42,10 +42,19 @@ def checked_options(
     guidance_scale: object,
     guidance_rescale: object = 0.0,
     num_images: object,
-    height: object,
-    width: object,
+    size: tuple[object, object] = (None, None),
 ) -> Options:
-    """Raises PromptError and OptionError; every message names the option and its range."""
+    """Check the options of a drawing.
+
+    Args:
+        size: height and width in pixels; None for the model's own.
+        prompt, negative_prompt, seed, steps, guidance_scale, guidance_rescale, num_images: as in
+            ``bridge.generate``.
+
+    Raises:
+        PromptError, OptionError: every message names the option and its range.
+    """
+    height, width = size
     prompts = check_prompts(prompt)
     for index, text in enumerate(prompts):
         if not text.strip():

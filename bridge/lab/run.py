@@ -163,7 +163,7 @@ def _brush(
             raise OptionError("seeds is empty; give at least one.")
     checked = checked_options(
         "any", None, seed=wanted, steps=steps, guidance_scale=guidance_scale,
-        num_images=len(wanted), height=height, width=width,
+        num_images=len(wanted), size=(height, width),
     )  # fmt: skip
     return Brush(
         checked.seeds, checked.steps, checked.guidance_scale, checked.height, checked.width
