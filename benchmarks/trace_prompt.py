@@ -1,0 +1,62 @@
+"""The way of a prompt to tensors: which files of bridge run, and which of its types are made.
+
+    python -m benchmarks.trace_prompt
+
+Counts one call of ``bridge.condition("a (red:1.3) apple", "blurry")`` on the shipped model, which
+another prompt has loaded before. docs/architecture.md shows what it prints.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+HOME = Path(__file__).resolve().parent.parent / "bridge"
+PROMPT, NEGATIVE = "a (red:1.3) apple", "blurry"
+
+
+def traced(call: Callable[[], object]) -> tuple[list[str], list[str]]:
+    """Run ``call``: the files of bridge that a function ran in, and the classes of bridge that an
+    instance was made of, each in the order of their first use."""
+    files: dict[str, None] = {}
+    types: dict[str, None] = {}
+
+    def watch(frame: FrameType, event: str, _: Any) -> None:
+        if event != "call":
+            return
+        code = frame.f_code
+        path = Path(code.co_filename)
+        if HOME in path.parents:
+            files.setdefault(str(path.relative_to(HOME.parent)))
+        if code.co_name == "__init__" and "self" in frame.f_locals:
+            kind = type(frame.f_locals["self"])
+            if kind.__module__.startswith("bridge."):
+                types.setdefault(f"{kind.__module__}.{kind.__qualname__}")
+
+    sys.setprofile(watch)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return [*files], [*types]
+
+
+def main() -> None:
+    """Print both lists."""
+    import bridge
+
+    warnings.simplefilter("ignore")
+    bridge.condition("a cat", "ugly")
+    files, types = traced(lambda: bridge.condition(PROMPT, NEGATIVE))
+    for title, found in (("files", files), ("types", types)):
+        print(f"{len(found)} {title}")
+        for each in found:
+            print(f"  {each}")
+
+
+if __name__ == "__main__":
+    main()
