@@ -31,6 +31,11 @@ from bridge.schema import read_as
 from bridge.towers import Layer, fingerprint
 from bridge.towers.tensors import check_finite, load_tensors
 
+FORMAT = 2
+_HEADER = "bridge_adapter"
+_RESAMPLER = "resampler."
+# A resampler of more layers takes minutes to build, from a file of no size.
+_MOST_LAYERS = 64
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -153,13 +158,7 @@ class Adapter:
             )
 
 
-FORMAT = 2
-_HEADER = "bridge_adapter"
-_RESAMPLER = "resampler."
-
-
-# A resampler of more layers takes minutes to build, from a file of no size.
-_MOST_LAYERS = 64
+# ---------------------------------------------------------------- its file
 
 
 @dataclass(frozen=True)
@@ -276,7 +275,7 @@ def load_adapter(path: str | os.PathLike[str]) -> Adapter:
     dtypes = {str(tensor.dtype) for tensor in tensors.values()}
     if dtypes != {"torch.float32"}:
         raise WeightsError(f"{source} is damaged: it is of {', '.join(sorted(dtypes))}.")
-    fault = next(faults_of(adapter), None)
+    fault = next(_faults_of(adapter), None)
     if fault is not None:
         raise WeightsError(f"{source} is damaged: {fault}.")
     return adapter
@@ -324,7 +323,10 @@ def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
-def faults_of(adapter: Adapter) -> Iterator[str]:
+# ---------------------------------------------------------------- what must agree in it
+
+
+def _faults_of(adapter: Adapter) -> Iterator[str]:
     """What in an adapter's shapes is not as the words of its header say."""
     if not adapter.layers or not adapter.natives:
         yield "it has no layers or no towers"

@@ -13,18 +13,8 @@ from torch import Tensor
 from bridge.adapters.adapter import Adapter, TowerCard
 from bridge.adapters.maps import TowerMap
 from bridge.adapters.pairs import BATCH, Batch, Native, Pairs, native_states
-from bridge.adapters.reading import (
-    Places,
-    groups_of,
-    inputs_of,
-)
-from bridge.adapters.regression import (
-    LinearMap,
-    Moments,
-    RandomFeatures,
-    chosen_ridge,
-    procrustes,
-)
+from bridge.adapters.reading import Places, groups_of, inputs_of
+from bridge.adapters.regression import LinearMap, Moments, RandomFeatures, chosen_ridge, procrustes
 from bridge.adapters.swap import open_tower
 from bridge.adapters.training import train_resampler
 from bridge.checks import is_whole

@@ -40,6 +40,12 @@ from bridge.prompt import Token, TokenPlan, Window
 from bridge.towers import TEXT_FAMILIES, Layer
 
 Span = tuple[float, float]
+PLACE_WIDTH = 16
+KINDS = ("content", "eos", "padding")
+_BATCH = 32
+
+
+# ---------------------------------------------------------------- alignment by characters
 
 
 @dataclass(frozen=True)
@@ -129,9 +135,7 @@ def _parted(source: str, before: Token, after: Token) -> bool:
     )
 
 
-PLACE_WIDTH = 16
-KINDS = ("content", "eos", "padding")
-_BATCH = 32
+# ---------------------------------------------------------------- what the foreign tower gives
 
 
 @dataclass(frozen=True)

@@ -21,16 +21,10 @@ from typing import Any
 import torch
 
 from bridge.adapters.adapter import Adapter, load_adapter
-from bridge.adapters.mapped import Mapped
+from bridge.adapters.foreign_tower import ForeignTower
 from bridge.embedded import DRAWING
 from bridge.encoding.addons import AddOn
-from bridge.encoding.model import (
-    TextModel,
-    Towers,
-    in_context,
-    next_number,
-    open_model,
-)
+from bridge.encoding.model import TextModel, Towers, in_context, next_number, open_model
 from bridge.encoding.recipes import TowerUse
 from bridge.errors import OptionError, UnsupportedModelError
 from bridge.files import stamp
@@ -155,7 +149,7 @@ def _with_adapter(
     tower = open_tower(adapter.foreign.name if towers is None else towers, device)
     adapter.check_foreign(tower)
     return replace(
-        model, mapped=Mapped(adapter, tower), swaps=(adapter.account(),), number=next_number()
+        model, mapped=ForeignTower(adapter, tower), swaps=(adapter.account(),), number=next_number()
     )
 
 

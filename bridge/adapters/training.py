@@ -12,13 +12,7 @@ from torch import Tensor
 
 from bridge.adapters.maps import TowerMap
 from bridge.adapters.pairs import Native
-from bridge.adapters.reading import (
-    KINDS,
-    ForeignStates,
-    NativeWindow,
-    Places,
-    aligned_batch,
-)
+from bridge.adapters.reading import KINDS, ForeignStates, NativeWindow, Places, aligned_batch
 from bridge.adapters.resampler import Resampler, memory_of
 from bridge.runtime import building
 

@@ -45,7 +45,7 @@ from bridge.towers import (
 from bridge.towers.watch import watched
 
 if TYPE_CHECKING:
-    from bridge.adapters.mapped import Mapped
+    from bridge.adapters.foreign_tower import ForeignTower
 
 # What conditioning reads of a model; the rest of it is not fetched and not hashed.
 _PATTERNS = (
@@ -106,7 +106,7 @@ class TextModel:
     zeros: tuple[int, int] | None = None
     addons: AddOns = NO_ADDONS
     swaps: tuple[AddOn, ...] = ()
-    mapped: Mapped | None = None
+    mapped: ForeignTower | None = None
     number: int = field(default_factory=next_number)
 
     def readers(self, length: int | None = None) -> tuple[Reader, ...]:

@@ -25,7 +25,7 @@ Plans = Sequence[Sequence[TokenPlan]]
 
 
 @dataclass(frozen=True, eq=False)
-class Mapped:
+class ForeignTower:
     """A foreign tower with its adapter, in the place of a model's own towers."""
 
     adapter: Adapter
