@@ -99,7 +99,7 @@ def missed_shares(pipe: Any, tower: Any, adapter: Any, captions: Sequence[str]) 
     mapped: dict[str, Any] = {}
     pooled: float | None = None
     for name, native in natives.items():
-        mapped[name], found = adapter.maps[name].to(towers.device)(native.sought, readings)
+        mapped[name], found = adapter.maps[name].to(towers.device)(native.windows, readings)
         if native.pooled is not None and found is not None:
             pooled = _missed(native.pooled, found)
     both = [
@@ -110,12 +110,12 @@ def missed_shares(pipe: Any, tower: Any, adapter: Any, captions: Sequence[str]) 
         read = [
             pipe.unet.encoder_hid_proj(each.to(device, pipe.unet.dtype)).float() for each in both
         ]
-    sought = next(iter(natives.values())).sought
+    windows = next(iter(natives.values())).windows
     shares = {}
     for kind in PLACES:
         at = [
             (row, place)
-            for row, each in enumerate(sought)
+            for row, each in enumerate(windows)
             for place in Places.of(each.window)[kind]
         ]
         rows, places = (list(each) for each in zip(*at, strict=True))

@@ -197,8 +197,8 @@ def vae_round_trip(model: str) -> Spoil | None:
     import diffusers
     import torch
 
+    from bridge.embedded import weights_dir
     from bridge.errors import BridgeError
-    from bridge.store import weights_dir
 
     # Not through resolve(): the autoencoder may be there before the rest of the model is.
     folder = (Path(model) if Path(model).is_dir() else weights_dir() / model) / "vae"

@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from bridge.embedded import weights_dir
 from bridge.files import write_whole
-from bridge.store import weights_dir
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import io
 import json
 import os
@@ -25,9 +24,6 @@ from bridge.errors import BridgeError, ImageError, OptionError, PromptError, quo
 from bridge.files import (
     check_output_file,
     check_output_folder,
-    filled_folder,
-    home_path,
-    stamp,
     write_whole,
 )
 from bridge.lab.arguments import add_arguments as add_study_arguments
@@ -244,8 +240,8 @@ def _draw(options: argparse.Namespace) -> None:
             dialect=options.dialect,
             emphasis=options.emphasis,
             long_prompt=options.long_prompt,
-            **_brought(options),
-            **_swapped(options),
+            **_addons(options),
+            **_towers_given(options),
         )
     seconds = time.perf_counter() - started
     paths = _output_paths(options.output, made.seeds)
@@ -314,20 +310,10 @@ def _tokens(options: argparse.Namespace) -> None:
 
 
 def _encode(options: argparse.Namespace) -> None:
-    """One file a prompt, named by its place and by all that makes it; what is there stays."""
     check_output_folder(options.output)
     lines = _prompt_lines(options.prompts)
-    from bridge.encoding import condition, save_conditioning
-    from bridge.encoding.addon_inputs import read_addons
-    from bridge.prompt import parse
-    from bridge.prompt.loras import take_tags
+    from bridge.encoding.prompt_folder import encode_folder
 
-    brought = _brought(options)
-    # Refused before any model loads.
-    tagged = [take_tags(line, options.dialect) for line in lines]
-    for each in tagged:
-        parse(each.text, options.dialect)
-    read_addons(**brought, tagged=tagged)
     settings = {
         "negative_prompt": options.negative,
         "model": options.model,
@@ -335,54 +321,29 @@ def _encode(options: argparse.Namespace) -> None:
         "emphasis": options.emphasis,
         "long_prompt": options.long_prompt,
         "dtype": options.dtype,
+        **(_addons(options) if options.lora or options.embedding else {}),
+        **_towers_given(options),
     }
-    if options.lora or options.embedding:  # else files keep the names that they had
-        settings |= brought
-    settings |= _swapped(options)
-    makers = [settings, *_stamps(options, brought)]
-    files, made = [], 0
-    # One workplace for all: to look for those that were left takes longer in a fuller folder.
-    with filled_folder(options.output) as place, ProgressLine(sys.stderr) as show:
-        for number, line in enumerate(lines, 1):
-            key = hashlib.sha256(json.dumps([line, *makers]).encode()).hexdigest()[:8]
-            name = f"{number:05}-{key}.safetensors"
-            files.append({"file": name, "prompt": line})
-            if not (options.output / name).exists():
-                show(Progress("encoding", number - 1, len(lines), "prompts"))
-                cond = condition(line, device=options.device, **settings)
-                save_conditioning(cond, place / name).replace(options.output / name)
-                made += 1
-    index = json.dumps({**settings, "files": files}, ensure_ascii=False, indent=1) + "\n"
-    write_whole(options.output / "index.json", index.encode())
+    with ProgressLine(sys.stderr) as show:
+        done = encode_folder(
+            lines, options.output, settings, device=options.device, on_progress=show
+        )
     if options.json:
-        _print_json({"output": str(options.output), "made": made, "files": files})
+        record = {"output": str(options.output), "made": done.made, "files": list(done.files)}
+        _print_json(record)
     else:
-        print(f"{options.output}: {made} encoded, {len(lines) - made} were there")
+        there = len(lines) - done.made
+        print(f"{options.output}: {done.made} encoded, {there} were there")
 
 
-def _stamps(options: argparse.Namespace, brought: dict[str, Any]) -> list[Any]:
-    """What tells when a given file has changed, or one in a given folder. Names have none."""
-    given = [options.model, *(path for path, _ in brought["loras"]), *brought["textual_inversions"]]
-    given += [*(options.tower or ()), options.adapter or ""]
-    files = [file for each in given if each for file in _files_of(home_path(each))]
-    return [[str(file), stamp(file)] for file in files]
-
-
-def _files_of(place: Path) -> list[Path]:
-    """The file itself, or those of a folder; none where there is neither."""
-    if os.path.isdir(place):
-        return sorted(file for file in place.rglob("*") if file.is_file())
-    return [place] if os.path.isfile(place) else []
-
-
-def _brought(options: argparse.Namespace) -> dict[str, Any]:
+def _addons(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "loras": [_lora(text) for text in options.lora or ()],
         "textual_inversions": options.embedding or [],
     }
 
 
-def _swapped(options: argparse.Namespace) -> dict[str, Any]:
+def _towers_given(options: argparse.Namespace) -> dict[str, Any]:
     """``towers`` and ``adapter``, as far as they were given."""
     named = options.tower or []
     towers = {"towers": named[0] if len(named) == 1 else named} if named else {}
@@ -479,7 +440,8 @@ def _read_prompts(source: str) -> bytes:
 
 def _models(options: argparse.Namespace) -> None:
     from bridge.embedded import EMBEDDED, weights_dir
-    from bridge.store import HUB_IDS, embedded_state
+    from bridge.manifest import embedded_state
+    from bridge.store import HUB_IDS
     from bridge.vlm.packaged import missing_extra
 
     root = weights_dir()

@@ -20,6 +20,12 @@ def quoted(text: object, most: int = 200) -> str:
     return repr(whole if len(whole) <= most else whole[:most] + "…")
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else "no message"
+
+
 class BridgeError(Exception):
     """Root of bridge's own errors. Catch this to catch them all."""
 

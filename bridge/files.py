@@ -23,7 +23,8 @@ MOST_TEXT = 256 << 20
 def check_regular(path: Path) -> None:
     """Refuse what is not a plain file before it is opened: a pipe or a device may never end.
 
-    Raises WeightsError, for a missing file too.
+    Raises:
+        WeightsError: a pipe, a device, a folder; a missing file.
     """
     try:
         mode = path.stat().st_mode
@@ -37,9 +38,10 @@ def check_regular(path: Path) -> None:
 
 
 def check_given(path: Path, what: str) -> None:
-    """Refuse a path of the caller's that is no plain file, in words about what it should be.
+    """Refuse a path of the caller's that is not a plain file, in words about what it should be.
 
-    Raises WeightsError.
+    Raises:
+        WeightsError: a missing file, a folder, a pipe.
     """
     try:
         mode = path.stat().st_mode
@@ -103,7 +105,9 @@ def whole(path: Path) -> Iterator[Path]:
 
     A reader sees the old one or the new one, never a part; after an error or a kill the old one
     stays. What a killed process left in the folder is removed. (An old folder must be empty.)
-    Raises WriteError.
+
+    Raises:
+        WriteError: it cannot be written.
     """
     with ExitStack() as stack:
         with _named(path):
@@ -129,7 +133,10 @@ def whole_folder(path: Path) -> Iterator[Path]:
 def filled_folder(folder: Path) -> Iterator[Path]:
     """A workplace in ``folder``, from which the block moves what is whole into it.
 
-    The folder is made if need be, and is gone again if nothing comes into it. Raises WriteError.
+    The folder is made if need be, and is gone again if nothing comes into it.
+
+    Raises:
+        WriteError: it cannot be written to.
     """
     with ExitStack() as stack:
         with _named(folder):

@@ -7,7 +7,7 @@ readers see, and gives that block to `lazy_imports`: the names are listed once.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -25,17 +25,6 @@ def lazy_imports(package: str) -> tuple[Callable[[str], Any], Callable[[], list[
             rooms.append(name)
         else:
             homes[name] = module
-    return *lazy_names(package, homes, rooms), sorted(homes)
-
-
-def lazy_names(
-    package: str, homes: Mapping[str, str], rooms: Collection[str] = ()
-) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """``__getattr__`` and ``__dir__`` of a package.
-
-    ``homes`` names the module of each public name, ``rooms`` the submodules that are reached as
-    attributes without an import of their own.
-    """
 
     def load(name: str) -> Any:
         if name in homes:
@@ -47,7 +36,7 @@ def lazy_names(
     def names() -> list[str]:
         return sorted({*vars(sys.modules[package]), *homes, *rooms})
 
-    return load, names
+    return load, names, sorted(homes)
 
 
 def _type_checked(file: Path) -> Iterator[tuple[str, str]]:

@@ -39,7 +39,10 @@ _MOST = (
 def check_folder(folder: Path) -> Path:
     """The folder, if all files in it are plain ones, which no reader waits for.
 
-    Raises WeightsError. Looks at the folder and at those in it, where the parts of a model are.
+    Looks at the folder and at those in it, where the parts of a model are.
+
+    Raises:
+        WeightsError: a file that is not a plain one.
     """
     for file in _files(folder):
         check_regular(file)
@@ -49,7 +52,8 @@ def check_folder(folder: Path) -> Path:
 def check_part(folder: Path) -> None:
     """Refuse what would overwhelm who loads the model in ``folder``, or be unpickled.
 
-    Raises WeightsError.
+    Raises:
+        WeightsError: sizes that no model has; an index that names a pickle.
     """
     if (folder / "config.json").is_file():
         check_sizes(read_json(folder / "config.json"), folder / "config.json")

@@ -39,10 +39,12 @@ _FORMATS = frozenset({
 def open_path(path: str | os.PathLike[str], read: Callable[[Image, str], Read]) -> Read:
     """Open a picture file and give what ``read`` makes of it and its name.
 
-    ``path`` may be a ``data:`` address, which holds the file itself, or a ``file:`` one.
+    Args:
+        path: a file's; or a ``data:`` address, which holds the file itself, or a ``file:`` one.
+        read: given the open picture and its name for messages.
 
-    Raises ImageError for a missing file, a folder, a pipe, another address, and as
-    ``open_stream``.
+    Raises:
+        ImageError: a missing file, a folder, a pipe, another address; as ``open_stream``.
     """
     text = os.fspath(path)
     if isinstance(text, str) and text[:5].lower() == "data:":
@@ -101,7 +103,8 @@ def open_stream(
 ) -> Read:
     """Open an encoded picture and give what ``read`` makes of it.
 
-    Raises ImageError for all that goes wrong, in ``read`` too.
+    Raises:
+        ImageError: for all that goes wrong, in ``read`` too.
     """
     from PIL import Image, UnidentifiedImageError
 

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from bridge.checks import is_whole
+
 T = TypeVar("T")
 Read = Callable[[Any], Any]
 
@@ -57,7 +59,7 @@ def _refused(wanted: str, value: Any) -> ValueError:
 
 
 def _whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > _MOST:
+    if not is_whole(value, -_MOST, _MOST):
         raise _refused("a whole number", value)
     return value
 

@@ -97,7 +97,7 @@ def draw(models: Models, wish: Wish, stop: threading.Event) -> Iterator[Progress
     iterator stops the worker at its next step. Raises what `bridge.generate` raises.
     """
     # Bad input is told before the models load.
-    checked_options(height=None, width=None, **wish.options())
+    checked_options(**wish.options())
     reports: queue.SimpleQueue[Progress | Drawn | BaseException] = queue.SimpleQueue()
     worker = threading.Thread(
         target=_work, args=(models, wish, stop, reports), name="bridge-draw", daemon=True

@@ -174,7 +174,7 @@ def checked(asked: Inquiry) -> list[Variant]:
         )
     checked_options(
         asked.prompt, None, seed=asked.first_seed, steps=asked.step_count, guidance_scale=1.0,
-        num_images=1, height=None, width=None,
+        num_images=1,
     )  # fmt: skip
     count, most = 1 + len(variants), asked.most
     if count > most:

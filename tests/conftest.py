@@ -71,7 +71,7 @@ def embedded() -> Callable[[str], Path]:
     skip would hide that they are gone.
     """
 
-    from bridge.store import weights_dir
+    from bridge.embedded import weights_dir
 
     def folder(name: str) -> Path:
         found = weights_dir() / name

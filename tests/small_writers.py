@@ -29,7 +29,7 @@ from bridge.cli import main
 from bridge.encoding import load_conditioning, save_conditioning
 from bridge.lab.cache import Cache
 from bridge.lab.result import TABLES, Study
-from bridge.store import check_embedded, read_manifest, write_manifest
+from bridge.manifest import check_embedded, read_manifest, write_manifest
 from bridge.towers import Layer
 from bridge.vlm import convert, load_vlm, save_vlm
 from bridge.vlm.projectors import load_projector, save_projector

@@ -185,7 +185,7 @@ def test_a_resampler_learns_what_its_base_does_not_know(pipe: Any, foreign: Text
     readings = foreign_readings(foreign, native, [Layer()], torch.device("cpu"))
     (own,) = native.values()
     inputs = inputs_of(
-        Places.of(own.sought[0].window), own.sought[0].text, readings[own.sought[0].text.text]
+        Places.of(own.windows[0].window), own.windows[0].text, readings[own.windows[0].text.text]
     )
     mean = own.states.mean((0, 1))
     base = TowerMap(

@@ -11,18 +11,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_models import tiny_clip_tokenizer
 
-from bridge.adapters.alignment import (
+from bridge.adapters.reading import (
     Span,
     overlap_weights,
     parted,
     unshared,
     window_text,
 )
-from bridge.adapters.features import RandomFeatures
 from bridge.adapters.regression import (
     STRENGTHS,
     LinearMap,
     Moments,
+    RandomFeatures,
     chosen_ridge,
     penalties,
     procrustes,

@@ -22,7 +22,7 @@ from tiny_vlm import tiny_llava
 import bridge
 from bridge.cli import main
 from bridge.diffusion import generate
-from bridge.store import write_manifest
+from bridge.manifest import write_manifest
 from bridge.vlm import describe
 
 PROMPT = "two red apples left of a cat"

@@ -165,5 +165,5 @@ def test_every_name_that_an_error_proposes_ships() -> None:
         bridge.load_pipeline("emoji-none")
     named = re.search(r"Embedded models: ([^;]*);", str(caught.value))
     assert named is not None
-    weights = bridge.store.weights_dir()
+    weights = bridge.embedded.weights_dir()
     assert all((weights / name).is_dir() for name in named[1].split(", "))

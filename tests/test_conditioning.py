@@ -31,7 +31,7 @@ from tiny_models import (
 )
 
 import bridge
-from bridge.encoding import RECIPES, find_recipe, forget_towers, open_model, tokenizers_of
+from bridge.encoding import RECIPES, find_recipe, open_model, tokenizers_of
 from bridge.encoding.options import SizeRequest
 from bridge.encoding.pipeline_state import execution_device, is_offloaded
 from bridge.errors import (
@@ -116,7 +116,7 @@ def old_layout(encoder: Any) -> Iterator[None]:
 @contextmanager
 def count_passes(towers: list[Any]) -> Iterator[list[int]]:
     """Count forward passes of each tower, of which nothing is known before."""
-    forget_towers()
+    bridge.release()
     counts = [0] * len(towers)
 
     def hook(index: int) -> Any:
@@ -540,7 +540,7 @@ def test_a_prompt_of_ten_thousand_words(pipes: dict[str, Any]) -> None:
 def test_towers_of_a_folder_are_kept_until_its_files_change(
     folders: dict[str, Path], pipes: dict[str, Any]
 ) -> None:
-    forget_towers()
+    bridge.release()
     first = bridge.condition("a", model=folders["sd15"], device="cpu")
     kit = open_model(folders["sd15"], device=torch.device("cpu"))
     assert kit.load().modules[0] is kit.load().modules[0]

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.parametrize(
-    "command", [["bridge.store", "check"], ["bridge", "towers"], ["bridge", "models", "--json"]]
+    "command", [["bridge.manifest", "check"], ["bridge", "towers"], ["bridge", "models", "--json"]]
 )
 @pytest.mark.parametrize("buffered", ["", "1"])
 def test_a_reader_that_has_gone(command: list[str], buffered: str) -> None:
@@ -38,8 +38,8 @@ def test_a_reader_that_has_gone(command: list[str], buffered: str) -> None:
         (["bridge", "towers"], ""),
         (["bridge", "towers"], "1"),
         (["bridge", "towers", "--debug"], "1"),
-        (["bridge.store", "check"], ""),
-        (["bridge.store", "check"], "1"),
+        (["bridge.manifest", "check"], ""),
+        (["bridge.manifest", "check"], "1"),
     ],
 )
 def test_a_full_disk_is_said_in_a_line(command: list[str], buffered: str) -> None:

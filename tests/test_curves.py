@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bridge.curves import draw_curve
+from bridge.pictures import draw_curve
 
 
 def test_the_programs_backend_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

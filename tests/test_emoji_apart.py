@@ -22,7 +22,7 @@ from bridge.embedded import (
     weights_dir,
 )
 from bridge.errors import WeightsError
-from bridge.store import read_manifest
+from bridge.manifest import read_manifest
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted(

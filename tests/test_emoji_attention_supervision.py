@@ -11,7 +11,7 @@ import torch
 from tiny_world import scenes_at
 from transformers import PreTrainedTokenizerFast
 
-from bridge.store import weights_dir
+from bridge.embedded import weights_dir
 from bridge.vlm.train.batches import IGNORE_LABEL
 from emoji_world.concepts import CONCEPTS
 from emoji_world.llava_folder import training_example

@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from bridge.curves import draw_curve
+from bridge.pictures import draw_curve
 from bridge.vlm.train import run_state
 from emoji_world.train.loop import Recipe, Run
 

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 import bridge
-from bridge import store
+from bridge import manifest
 from bridge.errors import WeightsError
 from bridge.lab.variants.vocabulary import LANGUAGES, names_in
 from bridge.towers import open_text_tower, towers
@@ -269,7 +269,7 @@ def test_without_its_weights_it_is_not_at_hand(
 ) -> None:
     (tmp_path / "emoji-clip").mkdir()
     (tmp_path / "emoji-clip" / "config.json").write_text("{}")
-    store.write_manifest(tmp_path)
+    manifest.write_manifest(tmp_path)
     monkeypatch.setenv("BRIDGE_WEIGHTS", str(tmp_path))
     (row,) = (row for row in towers() if row["name"] == "emoji-multilingual")
     assert not row["at_hand"]

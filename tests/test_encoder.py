@@ -19,7 +19,7 @@ from lora_files import random_deltas, write_lora
 from tiny_models import tiny_clip_tokenizer, tiny_sd_pipeline, tiny_sdxl_pipeline
 
 import bridge
-from bridge.encoding import Encoder, forget_towers
+from bridge.encoding import Encoder
 from bridge.encoding.conditioning import TENSORS
 from bridge.errors import OptionError, PromptError
 from bridge.prompt import TruncationWarning
@@ -392,7 +392,7 @@ def test_a_pipeline_goes_when_its_owner_lets_it_go() -> None:
 
 
 def test_two_encoders_of_a_folder_share_towers_until_the_last_is_closed(folder: Path) -> None:
-    forget_towers()
+    bridge.release()
     one, other = Encoder(folder), Encoder(folder)
     one("a cat")
     other("a cat")

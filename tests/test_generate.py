@@ -560,7 +560,7 @@ def test_on_step_must_be_a_function() -> None:
 def test_numbers_of_numpy_are_numbers() -> None:
     options = checked_options(
         PROMPT, None, seed=np.int64(7), steps=np.int32(3), guidance_scale=np.float32(2.5),
-        num_images=1, height=None, width=None,
+        num_images=1,
     )  # fmt: skip
     assert (options.seeds, options.steps, options.guidance_scale) == ((7,), 3, 2.5)
     assert type(options.seeds[0]) is type(options.steps) is int
@@ -606,8 +606,6 @@ def test_options_spell_out_seeds() -> None:
         steps=1,
         guidance_scale=0,
         num_images=1,
-        height=None,
-        width=None,
     )
     assert made.seeds == (2**63 - 1, 0)
     assert made.prompts == ("a", "b")

@@ -19,7 +19,7 @@ from torch.nn.functional import interpolate
 import bridge
 from bridge.diffusion import heat_maps
 from bridge.diffusion.attention import cross_attentions
-from bridge.diffusion.keys import keys_of
+from bridge.diffusion.heat import keys_of
 from bridge.errors import OptionError, UnsupportedModelError
 from bridge.prompt import parse, plan
 

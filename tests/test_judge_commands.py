@@ -15,7 +15,7 @@ import bridge
 import bridge.diffusion
 from benchmarks import adapters, compositional, emphasis
 from benchmarks.results import command_of, results_file
-from bridge.store import weights_dir
+from bridge.embedded import weights_dir
 
 DRAW = "--model emoji-xl --n 200 --steps 20 --guidance 3 --seed 0"
 

@@ -28,8 +28,8 @@ from benchmarks.memorise import (
     nearest_of,
 )
 from benchmarks.tasks import Task, make_tasks
+from bridge.embedded import weights_dir
 from bridge.errors import OptionError
-from bridge.store import weights_dir
 from emoji_world.judge import ObjectMatch, PictureContent
 from emoji_world.render import render_scene
 from emoji_world.scenes import Scene, is_held_out

@@ -29,7 +29,7 @@ from torch.testing import assert_close
 
 import bridge
 from bridge.cli import main
-from bridge.encoding import forget_towers, load_conditioning, save_conditioning
+from bridge.encoding import load_conditioning, save_conditioning
 from bridge.errors import OptionError, PromptError, WeightsError
 from bridge.towers import TowerAddOns, adapted, read_lora
 
@@ -357,7 +357,7 @@ def refuse_loading(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a tower was loaded")
 
     monkeypatch.setattr("bridge.encoding.model.load_tower", fail)
-    forget_towers()
+    bridge.release()
 
 
 def test_loras_for_other_models_are_refused_before_towers_load(

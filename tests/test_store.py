@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge import store
+from bridge import embedded, manifest, store
 from bridge.errors import BridgeError, HubError, OptionError, UnknownModelError, WeightsError
 
 
@@ -30,7 +30,7 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (root / "README.md").write_text("not listed")
     (root / "emoji-xl/README.md").write_text("not listed")
     (root / "emoji-xl/.cache").write_text("not listed")
-    store.write_manifest(root)
+    manifest.write_manifest(root)
     monkeypatch.setenv("BRIDGE_WEIGHTS", str(root))
     return root
 
@@ -44,7 +44,7 @@ def test_an_embedded_name_is_its_folder(weights: Path) -> None:
 
 def test_weights_lie_in_the_clone_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BRIDGE_WEIGHTS", raising=False)
-    assert store.weights_dir() == Path(store.__file__).parent.parent / "weights"
+    assert embedded.weights_dir() == Path(store.__file__).parent.parent / "weights"
 
 
 def test_a_folder_is_itself(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_pickles_are_never_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_manifest_lists_model_files_only(weights: Path) -> None:
-    files = store.read_manifest(weights)
+    files = manifest.read_manifest(weights)
     assert set(files) == {
         "emoji-xl/unet/model.safetensors",
         "emoji-xl/text_encoder/model.safetensors",
@@ -235,7 +235,7 @@ def test_a_file_with_one_byte_changed(weights: Path) -> None:
 
 
 def test_a_borrowed_file_is_checked_with_its_borrower(weights: Path) -> None:
-    assert store.check_embedded("emoji-clip-2") == 2
+    assert manifest.check_embedded("emoji-clip-2") == 2
     (weights / "emoji-xl/text_encoder/model.safetensors").write_bytes(b"Text" + b"text" * 99)
     with pytest.raises(WeightsError, match=r"emoji-xl/text_encoder/model.safetensors"):
         store.resolve("emoji-clip-2")
@@ -250,9 +250,9 @@ def test_only_what_is_wanted_is_hashed(weights: Path) -> None:
 
 def test_an_unchanged_file_is_hashed_once_a_process(weights: Path) -> None:
     store.resolve("emoji-xl")
-    before = store._sha256.cache_info().misses
+    before = manifest._sha256.cache_info().misses
     store.resolve("emoji-xl")
-    assert store._sha256.cache_info().misses == before
+    assert manifest._sha256.cache_info().misses == before
 
 
 def test_a_model_that_does_not_ship(weights: Path) -> None:
@@ -273,7 +273,7 @@ def test_a_manifest_that_is_none(weights: Path, content: str | None) -> None:
 def test_an_index_that_is_none(weights: Path) -> None:
     index = weights / "emoji-clip-2/text_encoder/model.safetensors.index.json"
     index.write_text("{half")
-    store.write_manifest(weights)
+    manifest.write_manifest(weights)
     with pytest.raises(WeightsError, match="it is no index"):
         store.resolve("emoji-clip-2")
 
@@ -288,19 +288,19 @@ def test_every_error_is_a_bridge_error() -> None:
 
 def test_the_command_writes_and_checks(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (weights / "manifest.json").unlink()
-    assert store.main(["manifest"]) == 0
+    assert manifest.main(["write"]) == 0
     assert "4 files" in capsys.readouterr().out
-    assert store.main(["check", "--weights", str(weights)]) == 0
+    assert manifest.main(["check", "--weights", str(weights)]) == 0
     assert "emoji-clip-2: 2 files agree\nemoji-xl: 3 files agree" in capsys.readouterr().out
     (weights / "emoji-xl/model_index.json").unlink()
     (weights / "emoji-clip-2/text_encoder/model.safetensors.index.json").unlink()
-    assert store.main(["check"]) == 1
+    assert manifest.main(["check"]) == 1
     said = capsys.readouterr().err  # of every bad folder, not of the first alone
     assert "error: emoji-clip-2: Weights file" in said and "error: emoji-xl: Weights file" in said
 
 
 def test_an_empty_folder_gets_no_manifest(tmp_path: Path) -> None:
-    assert store.main(["manifest", "--weights", str(tmp_path)]) == 1
+    assert manifest.main(["write", "--weights", str(tmp_path)]) == 1
     assert list(tmp_path.iterdir()) == []
 
 

@@ -15,7 +15,6 @@ from transformers import CLIPTextModelWithProjection
 
 import bridge
 from bridge.adapters import label_swap, opened
-from bridge.encoding import forget_towers
 from bridge.errors import OptionError
 from bridge.lab.cache import Cache
 from bridge.lab.passes import read_rollouts, read_weighted
@@ -98,7 +97,7 @@ def test_a_tower_by_name_is_opened_once(tmp_path: Path, monkeypatch: pytest.Monk
         return open_text_tower(source, **options)
 
     monkeypatch.setattr(opened, "open_text_tower", noted)
-    forget_towers()
+    bridge.release()
     half = tiny_sd_pipeline()
     half.text_encoder.to(torch.bfloat16)
     cond = bridge.condition("a cat", model=half, towers=saved_tower(tmp_path))
@@ -113,12 +112,12 @@ def test_an_adapter_is_fitted_in_full_precision(
     monkeypatch.setattr(
         "bridge.towers.tower.resolve_dtype", lambda dtype, *_: dtype or torch.bfloat16
     )
-    forget_towers()
+    bridge.release()
     prompts = [f"{number} {thing}" for number in range(20) for thing in ("cat", "dog")]
     made = bridge.fit_adapter(saved_tower(tmp_path), model=tiny_sd_pipeline(), prompts=prompts)
     made.check_foreign(open_text_tower(tmp_path, device="cpu", dtype=torch.float32))
     assert made.hash is made.hash  # worked out once
-    forget_towers()
+    bridge.release()
 
 
 # ---------------------------------------------------------------- bad input

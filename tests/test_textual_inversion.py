@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from tiny_models import tiny_sd_pipeline, tiny_sdxl_pipeline
 
 import bridge
-from bridge.encoding import forget_towers, load_conditioning, save_conditioning
+from bridge.encoding import load_conditioning, save_conditioning
 from bridge.errors import OptionError, PromptError, WeightsError
 from bridge.towers import read_textual_inversion
 
@@ -197,7 +197,7 @@ def test_wrong_widths_are_told_before_towers_load(
         raise AssertionError("a tower was loaded")
 
     monkeypatch.setattr("bridge.encoding.model.load_tower", fail)
-    forget_towers()
+    bridge.release()
     path = tmp_path / "toy.safetensors"
     save_file({"<toy>": vectors(1, 1024)}, path)
     with pytest.raises(

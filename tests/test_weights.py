@@ -28,7 +28,7 @@ from transformers import (
 )
 
 import bridge
-from bridge import store
+from bridge import manifest
 from bridge.errors import MissingDependencyError
 from bridge.towers import load_tower
 from bridge.towers.clip import IMAGE_PROJECTED, encode_image
@@ -101,15 +101,15 @@ def test_every_weight_is_half_precision_safetensors(root: Path) -> None:
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_the_manifest_agrees(name: str, root: Path) -> None:
-    assert store.check_embedded(name, weights=root) > 0
-    listed = {path for path in store.read_manifest(root) if path.startswith(f"{name}/")}
+    assert manifest.check_embedded(name, weights=root) > 0
+    listed = {path for path in manifest.read_manifest(root) if path.startswith(f"{name}/")}
     files = (path for path in (root / name).rglob("*") if path.is_file())
     there = {path.relative_to(root).as_posix() for path in files}
     assert listed == there  # nothing lies there that the manifest does not vouch for
 
 
 def test_the_command_agrees(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert store.main(["check", "--weights", str(root)]) == 0
+    assert manifest.main(["check", "--weights", str(root)]) == 0
     said = capsys.readouterr().out
     assert all(f"{name}: " in said for name in FOLDERS)
 

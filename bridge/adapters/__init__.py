@@ -8,24 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bridge.lazy import lazy_names
+from bridge.lazy import lazy_imports
 
 if TYPE_CHECKING:
-    from bridge.adapters.adapter import Adapter
+    from bridge.adapters.adapter import Adapter, load_adapter
     from bridge.adapters.fitting import fit_adapter
-    from bridge.adapters.storage import load_adapter
     from bridge.adapters.swap import Swap, label_swap
 
-__all__ = ["Adapter", "Swap", "fit_adapter", "label_swap", "load_adapter"]
-
 # On first use, since the encoder takes towers from here, and fitting an encoder's rows.
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        "Adapter": "bridge.adapters.adapter",
-        "Swap": "bridge.adapters.swap",
-        "fit_adapter": "bridge.adapters.fitting",
-        "label_swap": "bridge.adapters.swap",
-        "load_adapter": "bridge.adapters.storage",
-    },
-)
+__getattr__, __dir__, __all__ = lazy_imports(__name__)

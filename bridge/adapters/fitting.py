@@ -11,20 +11,15 @@ import torch
 from torch import Tensor
 
 from bridge.adapters.adapter import Adapter, TowerCard
-from bridge.adapters.features import RandomFeatures
 from bridge.adapters.maps import TowerMap
-from bridge.adapters.opened import open_tower
-from bridge.adapters.pairs import Native, foreign_readings, native_states
-from bridge.adapters.reading import Places, Reading, groups_of, inputs_of
-from bridge.adapters.regression import (
-    LinearMap,
-    Moments,
-    chosen_ridge,
-    procrustes,
-)
+from bridge.adapters.pairs import BATCH, Batch, Native, Pairs, native_states
+from bridge.adapters.reading import Places, groups_of, inputs_of
+from bridge.adapters.regression import LinearMap, Moments, RandomFeatures, chosen_ridge, procrustes
+from bridge.adapters.swap import open_tower
 from bridge.adapters.training import train_resampler
+from bridge.checks import is_whole
 from bridge.embedded import DRAWING
-from bridge.encoding.model import TextModel, Towers, open_model
+from bridge.encoding.model import TextModel, open_model
 from bridge.errors import OptionError
 from bridge.progress import OnProgress, Progress, unwatched
 from bridge.prompt import check_prompts
@@ -35,21 +30,11 @@ KINDS_OF_ADAPTER = ("ridge", "procrustes", "random-features", "resampler")
 _LINEAR = ("ridge", "procrustes")
 FEWEST = 32
 _CLIP = ("CLIPTextModel", "CLIPTextModelWithProjection", "CoCaText")
-_BATCH = 32
 _MOST_LAYERS, _WIDEST = 6, 4096
 _HELD = 8  # every eighth prompt is held out
 _APART = 7  # padding places between two that are fitted on
 FEATURES = 1024
 _SCALED = 16  # batches that the features' scales are taken from
-
-
-@dataclass(frozen=True, eq=False)
-class _Batch:
-    """The number of a batch's first prompt, and what both sides give for its prompts."""
-
-    start: int
-    natives: dict[str, Native]
-    readings: dict[str, Reading]
 
 
 # For each component and kind of place: its random features, if any; the moments of pairs to fit
@@ -99,23 +84,8 @@ def fit_adapter(
             token states were never trained for anything but ``resampler``.
         The errors of ``bridge.condition`` and ``open_text_tower``.
     """
-    if kind not in KINDS_OF_ADAPTER:
-        raise OptionError(f"No kind of adapter {kind!r}; there is: {', '.join(KINDS_OF_ADAPTER)}.")
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise OptionError(f"steps must be a whole number above 0, not {steps!r}.")
-    if layers is not None:
-        layers = tuple(layers) if isinstance(layers, Sequence) else (layers,)
-        if not layers or not all(isinstance(layer, Layer) for layer in layers):
-            raise OptionError(
-                f"layers must be one or more bridge.towers.Layer, not {layers}; leave them out for "
-                "the recipe's own and others"
-            )
-    texts = tuple(dict.fromkeys(text for text in check_prompts(prompts) if text.strip()))
-    if len(texts) < FEWEST:
-        raise OptionError(
-            f"An adapter is fitted on at least {FEWEST} different prompts, and here are "
-            f"{len(texts)}; give some hundreds, in the words that will be used."
-        )
+    options = _read_options(kind, layers, steps, seed)
+    texts = _read_prompts(prompts)
     place = None if device is None else resolve_device(device)
     native = open_model(model, device=place)
     # In full precision wherever it runs: rounded weights would be known by no CPU.
@@ -125,41 +95,89 @@ def fit_adapter(
             f"{foreign.name} was trained for its pooled state alone, so its token states cannot "
             'feed cross-attention by a closed form; fit_adapter(..., kind="resampler") trains one.'
         )
-    towers = native.load()
-    chosen = tuple(layers or default_layers(native, foreign))
-    if kind == "procrustes":  # a turn of one layer's states
-        chosen = chosen[:1]
-    linear = kind in _LINEAR
-    say = on_progress or unwatched
-    read = _batches(native, towers, foreign, chosen, texts)
-    batches: Iterable[_Batch] = _told(read, len(texts), say)
-    batches = batches if linear else list(batches)  # which are gone through more than once
-    features = {} if linear else _features(_moments(list(batches)[:_SCALED], {}), len(texts), seed)
-    one = next(_batches(native, towers, foreign, chosen, texts[:1]))
+    pairs = Pairs(native, native.load(), foreign, options.layers_of(native, foreign))
+    return _fit(pairs, texts, options, on_progress or unwatched)
+
+
+@dataclass(frozen=True)
+class _Options:
+    """How an adapter is fitted, checked."""
+
+    kind: str
+    layers: tuple[Layer, ...] | None
+    steps: int
+    seed: int
+
+    @property
+    def is_linear(self) -> bool:
+        return self.kind in _LINEAR
+
+    def layers_of(self, model: TextModel, foreign: TextTower) -> tuple[Layer, ...]:
+        """The foreign layers to take; Procrustes is a turn of one layer's states."""
+        chosen = self.layers or default_layers(model, foreign)
+        return chosen[:1] if self.kind == "procrustes" else chosen
+
+
+def _read_options(
+    kind: str, layers: Layer | Sequence[Layer] | None, steps: int, seed: int
+) -> _Options:
+    if kind not in KINDS_OF_ADAPTER:
+        raise OptionError(f"No kind of adapter {kind!r}; there is: {', '.join(KINDS_OF_ADAPTER)}.")
+    if not is_whole(steps, 1):
+        raise OptionError(f"steps must be a whole number above 0, not {steps!r}.")
+    if layers is None:
+        return _Options(kind, None, steps, seed)
+    layers = tuple(layers) if isinstance(layers, Sequence) else (layers,)
+    if not layers or not all(isinstance(layer, Layer) for layer in layers):
+        raise OptionError(
+            f"layers must be one or more bridge.towers.Layer, not {layers}; leave them out for "
+            "the recipe's own and others"
+        )
+    return _Options(kind, layers, steps, seed)
+
+
+def _read_prompts(prompts: Sequence[str]) -> tuple[str, ...]:
+    texts = tuple(dict.fromkeys(text for text in check_prompts(prompts) if text.strip()))
+    if len(texts) < FEWEST:
+        raise OptionError(
+            f"An adapter is fitted on at least {FEWEST} different prompts, and here are "
+            f"{len(texts)}; give some hundreds, in the words that will be used."
+        )
+    return texts
+
+
+def _fit(pairs: Pairs, texts: Sequence[str], options: _Options, say: OnProgress) -> Adapter:
+    native, towers, foreign = pairs.model, pairs.towers, pairs.foreign
+    batches: Iterable[Batch] = _told(pairs.batches(texts), len(texts), say)
+    features: _Features = {}
+    if not options.is_linear:
+        batches = list(batches)  # which are gone through more than once
+        features = _features(_moments(batches[:_SCALED], {}), len(texts), options.seed)
+    one = next(pairs.batches(texts[:1]))
     maps, explained = _closed_forms(
-        kind,
+        options.kind,
         _moments(batches, features),
         native_states(native, towers, [""]),
         groups_of(next(iter(one.readings.values()))),
         features,
     )
-    if kind == "resampler":
+    if options.kind == "resampler":
         for component in maps:
             data = [(batch.natives[component], batch.readings) for batch in batches]
             trained, scores = train_resampler(
                 maps[component],
                 data,
                 _HELD,
-                steps,
-                seed,
-                _counted(component, steps, say),
+                options.steps,
+                options.seed,
+                _counted(component, options.steps, say),
             )
             maps[component] = replace(maps[component], resampler=trained)
             explained[component] |= scores
     return Adapter(
-        kind=kind,
+        kind=options.kind,
         recipe=native.recipe.name,
-        layers=chosen,
+        layers=pairs.layers,
         foreign=TowerCard.of(foreign.name, foreign.spec.width, foreign.module),
         natives={
             use.component: TowerCard.of(use.component, spec.width, module)
@@ -220,21 +238,9 @@ def _closed_forms(
     return maps, explained
 
 
-def _batches(
-    model: TextModel,
-    towers: Towers,
-    foreign: TextTower,
-    layers: Sequence[Layer],
-    texts: Sequence[str],
-) -> Iterator[_Batch]:
-    for start in range(0, len(texts), _BATCH):
-        natives = native_states(model, towers, texts[start : start + _BATCH])
-        yield _Batch(start, natives, foreign_readings(foreign, natives, layers, towers.device))
-
-
-def _told(batches: Iterable[_Batch], prompts: int, on_progress: OnProgress) -> Iterator[_Batch]:
+def _told(batches: Iterable[Batch], prompts: int, on_progress: OnProgress) -> Iterator[Batch]:
     for batch in batches:
-        read = min(batch.start + _BATCH, prompts)
+        read = min(batch.start + BATCH, prompts)
         on_progress(Progress("reading", read, prompts, "prompts"))
         yield batch
 
@@ -243,7 +249,7 @@ def _counted(component: str, steps: int, on_progress: OnProgress) -> Callable[[i
     return lambda done: on_progress(Progress(f"training {component}", done, steps, "steps"))
 
 
-def _moments(batches: Iterable[_Batch], features: _Features) -> _Sums:
+def _moments(batches: Iterable[Batch], features: _Features) -> _Sums:
     """The moments of all pairs, their inputs widened by ``features``."""
     sums: _Sums = {}
     for batch in batches:
@@ -256,18 +262,18 @@ def _gather(
     sums: _Sums,
     component: str,
     native: Native,
-    batch: _Batch,
+    batch: Batch,
     features: Mapping[str, RandomFeatures],
 ) -> None:
     """Add a batch's pairs to the moments."""
     rows: dict[tuple[str, bool], list[tuple[Tensor, Tensor]]] = {}
-    for at, sought in enumerate(native.sought):
-        if not sought.text.text:
+    for at, each in enumerate(native.windows):
+        if not each.text.text:
             continue
         number = batch.start + at
         held = number % _HELD == _HELD - 1
-        places, reading = Places.of(sought.window), batch.readings[sought.text.text]
-        for kind, inputs in inputs_of(places, sought.text, reading).items():
+        places, reading = Places.of(each.window), batch.readings[each.text.text]
+        for kind, inputs in inputs_of(places, each.text, reading).items():
             target = native.states[at, places[kind].start : places[kind].stop]
             # Neighbours in padding are much alike, so a few of each prompt are enough.
             some = slice(number % _APART, None, _APART) if kind == "padding" else slice(None)

@@ -8,30 +8,16 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from bridge.adapters.alignment import WindowText, window_text
-from bridge.adapters.features import RandomFeatures
 from bridge.adapters.reading import (
     KINDS,
+    ForeignStates,
+    NativeWindow,
     Places,
-    Reading,
-    aligned_states,
+    aligned_batch,
     inputs_of,
 )
-from bridge.adapters.regression import LinearMap
+from bridge.adapters.regression import LinearMap, RandomFeatures
 from bridge.adapters.resampler import Resampler, memory_of
-from bridge.prompt import TokenPlan, Window
-
-
-@dataclass(frozen=True)
-class Sought:
-    """A native window whose states are wanted, and its text."""
-
-    window: Window
-    text: WindowText
-
-    @classmethod
-    def of(cls, plan: TokenPlan, window: Window) -> Sought:
-        return cls(window, window_text(plan.source, window))
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,19 +40,19 @@ class TowerMap:
 
     @torch.no_grad()
     def __call__(
-        self, sought: Sequence[Sought], readings: Mapping[str, Reading]
+        self, windows: Sequence[NativeWindow], readings: Mapping[str, ForeignStates]
     ) -> tuple[Tensor, Tensor | None]:
         """Token states ``(N, T, D)`` and pooled states ``(N, P)`` of N windows, float32."""
-        states = self.empty.repeat(len(sought), 1, 1)
-        pooled = None if self.empty_pooled is None else self.empty_pooled.repeat(len(sought), 1)
-        full = [at for at, each in enumerate(sought) if each.text.text]
+        states = self.empty.repeat(len(windows), 1, 1)
+        pooled = None if self.empty_pooled is None else self.empty_pooled.repeat(len(windows), 1)
+        full = [at for at, each in enumerate(windows) if each.text.text]
         if not full:
             return states, pooled
-        own = [readings[sought[at].text.text] for at in full]
-        places = [Places.of(sought[at].window) for at in full]
+        own = [readings[windows[at].text.text] for at in full]
+        places = [Places.of(windows[at].window) for at in full]
         base = states[full]
         rows = [
-            inputs_of(p, sought[at].text, r) for at, p, r in zip(full, places, own, strict=True)
+            inputs_of(p, windows[at].text, r) for at, p, r in zip(full, places, own, strict=True)
         ]
         for kind in KINDS:
             counts = [len(p[kind]) for p in places]
@@ -76,7 +62,7 @@ class TowerMap:
         summaries = torch.stack([reading.summary for reading in own])
         base_pooled = None if pooled is None else self.mapped("pooled", summaries)
         if self.resampler is not None:
-            aligned = aligned_batch([sought[at] for at in full], own)
+            aligned = aligned_batch([windows[at] for at in full], own)
             base, base_pooled = self.resampler(base, base_pooled, aligned, *memory_of(own))
             for at, here in enumerate(places):
                 base[at, : here.content.start] = self.empty[: here.content.start]
@@ -103,13 +89,3 @@ class TowerMap:
             features={kind: each.to(device) for kind, each in self.features.items()},
             resampler=None if self.resampler is None else self.resampler.on(device),
         )
-
-
-def aligned_batch(sought: Sequence[Sought], readings: Sequence[Reading]) -> Tensor:
-    """``(N, T, F)``: ``aligned_states`` of N windows with content."""
-    return torch.stack(
-        [
-            aligned_states(Places.of(each.window), each.text, reading)
-            for each, reading in zip(sought, readings, strict=True)
-        ]
-    )

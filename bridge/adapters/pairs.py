@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bridge.adapters.maps import Sought
-from bridge.adapters.reading import Reading, read_texts
+from bridge.adapters.reading import ForeignStates, NativeWindow, foreign_states
 from bridge.encoding.emphasis import EMPHASES
 from bridge.encoding.model import TextModel, Towers
 from bridge.encoding.options import read_rules
 from bridge.encoding.tower_pass import Joining, RowPlan, Tower, check_rows, encode_plans
 from bridge.prompt import parse, plan_many
-from bridge.towers import Layer
+from bridge.towers import Layer, TextTower
 
+BATCH = 32
 _PLAIN = read_rules({"dialect": "plain"})
 
 
@@ -26,12 +26,12 @@ class Native:
     """One native tower's windows of B prompts, and what it gives for them, float32.
 
     Attributes:
-        sought: B windows.
+        windows: B of them.
         states: ``(B, T, D)``.
         pooled: ``(B, P)``, or None where the recipe takes none of it.
     """
 
-    sought: tuple[Sought, ...]
+    windows: tuple[NativeWindow, ...]
     states: Tensor
     pooled: Tensor | None
 
@@ -52,7 +52,7 @@ def native_states(model: TextModel, towers: Towers, prompts: Sequence[str]) -> d
             )
         check_rows([own], [encoded.faults], "none", "")
         found[use.component] = Native(
-            tuple(Sought.of(plan, plan.windows[0]) for plan in own),
+            tuple(NativeWindow.of(plan, plan.windows[0]) for plan in own),
             encoded.states.float(),
             encoded.pooled.float() if use.pooled and encoded.pooled is not None else None,
         )
@@ -61,7 +61,32 @@ def native_states(model: TextModel, towers: Towers, prompts: Sequence[str]) -> d
 
 def foreign_readings(
     tower: Any, natives: dict[str, Native], layers: Sequence[Layer], device: torch.device
-) -> dict[str, Reading]:
+) -> dict[str, ForeignStates]:
     """What the foreign tower gives for the texts of native windows."""
-    texts = [each.text.text for native in natives.values() for each in native.sought]
-    return read_texts(tower, [text for text in texts if text], layers, device)
+    texts = [each.text.text for native in natives.values() for each in native.windows]
+    return foreign_states(tower, [text for text in texts if text], layers, device)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """The number of a batch's first prompt, and what both sides give for its prompts."""
+
+    start: int
+    natives: dict[str, Native]
+    readings: dict[str, ForeignStates]
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Where pairs to fit on come from: a model with its towers, and layers of a foreign one."""
+
+    model: TextModel
+    towers: Towers
+    foreign: TextTower
+    layers: tuple[Layer, ...]
+
+    def batches(self, texts: Sequence[str]) -> Iterator[Batch]:
+        for start in range(0, len(texts), BATCH):
+            natives = native_states(self.model, self.towers, texts[start : start + BATCH])
+            readings = foreign_readings(self.foreign, natives, self.layers, self.towers.device)
+            yield Batch(start, natives, readings)

@@ -1,5 +1,12 @@
 """What a foreign tower gives for a text, and the inputs that a map makes native states of.
 
+Two tokenizers cut one text differently, so tokens are matched by the characters that they cover: a
+token takes the mean of the other tower's states, weighted by how many of its characters each
+covers. Where several tokens share one span (a pictograph is often four byte tokens), each takes an
+equal part of it in turn; where a token begins inside a character that the one before it has begun
+(byte-level vocabularies merge a pictograph's last byte with a comma), it counts for the rest. So a
+text cut alike by both is matched one to one.
+
 The places of a native window fall into kinds, each with a map of its own:
 
 =========  =====================================================================================
@@ -22,28 +29,129 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bridge.adapters.alignment import (
-    Span,
-    WindowText,
-    overlap_weights,
-    unshared,
-)
 from bridge.encoding.tower_pass import check_finite
-from bridge.prompt import Window
+from bridge.prompt import Token, TokenPlan, Window
 from bridge.towers import TEXT_FAMILIES, Layer
 
+Span = tuple[float, float]
 PLACE_WIDTH = 16
 KINDS = ("content", "eos", "padding")
 _BATCH = 32
 
 
+# ---------------------------------------------------------------- alignment by characters
+
+
+@dataclass(frozen=True)
+class WindowText:
+    """The text that a window's content tokens stand for, and each one's span in it.
+
+    Attributes:
+        text: without the dialect's syntax, words parted by one space; "" for an empty window.
+        spans: one for each content token, in order; parts of a character where several share one.
+    """
+
+    text: str
+    spans: tuple[Span, ...]
+
+
+def window_text(source: str, window: Window) -> WindowText:
+    """What a window reads of a prompt, put together from its tokens' places in ``source``."""
+    content = [token for token in window.tokens if not token.special]
+    text, spans = "", []
+    last: Token | None = None
+    covered = 0
+    for (start, end), same in groupby(content, key=lambda token: (token.start, token.end)):
+        tokens = list(same)
+        start, covered = max(start, covered), max(end, covered)
+        piece = source[start:end].strip()
+        if piece and last is not None and _parted(source, last, tokens[0]):
+            text += " "
+        spans += parted((len(text), len(text) + len(piece)), len(tokens))
+        text += piece
+        last = tokens[-1] if piece else last
+    return WindowText(text, tuple(spans))
+
+
+def parted(span: Span, count: int) -> list[Span]:
+    """A span in ``count`` equal parts."""
+    start, end = span
+    step = (end - start) / count
+    return [(start + k * step, start + (k + 1) * step) for k in range(count)]
+
+
+def unshared(spans: Sequence[Span]) -> list[Span]:
+    """Spans of tokens in order as spans that do not overlap: a run of equal ones as equal parts,
+    one that begins inside the one before as what comes after that."""
+    found: list[Span] = []
+    covered = 0.0
+    for (start, end), same in groupby(spans):
+        start = max(start, covered) if end > covered else start
+        covered = max(end, covered)
+        found += parted((start, end), len(list(same)))
+    return found
+
+
+def overlap_weights(spans: Sequence[Span], others: Sequence[Span]) -> Tensor:
+    """How much each of the other tokens counts for each token.
+
+    Args:
+        spans: N spans of characters.
+        others: M spans in the same text, at least one.
+
+    Returns:
+        ``(N, M)`` float32, rows that sum to 1: in proportion to the length of the overlap. A
+        span that overlaps none takes the nearest, and shares alike between those equally near.
+    """
+    own = torch.tensor(spans, dtype=torch.float64).reshape(-1, 2)
+    other = torch.tensor(others, dtype=torch.float64).reshape(-1, 2)
+    low = torch.maximum(own[:, None, 0], other[None, :, 0])
+    high = torch.minimum(own[:, None, 1], other[None, :, 1])
+    # Above 0 a length in common, below 0 the gap between; rounding must not pass for an overlap.
+    common = high - low
+    overlap = torch.where(common > 1e-9, common, 0.0)
+    nearest = (common >= common.amax(1, keepdim=True) - 1e-9).double()
+    weights = torch.where((overlap > 0).any(1, keepdim=True), overlap, nearest)
+    return (weights / weights.sum(1, keepdim=True)).float()
+
+
+def _parted(source: str, before: Token, after: Token) -> bool:
+    """Whether white space goes between two tokens' texts.
+
+    Text of two weights that touches (``cat(dog:1.2)``) is cut there by the model's own tokenizer
+    as by a space; a comma after a bracket is not moved away from its word.
+    """
+    if before.word == after.word:
+        return False
+    gap = source[before.end : after.start]
+    return any(map(str.isspace, gap)) or (
+        source[before.end - 1].isalnum() and source[after.start].isalnum()
+    )
+
+
+# ---------------------------------------------------------------- what the foreign tower gives
+
+
+@dataclass(frozen=True)
+class NativeWindow:
+    """A native window whose states are wanted, and its text."""
+
+    window: Window
+    text: WindowText
+
+    @classmethod
+    def of(cls, plan: TokenPlan, window: Window) -> NativeWindow:
+        return cls(window, window_text(plan.source, window))
+
+
 @dataclass(frozen=True, eq=False)
-class Reading:
+class ForeignStates:
     """A foreign tower's states of one text.
 
     Attributes:
@@ -81,9 +189,9 @@ class Reading:
 
 
 @torch.no_grad()
-def read_texts(
+def foreign_states(
     tower: Any, texts: Sequence[str], layers: Sequence[Layer], device: torch.device
-) -> dict[str, Reading]:
+) -> dict[str, ForeignStates]:
     """What ``tower`` gives for each different text, in batches; the result is on ``device``.
 
     Args:
@@ -91,7 +199,7 @@ def read_texts(
         texts: B texts.
         layers: those whose token states are taken, side by side; the main one first.
     """
-    found: dict[str, Reading] = {}
+    found: dict[str, ForeignStates] = {}
     different = list(dict.fromkeys(texts))
     for start in range(0, len(different), _BATCH):
         part = different[start : start + _BATCH]
@@ -111,7 +219,7 @@ def read_texts(
             places = [at for at, span in enumerate(batch.offsets[row]) if span is not None]
             spans = [span for span in batch.offsets[row] if span is not None]
             content = tuple(places) or (last,)
-            found[text] = Reading(
+            found[text] = ForeignStates(
                 states=hidden[row],
                 width=out.hidden[0].shape[-1],
                 content=content,
@@ -144,7 +252,7 @@ class Places:
         return {"content": self.content, "eos": self.eos, "padding": self.padding}[kind]
 
 
-def aligned_states(places: Places, text: WindowText, reading: Reading) -> Tensor:
+def aligned_states(places: Places, text: WindowText, reading: ForeignStates) -> Tensor:
     """The foreign states that stand at each place of a window with content.
 
     Returns:
@@ -158,7 +266,17 @@ def aligned_states(places: Places, text: WindowText, reading: Reading) -> Tensor
     return torch.cat([content.new_zeros(places.content.start, content.shape[1]), content, rest])
 
 
-def inputs_of(places: Places, text: WindowText, reading: Reading) -> dict[str, Tensor]:
+def aligned_batch(windows: Sequence[NativeWindow], readings: Sequence[ForeignStates]) -> Tensor:
+    """``(N, T, F)``: ``aligned_states`` of N windows with content."""
+    return torch.stack(
+        [
+            aligned_states(Places.of(each.window), each.text, reading)
+            for each, reading in zip(windows, readings, strict=True)
+        ]
+    )
+
+
+def inputs_of(places: Places, text: WindowText, reading: ForeignStates) -> dict[str, Tensor]:
     """The inputs of each kind's map for one window with content.
 
     Returns:
@@ -186,7 +304,7 @@ def inputs_of(places: Places, text: WindowText, reading: Reading) -> dict[str, T
     return found
 
 
-def groups_of(reading: Reading) -> dict[str, tuple[tuple[int, ...], ...]]:
+def groups_of(reading: ForeignStates) -> dict[str, tuple[tuple[int, ...], ...]]:
     """The widths of the blocks of one unit that each kind's inputs are made of, in two groups:
     what is of the main layer, which comes first, and what is of the others."""
     width, pooled = reading.width, len(reading.pooled)

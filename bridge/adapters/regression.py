@@ -1,4 +1,4 @@
-"""Linear maps from paired states in closed form: ridge regression and orthogonal Procrustes.
+"""Maps from paired states in closed form: ridge regression, random features, Procrustes.
 
 Pairs are gathered as sums of products, so that thousands of prompts take the memory of one. All of
 it is float64: normal equations square the condition number.
@@ -9,6 +9,11 @@ it is float64: normal equations square the condition number.
 - Procrustes: Schönemann 1966, with one scale (Schönemann and Carroll 1970). ``W = s P R`` where R
   has orthonormal rows or columns and ``s`` is a number; P takes a wider input to its principal
   directions, as many as the output has, and is left out otherwise.
+- Random features: which word a tower's token is, and what stands before it, decides another tower's
+  state, and no linear map of the first state reads all of that. Random features (Rahimi and Recht
+  2007, "Random Features for Large-Scale Kernel Machines"; of rectified units, Cho and Saul 2009,
+  "Kernel Methods for Deep Learning") put beside an input ``max(0, xR + c)`` with R and c drawn at
+  random: ridge on both is kernel regression in closed form.
 """
 
 from __future__ import annotations
@@ -24,6 +29,7 @@ STRENGTHS = (1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1
 _LEAST = 1e-12
 _FLOOR = 0.01
 _TIE = 0.01
+_FAINT = 1e-3  # of the mean standard deviation: fainter entries are not blown up to matter
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,3 +236,44 @@ def procrustes(pairs: Moments, width: int) -> LinearMap:
     weight = pairs.xy.new_zeros(pairs.xy.shape)
     weight[:width] = turned if basis is None else basis @ turned
     return LinearMap(weight, mean_y - mean_x @ weight)
+
+
+@dataclass(frozen=True, eq=False)
+class RandomFeatures:
+    """``x -> [x, max(0, (x - mean) / scale @ weight + offset)]``, float32.
+
+    Attributes:
+        mean, scale: of each entry of x, ``(F,)``.
+        weight: ``(F, K)``.
+        offset: ``(K,)``.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    weight: Tensor
+    offset: Tensor
+
+    @classmethod
+    def drawn(cls, inputs: Moments, count: int, seed: int) -> RandomFeatures:
+        """``count`` of them for x as in ``inputs``; the same for the same seed."""
+        mean, _ = inputs.means
+        spread = (inputs.centred[0].diagonal() / inputs.count).clamp(min=0).sqrt()
+        scale = spread + _FAINT * spread.mean() + 1e-12
+        dice = torch.Generator().manual_seed(seed)
+        width = len(mean)
+        weight = torch.randn(width, count, generator=dice, dtype=torch.float32) / width**0.5
+        offset = torch.randn(count, generator=dice, dtype=torch.float32)
+        return cls(mean.float(), scale.float(), weight.to(mean.device), offset.to(mean.device))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``(..., F)`` to ``(..., F + K)``."""
+        x = x.to(self.weight)
+        bent = torch.relu((x - self.mean) / self.scale @ self.weight + self.offset)
+        return torch.cat([x, bent], dim=-1)
+
+    def to(self, device: torch.device) -> RandomFeatures:
+        """The same on another device."""
+        return RandomFeatures(
+            self.mean.to(device), self.scale.to(device), self.weight.to(device),
+            self.offset.to(device),
+        )  # fmt: skip

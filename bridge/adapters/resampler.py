@@ -23,7 +23,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bridge.adapters.reading import PLACE_WIDTH, Reading, place_code
+from bridge.adapters.reading import PLACE_WIDTH, ForeignStates, place_code
 
 # Of the mean variance: directions fainter than this are noise, and are not blown up to matter.
 _FLOOR = 0.01
@@ -156,7 +156,7 @@ class Resampler(nn.Module):
         return self if self.mean.device == device else copy.deepcopy(self).to(device)
 
 
-def memory_of(readings: Sequence[Reading]) -> tuple[Tensor, Tensor]:
+def memory_of(readings: Sequence[ForeignStates]) -> tuple[Tensor, Tensor]:
     """Foreign states ``(B, M, F)`` up to each text's last token, and where there are none."""
     memory = nn.utils.rnn.pad_sequence(
         [reading.states[: reading.last + 1] for reading in readings], batch_first=True

@@ -20,22 +20,23 @@ from typing import Any
 
 import torch
 
-from bridge.adapters.adapter import Adapter
-from bridge.adapters.mapped import Mapped
-from bridge.adapters.opened import open_tower
-from bridge.adapters.storage import load_adapter
+from bridge.adapters.adapter import Adapter, load_adapter
+from bridge.adapters.foreign_tower import ForeignTower
 from bridge.embedded import DRAWING
 from bridge.encoding.addons import AddOn
-from bridge.encoding.model import (
-    TextModel,
-    Towers,
-    in_context,
-    next_number,
-    open_model,
-)
+from bridge.encoding.model import TextModel, Towers, in_context, next_number, open_model
 from bridge.encoding.recipes import TowerUse
 from bridge.errors import OptionError, UnsupportedModelError
-from bridge.towers import TEXT_TOWERS, TextTower, TowerSpec, fingerprint
+from bridge.files import stamp
+from bridge.kept import kept
+from bridge.towers import (
+    TEXT_TOWERS,
+    TextTower,
+    TowerSpec,
+    find_source,
+    fingerprint,
+    open_text_tower,
+)
 from bridge.towers.watch import watched
 
 NATIVE, SAME_WIDTH, ADAPTER, INCOMPATIBLE = "native", "same-width", "adapter", "incompatible"
@@ -148,7 +149,7 @@ def _with_adapter(
     tower = open_tower(adapter.foreign.name if towers is None else towers, device)
     adapter.check_foreign(tower)
     return replace(
-        model, mapped=Mapped(adapter, tower), swaps=(adapter.account(),), number=next_number()
+        model, mapped=ForeignTower(adapter, tower), swaps=(adapter.account(),), number=next_number()
     )
 
 
@@ -291,3 +292,31 @@ def _check_place(tower: TextTower, dtype: torch.dtype, device: torch.device) -> 
 def _dtype(module: Any) -> torch.dtype:
     found: torch.dtype = next(module.parameters()).dtype
     return found
+
+
+def open_tower(
+    tower: Any, device: torch.device | None = None, dtype: torch.dtype | None = None
+) -> TextTower:
+    """The tower of a name, hub id or folder; an open one as it is.
+
+    Raises:
+        OptionError: what is none of these.
+        The errors of ``bridge.towers.open_text_tower``.
+    """
+    if isinstance(tower, TextTower):
+        return tower
+    if not isinstance(tower, (str, os.PathLike)):
+        raise OptionError(
+            "towers takes a name, a folder, a TextTower, a list of these or {component: tower}, "
+            f"not {type(tower).__name__} ({tower!r:.60})."
+        )
+    source = os.fspath(tower)
+    files = sorted(find_source(source)[1].glob("*"))
+    return _opened(source, tuple((file.name, stamp(file)) for file in files), device, dtype)
+
+
+@kept(2)
+def _opened(
+    source: str, state: object, device: torch.device | None, dtype: torch.dtype | None
+) -> TextTower:
+    return open_text_tower(source, device=device, dtype=dtype)

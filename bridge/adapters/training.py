@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bridge.adapters.maps import Sought, TowerMap, aligned_batch
+from bridge.adapters.maps import TowerMap
 from bridge.adapters.pairs import Native
-from bridge.adapters.reading import KINDS, Places, Reading
+from bridge.adapters.reading import KINDS, ForeignStates, NativeWindow, Places, aligned_batch
 from bridge.adapters.resampler import Resampler, memory_of
 from bridge.runtime import building
 
@@ -24,11 +24,11 @@ _SAMPLED = 1000  # prompts that the whitening is taken from
 
 @dataclass(frozen=True, eq=False)
 class _Example:
-    """One prompt: its window, the foreign reading, the native states ``(T, D)`` and pooled state
-    ``(P,)`` wanted, and what the closed form gives in their place."""
+    """One prompt: its native window, the foreign states, the native states ``(T, D)`` and pooled
+    state ``(P,)`` wanted, and what the closed form gives in their place."""
 
-    sought: Sought
-    reading: Reading
+    target: NativeWindow
+    reading: ForeignStates
     states: Tensor
     pooled: Tensor | None
     base: Tensor
@@ -37,7 +37,7 @@ class _Example:
 
 def train_resampler(
     base: TowerMap,
-    data: Sequence[tuple[Native, Mapping[str, Reading]]],
+    data: Sequence[tuple[Native, Mapping[str, ForeignStates]]],
     held: int,
     steps: int,
     seed: int,
@@ -75,20 +75,22 @@ def train_resampler(
     return model, _scores(model, left_out or used)
 
 
-def _examples(base: TowerMap, native: Native, readings: Mapping[str, Reading]) -> list[_Example]:
+def _examples(
+    base: TowerMap, native: Native, readings: Mapping[str, ForeignStates]
+) -> list[_Example]:
     """Those prompts of a batch that have content."""
-    states, pooled = base(native.sought, readings)
+    states, pooled = base(native.windows, readings)
     return [
         _Example(
-            sought,
-            readings[sought.text.text],
+            target,
+            readings[target.text.text],
             native.states[at],
             None if native.pooled is None else native.pooled[at],
             states[at],
             None if pooled is None else pooled[at],
         )
-        for at, sought in enumerate(native.sought)
-        if sought.text.text
+        for at, target in enumerate(native.windows)
+        if target.text.text
     ]
 
 
@@ -99,7 +101,7 @@ def _made(base: TowerMap, examples: Sequence[_Example], hidden: int) -> Resample
     with building():
         model = Resampler(length, width, pooled, memory_width, hidden).to(base.empty.device)
     few = examples[:_SAMPLED]
-    places = [Places.of(each.sought.window) for each in few]
+    places = [Places.of(each.target.window) for each in few]
     states = torch.cat(
         [each.states[p.content.start : p.eos.stop] for each, p in zip(few, places, strict=True)]
     )
@@ -141,14 +143,14 @@ def _whitened(
 ) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
     """For each kind of place, in whitened coordinates: what is wanted, what the closed form gives,
     what the model makes of it."""
-    sought, own = [each.sought for each in batch], [each.reading for each in batch]
+    windows, own = [each.target for each in batch], [each.reading for each in batch]
     linear = torch.stack([each.base for each in batch])
     linear_pooled = _stacked([each.base_pooled for each in batch])
-    aligned = aligned_batch(sought, own)
+    aligned = aligned_batch(windows, own)
     white, white_pooled = model.whitened(linear, linear_pooled, aligned, *memory_of(own))
     wanted = model.whiten(torch.stack([each.states for each in batch]))
     start = model.whiten(linear)
-    places = [Places.of(each.window) for each in sought]
+    places = [Places.of(each.window) for each in windows]
     found: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
     for kind in KINDS:
         mask = torch.zeros(white.shape[:2], dtype=torch.bool, device=white.device)

@@ -12,28 +12,30 @@ import copy
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 
+from bridge.diffusion.injection import inject
 from bridge.diffusion.load import SUPPORTED, load_folder, locate, size_factor
 from bridge.diffusion.options import Options, check_size, checked_options, default_guidance
 from bridge.diffusion.preview import render, watch_clean_estimate
 from bridge.embedded import DRAWING
-from bridge.encoding.addon_inputs import Loras, TextualInversions
+from bridge.encoding.addon_inputs import Loras, TextualInversions, read_addons
+from bridge.encoding.composition import Composition
+from bridge.encoding.conditioning import Conditioning
 from bridge.encoding.encoder import kept_encoder, read_adapter, split_options
 from bridge.encoding.options import LaterTexts, TextOptions, read_call, takes
-from bridge.encoding.prompt_schedule import read_schedule
+from bridge.encoding.prompt_schedule import PromptSchedule, read_schedule
 from bridge.errors import NumbersError, OptionError, UnsupportedModelError
+from bridge.kept import kept
 from bridge.prompt.schedule import Rule
 from bridge.runtime import check_dtype, resolve_device, resolve_dtype
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-    from bridge.encoding import Composition, Conditioning, PromptSchedule
 
 
 class StopGeneration(Exception):
@@ -42,28 +44,39 @@ class StopGeneration(Exception):
 
 @dataclass(frozen=True)
 class StepPreview:
-    """One finished step. ``images`` is worked out when first asked for, so looking at every
-    third step costs a third."""
+    """One finished step.
 
-    step: int  # 1 for the first
-    steps: int  # how many the sampler takes in all
-    latents: torch.Tensor = field(repr=False)  # (B, C, h, w), the estimate of the clean picture
+    Attributes:
+        step: 1 for the first.
+        steps: how many the sampler takes in all.
+        latents: ``(B, C, h, w)``, the estimate of the clean picture.
+    """
+
+    step: int
+    steps: int
+    latents: torch.Tensor = field(repr=False)
     _pipe: Any = field(repr=False)
 
     @cached_property
     def images(self) -> list[Image]:
-        """What each picture looks like so far, at full size."""
+        """What each picture looks like so far, at full size; worked out when first asked for, so
+        that looking at every third step costs a third."""
         return render(self._pipe, self.latents)
 
 
 @dataclass(frozen=True)
 class Generation:
-    """Pictures with what made them. ``seeds[i]`` alone draws ``images[i]`` again.
+    """Pictures with what made them.
 
-    ``conditioning`` is that of the first step, for prompts that change from step to step; with
-    ``AND`` in a prompt it has a row for every part. ``warnings`` are sentences on what was cut off
-    and which weights go too far at any step; Python warns of the same, but of no call in
-    particular.
+    Attributes:
+        images: all of the first prompt's, then the second's.
+        seeds: one for each; ``seeds[i]`` alone draws ``images[i]`` again.
+        conditioning: that of the first step, for prompts that change from step to step; with
+            ``AND`` in a prompt it has a row for every part.
+        steps_done: how many steps were taken.
+        stopped: whether ``on_step`` stopped it.
+        warnings: sentences on what was cut off and which weights go too far at any step; Python
+            warns of the same, but of no call in particular.
     """
 
     images: list[Image]
@@ -112,28 +125,38 @@ def generate(
 ) -> Generation:
     """Draw ``num_images`` pictures of every prompt.
 
-    ``model`` is an embedded name, a recipe name, a folder or a hub id, kept loaded between
-    calls, or a live pipeline, as `bridge.condition` takes it; ``pipeline=`` says the same and
-    goes before it. A live pipeline keeps its own device and dtype. Picture i takes ``seed +
-    i``, or the i-th of a list of seeds; None draws a seed, which the result reports. Noise is
-    made on the CPU, so a seed means the same picture on every device, alone or in a batch.
-    ``guidance_scale`` of 1 and below turns guidance, and with it the negative prompt, off; None
-    takes 3 for an embedded name and 5 for any other model. Prompts are read as
-    `bridge.schedule` reads them, in the a1111 dialect: with ``AND`` between them, several are
-    drawn into one picture. ``guidance_rescale`` (0 to 1) pulls back the contrast that strong
-    guidance adds, for models trained to zero terminal SNR (Lin et al. 2023, section 3.4).
+    Prompts are read as ``bridge.schedule`` reads them, in the a1111 dialect: with ``AND`` between
+    them, several are drawn into one picture.
 
-    ``rule`` and all of ``encoding`` go to `bridge.schedule` as they are. A LoRA's part for the
-    UNet is the pipeline's own business: load it there (``load_lora_weights``) and pass the
-    pipeline.
+    Args:
+        prompt: one or several.
+        negative_prompt: one for all, or one for each prompt.
+        model: an embedded name, a recipe name, a folder or a hub id, kept loaded between calls, or
+            a live pipeline, which keeps its own device and dtype.
+        pipeline: says the same, and goes before ``model``.
+        seed: picture i takes ``seed + i``, or the i-th of a list; None draws a seed, which the
+            result reports. Noise is made on the CPU, so a seed means the same picture on every
+            device, alone or in a batch.
+        steps: of the sampler.
+        guidance_scale: 1 and below turns guidance, and with it the negative prompt, off; None takes
+            3 for an embedded name and 5 for any other model.
+        guidance_rescale: 0 to 1; pulls back the contrast that strong guidance adds, for models
+            trained to zero terminal SNR (Lin et al. 2023, section 3.4).
+        num_images: pictures of each prompt.
+        height, width: in pixels; the model's own by default.
+        on_step: called with a ``StepPreview`` after every step. When it returns False (not None) or
+            raises ``StopGeneration``, drawing stops, and the estimate of the clean picture so far
+            is returned with ``stopped=True``; any other exception passes through.
+        device, dtype: as in ``load_pipeline``.
+        progress: show diffusers' progress bar.
+        rule: as in ``bridge.schedule``.
+        encoding: all other options of ``bridge.schedule``. A LoRA's part for the UNet is the
+            pipeline's own business: load it there (``load_lora_weights``) and pass the pipeline.
 
-    ``on_step(StepPreview)`` is called after every step. When it returns False (not None) or
-    raises StopGeneration, drawing stops and the estimate of the clean picture so far is
-    returned with ``stopped=True``; any other exception passes through.
-
-    Input is checked before any model loads. Raises PromptError (empty, NUL ...), OptionError,
-    UnsupportedModelError, and what `load_pipeline` and `bridge.schedule` raise; NumbersError
-    when the latents are not finite.
+    Raises:
+        PromptError, OptionError, UnsupportedModelError, and what ``load_pipeline`` and
+            ``bridge.schedule`` raise: before any model loads, where that can be.
+        NumbersError: the latents are not finite.
     """
     of_model, of_call = split_options(encoding, "generate")
     chosen = model if pipeline is None else pipeline
@@ -145,8 +168,7 @@ def generate(
         guidance_scale=default_guidance(chosen) if guidance_scale is None else guidance_scale,
         guidance_rescale=guidance_rescale,
         num_images=num_images,
-        height=height,
-        width=width,
+        size=(height, width),
     )
     if on_step is not None and not callable(on_step):
         raise OptionError(f"on_step is {on_step!r}; give a function that takes a StepPreview")
@@ -154,6 +176,8 @@ def generate(
     sizes = {"height": options.height, "width": options.width}
     call = read_call("generate", list(options.prompts), negatives, {**of_call, **sizes})
     asked = read_schedule(call, options.steps, rule)
+    # Their files are read before a model is; the encoder finds them read.
+    read_addons(of_model.get("textual_inversions"), of_model.get("loras"), asked.call.tagged)
     adapter = of_model.get("adapter")
     if adapter is not None:
         of_model["adapter"] = read_adapter(adapter)
@@ -189,7 +213,7 @@ def _named(
     return _loaded(folder, place, resolve_dtype(dtype, place, folder))
 
 
-@lru_cache(maxsize=2)
+@kept(2)
 def _loaded(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
     return load_folder(folder, device, dtype)
 
@@ -208,16 +232,12 @@ def _check_unet_parts(plan: PromptSchedule) -> None:
 
 
 def _parts(used: Conditioning | Composition) -> Conditioning:
-    from bridge.encoding import Composition
-
     return used.parts if isinstance(used, Composition) else used
 
 
 def _draw(
     pipe: Any, options: Options, plan: PromptSchedule, on_step: OnStep | None, progress: bool
 ) -> Generation:
-    from bridge.diffusion.injection import inject
-
     own = own_copy(pipe, progress)
     clean_estimate = watch_clean_estimate(own.scheduler) if on_step else None
     done: list[int] = [0]

@@ -12,6 +12,8 @@ its keys'.
 Unlike the authors' code it takes sequences of any length (long prompts, T5), batches, pictures of
 any aspect ratio, both tokenizers of SDXL and the negative prompt. Probabilities are worked out
 beside the attention modules (``hooks``): processors stay, and pictures are bit for bit the same.
+They follow ``diffusers.models.attention_processor.AttnProcessor``: the module's own norms, query
+and key layers (LoRAs in them included), scale and mask, softmax in float32.
 """
 
 from __future__ import annotations
@@ -29,11 +31,10 @@ from torch.nn.functional import interpolate
 
 from bridge.diffusion.attention import Call, grid
 from bridge.diffusion.hooks import Kwargs, around, by_name, unet_of
-from bridge.diffusion.keys import keys_of
-from bridge.diffusion.probabilities import probabilities
 from bridge.encoding.conditioning import Conditioning
 from bridge.encoding.pipeline_state import is_guided
-from bridge.errors import OptionError
+from bridge.errors import OptionError, UnsupportedModelError
+from bridge.prompt import TokenPlan
 
 
 @contextmanager
@@ -208,7 +209,7 @@ class _Sums:
         return args, kwargs
 
     def before(self, module: Any, args: tuple[Any, ...], kwargs: Kwargs) -> Call:
-        found = probabilities(module, args, kwargs)
+        found = _probabilities(module, args, kwargs)
         if found is None:
             return args, kwargs
         level = grid(found.shape[1], *self._size)
@@ -266,3 +267,86 @@ def _occurrences(word: str, source: str) -> list[tuple[int, int]]:
         return []
     pattern = rf"(?<!\w){re.escape(word.strip())}(?!\w)"
     return [found.span() for found in re.finditer(pattern, source, re.IGNORECASE)]
+
+
+# ---------------------------------------------------------------- keys and probabilities
+
+
+def keys_of(plan: TokenPlan, length: int, span: tuple[int, int]) -> list[int]:
+    """The keys of the tokens that touch ``source[start:end]``.
+
+    Args:
+        plan: one tower's plan.
+        length: how many keys there are, T.
+        span: the place in the plan's source.
+    """
+    start, end = span
+    step = _step(plan, length)
+    found = (
+        number * step + place
+        for number, window in enumerate(plan.windows)
+        for place, token in enumerate(window.tokens)
+        if not token.special and token.start < end and token.end > start
+    )
+    return [key for key in found if key < length]
+
+
+def _step(plan: TokenPlan, length: int) -> int:
+    """How many keys after a window's the next window's begin; ``bridge.prompt.LongPrompt`` has the
+    ways of joining windows, which the length tells apart."""
+    if length == plan.limit:
+        return 0  # one window, or the average of several
+    if length % plan.limit and (length - 2) % (plan.limit - 2) == 0:
+        return plan.limit - 2  # BOS and last state dropped between windows
+    return plan.limit
+
+
+@torch.no_grad()
+def _probabilities(module: Any, args: tuple[Any, ...], kwargs: Kwargs) -> Tensor | None:
+    """``(R, N, T)`` float32, the mean over the heads, for a call of ``module``.
+
+    R rows, N places, T keys. None for a call without a prompt.
+
+    Raises:
+        UnsupportedModelError: keys that are not the prompt's alone.
+    """
+    names = ("hidden_states", "encoder_hidden_states", "attention_mask")
+    call = dict(zip(names, args, strict=False)) | kwargs
+    hidden, states = call["hidden_states"], call.get("encoder_hidden_states")
+    if states is None:
+        return None
+    if not isinstance(states, Tensor):  # an IP-Adapter's pictures come behind the text
+        states = states[0]
+    if getattr(module, "add_k_proj", None) is not None:
+        raise UnsupportedModelError(
+            f"The keys of {type(module.processor).__name__} are the prompt's and the picture's at "
+            "once, so they give no heat maps."
+        )
+    if hidden.ndim == 4:
+        hidden = hidden.flatten(2).transpose(1, 2)
+    if module.group_norm is not None:
+        hidden = module.group_norm(hidden.transpose(1, 2)).transpose(1, 2)
+    if module.norm_cross is not None and module.norm_cross is not False:
+        states = module.norm_encoder_hidden_states(states)
+    query, key = (_heads(module, x) for x in (module.to_q(hidden), module.to_k(states)))
+    query = query if module.norm_q is None else module.norm_q(query)
+    key = key if module.norm_k is None else module.norm_k(key)
+    mask = call.get("attention_mask")
+    # Row by row, so that no more than one row's heads are in memory.
+    rows = [
+        _softmax(query[row], key[row], module.scale, None if mask is None else mask[row])
+        for row in range(len(query))
+    ]
+    return torch.stack(rows)
+
+
+def _heads(module: Any, states: Tensor) -> Tensor:
+    """``(R, N, heads * d)`` as ``(R, heads, N, d)``."""
+    return states.unflatten(-1, (module.heads, -1)).transpose(1, 2)
+
+
+def _softmax(query: Tensor, key: Tensor, scale: float, mask: Tensor | None) -> Tensor:
+    scores = query.float() @ key.float().transpose(-1, -2) * scale
+    if mask is not None:
+        scores = scores + mask.float()
+    return scores.softmax(-1).mean(0)

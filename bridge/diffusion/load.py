@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bridge.diffusion.complete import check_complete, load_text_encoders
 from bridge.embedded import DRAWING
 from bridge.errors import UnsupportedModelError, WeightsError
 from bridge.files import read_json
@@ -37,10 +36,17 @@ def load_pipeline(
 ) -> Any:
     """Load a StableDiffusionPipeline or StableDiffusionXLPipeline, as diffusers would.
 
-    ``model`` is an embedded name, a recipe name, a folder or a hub id. Without ``device``: CUDA
-    if there is one. Without ``dtype``: fp32 for small models and on a CPU, else half precision.
-    Raises UnknownModelError, HubError, WeightsError (missing or damaged files),
-    UnsupportedModelError (another kind of pipeline), OptionError.
+    Args:
+        model: an embedded name, a recipe name, a folder or a hub id.
+        device: by default CUDA if there is one.
+        dtype: by default float32 for small models and on a CPU, else half precision.
+        revision: branch, tag or commit of a hub's repository.
+
+    Raises:
+        UnknownModelError, HubError: as ``bridge.store.resolve``.
+        WeightsError: missing or damaged files.
+        UnsupportedModelError: another kind of pipeline.
+        OptionError: no such device, dtype or revision.
     """
     place = resolve_device(device)
     check_dtype(dtype)
@@ -74,10 +80,41 @@ def load_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=False,
-            **load_text_encoders(folder, dtype),
+            **_load_text_encoders(folder, dtype),
         )
-    check_complete(folder, pipe)
+    _check_complete(folder, pipe)
     return pipe.to(device)
+
+
+def _load_text_encoders(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
+    """The text towers that a folder's index names, complete, on the CPU. Raises WeightsError."""
+    from bridge.towers import TEXT_TOWERS, load_tower
+
+    named = read_json(folder / "model_index.json").items()
+    kinds = {name: kind[1] for name, kind in named if isinstance(kind, list) and len(kind) == 2}
+    return {
+        name: load_tower(kind, folder / name, dtype=dtype, device="cpu").requires_grad_(True)
+        for name, kind in kinds.items()
+        if isinstance(kind, str) and kind in TEXT_TOWERS
+    }
+
+
+def _check_complete(folder: Path, pipe: Any) -> None:
+    """Refuse a pipeline with tensors that no file had. Raises WeightsError.
+
+    Where a file lacks a tensor, transformers takes random numbers, and diffusers one of none.
+    """
+    import torch
+
+    for name, part in pipe.components.items():
+        if not isinstance(part, torch.nn.Module):
+            continue
+        lacking = [key for key, parameter in part.named_parameters() if parameter.is_meta]
+        if lacking:
+            raise WeightsError(
+                f"The {name} in {folder / name} lacks {len(lacking)} of its tensors "
+                f"({', '.join(lacking[:3])}…); it is damaged or of another architecture."
+            )
 
 
 def pipeline_class_name(folder: Path) -> str:

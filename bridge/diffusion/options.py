@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Integral
 
+from bridge.checks import is_finite, whole
 from bridge.embedded import EMBEDDED
 from bridge.errors import OptionError, PromptError
 from bridge.prompt import check_paired, check_prompts
@@ -42,10 +42,19 @@ def checked_options(
     guidance_scale: object,
     guidance_rescale: object = 0.0,
     num_images: object,
-    height: object,
-    width: object,
+    size: tuple[object, object] = (None, None),
 ) -> Options:
-    """Raises PromptError and OptionError; every message names the option and its range."""
+    """Check the options of a drawing.
+
+    Args:
+        size: height and width in pixels; None for the model's own.
+        prompt, negative_prompt, seed, steps, guidance_scale, guidance_rescale, num_images: as in
+            ``bridge.generate``.
+
+    Raises:
+        PromptError, OptionError: every message names the option and its range.
+    """
+    height, width = size
     prompts = check_prompts(prompt)
     for index, text in enumerate(prompts):
         if not text.strip():
@@ -53,7 +62,7 @@ def checked_options(
             raise PromptError(
                 f"{which} is empty; say what to draw, such as 'two red apples left of a cat'."
             )
-    per_prompt = _whole(num_images, "num_images", 1, MAX_IMAGES)
+    per_prompt = whole(num_images, "num_images", 1, MAX_IMAGES)
     total = per_prompt * len(prompts)
     if total > MAX_IMAGES:
         raise OptionError(
@@ -64,12 +73,12 @@ def checked_options(
         prompts=prompts,
         negatives=check_paired(negative_prompt, len(prompts)),
         seeds=_seeds(seed, total),
-        steps=_whole(steps, "steps", 1, MAX_STEPS),
+        steps=whole(steps, "steps", 1, MAX_STEPS),
         guidance_scale=_guidance(guidance_scale),
         guidance_rescale=_share(guidance_rescale, "guidance_rescale"),
         num_images=per_prompt,
-        height=None if height is None else _whole(height, "height", 1, MAX_SIDE),
-        width=None if width is None else _whole(width, "width", 1, MAX_SIDE),
+        height=None if height is None else whole(height, "height", 1, MAX_SIDE),
+        width=None if width is None else whole(width, "width", 1, MAX_SIDE),
     )
 
 
@@ -91,20 +100,8 @@ def check_size(height: int | None, width: int | None, factor: int) -> None:
             raise OptionError(f"{name} {value} is no multiple of {factor}; {near} would do")
 
 
-def _whole(value: object, name: str, low: int, high: int) -> int:
-    # Integral and Real, because seeds and sizes often come out of NumPy.
-    if isinstance(value, bool) or not isinstance(value, Integral) or not low <= int(value) <= high:
-        raise OptionError(f"{name} is {value!r}; give a whole number from {low} to {high}")
-    return int(value)
-
-
 def _guidance(value: object) -> float:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, Real)
-        or not math.isfinite(value)
-        or value < 0
-    ):
+    if not is_finite(value, 0):
         raise OptionError(
             f"guidance_scale is {value!r}; give a number of 0 or more (1 and below: no guidance)"
         )
@@ -112,7 +109,7 @@ def _guidance(value: object) -> float:
 
 
 def _share(value: object, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
+    if not is_finite(value, 0, 1):
         raise OptionError(f"{name} is {value!r}; give a number from 0 to 1")
     return float(value)
 

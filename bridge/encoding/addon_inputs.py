@@ -6,18 +6,16 @@ A LoRA that is given acts on every prompt of the call at its strength, unless a 
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
-from functools import lru_cache
-from numbers import Real
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from bridge.checks import did_you_mean, is_finite
 from bridge.errors import OptionError, quoted
 from bridge.files import stamp
+from bridge.kept import kept
 from bridge.prompt.caret import prompt_error
 from bridge.prompt.loras import Tagged
 from bridge.towers import (
@@ -198,7 +196,7 @@ def _lora(place: Path | Lora, name: str) -> Lora:
 
 
 def _strength(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+    if not is_finite(value):
         raise OptionError(f"The strength of the LoRA {name!r} must be a number, not {value!r}.")
     return float(value)
 
@@ -209,10 +207,10 @@ def _missing(name: str, named: Sequence[str]) -> str:
             f"No LoRA was given, or only a folder without any, so there is no {quoted(name, 60)}; "
             "give its file with --lora, in Python as loras={name: file}, or take the tag out."
         )
-    near = get_close_matches(name, named, 1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
     shown = ", ".join(named[:8]) + (" …" if len(named) > 8 else "")
-    return f"There is no LoRA named {quoted(name, 60)}; there is: {shown}.{hint}"
+    return (
+        f"There is no LoRA named {quoted(name, 60)}; there is: {shown}.{did_you_mean(name, named)}"
+    )
 
 
 # ---------------------------------------------------------------- shared
@@ -238,17 +236,11 @@ def _kind(option: str, wanted: str, given: object) -> OptionError:
 # Files are read once for many calls; ``stamp`` tells when one has changed.
 
 
-@lru_cache(maxsize=8)
+@kept(8)
 def _cached_lora(path: Path, stamp: object, name: str) -> Lora:
     return read_lora(path, name)
 
 
-@lru_cache(maxsize=32)
+@kept(32)
 def _cached_inversion(path: Path, stamp: object, word: str | None) -> TextualInversion:
     return read_textual_inversion(path, word)
-
-
-def forget_files() -> None:
-    """Drop what was kept from earlier calls."""
-    _cached_lora.cache_clear()
-    _cached_inversion.cache_clear()

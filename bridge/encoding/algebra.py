@@ -22,7 +22,6 @@ with the states of language models (Arditi et al. 2024).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import reduce
@@ -31,6 +30,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
+from bridge.checks import finite
 from bridge.encoding.addons import taken
 from bridge.encoding.tower_pass import check_finite
 from bridge.encoding.trace import Drift, PooledSource, Trace
@@ -102,7 +102,7 @@ def interpolate(
     """
     if method not in METHODS:
         raise OptionError(f"No method {method!r}; there is: {', '.join(METHODS)}.")
-    if not 0 <= _number(t, "t") <= 1:
+    if not 0 <= finite(t, "t") <= 1:
         raise OptionError(f"t must be from 0 to 1, not {t!r}; blend takes any weights.")
     between = slerp if method == "spherical" else torch.lerp
     ready = aligned((first, second), same_length=True)
@@ -168,7 +168,7 @@ def subtract(
         OptionError: conditionings that do not go together, a strength that is no number, or no
             base, where the concept's negatives are zeros.
     """
-    _number(strength, "strength")
+    finite(strength, "strength")
     measured_from = concept.negative_prompt_embeds
     # Some dialects give zeros for an empty negative, too.
     if base is None and (measured_from is None or not bool(measured_from.any())):
@@ -251,14 +251,8 @@ def _either(masks: list[Tensor]) -> Tensor:
 # ---------------------------------------------------------------- numbers
 
 
-def _number(value: object, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise OptionError(f"{what} must be a finite number, not {value!r}.")
-    return float(value)
-
-
 def _checked_weights(weights: Sequence[float], count: int, normalize: bool) -> list[float]:
-    values = [_number(weight, f"weight {at}") for at, weight in enumerate(weights)]
+    values = [finite(weight, f"weight {at}") for at, weight in enumerate(weights)]
     if len(values) != count:
         raise OptionError(f"There are {count} conditionings and {len(values)} weights; give each.")
     if not normalize:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bridge.checks import is_whole
 from bridge.encoding.addons import AddOn, taken
 from bridge.encoding.options import Sizes
 from bridge.encoding.recipes import Recipe
@@ -126,7 +127,7 @@ class Conditioning:
 
     def repeat(self, num_images: int) -> Conditioning:
         """Each prompt ``num_images`` times, in diffusers' order: a, a, b, b. Raises OptionError."""
-        if isinstance(num_images, bool) or not isinstance(num_images, int) or num_images < 1:
+        if not is_whole(num_images, 1):
             raise OptionError(f"num_images must be a whole number above 0, not {num_images!r}.")
         return self.map_tensors(lambda tensor: tensor.repeat_interleave(num_images, dim=0))
 

@@ -10,6 +10,7 @@ from typing import Any, Unpack
 
 import torch
 
+from bridge.checks import is_whole
 from bridge.encoding.addon_inputs import NO_INPUTS, AddOnInputs, read_addons
 from bridge.encoding.addons import bind_addons
 from bridge.encoding.composition import ComposeCall, Composition, read_composition
@@ -88,7 +89,7 @@ class Encoder(AbstractContextManager["Encoder"]):
         self, model: Any, *, cache: int = DEFAULT_BYTES, **options: Unpack[EncoderOptions]
     ) -> None:
         check_names(options, names_of(EncoderOptions), "Encoder")
-        if isinstance(cache, bool) or not isinstance(cache, int) or cache < 0:
+        if not is_whole(cache, 0):
             raise OptionError(f"cache must be a whole number of bytes from 0 up, not {cache!r}.")
         place = read_place(options)
         self._defaults = {name: options[name] for name in options if name not in _MODEL}  # type: ignore[literal-required]

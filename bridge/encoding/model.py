@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 
 from bridge import store
-from bridge.encoding.addon_inputs import forget_files
 from bridge.encoding.addons import NO_ADDONS, AddOn, AddOns
 from bridge.encoding.options import latent_scale
 from bridge.encoding.pipeline_state import calls_per_step, execution_device
@@ -29,6 +28,7 @@ from bridge.encoding.recipes import RECIPES, Recipe, TowerUse, find_recipe
 from bridge.encoding.state_cache import DEFAULT_BYTES, StateCache
 from bridge.errors import OptionError, UnknownModelError, UnsupportedModelError, WeightsError
 from bridge.files import read_json, stamp
+from bridge.kept import on_release
 from bridge.prompt import Reader
 from bridge.prompt.plan import check_tokenizer
 from bridge.runtime import resolve_device
@@ -36,7 +36,6 @@ from bridge.towers import (
     TEXT_TOWERS,
     TOKENIZERS,
     TowerSpec,
-    forget_tokenizers,
     load_tokenizer,
     load_tower,
     read_spec,
@@ -46,7 +45,7 @@ from bridge.towers import (
 from bridge.towers.watch import watched
 
 if TYPE_CHECKING:
-    from bridge.adapters.mapped import Mapped
+    from bridge.adapters.foreign_tower import ForeignTower
 
 # What conditioning reads of a model; the rest of it is not fetched and not hashed.
 _PATTERNS = (
@@ -114,7 +113,7 @@ class TextModel:
     zeros: tuple[int, int] | None = None
     addons: AddOns = NO_ADDONS
     swaps: tuple[AddOn, ...] = ()
-    mapped: Mapped | None = None
+    mapped: ForeignTower | None = None
     number: int = field(default_factory=next_number)
 
     @property
@@ -334,20 +333,16 @@ def tokenizers_of(model: Any) -> list[tuple[str, Any]]:
     ]
 
 
-def forget_towers() -> None:
-    """Drop the towers, tokenizers and LoRAs that the verbs keep, to free their memory."""
-    from bridge.adapters.opened import forget_opened
-
+def _release() -> None:
     with _keeping:
-        for folder in _folders.values():
-            folder.close()
-        for pipeline in _pipelines.values():
-            pipeline.close()
+        kept: list[Source] = [*_folders.values(), *_pipelines.values()]
+        for source in kept:
+            source.close()
         _folders.clear()
         _pipelines.clear()
-    forget_tokenizers()
-    forget_opened()
-    forget_files()
+
+
+on_release(_release)
 
 
 def _folder_of(model: Any, revision: str | None) -> Path | None:

@@ -12,11 +12,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, TypedDict, TypeVar
 
 import torch
 
+from bridge.checks import choice, did_you_mean, is_whole
 from bridge.cleaning import CLEANINGS
 from bridge.encoding.addon_inputs import Loras, TextualInversions
 from bridge.encoding.emphasis import EMPHASES
@@ -147,9 +147,10 @@ def check_names(given: Iterable[str], known: Collection[str], door: str) -> None
             continue
         if name in names_of(EncodeOptions):
             raise OptionError(f"{name} has no meaning for {door}; leave it out.")
-        near = get_close_matches(name, known, 1)
-        hint = f". Did you mean {near[0]!r}?" if near else ""
-        raise TypeError(f"{door}() got an unexpected keyword argument {name!r}{hint}")
+        hint = did_you_mean(name, known)
+        raise TypeError(
+            f"{door}() got an unexpected keyword argument {name!r}{'.' if hint else ''}{hint}"
+        )
 
 
 # ---------------------------------------------------------------- checked
@@ -225,19 +226,19 @@ class TextRules:
 def read_rules(given: Mapping[str, Any]) -> TextRules:
     """Check ``TextOptions`` and fill in the dialect's own. Raises OptionError."""
     name = given.get("dialect", "a1111")
-    check_choice(name, DIALECTS, "dialect")
+    choice(name, DIALECTS, "dialect")
     dialect = DIALECTS[name]
     emphasis = given.get("emphasis")
     chosen = dialect.emphasis if emphasis is None else emphasis
-    check_choice(chosen, EMPHASES, "emphasis")
+    choice(chosen, EMPHASES, "emphasis")
     normalization = given.get("token_normalization", "none")
-    check_choice(normalization, NORMALISATIONS, "token_normalization")
+    choice(normalization, NORMALISATIONS, "token_normalization")
     align = given.get("align")
     if align is not None:
-        check_choice(align, _ALIGNS, "align")
+        choice(align, _ALIGNS, "align")
     clean = given.get("clean")
     if clean is not None:
-        check_choice(clean, CLEANINGS, "clean")
+        choice(clean, CLEANINGS, "clean")
     return TextRules(
         dialect,
         chosen,
@@ -262,49 +263,36 @@ def read_sizes(given: Mapping[str, Any]) -> SizeRequest:
     )
 
 
-def check_choice(value: object, names: Iterable[str], what: str) -> None:
-    """Refuse what is none of ``names``; the nearest is named. Raises OptionError."""
-    names = tuple(names)
-    if value in names:
-        return
-    near = get_close_matches(str(value), names, 1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise OptionError(f"No {what} {value!r}; there is: {', '.join(names)}.{hint}")
-
-
 def _long_prompt(given: object, dialect: Dialect) -> LongPrompt:
     long = dialect.long_prompt if given is None else given
     if not isinstance(long, LongPrompt):
-        check_choice(long, LONG_PROMPTS, "long_prompt")
+        choice(long, LONG_PROMPTS, "long_prompt")
         long = LONG_PROMPTS[str(long)]
     if long.split is not None:
-        check_choice(long.split, RULES, "long_prompt.split")
-    back = long.backtrack
-    if isinstance(back, bool) or not isinstance(back, int) or back < 0:
+        choice(long.split, RULES, "long_prompt.split")
+    if not is_whole(long.backtrack, 0):
         raise OptionError(
-            f"long_prompt.backtrack must be a whole number of tokens from 0 up, not {back!r}."
+            "long_prompt.backtrack must be a whole number of tokens from 0 up, not "
+            f"{long.backtrack!r}."
         )
-    check_choice(long.join, _JOINS, "long_prompt.join")
-    check_choice(long.pooled, _POOLED, "long_prompt.pooled")
-    check_choice(long.uneven, UNEVEN, "long_prompt.uneven")
+    choice(long.join, _JOINS, "long_prompt.join")
+    choice(long.pooled, _POOLED, "long_prompt.pooled")
+    choice(long.uneven, UNEVEN, "long_prompt.uneven")
     return long
 
 
-def _skip(value: Any, name: str) -> int | None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-        raise OptionError(f"{name} must be a whole number from 0 up, not {value!r}.")
-    found: int | None = value
-    return found
+def _skip(value: object, name: str) -> int | None:
+    if value is None or is_whole(value, 0):
+        return value
+    raise OptionError(f"{name} must be a whole number from 0 up, not {value!r}.")
 
 
-def _sequence(value: Any) -> int | None:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if value is not None and not (whole and 1 <= value <= _LONGEST):
-        raise OptionError(
-            f"max_sequence_length must be a whole number from 1 to {_LONGEST}, not {value!r}."
-        )
-    found: int | None = value
-    return found
+def _sequence(value: object) -> int | None:
+    if value is None or is_whole(value, 1, _LONGEST):
+        return value
+    raise OptionError(
+        f"max_sequence_length must be a whole number from 1 to {_LONGEST}, not {value!r}."
+    )
 
 
 # ---------------------------------------------------------------- refused prompts
@@ -416,7 +404,7 @@ def check_length(value: object, what: str) -> int | None:
     """A height or width in pixels, or None. Raises OptionError."""
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if not is_whole(value, 1):
         raise OptionError(f"{what} must be a whole number of pixels above 0, not {value!r}.")
     return value
 
@@ -429,7 +417,7 @@ def check_pair(value: object, what: str, least: int) -> tuple[int, int] | None:
         isinstance(value, Sequence)
         and not isinstance(value, (str, bytes))
         and len(value) == 2
-        and all(isinstance(n, int) and not isinstance(n, bool) and n >= least for n in value)
+        and all(is_whole(n, least) for n in value)
     )
     if not whole:
         raise OptionError(f"{what} must be two whole numbers of at least {least}, not {value!r}.")

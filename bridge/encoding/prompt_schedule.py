@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bridge.checks import is_whole
 from bridge.encoding.composition import Composition, part_prompts, weights_of
 from bridge.encoding.conditioning import HOW_TO_INJECT, Conditioning
 from bridge.encoding.options import Call, Request, is_apart, repeated
@@ -178,7 +179,7 @@ def read_schedule(call: Call, steps: object, rule: Rule) -> ScheduleCall:
         OptionError: no number of steps, no rule.
         PromptError: as ``bridge.schedule``.
     """
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+    if not is_whole(steps, 1):
         raise OptionError(f"steps must be a whole number above 0, not {steps!r}.")
     check_run(steps, rule)
 

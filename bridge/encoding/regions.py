@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
+from bridge.checks import is_finite
 from bridge.encoding.conditioning import Conditioning, ConditioningReport
 from bridge.encoding.options import Call, Request
 from bridge.encoding.planning import ParsedTexts
@@ -167,8 +168,7 @@ def check_regional(prompt: object, regions: object, base_weight: object) -> None
         raise OptionError("regions must be a list of at least one bridge.Region.")
     if not all(isinstance(each, Region) for each in regions):
         raise OptionError("regions must be a list of at least one bridge.Region.")
-    number = isinstance(base_weight, (int, float)) and not isinstance(base_weight, bool)
-    if not number or not 0 <= base_weight <= 1:  # type: ignore[operator]
+    if not is_finite(base_weight, 0, 1):
         raise OptionError(f"base_weight is {base_weight!r}; give a number from 0 to 1.")
 
 

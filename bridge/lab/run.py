@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bridge.adapters import label_swap
-from bridge.adapters.opened import open_tower
+from bridge.adapters.swap import open_tower
 from bridge.diffusion.options import check_size, checked_options, default_guidance
 from bridge.embedded import EMBEDDED, IMAGE_TOWER, STUDY_TOWERS
 from bridge.encoding.model import TextModel, open_model
@@ -163,7 +163,7 @@ def _brush(
             raise OptionError("seeds is empty; give at least one.")
     checked = checked_options(
         "any", None, seed=wanted, steps=steps, guidance_scale=guidance_scale,
-        num_images=len(wanted), height=height, width=width,
+        num_images=len(wanted), size=(height, width),
     )  # fmt: skip
     return Brush(
         checked.seeds, checked.steps, checked.guidance_scale, checked.height, checked.width

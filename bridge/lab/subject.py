@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from bridge.checks import is_whole
 from bridge.encoding.options import read_rules
 from bridge.errors import OptionError
 from bridge.lab.measures import texts_without
@@ -48,7 +49,7 @@ def read_subjects(
             is no whole number; weights that are no numbers.
     """
     prompts = tuple(dict.fromkeys(check_prompts(prompt)))
-    if isinstance(seed, bool) or not isinstance(seed, int):
+    if not is_whole(seed):
         raise OptionError(f"seed is {seed!r}; give a whole number.")
     usual = Settings()
     settings = Settings(

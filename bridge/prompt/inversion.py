@@ -17,12 +17,12 @@ import copy
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
 from bridge.cleaning import Origins
 from bridge.errors import OptionError
+from bridge.kept import kept
 
 _MARK = "embedding:"
 _MARKS = re.compile(rf"(?<=\s)(?={_MARK})")
@@ -156,7 +156,7 @@ def with_words(tokenizer: Any, words: tuple[tuple[str, int], ...]) -> tuple[Any,
 
 # Copying CLIP's vocabulary takes half a second. ``size`` is in the key because a live pipeline's
 # tokenizer may gain words between two calls.
-@lru_cache(maxsize=4)
+@kept(4)
 def _with_words(
     tokenizer: Any, words: tuple[tuple[str, int], ...], size: int
 ) -> tuple[Any, tuple[int, ...]]:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 from tokenizers import Tokenizer
 
 from bridge.cleaning import Origins
+from bridge.kept import kept
 from bridge.prompt.dialect import DIALECTS
 from bridge.prompt.inversion import Concept
 
@@ -72,7 +72,7 @@ def _with_padding_as_text(tokenizer: Any) -> Any:
 
 # It takes half a second for CLIP's vocabulary. As in inversion.py, ``size`` is in the key because
 # a live pipeline's tokenizer may gain words.
-@lru_cache(maxsize=4)
+@kept(4)
 def _without_added(backend: Tokenizer, word: str, size: int) -> Tokenizer:
     whole = json.loads(backend.to_str())
     whole["added_tokens"] = [each for each in whole["added_tokens"] if each["content"] != word]

@@ -18,10 +18,10 @@ from __future__ import annotations
 import random
 import re
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 
+from bridge.checks import did_you_mean
 from bridge.errors import PromptError
 from bridge.files import read_text
 from bridge.prompt.caret import prompt_error
@@ -189,8 +189,7 @@ def _line(text: str, name: re.Match[str], drawing: _Drawing, depth: int) -> str:
 
 def _missing(folder: Path, name: str) -> str:
     names = sorted(p.relative_to(folder).with_suffix("").as_posix() for p in _files(folder))
-    near = get_close_matches(name, names, 1)
-    hint = f" Did you mean __{near[0]}__?" if near else ""
+    hint = did_you_mean(name, names, "__{}__".format)
     return f"{folder} has no {name}.txt with a line in it.{hint}"
 
 

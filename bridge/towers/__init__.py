@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from bridge.towers.registry import TowerRow, find_source, table_lines, towers
     from bridge.towers.states import ImageStates, Layer, TextStates, rollout
     from bridge.towers.textual_inversion import TextualInversion, read_textual_inversion
-    from bridge.towers.tokenizer import TextBatch, check_ids, forget_tokenizers, load_tokenizer
+    from bridge.towers.tokenizer import TextBatch, check_ids, load_tokenizer
     from bridge.towers.tower import ImageTower, TextTower, open_image_tower, open_text_tower
 
 __getattr__, __dir__, __all__ = lazy_imports(__name__)

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bridge.errors import OptionError, UnsupportedModelError, WeightsError
+from bridge.checks import whole
+from bridge.errors import UnsupportedModelError, WeightsError
 from bridge.runtime import building, resolve_device, resolve_dtype
 from bridge.towers.checkpoint import reading
 from bridge.towers.coca import (
@@ -82,8 +83,7 @@ class Captioner:
             ("max_new_tokens", max_new_tokens, 1, self.text.spec.context - 1),
             ("min_new_tokens", min_new_tokens, 0, max_new_tokens),
         ):
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                raise OptionError(f"{name} is {value!r}; give a whole number from {low} to {high}")
+            whole(value, name, low, high)
         words = self.text.tokenizer
         captions = []
         for picture in self.picture_tokens(images).split(1):

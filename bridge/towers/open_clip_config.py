@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from bridge.checks import is_whole
 from bridge.errors import UnsupportedModelError, WeightsError
 from bridge.files import read_json
 from bridge.towers.family import Scoring
@@ -265,7 +266,7 @@ def image_size(model: Model, grid: int, patch: int) -> int:
             f"vision_cfg.image_size is {told!r}; bridge reads towers of square pictures"
         )
     size = sides[0] if sides else None
-    if isinstance(size, bool) or not isinstance(size, int) or size // patch != grid:
+    if not is_whole(size) or size // patch != grid:
         raise WeightsError(
             f"vision_cfg.image_size is {told!r}, and the tensors are of {grid} x {grid} patches "
             f"of {patch} pixels"
@@ -289,7 +290,7 @@ def activation(model: Model, side: str, quick: bool) -> str:
 def pad_id(model: Model) -> int:
     """The id that a CoCa's text tower takes for padding."""
     told = _side(model, "text_cfg").get("pad_id", 0)
-    if isinstance(told, bool) or not isinstance(told, int):
+    if not is_whole(told):
         raise WeightsError(f"text_cfg.pad_id is {told!r}; it must be a whole number")
     return told
 
@@ -306,7 +307,7 @@ def is_projected(model: Model) -> bool:
 
 def _whole(model: Model, side: str, name: str, default: int) -> int:
     value = _side(model, side).get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if not is_whole(value, 1):
         raise WeightsError(f"{side}.{name} is {value!r}; it must be a whole number above 0")
     return value
 

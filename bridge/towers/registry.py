@@ -13,13 +13,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from bridge.checks import nearest
 from bridge.embedded import CATALOGUE, EMBEDDED, EMBEDDED_TOWERS, weights_file
 from bridge.errors import UnknownModelError, WeightsError
-from bridge.store import DEFAULT_PATTERNS, embedded_state, resolve
+from bridge.hub import DEFAULT_PATTERNS
+from bridge.manifest import embedded_state
+from bridge.store import resolve
 
 
 @dataclass(frozen=True)
@@ -227,12 +229,11 @@ def find_source(source: str | Path) -> tuple[str, Path, str | None, Path | None]
     try:
         return str(source), _fetched(source), None, None
     except UnknownModelError as error:
-        near = get_close_matches(str(source).lower(), [each.name for each in ROWS], n=3)
+        near = nearest(str(source).lower(), [each.name for each in ROWS])
         if not near:
             raise UnknownModelError(f"{error} Towers by name: `bridge towers`.") from error
-        names = " or ".join(map(repr, near))
         raise UnknownModelError(
-            f"No tower {str(source)!r}: did you mean {names}? All names: `bridge towers`; or give "
+            f"No tower {str(source)!r}: did you mean {near}? All names: `bridge towers`; or give "
             "a folder or a hub id such as 'owner/name'."
         ) from error
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bridge.cleaning import clean
 from bridge.errors import PromptError, WeightsError
 from bridge.files import stamp
+from bridge.kept import kept
 from bridge.towers.checkpoint import reading
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def load_tokenizer(folder: Path, kind: str) -> Any:
     return _load(folder, kind, tuple(stamp(folder / name) for name in files))
 
 
-@lru_cache(maxsize=16)
+@kept(16)
 def _load(folder: Path, kind: str, stamps: tuple[tuple[int, int] | None, ...]) -> Any:
     import transformers
 
@@ -68,11 +68,6 @@ def _load(folder: Path, kind: str, stamps: tuple[tuple[int, int] | None, ...]) -
                 folder, local_files_only=True, trust_remote_code=False
             )
         )
-
-
-def forget_tokenizers() -> None:
-    """Drop the tokenizers kept from earlier calls."""
-    _load.cache_clear()
 
 
 def load_words(folder: Path, **settings: Any) -> Any:

@@ -9,12 +9,12 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 from bridge.embedded import ANSWERING
 from bridge.errors import OptionError, UnsupportedModelError
+from bridge.kept import kept
 from bridge.vlm.chat import Turn, check_no_special_tokens, checked_max_new_tokens, checked_turns
 from bridge.vlm.image import ImagesInput, load_images
 
@@ -131,7 +131,7 @@ def _live(model: object) -> BridgeVLM:
     return model
 
 
-@lru_cache(maxsize=2)
+@kept(2)
 def _loaded(folder: Path, device: torch.device, dtype: torch.dtype, name: str) -> BridgeVLM:
     from bridge.vlm.load import load_folder
 

@@ -23,7 +23,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from bridge.errors import OptionError, PromptError
+from bridge.checks import whole
+from bridge.errors import PromptError
 from bridge.prompt import check_text
 from bridge.vlm.image import ImageInput
 
@@ -157,9 +158,7 @@ def check_no_special_tokens(turns: Iterable[Turn], special: Iterable[str]) -> No
 
 def checked_max_new_tokens(value: object) -> int:
     """Raises OptionError unless ``value`` is an int of 1 to 4096."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 4096:
-        raise OptionError(f"max_new_tokens is {value!r}; give a whole number from 1 to 4096")
-    return value
+    return whole(value, "max_new_tokens", 1, 4096)
 
 
 def _checked_text(text: object, what: str, *, may_be_empty: bool = False) -> str:

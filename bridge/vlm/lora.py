@@ -24,6 +24,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from bridge.checks import is_finite
 from bridge.errors import UnsupportedModelError, WeightsError
 from bridge.files import home_path, read_json, write_whole
 from bridge.runtime import building
@@ -217,6 +218,4 @@ def load_lora(llm: Any, folder: str | os.PathLike[str]) -> None:
 
 def _number(value: object) -> float | None:
     """A number of ordinary size: not NaN, not infinite, and no truth value; else None."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if math.isfinite(value) and abs(value) < 1e30 else None
+    return float(value) if is_finite(value, -1e30, 1e30) else None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from bridge.checks import is_finite, is_whole
 from bridge.errors import NumbersError, OptionError, UnsupportedModelError, WeightsError
 from bridge.vlm.chat_writer import special_tokens
 from bridge.vlm.vision import SelectFeature, SelectLayer, patch_size, states_width
@@ -126,9 +126,7 @@ _MOST = 1 << 31
 
 
 def _is_number(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return math.isfinite(value) and 0 <= value <= _MOST
+    return is_finite(value, 0, _MOST)
 
 
 def _is_penalty(value: object) -> bool:
@@ -136,7 +134,7 @@ def _is_penalty(value: object) -> bool:
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST
+    return is_whole(value, 0, _MOST)
 
 
 def _is_ids(value: object) -> bool:

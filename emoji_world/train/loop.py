@@ -20,8 +20,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from bridge.curves import draw_curve
 from bridge.files import write_whole
+from bridge.pictures import draw_curve
 from bridge.towers.tensors import check_finite, load_tensors
 from bridge.vlm.train.run_state import moments_of, put_moments, write_state
 

@@ -9,9 +9,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from bridge.curves import draw_curve
 from bridge.files import write_whole
-from bridge.store import write_manifest
+from bridge.manifest import write_manifest
+from bridge.pictures import draw_curve
 
 _POINTS = 160  # enough to see a curve by
 

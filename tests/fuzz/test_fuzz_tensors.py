@@ -23,7 +23,7 @@ from torch import nn
 from transformers import CLIPTextModel
 
 import bridge
-from bridge.encoding import forget_towers, load_conditioning, save_conditioning
+from bridge.encoding import load_conditioning, save_conditioning
 from bridge.errors import BridgeError
 from bridge.towers import TextTower, read_lora, read_textual_inversion
 from bridge.vlm import build_projector, load_projector, save_projector
@@ -302,7 +302,7 @@ def test_towers(fuzz: Fuzz, sd: Any, tmp_path: Path) -> None:
     file = tmp_path / "text_encoder" / "model.safetensors"
 
     def use() -> None:
-        forget_towers()
+        bridge.release()
         try:
             bridge.condition("a cat", model=tmp_path)
         except BridgeError as error:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 
+from bridge.checks import nearest
 from bridge.errors import OptionError
 from bridge.lab.variants.binding import adjective_swaps
 from bridge.lab.variants.emphasis import emphasis
@@ -59,8 +59,8 @@ def check_operations(names: Sequence[str], settings: Settings) -> None:
         )
     for name in names:
         if name not in OPERATIONS:
-            near = difflib.get_close_matches(str(name), OPERATIONS, n=3, cutoff=0.5)
-            hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+            near = nearest(str(name), OPERATIONS, cutoff=0.5)
+            hint = f"did you mean {near}? " if near else ""
             raise OptionError(f"No operation {name!r}: {hint}There are {', '.join(OPERATIONS)}.")
         OPERATIONS[name].check(settings)
 

@@ -15,6 +15,7 @@ import ast
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from bridge.checks import is_whole
 from bridge.errors import UnsupportedModelError
 from bridge.vlm.views import Size
 
@@ -169,7 +170,7 @@ def read_settings(config: dict[str, Any], name: object) -> LlavaSettings:
         _refuse(name, f"mm_patch_merge_type {merge!r} with anyres", "only spatial_unpad is read")
     if feature not in ("patch", "cls_patch"):
         _refuse(name, f"mm_vision_select_feature {feature!r}", "it is patch or cls_patch")
-    if not isinstance(layer, int) or isinstance(layer, bool):
+    if not is_whole(layer):
         _refuse(name, f"mm_vision_select_layer {layer!r}", "it is a whole number, such as -2")
     if config.get("mm_use_im_start_end"):
         _refuse(name, "mm_use_im_start_end", "LLaVA 1.5 and later have no such tokens")

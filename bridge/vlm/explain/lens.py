@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from bridge.checks import whole
 from bridge.errors import OptionError, UnsupportedModelError
 from bridge.vlm.chat_writer import special_tokens
 from bridge.vlm.explain.pictures import View, check_index, one_picture, views_of
@@ -86,8 +87,7 @@ def lens(
     views = views_of(vlm, preprocessed)
     (soft,) = vlm.picture_tokens(preprocessed)
     texts, ids = _spelled(vlm.tokenizer, vlm.llm.get_input_embeddings().weight.shape[0])
-    if isinstance(top, bool) or not isinstance(top, int) or not 1 <= top <= len(ids):
-        raise OptionError(f"top is {top!r}; give a whole number from 1 to {len(ids)}")
+    top = whole(top, "top", 1, len(ids))
     if method == "logits":
         scores = _written(vlm, soft, counts, layer)[:, list(ids)]
     else:

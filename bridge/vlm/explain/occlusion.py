@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from bridge.checks import whole
 from bridge.errors import OptionError
 from bridge.rgb import to_rgb
 from bridge.vlm.chat import Turn, checked_turns
@@ -232,10 +233,7 @@ def sliding_windows(grid: Grid, side: int, stride: int) -> np.ndarray:
     """Masks bool (K, rows, columns) of windows that cover the grid, the last ones flush with its
     edges. Raises OptionError for a side or stride outside the grid."""
     for name, value in (("window", side), ("stride", stride)):
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= max(grid):
-            raise OptionError(
-                f"{name} is {value!r}; give a whole number of patches from 1 to {max(grid)}"
-            )
+        whole(value, name, 1, max(grid), " of patches")
     if stride > side:
         raise OptionError(f"a stride of {stride} skips patches between windows of {side}")
     tops, lefts = (

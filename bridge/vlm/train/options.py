@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bridge.checks import is_finite, is_whole
 from bridge.errors import OptionError
 
 
@@ -135,15 +136,14 @@ class TrainOptions:
 
     def _check_whole(self, name: str, least: int) -> None:
         value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        if not is_whole(value, least):
             raise OptionError(f"{name} is {value!r}; give a whole number from {least} up")
 
     def _check_number(self, name: str, above: float | None = None) -> None:
         value = getattr(self, name)
         if value is None and above is not None and name != "epochs":
             return
-        good = isinstance(value, int | float) and not isinstance(value, bool)
-        if not good or not math.isfinite(value) or value < 0 or value == above:
+        if not is_finite(value, 0) or value == above:
             least = "above 0" if above is not None else "from 0 up"
             raise OptionError(f"{name} is {value!r}; give a number {least}")
 

@@ -18,9 +18,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from bridge.curves import draw_curve
 from bridge.errors import MissingDependencyError, OptionError, WeightsError
 from bridge.files import parse_json, whole, write_whole
+from bridge.pictures import draw_curve
 from bridge.towers.tensors import check_finite, load_tensors
 from bridge.vlm.model import BridgeVLM
 from bridge.vlm.train.data import Row

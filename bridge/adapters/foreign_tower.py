@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from bridge.adapters.adapter import Adapter
-from bridge.adapters.maps import Sought
-from bridge.adapters.reading import Reading, read_texts
+from bridge.adapters.reading import ForeignStates, NativeWindow, foreign_states
 from bridge.encoding.emphasis import EMPHASES, Emphasis, TowerInput
 from bridge.encoding.joining import join_pooled
 from bridge.encoding.tower_pass import Encoded, Joining, RowPlan, finish
@@ -26,7 +25,7 @@ Plans = Sequence[Sequence[TokenPlan]]
 
 
 @dataclass(frozen=True, eq=False)
-class Mapped:
+class ForeignTower:
     """A foreign tower with its adapter, in the place of a model's own towers."""
 
     adapter: Adapter
@@ -63,7 +62,7 @@ class Mapped:
                         "they are not run; take emphasis='comfy', 'a1111' or 'no_norm'."
                     )
 
-    def read(self, plans: Plans, device: torch.device) -> dict[str, Reading]:
+    def read(self, plans: Plans, device: torch.device) -> dict[str, ForeignStates]:
         """The foreign tower's states of every window's text, on ``device``.
 
         Text that is too long for the foreign tower raises a ``TruncationWarning``.
@@ -73,9 +72,9 @@ class Mapped:
             for own in plans
             for plan in own
             for window in plan.windows
-            if (text := Sought.of(plan, window).text.text)
+            if (text := NativeWindow.of(plan, window).text.text)
         ]
-        found = read_texts(self.tower, texts, self.adapter.layers, device)
+        found = foreign_states(self.tower, texts, self.adapter.layers, device)
         for text, reading in found.items():
             if reading.cut:
                 warn(
@@ -90,21 +89,21 @@ class Mapped:
         component: str,
         rows: Sequence[RowPlan],
         how: Joining,
-        readings: Mapping[str, Reading],
+        readings: Mapping[str, ForeignStates],
         device: torch.device,
     ) -> Encoded:
         """As ``tower_pass.encode_plans``, for the native tower ``component``; float32."""
         own = self.adapter.maps[component].to(device)
-        places: dict[Sought, int] = {}
+        places: dict[NativeWindow, int] = {}
         for each in rows:
             for window in each.plan.windows:
-                places.setdefault(Sought.of(each.plan, window), len(places))
+                places.setdefault(NativeWindow.of(each.plan, window), len(places))
         states, pooled = own(list(places), readings)
         before, found, found_pooled = [], [], []
         figures: list[torch.Tensor] = []
         for each in rows:
             plan = each.plan
-            at = [places[Sought.of(plan, window)] for window in plan.windows]
+            at = [places[NativeWindow.of(plan, window)] for window in plan.windows]
             mine = states[at]
             filling = own.empty.expand(how.windows - len(at), -1, -1)
             known = {TowerInput.of(plan.empty): own.empty} | {

@@ -1,0 +1,85 @@
+"""What is checked of options everywhere: numbers, and names out of a table. No torch.
+
+``True`` is an ``int`` to Python and never a number to us. ``is_...`` say whether a value will do,
+for those whose error has words of its own; the others raise OptionError.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from numbers import Integral, Real
+from typing import TypeGuard
+
+from bridge.errors import OptionError
+
+
+def is_whole(value: object, least: int | None = None, most: int | None = None) -> TypeGuard[int]:
+    """Whether a value is an ``int`` within the limits, both included."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        return False
+    return (least is None or value >= least) and (most is None or value <= most)
+
+
+def is_finite(
+    value: object, least: float = -math.inf, most: float = math.inf
+) -> TypeGuard[int | float]:
+    """Whether a value is a number, of NumPy too, neither NaN nor infinite, within the limits."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    try:
+        return math.isfinite(value) and least <= float(value) <= most
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
+
+
+def whole(value: object, name: str, least: int, most: int, unit: str = "") -> int:
+    """A whole number within the limits, both included; also one of NumPy, as seeds and sizes often
+    are.
+
+    Args:
+        value: what was given.
+        name: of the option.
+        least, most: the limits.
+        unit: what is counted, such as " of patches".
+
+    Raises:
+        OptionError: anything else.
+    """
+    number = int(value) if isinstance(value, Integral) else value
+    if isinstance(value, bool) or not is_whole(number, least, most):
+        raise OptionError(f"{name} is {value!r}; give a whole number{unit} from {least} to {most}")
+    return number
+
+
+def finite(value: object, what: str) -> float:
+    """A finite number. Raises OptionError, in which ``what`` names it."""
+    if not is_finite(value):
+        raise OptionError(f"{what} must be a finite number, not {value!r}.")
+    return float(value)
+
+
+def choice(value: object, names: Iterable[str], what: str) -> None:
+    """Refuse what is none of ``names``; the nearest is named. Raises OptionError."""
+    names = tuple(names)
+    if value not in names:
+        hint = did_you_mean(str(value), names)
+        raise OptionError(f"No {what} {value!r}; there is: {', '.join(names)}.{hint}")
+
+
+def did_you_mean(name: str, names: Iterable[str], shown: Callable[[str], str] = repr) -> str:
+    """A sentence that names what ``name`` is nearest to, after a space; "" where nothing is."""
+    near = nearest(name, names, 1, shown=shown)
+    return f" Did you mean {near}?" if near else ""
+
+
+def nearest(
+    name: str,
+    names: Iterable[str],
+    most: int = 3,
+    cutoff: float = 0.6,
+    shown: Callable[[str], str] = repr,
+) -> str:
+    """Those of ``names`` that are nearest to ``name``, as "'this' or 'that'"; "" for none."""
+    return " or ".join(map(shown, get_close_matches(name, list(names), most, cutoff)))
