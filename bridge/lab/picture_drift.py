@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from bridge.errors import OptionError
-from bridge.lab.measures.drift import cosines
+from bridge.lab.measures import cosines
 from bridge.towers import ImageTower
 
 if TYPE_CHECKING:

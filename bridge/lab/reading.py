@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bridge.lab.measures.splitting import content
+from bridge.lab.measures import content
 from bridge.towers import TextBatch, TextStates
 
 Span = tuple[int, int]

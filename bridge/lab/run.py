@@ -16,7 +16,7 @@ from bridge.lab.ablation import WHOLE, choices_of
 from bridge.lab.cache import Cache
 from bridge.lab.gallery import Judge, paint, picture_rows, verdict_rows
 from bridge.lab.marks import model_mark
-from bridge.lab.measures import UNRELATED
+from bridge.lab.measures import UNRELATED, scipy_stats
 from bridge.lab.painting import Brush, Painter
 from bridge.lab.pairs import pair_rows
 from bridge.lab.result import Study
@@ -98,6 +98,7 @@ def study(
         UnknownModelError, HubError, WeightsError, UnsupportedModelError: a tower or model that
             does not open.
     """
+    scipy_stats()
     subjects = read_subjects(prompt, variants, seed=seed, names=names, weights=weights)
     chance_texts = _unrelated(unrelated)
     scale = default_guidance(model) if guidance_scale is None else guidance_scale
