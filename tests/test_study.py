@@ -19,7 +19,7 @@ import bridge
 from bridge.errors import OptionError, PromptError, UnknownModelError
 from bridge.lab.cache import Cache
 from bridge.lab.measures import UNRELATED, above_chance, cosine, mean_cosine, texts_without
-from bridge.lab.passes import read_texts, read_weighted
+from bridge.lab.readings import read_texts, read_weighted
 from bridge.lab.variants import Variant
 from bridge.towers import TEXT_FAMILIES, TextTower, rollout
 

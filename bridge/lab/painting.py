@@ -17,7 +17,8 @@ from bridge.encoding import condition
 from bridge.encoding.model import TextModel
 from bridge.errors import OffManifoldWarning, OptionError, UnsupportedModelError
 from bridge.lab.ablation import WHOLE, ablated
-from bridge.lab.cache import Cache, key_of
+from bridge.lab.cache import Cache
+from bridge.lab.cache_keys import key_of
 from bridge.lab.swaps import Swapped
 from bridge.lab.variants.variant import Variant
 from bridge.lab.variants.words import SMALL_WORDS, split_words
@@ -70,7 +71,7 @@ class Painter:
         brush: the settings.
         swapped: choices that draw with another tower, by the tower's name.
         cache: where pictures are kept.
-        mark: ``model_mark`` of the pipeline.
+        mark: ``pipeline_key`` of the pipeline.
         heat: whether heat maps are wanted.
     """
 

@@ -14,15 +14,14 @@ from bridge.encoding.model import TextModel, open_model
 from bridge.errors import OptionError
 from bridge.lab.ablation import WHOLE, choices_of
 from bridge.lab.cache import Cache
+from bridge.lab.cache_keys import pipeline_key
 from bridge.lab.gallery import Judge, paint, picture_rows, verdict_rows
-from bridge.lab.marks import model_mark
 from bridge.lab.measures import UNRELATED, scipy_stats
 from bridge.lab.painting import Brush, Painter
-from bridge.lab.pairs import pair_rows
 from bridge.lab.result import Study
 from bridge.lab.subject import Subject, read_subjects
 from bridge.lab.swaps import drawable, read_adapters
-from bridge.lab.tower_study import study_tower
+from bridge.lab.tower_study import pair_rows, study_tower
 from bridge.progress import OnProgress, unwatched
 from bridge.prompt import check_prompts
 from bridge.runtime import check_dtype, resolve_device
@@ -128,7 +127,7 @@ def study(
         for row, swap in zip(about, swaps, strict=True):
             places = ", ".join(swap.components)
             row |= {"swap": swap.label, "component": places, "reason": swap.reason}
-        painter = Painter(pipe, text_model, brush, swapped, kept, model_mark(pipe), heat)
+        painter = Painter(pipe, text_model, brush, swapped, kept, pipeline_key(pipe), heat)
         drawn = paint(painter, subjects, chosen, say)
         pictures = picture_rows(drawn, eye, judge)
 

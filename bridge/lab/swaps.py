@@ -9,7 +9,7 @@ from typing import Any
 from bridge.adapters import Adapter, Swap
 from bridge.adapters.swap import SAME_WIDTH, read_adapter
 from bridge.errors import OptionError
-from bridge.lab.marks import module_mark
+from bridge.lab.cache_keys import module_key
 from bridge.towers import TextTower
 
 
@@ -35,11 +35,11 @@ def drawable(
     for tower, swap in zip(towers, swaps, strict=True):
         if tower.name in adapters:
             adapter = adapters[tower.name]
-            mark = f"{module_mark(tower.module)} {adapter.hash}"
+            mark = f"{module_key(tower.module)} {adapter.hash}"
             found[tower.name] = Swapped({"towers": tower, "adapter": adapter}, mark)
         elif swap.label == SAME_WIDTH:
             place = {swap.components[0]: tower}
-            mark = f"{module_mark(tower.module)} {swap.components}"
+            mark = f"{module_key(tower.module)} {swap.components}"
             found[tower.name] = Swapped({"towers": place}, mark)
     return found
 

@@ -1,8 +1,9 @@
-"""Many texts through a tower: each once, in one pass for all of one length."""
+"""What a tower makes of texts: each is read once, in one pass for all of one length, and kept."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,17 +12,104 @@ from bridge.encoding.emphasis import EMPHASES
 from bridge.encoding.options import read_rules
 from bridge.encoding.soundness import check_rows
 from bridge.encoding.tower_pass import Joining, RowPlan, Tower, encode_plans
-from bridge.lab.cache import Cache, key_of
-from bridge.lab.pooled_row import pooled_row
-from bridge.lab.reading import Reading, reading_of
+from bridge.lab.cache import Cache
+from bridge.lab.cache_keys import key_of
+from bridge.lab.measures import content
 from bridge.progress import OnProgress, Progress, unwatched
 from bridge.prompt import Reader, plan_many
-from bridge.towers import TEXT_TOWERS, Layer, TextBatch, TextTower
+from bridge.towers import TEXT_TOWERS, Layer, TextBatch, TextStates, TextTower, rollout
 
 # Tokens of one pass at most, padding included: 850 texts of CLIP. More go in several passes.
 MOST_TOKENS = 1 << 16
 TEXTS = "texts"  # what `Progress` counts here
 _ATTENTIONS = 32  # texts of one pass that keeps attention
+
+# Where each family reads its pooled state, other than at the last token of the text, as CLIP's
+# EOS is: BERT's class token comes first, SigLIP reads the end of the padding, others take the mean.
+_FIRST = ("align", "blip2")
+_MEAN = ("multilingual_clip", "open_clip_hf")
+_END = ("siglip",)
+# CoCa reads a class token behind the text, whose attention its tower keeps to itself.
+_HIDDEN = ("coca",)
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """One text in one tower, float32 on the CPU, padding left out.
+
+    Attributes:
+        pooled: ``(P,)``; of a family without a pooled state the mean of its text's tokens.
+        states: ``(N, D)``, of the last layer with its norm, special tokens included.
+        ids: N token ids.
+        offsets: N places in the text, None for special tokens.
+        cut: how many tokens did not fit.
+    """
+
+    pooled: Tensor
+    states: Tensor
+    ids: tuple[int, ...]
+    offsets: tuple[tuple[int, int] | None, ...]
+    cut: int
+
+    @property
+    def content(self) -> list[int]:
+        """The places of the text's own tokens."""
+        return content(self.offsets)
+
+    @property
+    def content_ids(self) -> list[int]:
+        """Their ids."""
+        return [self.ids[at] for at in self.content]
+
+    @property
+    def content_states(self) -> Tensor:
+        """Their states ``(n, D)``."""
+        return self.states[self.content]
+
+
+def _reading_of(batch: TextBatch, states: TextStates, row: int) -> Reading:
+    """One row of a pass as a reading."""
+    used = max(1, int(batch.mask[row].sum()))
+    own = states.hidden[0][row, :used].float().cpu().contiguous()
+    offsets = batch.offsets[row][:used]
+    pooled = states.pooled[row].float().cpu() if states.pooled is not None else None
+    if pooled is None:
+        text = content(offsets)
+        pooled = own[text].mean(0) if text else own.mean(0)
+    ids = tuple(batch.ids[row, :used].tolist())
+    return Reading(pooled.flatten().contiguous(), own, ids, offsets, batch.cut[row])
+
+
+def stacked(readings: list[Reading]) -> Tensor:
+    """The pooled states of several readings ``(N, P)``."""
+    return torch.stack([each.pooled for each in readings])
+
+
+def _kept_reading(cache: Cache, key: str) -> Reading | None:
+    """A reading, if the cache has it whole."""
+    kept = cache.tensors(key)
+    if kept is None or kept.keys() != {"pooled", "states", "ids", "offsets", "cut"}:
+        return None
+    offsets = tuple(
+        (start, end) if start < end else None for start, end in kept["offsets"].tolist()
+    )
+    ids = tuple(kept["ids"].tolist())
+    return Reading(kept["pooled"], kept["states"], ids, offsets, int(kept["cut"]))
+
+
+def _keep_reading(cache: Cache, key: str, reading: Reading, batch: str) -> None:
+    offsets = [span or (0, 0) for span in reading.offsets]
+    tensors = {
+        "pooled": reading.pooled,
+        "states": reading.states,
+        "ids": torch.tensor(reading.ids, dtype=torch.long),
+        "offsets": torch.tensor(offsets, dtype=torch.long).reshape(-1, 2),
+        "cut": torch.tensor(reading.cut, dtype=torch.long),
+    }
+    cache.keep_tensors(key, tensors, batch)
+
+
+# ---------------------------------------------------------------- passes
 
 
 def read_texts(
@@ -37,7 +125,7 @@ def read_texts(
     (a family that fills up its context has one), kept as soon as the pass is done.
 
     Args:
-        mark: a name for the tower as it is now (``module_mark``).
+        mark: a name for the tower as it is now (``module_key``).
     """
     wanted = list(dict.fromkeys(texts))
     if not wanted:
@@ -48,7 +136,7 @@ def read_texts(
         key_of(tower=mark, text=text, ids=own, cut=cut)
         for text, own, cut in zip(wanted, ids, batch.cut, strict=True)
     ]
-    found = {text: cache.reading(key) for text, key in zip(wanted, keys, strict=True)}
+    found = {text: _kept_reading(cache, key) for text, key in zip(wanted, keys, strict=True)}
     missing = [at for at, text in enumerate(wanted) if found[text] is None]
     read = len(wanted) - len(missing)
     on_progress(Progress(f"{tower.name} reads", read, len(wanted), TEXTS))
@@ -57,8 +145,8 @@ def read_texts(
         states = tower.encode(part)
         with cache.batch([keys[at] for at in rows]) as together:
             for row, at in enumerate(rows):
-                reading = reading_of(part, states, row)
-                cache.keep_reading(keys[at], reading, together)
+                reading = _reading_of(part, states, row)
+                _keep_reading(cache, keys[at], reading, together)
                 found[wanted[at]] = reading
         read += len(rows)
         on_progress(Progress(f"{tower.name} reads", read, len(wanted), TEXTS))
@@ -100,13 +188,13 @@ def read_weighted(
         by_dialect.setdefault(dialect, []).append(text)
     for dialect, own in by_dialect.items():
         keys = {text: key_of(tower=mark, text=text, dialect=dialect) for text in own}
-        kept = {text: cache.reading(keys[text]) for text in own}
+        kept = {text: _kept_reading(cache, keys[text]) for text in own}
         missing = [text for text in own if kept[text] is None]
         if missing:
             made = _weigh(tower, architecture, missing, dialect)
             with cache.batch([keys[text] for text in missing]) as together:
                 for text in missing:
-                    cache.keep_reading(keys[text], made[text], together)
+                    _keep_reading(cache, keys[text], made[text], together)
             kept |= made
         found |= {(text, dialect): each for text, each in kept.items() if each is not None}
     return found
@@ -144,7 +232,7 @@ def read_rollouts(
     """For each text what its pooled state is made of, ``(N,)`` over its tokens by rollout.
 
     Further passes of 32 texts at most, since all layers' attention is large; so ask for prompts,
-    not for their variants. Empty for a family that does not show it (``pooled_row``).
+    not for their variants. Empty for a family that does not show it (``_HIDDEN``).
     """
     wanted = list(dict.fromkeys(texts))
     keys = {text: key_of(tower=mark, text=text, rollout=True) for text in wanted}
@@ -157,8 +245,31 @@ def read_rollouts(
         states = tower.encode(batch, attentions=True)
         with cache.batch([keys[text] for text in texts]) as together:
             for row, text in enumerate(texts):
-                own = pooled_row(tower.family, states, row, max(1, int(batch.mask[row].sum())))
+                own = _pooled_row(tower.family, states, row, max(1, int(batch.mask[row].sum())))
                 if own is not None:
                     found[text] = own
                     cache.keep_tensors(keys[text], {"row": own}, together)
     return found
+
+
+def _pooled_row(family: str, states: TextStates, row: int, used: int) -> Tensor | None:
+    """``(used,)`` float32: the shares of a text's tokens in its pooled state, or in the mean of its
+    tokens where there is none. None for a family that does not show it.
+
+    Args:
+        family: a name of ``bridge.towers.TEXT_FAMILIES``.
+        states: of a pass with attentions.
+        row: of the batch.
+        used: how many of its places are not padding.
+    """
+    if family in _HIDDEN or not states.attentions:
+        return None
+    width = states.attentions[0].shape[-1] if family in _END else used
+    whole = rollout([layer[row, :, :width, :width] for layer in states.attentions])
+    if family in _FIRST:
+        own = whole[0]
+    elif family in _MEAN or states.pooled is None:
+        own = whole.mean(0)
+    else:
+        own = whole[-1]
+    return own[:used].float()
