@@ -24,9 +24,9 @@ from bridge.cli import main
 from bridge.encoding import open_model
 from bridge.errors import OptionError
 from bridge.lab import overlay
-from bridge.lab.ablation import ablated, choices_of
 from bridge.lab.cache_keys import pipeline_key
-from bridge.lab.picture_drift import pixel_distance
+from bridge.lab.picture_tables import pixel_distance
+from bridge.lab.tower_choices import ablated, choices_of
 from bridge.lab.variants import Variant
 from bridge.towers import TEXT_FAMILIES, TextTower
 

@@ -18,7 +18,7 @@ from bridge.adapters import label_swap, opened
 from bridge.encoding import forget_towers
 from bridge.errors import OptionError
 from bridge.lab.cache import Cache
-from bridge.lab.picture_drift import tower_distances
+from bridge.lab.picture_tables import tower_distances
 from bridge.lab.readings import read_rollouts, read_weighted
 from bridge.towers import TextTower, open_text_tower
 

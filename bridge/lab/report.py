@@ -9,7 +9,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from bridge.lab.charts import legend, strips
-from bridge.lab.overlaying import overlay
+from bridge.lab.heat_overlay import overlay
 from bridge.lab.style import STYLE
 from bridge.lab.variants.variant import ORIGINAL
 from bridge.markup import Markup, fill, joined
@@ -17,8 +17,8 @@ from bridge.markup import Markup, fill, joined
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from bridge.lab.painting import Drawn
     from bridge.lab.result import Study
+    from bridge.lab.variant_pictures import VariantPicture
 
 Row = dict[str, Any]
 _NAMES = {
@@ -185,7 +185,7 @@ def _pictures(study: Study, prompt: str) -> Markup:
     return fill('<h3>What is drawn</h3><div class="grid">{}</div>', joined(cards))
 
 
-def _heats(drawn: Drawn) -> Markup:
+def _heats(drawn: VariantPicture) -> Markup:
     if not drawn.heat:
         return Markup()
     maps = joined(

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.errors import OptionError
 from bridge.files import write_whole
-from bridge.lab.painting import Drawn
 
 if TYPE_CHECKING:
     from pandas import DataFrame
     from PIL.Image import Image
+
+    from bridge.lab.variant_pictures import VariantPicture
 
 TABLES = ("table", "words", "sets", "towers", "pairs", "pictures", "verdicts")
 
@@ -57,7 +58,7 @@ class Study:
     pairs: DataFrame
     pictures: DataFrame
     verdicts: DataFrame
-    drawn: tuple[Drawn, ...]
+    drawn: tuple[VariantPicture, ...]
     settings: Mapping[str, Any]
 
     def __repr__(self) -> str:

@@ -29,7 +29,7 @@ from bridge.lab.measures import (
     word_shares,
 )
 from bridge.lab.readings import Reading, read_rollouts, read_texts, read_weighted, stacked
-from bridge.lab.subject import Subject
+from bridge.lab.study_inputs import Subject
 from bridge.lab.variants import Variant
 from bridge.lab.variants.words import split_words
 from bridge.progress import OnProgress, unwatched
