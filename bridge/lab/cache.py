@@ -30,7 +30,11 @@ _BATCH = "batch"  # what a file's own note of its batch is called
 
 
 class Cache:
-    """A folder, or None to keep nothing. Raises OptionError for one that cannot be written."""
+    """A folder, or None to keep nothing.
+
+    Raises:
+        OptionError: a folder that cannot be written.
+    """
 
     def __init__(self, folder: str | os.PathLike[str] | None) -> None:
         self._folder = None if folder is None else home_path(folder)

@@ -70,7 +70,11 @@ Offsets = Sequence[tuple[int, int] | None]
 
 
 def scipy_stats() -> Any:
-    """``scipy.stats``. Raises MissingDependencyError without scipy."""
+    """``scipy.stats``.
+
+    Raises:
+        MissingDependencyError: without scipy.
+    """
     try:
         from scipy import stats
     except ImportError as error:

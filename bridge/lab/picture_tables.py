@@ -32,7 +32,7 @@ def picture_rows(
     image_tower: ImageTower | None,
     judge: Judge | None,
 ) -> list[Row]:
-    """A row a picture. Drift is from the prompt's own picture of the same choice and seed."""
+    """A row per picture. Drift is from the prompt's own picture of the same choice and seed."""
     bases = {
         (prompt, each.choice, each.seed): each.image
         for prompt, each in drawn

@@ -116,7 +116,7 @@ def read_texts(
     tower: TextTower,
     texts: Iterable[str],
     cache: Cache,
-    mark: str,
+    tower_key: str,
     on_progress: OnProgress = unwatched,
 ) -> dict[str, Reading]:
     """The reading of each text, made or found in the cache.
@@ -125,7 +125,11 @@ def read_texts(
     (a family that fills up its context has one), kept as soon as the pass is done.
 
     Args:
-        mark: a name for the tower as it is now (``module_key``).
+        tower: the tower.
+        texts: to read.
+        cache: where readings are kept.
+        tower_key: a name for the tower as it is now (``module_key``).
+        on_progress: called after each pass.
     """
     wanted = list(dict.fromkeys(texts))
     if not wanted:
@@ -133,7 +137,7 @@ def read_texts(
     batch = tower.tokenize(wanted)
     ids = [row[: int(mask.sum())].tolist() for row, mask in zip(batch.ids, batch.mask, strict=True)]
     keys = [
-        key_of(tower=mark, text=text, ids=own, cut=cut)
+        key_of(tower=tower_key, text=text, ids=own, cut=cut)
         for text, own, cut in zip(wanted, ids, batch.cut, strict=True)
     ]
     found = {text: _kept_reading(cache, key) for text, key in zip(wanted, keys, strict=True)}
@@ -171,11 +175,11 @@ def _lengths(tower: TextTower, batch: TextBatch, rows: Sequence[int]) -> list[li
 
 
 def read_weighted(
-    tower: TextTower, texts: Iterable[tuple[str, str]], cache: Cache, mark: str
+    tower: TextTower, texts: Iterable[tuple[str, str]], cache: Cache, tower_key: str
 ) -> dict[tuple[str, str], Reading]:
     """The readings of ``(text, dialect)`` with weights, by each dialect's own formula.
 
-    One pass a dialect, because the formulas act on whole windows and some want further inputs
+    One pass per dialect, because the formulas act on whole windows and some want further inputs
     (compel's masked copies). Pooled states are not weighted by any tool. Texts are truncated to
     one window. Empty for families whose states no tool weighs (other than CLIP and T5).
     """
@@ -187,7 +191,7 @@ def read_weighted(
     for text, dialect in dict.fromkeys(texts):
         by_dialect.setdefault(dialect, []).append(text)
     for dialect, own in by_dialect.items():
-        keys = {text: key_of(tower=mark, text=text, dialect=dialect) for text in own}
+        keys = {text: key_of(tower=tower_key, text=text, dialect=dialect) for text in own}
         kept = {text: _kept_reading(cache, keys[text]) for text in own}
         missing = [text for text in own if kept[text] is None]
         if missing:
@@ -227,7 +231,7 @@ def _weigh(
 
 
 def read_rollouts(
-    tower: TextTower, texts: Iterable[str], cache: Cache, mark: str
+    tower: TextTower, texts: Iterable[str], cache: Cache, tower_key: str
 ) -> dict[str, Tensor]:
     """For each text what its pooled state is made of, ``(N,)`` over its tokens by rollout.
 
@@ -235,7 +239,7 @@ def read_rollouts(
     not for their variants. Empty for a family that does not show it (``_HIDDEN``).
     """
     wanted = list(dict.fromkeys(texts))
-    keys = {text: key_of(tower=mark, text=text, rollout=True) for text in wanted}
+    keys = {text: key_of(tower=tower_key, text=text, rollout=True) for text in wanted}
     kept = {text: cache.tensors(keys[text]) for text in wanted}
     found = {text: each["row"] for text, each in kept.items() if each and "row" in each}
     missing = [text for text in wanted if text not in found]

@@ -149,7 +149,11 @@ def study(
 def _open_model(
     model: Any, settings: DrawSettings, device: Any, dtype: Any
 ) -> tuple[Any, TextModel | None]:
-    """Raises OptionError for sizes that the model does not draw; for a name before it loads."""
+    """The pipeline and its text side; nothing without a model.
+
+    Raises:
+        OptionError: sizes that the model does not draw; of a name before it loads.
+    """
     if model is None:
         return None, None
     if isinstance(model, (str, os.PathLike)):

@@ -82,7 +82,11 @@ def _weights(weights: Sequence[float]) -> tuple[float, ...]:
 
 
 def read_unrelated(texts: Sequence[str]) -> tuple[str, ...]:
-    """The texts that chance is measured on, each once. Raises OptionError for less than two."""
+    """The texts that chance is measured on, each once.
+
+    Raises:
+        OptionError: less than two texts.
+    """
     found = tuple(dict.fromkeys(check_prompts(texts, "unrelated")))
     if isinstance(texts, str) or len(found) < 2 or not all(text.strip() for text in found):
         raise OptionError("unrelated must be a list of at least two different texts.")
@@ -95,7 +99,8 @@ def read_unrelated(texts: Sequence[str]) -> tuple[str, ...]:
 def read_towers(towers: Any, model: Any) -> list[Any] | None:
     """The towers as they were given, each once; None for the model's own.
 
-    Raises OptionError for an empty list, what is not a tower, or two towers of one name.
+    Raises:
+        OptionError: an empty list, what is not a tower, or two towers of one name.
     """
     if towers is None and model is not None:
         return None
@@ -148,7 +153,11 @@ class DrawSettings:
 def read_draw_settings(
     seeds: object, steps: object, guidance_scale: object, height: object, width: object
 ) -> DrawSettings:
-    """Raises OptionError, as ``bridge.generate`` does, and for no seeds."""
+    """The settings, checked.
+
+    Raises:
+        OptionError: no seeds, and as ``bridge.generate``.
+    """
     wanted: list[Any] = [seeds]
     if isinstance(seeds, Sequence) and not isinstance(seeds, str):
         wanted = list(dict.fromkeys(seeds))

@@ -118,7 +118,9 @@ def drawable(
 def read_adapters(adapters: object, towers: Sequence[str]) -> dict[str, Adapter]:
     """``{tower name: Adapter or its file}``, for some of ``towers``.
 
-    Raises OptionError, and what ``load_adapter`` does.
+    Raises:
+        OptionError: what is not such a mapping, or names another tower.
+        The errors of ``bridge.load_adapter``.
     """
     if adapters is None:
         return {}
@@ -139,7 +141,8 @@ def read_choices(
 ) -> tuple[str, ...]:
     """What draws: the names of ``study``'s argument, each once; "all" is all that there are.
 
-    Raises OptionError for a choice that the model does not have, or none.
+    Raises:
+        OptionError: a choice that the model does not have, or none at all.
     """
     if choices is None:
         return (WHOLE,)

@@ -200,14 +200,14 @@ def study_tower(
 ) -> TowerStudy:
     """All passes of one tower: one for each length of plain texts, one for the prompts' attention,
     and one for each dialect with weights."""
-    mark = module_key(tower.module)
+    key = module_key(tower.module)
     plain = [text for subject in subjects for text in subject.plain_texts]
     weighted = [text for subject in subjects for text in subject.weighted_texts]
     return TowerStudy(
         tower,
-        read_texts(tower, [*plain, *unrelated], cache, mark, on_progress),
-        read_weighted(tower, weighted, cache, mark),
-        read_rollouts(tower, [subject.prompt for subject in subjects], cache, mark),
+        read_texts(tower, [*plain, *unrelated], cache, key, on_progress),
+        read_weighted(tower, weighted, cache, key),
+        read_rollouts(tower, [subject.prompt for subject in subjects], cache, key),
         tuple(unrelated),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -117,7 +118,8 @@ def draw_variant(renderer: Renderer, variant: Variant, choice: str) -> list[Vari
             found[seed] = image, heat
     missing = [seed for seed in settings.seeds if seed not in found]
     if missing:
-        images, maps = _draw(renderer, variant, choice, missing, wants_heat)
+        words = _words_of(variant) if wants_heat else []
+        images, maps = _draw(renderer, variant, choice, missing, words)
         with cache.batch([keys[seed] for seed in missing]) as batch:
             for seed, image, heat in zip(missing, images, maps, strict=True):
                 if wants_heat:
@@ -130,8 +132,13 @@ def draw_variant(renderer: Renderer, variant: Variant, choice: str) -> list[Vari
 
 
 def _draw(
-    renderer: Renderer, variant: Variant, choice: str, seeds: Sequence[int], wants_heat: bool
+    renderer: Renderer,
+    variant: Variant,
+    choice: str,
+    seeds: Sequence[int],
+    words: Sequence[str],
 ) -> tuple[list[Image], list[dict[str, Tensor]]]:
+    """A picture for each seed, with its maps of ``words``."""
     own = own_copy(renderer.pipe)
     settings, swapped = renderer.settings, renderer.swaps.get(choice)
     with warnings.catch_warnings():
@@ -147,25 +154,22 @@ def _draw(
             **(swapped.arguments if swapped else {}),
         )
 
-    def run(conditioning: Any) -> list[Image]:
-        return own(
-            **conditioning.kwargs(len(seeds)),
+    if not swapped:
+        cond = ablated(cond, renderer.text_model, choice)
+    with heat_maps(own, cond) if words else nullcontext() as heat:
+        images = own(
+            **cond.kwargs(len(seeds)),
             **settings.arguments(),
             generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
         ).images
-
-    if not wants_heat:
-        return run(cond if swapped else ablated(cond, renderer.text_model, choice)), [
-            {} for _ in seeds
-        ]
-    with heat_maps(own, cond) as heat:
-        images = run(cond)
-    return images, [_maps(heat, _words_of(variant), at) for at in range(len(seeds))]
+    return images, [_maps(heat, words, at) for at in range(len(seeds))]
 
 
-def _maps(heat: HeatMaps, words: Sequence[str], image: int) -> dict[str, Tensor]:
-    heat.keys(image=image)  # what is wrong with all of them is no matter of one word
-    found = {}
+def _maps(heat: HeatMaps | None, words: Sequence[str], image: int) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    if heat is None:
+        return found
+    heat.keys(image=image)  # what is wrong with all of them does not depend on one word
     for word in words:
         try:
             found[word] = heat.of(word, image=image)

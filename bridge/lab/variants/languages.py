@@ -80,7 +80,8 @@ def cited(forms: Sequence[str]) -> str:
 def write_caption(meaning: CaptionMeaning, language: str) -> str:
     """A caption in a language other than English, in the plainest phrasing and cited forms.
 
-    Raises OptionError for a language that bridge has no names in.
+    Raises:
+        OptionError: a language that bridge has no names in.
     """
     words = words_in(language)
     things = [write_thing(t, words, cited, counted=t.count > 1) for t in meaning.things]
@@ -243,7 +244,8 @@ def languages(prompt: str, settings: Settings) -> Iterator[tuple[str, str]]:
     prompt's translation if there is one, else the prompt with each known name replaced, longest
     first. A language whose given names are not in the prompt gives none.
 
-    Raises OptionError for a prompt without a name that bridge knows.
+    Raises:
+        OptionError: a prompt without a name that bridge knows.
     """
     if isinstance(settings.names, Mapping):
         return _by_given(prompt, settings.names)

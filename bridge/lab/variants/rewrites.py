@@ -296,7 +296,8 @@ _HOW = "pip install nltk, then python -m nltk.downloader wordnet; or leave 'syno
 def synonyms(prompt: str, settings: Settings) -> Iterator[tuple[str, str]]:
     """Each word's WordNet synonyms (Miller 1995) in its most frequent senses, most frequent first.
 
-    Raises MissingDependencyError without nltk or its WordNet.
+    Raises:
+        MissingDependencyError: without nltk or its WordNet.
     """
     wordnet = _wordnet()
     words = split_words(prompt)
