@@ -15,7 +15,7 @@ from transformers import CLIPTextModelWithProjection
 
 import bridge
 from bridge.adapters import label_swap, opened
-from bridge.encoding import forget_towers
+from bridge.encoding import forget_towers, open_model
 from bridge.errors import OptionError
 from bridge.lab.cache import Cache
 from bridge.lab.picture_tables import tower_distances
@@ -119,6 +119,24 @@ def test_an_adapter_is_fitted_in_full_precision(
     made.check_foreign(open_text_tower(tmp_path, device="cpu", dtype=torch.float32))
     assert made.hash is made.hash  # worked out once
     forget_towers()
+
+
+def test_a_model_that_is_open_is_not_opened_again(
+    pipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tower = tower_of(pipe.text_encoder, pipe.tokenizer)
+    wanted = label_swap(tower, pipe)
+    opened_model = open_model(pipe)
+
+    def refuse(model: Any) -> None:
+        raise AssertionError(f"{type(model).__name__} is opened anew")
+
+    monkeypatch.setattr("bridge.adapters.swap.open_model", refuse)
+    assert label_swap(tower, opened_model) == wanted
+    study = bridge.study("a cat", towers=[tower], variants=["case"], model=pipe, steps=1)
+    assert study.towers.swap.tolist() == [wanted.label]
+    with pytest.raises(AssertionError, match="opened anew"):  # the check can fail
+        label_swap(tower, pipe)
 
 
 # ---------------------------------------------------------------- bad input

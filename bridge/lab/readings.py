@@ -14,7 +14,7 @@ from bridge.encoding.soundness import check_rows
 from bridge.encoding.tower_pass import Joining, RowPlan, Tower, encode_plans
 from bridge.lab.cache import Cache
 from bridge.lab.cache_keys import key_of
-from bridge.lab.measures import content
+from bridge.lab.measures import Offsets, content
 from bridge.progress import OnProgress, Progress, unwatched
 from bridge.prompt import Reader, plan_many
 from bridge.towers import TEXT_TOWERS, Layer, TextBatch, TextStates, TextTower, rollout
@@ -70,14 +70,20 @@ class Reading:
 def _reading_of(batch: TextBatch, states: TextStates, row: int) -> Reading:
     """One row of a pass as a reading."""
     used = max(1, int(batch.mask[row].sum()))
-    own = states.hidden[0][row, :used].float().cpu().contiguous()
-    offsets = batch.offsets[row][:used]
-    pooled = states.pooled[row].float().cpu() if states.pooled is not None else None
-    if pooled is None:
-        text = content(offsets)
-        pooled = own[text].mean(0) if text else own.mean(0)
-    ids = tuple(batch.ids[row, :used].tolist())
-    return Reading(pooled.flatten().contiguous(), own, ids, offsets, batch.cut[row])
+    own, offsets = _on_cpu(states.hidden[0][row, :used]), batch.offsets[row][:used]
+    pooled = _pooled(None if states.pooled is None else states.pooled[row], own, offsets)
+    return Reading(pooled, own, tuple(batch.ids[row, :used].tolist()), offsets, batch.cut[row])
+
+
+def _pooled(pooled: Tensor | None, states: Tensor, offsets: Offsets) -> Tensor:
+    """The pooled state ``(P,)``; without one the mean of the text's tokens, or of all."""
+    if pooled is not None:
+        return _on_cpu(pooled).flatten()
+    return states[content(offsets) or slice(None)].mean(0)
+
+
+def _on_cpu(states: Tensor) -> Tensor:
+    return states.float().cpu().contiguous()
 
 
 def stacked(readings: list[Reading]) -> Tensor:
@@ -220,13 +226,10 @@ def _weigh(
     made = {}
     for at, (text, plan) in enumerate(zip(texts, plans, strict=True)):
         (window,) = plan.windows
-        states = out.states[at, : window.used].float().cpu().contiguous()
-        own = [place for place, token in enumerate(window.tokens) if not token.special]
-        pooled = out.pooled[at].float().cpu() if out.pooled is not None else states[own].mean(0)
+        states = _on_cpu(out.states[at, : window.used])
         offsets = tuple(None if t.special else (t.start, t.end) for t in window.tokens)
-        made[text] = Reading(
-            pooled.contiguous(), states, window.ids[: window.used], offsets, plan.cut_tokens
-        )
+        pooled = _pooled(None if out.pooled is None else out.pooled[at], states, offsets)
+        made[text] = Reading(pooled, states, window.ids[: window.used], offsets, plan.cut_tokens)
     return made
 
 
