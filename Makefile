@@ -49,7 +49,7 @@ bench: $(STAMP)-test
 
 $(STAMP): $(INPUTS)
 	@rm -f $(VENV)/.installed*
-	@PYTHON=$(PYTHON) tools/install.sh $(VENV)
+	@PYTHON=$(PYTHON) tools/install.sh $(VENV) "[lab]"
 	@touch $@
 
 $(STAMP)-test: $(INPUTS) tools/browser.sh

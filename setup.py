@@ -6,7 +6,7 @@ setup(
     packages=[*find_packages(include=["bridge", "bridge.*"]), "bridge._weights"],
     package_dir={"bridge._weights": "weights"},
     package_data={
-        "bridge": ["**/*.tsv", "**/*.json", "**/*.txt", "py.typed"],
+        "bridge": ["**/*.tsv", "**/*.jinja", "**/*.json", "**/*.txt", "py.typed"],
         "bridge._weights": ["**/*"],
     },
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import platform
 import random
@@ -20,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import binomtest
 
 from bridge.embedded import weights_dir
 from bridge.files import write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-_Z95 = 1.959963984540054
 _PLACES = ("out", "cache")  # options of where things are kept
 
 
@@ -50,12 +49,8 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     """
     if n <= 0 or not 0 <= successes <= n:
         raise ValueError(f"{successes} successes in {n} trials is no share")
-    share, z2 = successes / n, _Z95**2
-    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    low = 0.0 if successes == 0 else middle - half
-    high = 1.0 if successes == n else middle + half
-    return low, high
+    interval = binomtest(int(successes), int(n)).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def share_row(name: str, outcomes: Sequence[bool]) -> Row:

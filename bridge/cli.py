@@ -26,7 +26,7 @@ from bridge.files import (
     check_output_folder,
     write_whole,
 )
-from bridge.lab.arguments import add_arguments as add_study_arguments
+from bridge.lab.command import add_arguments as add_study_arguments
 from bridge.progress import Progress, ProgressLine
 from bridge.threads import is_shared, thread_settings
 from bridge.vlm.train.options import add_arguments as add_training_arguments

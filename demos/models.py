@@ -91,7 +91,7 @@ class Models:
 
         def load() -> tuple[str, ...]:
             from bridge.encoding.model import open_model
-            from bridge.lab.ablation import choices_of
+            from bridge.lab.tower_choices import choices_of
 
             return choices_of(open_model(self.draws))
 

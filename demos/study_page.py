@@ -17,7 +17,7 @@ from demos.studying import CHOICES, Inquiry, Step, Studied
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from bridge.lab.painting import Drawn
+    from bridge.lab.variant_pictures import VariantPicture
 
 # Beside each other on the page; a model of 1024 pixels a side need not send them all.
 _SHOWN_SIDE = 384
@@ -219,7 +219,7 @@ def _number(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _figures(row: dict[str, Any], drawn: Drawn, word: str | None) -> Markup:
+def _figures(row: dict[str, Any], drawn: VariantPicture, word: str | None) -> Markup:
     choice = _CHOICE_NAMES.get(drawn.choice, drawn.choice)
     drift = [_figure(row[name]) for name in ("pixel_distance", "tower_distance") if name in row]
     moved = row["operation"] != ORIGINAL

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import bridge
 from bridge.diffusion.options import checked_options, default_guidance
 from bridge.errors import OptionError, PromptError
-from bridge.lab.passes import TEXTS
+from bridge.lab.readings import TEXTS
 from bridge.lab.variants import ORIGINAL, Settings, Variant, own, read_variants
 from bridge.progress import Progress
 from bridge.prompt import check_prompts

@@ -15,7 +15,7 @@ from typing import Any
 
 from bridge.embedded import weights_dir
 from bridge.files import write_whole
-from bridge.lab.variants.captions import (
+from bridge.lab.variants.languages import (
     CAPTIONS_FILE,
     CaptionMeaning,
     Thing,

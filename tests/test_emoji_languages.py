@@ -12,7 +12,7 @@ from tiny_world import SEEDS, STEADY, scenes_at
 
 from bridge.embedded import weights_dir
 from bridge.errors import OptionError, WeightsError
-from bridge.lab.variants.captions import (
+from bridge.lab.variants.languages import (
     CAPTIONS_FILE,
     CaptionMeaning,
     Thing,

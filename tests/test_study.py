@@ -18,10 +18,10 @@ from tiny_models import tiny_sdxl_pipeline
 import bridge
 from bridge.errors import OptionError, PromptError, UnknownModelError
 from bridge.lab.cache import Cache
-from bridge.lab.measures import UNRELATED, above_chance, cosine, mean_cosine, rollout, texts_without
-from bridge.lab.passes import read_texts, read_weighted
+from bridge.lab.measures import UNRELATED, above_chance, cosine, mean_cosine, texts_without
+from bridge.lab.readings import read_texts, read_weighted
 from bridge.lab.variants import Variant
-from bridge.towers import TEXT_FAMILIES, TextTower
+from bridge.towers import TEXT_FAMILIES, TextTower, rollout
 
 PROMPT = "two red apples left of a cat"
 # The order of a batch changes sums by float32's rounding.

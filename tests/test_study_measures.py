@@ -6,6 +6,7 @@ All arithmetic is float64; 1e-9 allows for its rounding in another order of summ
 from __future__ import annotations
 
 import math
+import sys
 from itertools import combinations
 
 import numpy as np
@@ -15,6 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+import bridge
+from bridge.errors import MissingDependencyError
 from bridge.lab.measures import (
     UNRELATED,
     above_chance,
@@ -28,12 +31,12 @@ from bridge.lab.measures import (
     mean_cosine,
     mean_interval,
     pieces_per_word,
-    rollout,
     texts_without,
     token_cosine,
     tokens_of_words,
     word_shares,
 )
+from bridge.towers import rollout
 
 EXACT = 1e-9
 
@@ -173,3 +176,9 @@ def test_intervals() -> None:
     mean, low, high = mean_interval([0.2, 0.4, 0.9, float("nan")])
     assert mean == pytest.approx(0.5) and low < mean < high
     assert all(math.isnan(value) for value in mean_interval([]))
+
+
+def test_a_study_without_scipy_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'bridge\[lab\]'"):
+        bridge.study("a cat", towers="no such tower", variants=["case"])

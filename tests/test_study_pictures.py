@@ -24,9 +24,9 @@ from bridge.cli import main
 from bridge.encoding import open_model
 from bridge.errors import OptionError
 from bridge.lab import overlay
-from bridge.lab.ablation import ablated, choices_of
-from bridge.lab.marks import model_mark
-from bridge.lab.picture_drift import pixel_distance
+from bridge.lab.cache_keys import pipeline_key
+from bridge.lab.picture_tables import pixel_distance
+from bridge.lab.tower_choices import ablated, choices_of
 from bridge.lab.variants import Variant
 from bridge.towers import TEXT_FAMILIES, TextTower
 
@@ -174,11 +174,11 @@ def test_pictures_that_are_kept_are_of_their_dialect_and_choice(pipe: Any, tmp_p
 
 def test_a_model_changed_is_another_model() -> None:
     made = tiny_sd_pipeline()
-    before = model_mark(made)
-    assert model_mark(tiny_sd_pipeline()) == before
+    before = pipeline_key(made)
+    assert pipeline_key(tiny_sd_pipeline()) == before
     made.scheduler.register_to_config(prediction_type="v_prediction")
-    assert model_mark(made) != before
-    assert model_mark(tiny_sd_pipeline(seed=1)) != before
+    assert pipeline_key(made) != before
+    assert pipeline_key(tiny_sd_pipeline(seed=1)) != before
 
 
 def test_a_model_loaded_in_another_process_is_the_same() -> None:
@@ -188,28 +188,28 @@ def test_a_model_loaded_in_another_process_is_the_same() -> None:
     for left_out in (["a", "b"], ["b", "a"]):
         for part in (made.unet, made.vae, made.scheduler):
             part.register_to_config(_use_default_values=left_out)
-        before = before or model_mark(made)
-    assert model_mark(made) == before
+        before = before or pipeline_key(made)
+    assert pipeline_key(made) == before
 
 
 def test_what_no_parameter_says_makes_another_model() -> None:
     made = tiny_sd_pipeline()
-    marks = [model_mark(made)]
+    marks = [pipeline_key(made)]
     layer = made.unet.conv_in
     layer.disable_adapters, layer.active_adapters = False, ["style"]  # as peft's layers have them
     layer.scaling = {"style": 1.0}
-    marks.append(model_mark(made))
+    marks.append(pipeline_key(made))
     layer.scaling = {"style": 0.5}
-    marks.append(model_mark(made))
+    marks.append(pipeline_key(made))
     layer.disable_adapters = True
-    marks.append(model_mark(made))
+    marks.append(pipeline_key(made))
     made.unet.enable_freeu(0.9, 0.2, 1.4, 1.6)
-    marks.append(model_mark(made))
+    marks.append(pipeline_key(made))
     made.scheduler = type("Other", (type(made.scheduler),), {}).from_config(made.scheduler.config)
-    marks.append(model_mark(made))
+    marks.append(pipeline_key(made))
     with torch.no_grad():
         made.text_encoder.get_input_embeddings().weight[-1, 1:] += 1
-    marks.append(model_mark(made))
+    marks.append(pipeline_key(made))
     assert len(set(marks)) == len(marks)
 
 

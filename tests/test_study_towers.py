@@ -14,11 +14,12 @@ from torch import nn
 from transformers import CLIPTextModelWithProjection
 
 import bridge
-from bridge.adapters import label_swap, opened
+from bridge.adapters import label_swap, swap
+from bridge.encoding import open_model
 from bridge.errors import OptionError
 from bridge.lab.cache import Cache
-from bridge.lab.passes import read_rollouts, read_weighted
-from bridge.lab.picture_drift import tower_distances
+from bridge.lab.picture_tables import tower_distances
+from bridge.lab.readings import read_rollouts, read_weighted
 from bridge.towers import TextTower, open_text_tower
 
 
@@ -96,7 +97,7 @@ def test_a_tower_by_name_is_opened_once(tmp_path: Path, monkeypatch: pytest.Monk
         calls.append(options)
         return open_text_tower(source, **options)
 
-    monkeypatch.setattr(opened, "open_text_tower", noted)
+    monkeypatch.setattr(swap, "open_text_tower", noted)
     bridge.release()
     half = tiny_sd_pipeline()
     half.text_encoder.to(torch.bfloat16)
@@ -118,6 +119,24 @@ def test_an_adapter_is_fitted_in_full_precision(
     made.check_foreign(open_text_tower(tmp_path, device="cpu", dtype=torch.float32))
     assert made.hash is made.hash  # worked out once
     bridge.release()
+
+
+def test_a_model_that_is_open_is_not_opened_again(
+    pipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tower = tower_of(pipe.text_encoder, pipe.tokenizer)
+    wanted = label_swap(tower, pipe)
+    opened_model = open_model(pipe)
+
+    def refuse(model: Any) -> None:
+        raise AssertionError(f"{type(model).__name__} is opened anew")
+
+    monkeypatch.setattr("bridge.adapters.swap.open_model", refuse)
+    assert label_swap(tower, opened_model) == wanted
+    study = bridge.study("a cat", towers=[tower], variants=["case"], model=pipe, steps=1)
+    assert study.towers.swap.tolist() == [wanted.label]
+    with pytest.raises(AssertionError, match="opened anew"):  # the check can fail
+        label_swap(tower, pipe)
 
 
 # ---------------------------------------------------------------- bad input

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from bridge.errors import MissingDependencyError, OptionError, PromptError
 from bridge.lab.variants import OPERATIONS, USUAL, Settings, Variant, own, read_variants, vary
-from bridge.lab.variants.numbers import WORDS, value_of
-from bridge.lab.variants.words import split_words
+from bridge.lab.variants.words import NUMBERS, split_words, value_of
 from bridge.prompt import check_text, parse
 
 PROMPT = "a red cat left of two blue dogs"
@@ -123,8 +122,8 @@ def test_synonyms_are_wordnets() -> None:
 
 
 def test_numbers_count_both_ways() -> None:
-    assert WORDS[0] == "zero" and WORDS[21] == "twenty-one" and WORDS[99] == "ninety-nine"
-    assert all(value_of(word) == value for value, word in enumerate(WORDS))
+    assert NUMBERS[0] == "zero" and NUMBERS[21] == "twenty-one" and NUMBERS[99] == "ninety-nine"
+    assert all(value_of(word) == value for value, word in enumerate(NUMBERS))
     assert value_of("²") is None and value_of("100") is None
 
 

@@ -66,9 +66,9 @@ def label_swap(tower: str | os.PathLike[str] | TextTower, model: Any = DRAWING) 
 
     Args:
         tower: as in ``bridge.towers.open_text_tower``, or an open tower.
-        model: as in ``bridge.condition``.
+        model: as in ``bridge.condition``, or the ``TextModel`` of one.
     """
-    opened = open_model(model)
+    opened = model if isinstance(model, TextModel) else open_model(model)
     loaded = opened.load()
     return _label(open_tower(tower, *_place_of(loaded)), opened, loaded)
 

@@ -10,8 +10,8 @@ from bridge.lazy import lazy_imports
 
 if TYPE_CHECKING:
     from bridge.lab import measures, variants
-    from bridge.lab.gallery import Judge
-    from bridge.lab.overlaying import overlay
+    from bridge.lab.heat_overlay import overlay
+    from bridge.lab.picture_tables import Judge
     from bridge.lab.result import Study
     from bridge.lab.run import study
     from bridge.lab.variants import OPERATIONS, Settings, Variant, own, vary

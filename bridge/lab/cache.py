@@ -1,8 +1,7 @@
 """A study's folder: what was worked out already, so that a run cut off half way goes on.
 
-Readings are safetensors files, one a text, named by a hash of all that they depend on: the tower as
-it is now, the text, its ids and how it was read. Files appear whole or not at all. One that is
-damaged is made again.
+Readings are safetensors files and pictures PNG files, named by a hash of all that they depend on
+(``cache_keys``). Files appear whole or not at all. One that is damaged is made again.
 
 What went through a model together is a batch, and counts only when all of it was kept: numbers
 depend in their last digits on what else was in the batch, so one that was cut off is made again
@@ -12,37 +11,30 @@ as a whole, and a study that goes on is the study that was never cut off.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
-import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from bridge.errors import WeightsError
 from bridge.files import check_output_folder, home_path, write_whole
-from bridge.lab.reading import Reading
+from bridge.lab.cache_keys import key_of
 from bridge.towers.tensors import load_tensors
 
-# Raise it when what is stored changes its meaning.
-_VERSION = 1
 _BATCH = "batch"  # what a file's own note of its batch is called
 
 
-def key_of(**what: Any) -> str:
-    """A name for what depends on all of ``what``: 32 hex digits."""
-    text = json.dumps([_VERSION, what], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-
-
 class Cache:
-    """A folder, or None to keep nothing. Raises OptionError for one that cannot be written."""
+    """A folder, or None to keep nothing.
+
+    Raises:
+        OptionError: a folder that cannot be written.
+    """
 
     def __init__(self, folder: str | os.PathLike[str] | None) -> None:
         self._folder = None if folder is None else home_path(folder)
@@ -57,32 +49,6 @@ class Cache:
         path = self._path(name, ".done")
         if path is not None:
             write_whole(path, b"")
-
-    def reading(self, key: str) -> Reading | None:
-        """A reading, if it is there and whole."""
-        found = self.tensors(key)
-        if found is None or found.keys() != {"pooled", "states", "ids", "offsets", "cut"}:
-            return None
-        offsets = tuple(
-            (start, end) if start < end else None for start, end in found["offsets"].tolist()
-        )
-        ids = tuple(found["ids"].tolist())
-        return Reading(found["pooled"], found["states"], ids, offsets, int(found["cut"]))
-
-    def keep_reading(self, key: str, reading: Reading, batch: str) -> None:
-        """Keep a reading."""
-        offsets = [span or (0, 0) for span in reading.offsets]
-        self.keep_tensors(
-            key,
-            {
-                "pooled": reading.pooled,
-                "states": reading.states,
-                "ids": torch.tensor(reading.ids, dtype=torch.long),
-                "offsets": torch.tensor(offsets, dtype=torch.long).reshape(-1, 2),
-                "cut": torch.tensor(reading.cut, dtype=torch.long),
-            },
-            batch,
-        )
 
     def tensors(self, key: str) -> dict[str, Tensor] | None:
         """Tensors, if they are there and whole."""

@@ -1,21 +1,57 @@
-"""The command ``bridge study``: from its options to a study and its files."""
+"""The command ``bridge study``: its options, and from them a study and its files."""
 
 from __future__ import annotations
 
 import os
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.errors import OptionError, PromptError, WeightsError
 from bridge.files import check_output_file, parse_json, read_text
-from bridge.lab.result import ENDINGS, Study
-from bridge.lab.run import study
-from bridge.lab.variants import own
+from bridge.lab.result import ENDINGS
 from bridge.progress import OnProgress
 
+if TYPE_CHECKING:
+    from bridge.lab.result import Study
+
 _DRAWS = ("choices", "images", "steps", "guidance", "image_tower")  # the options of pictures
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """The options of ``bridge study``. What only a model uses is None if it was not given."""
+    parser.add_argument("prompt", nargs="+", help="the prompts")
+    parser.add_argument(
+        "-t", "--towers", metavar="NAMES", help="names, folders or hub ids, by comma"
+    )
+    parser.add_argument(
+        "--variants", metavar="NAMES", help="operations by comma (default: the usual)"
+    )
+    parser.add_argument(
+        "--own", metavar="FILE", help="phrasings of your own, one a line; - for stdin"
+    )
+    parser.add_argument(
+        "--names", metavar="NAMES", help="languages by comma, or a .json file, for language"
+    )
+    parser.add_argument("-m", "--model", help="draw with it: name, folder or hub id")
+    parser.add_argument(
+        "--choices", metavar="NAMES", help="whole, a tower, pooled; by comma, or all"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of pictures and of shuffles (default: 0)"
+    )
+    parser.add_argument("-n", "--images", type=int, help="pictures a variant (default: 1)")
+    parser.add_argument("--steps", type=int, help="sampler steps (default: 20)")
+    parser.add_argument(
+        "--guidance", type=float, help="guidance scale (default: 3 for the embedded model, else 5)"
+    )
+    parser.add_argument("--image-tower", metavar="NAME", help="measures how far pictures drift")
+    parser.add_argument("--cache", metavar="FOLDER", help="keeps what is done, to go on later")
+    parser.add_argument(
+        "-o", "--output", action="append", metavar="FILE",
+        help="report.html, table.csv or all.json; repeatable",
+    )  # fmt: skip
 
 
 def run_study(
@@ -25,10 +61,20 @@ def run_study(
 ) -> tuple[Study, list[Path]]:
     """The study that the options ask for, and the files written.
 
-    ``own_lines``: phrasings of the user's own, which take the place of the usual operations unless
-    some are named. Raises as ``bridge.study``, and OptionError before anything loads for an output
-    that could not be written or an option that would do nothing.
+    Args:
+        options: of ``add_arguments``.
+        own_lines: phrasings of the user's own, which take the place of the usual operations unless
+            some are named.
+        on_progress: as for ``bridge.study``.
+
+    Raises:
+        OptionError: before anything loads, for an output that could not be written or an option
+            that would do nothing.
+        The errors of ``bridge.study``.
     """
+    from bridge.lab.run import study
+    from bridge.lab.variants import own
+
     # bridge.study takes the empty prompt; on a command line it is a variable that was not set.
     if not all(prompt.strip() for prompt in options.prompt):
         raise PromptError("prompt is empty; say what to study, such as 'a red apple on a table'.")

@@ -1,27 +1,31 @@
-"""One self-contained HTML page of a study: no network, no scripts, all text escaped."""
+"""One self-contained HTML page of a study: no network, no scripts, all text escaped.
+
+What the page says is worked out here, how it looks is in ``report.jinja``.
+"""
 
 from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bridge.lab.charts import legend, strips
-from bridge.lab.overlaying import overlay
-from bridge.lab.style import STYLE
-from bridge.lab.variants.variant import ORIGINAL
-from bridge.markup import Markup, fill, joined
+from jinja2 import Environment, StrictUndefined
+
+from bridge.lab.heat_overlay import overlay
+from bridge.lab.variants import ORIGINAL
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from bridge.lab.painting import Drawn
     from bridge.lab.result import Study
 
 Row = dict[str, Any]
-_NAMES = {
+_TEMPLATE = Path(__file__).with_name("report.jinja")
+_HEADINGS = {
     "pooled_cosine": "pooled cosine",
     "pooled_above_chance": "above chance",
     "pooled_centred": "pooled, centred",
@@ -42,226 +46,186 @@ _NAMES = {
 
 def page(study: Study) -> str:
     """The whole page."""
-    prompts = study.settings["prompts"]
-    title = prompts[0] if len(prompts) == 1 else f"{len(prompts)} prompts"
-    body = joined([_head(study), *(_prompt(study, prompt) for prompt in prompts), _foot(study)])
-    return str(
-        fill(
-            '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            '<meta name="color-scheme" content="light dark">'
-            "<title>{} · bridge study</title><style>{}</style></head>"
-            "<body><main>{}</main></body></html>",
-            title,
-            Markup(STYLE),
-            body,
-        )
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    environment.filters.update(
+        heading=_heading, figure=_figure, data_uri=_data_uri, px="{:.1f}".format
     )
-
-
-def _head(study: Study) -> Markup:
-    towers = study.towers.to_dict("records")
-    facts = [f"{study.settings['variants']} variants", f"{len(towers)} towers"]
+    prompts = study.settings["prompts"]
+    facts = [f"{study.settings['variants']} variants", f"{len(study.towers)} towers"]
     if study.drawn:
         facts.append(f"{len(study.drawn)} pictures by {study.settings['model']}")
-    return fill(
-        "<h1>How phrasing is read</h1><p>{}.</p>"
-        "<h2>Towers</h2><p>“Chance” is the mean cosine of unrelated texts: a cosine of that height "
-        "says nothing.</p>{}",
-        ", ".join(facts),
-        _table(towers),
+    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+        title=prompts[0] if len(prompts) == 1 else f"{len(prompts)} prompts",
+        facts=facts,
+        towers=study.towers.to_dict("records"),
+        prompts=[_section(study, prompt) for prompt in prompts],
+        verdicts=study.verdicts.to_dict("records"),
+        settings=study.settings,
     )
 
 
-def _prompt(study: Study, prompt: str) -> Markup:
-    rows = _of(study.table, prompt)
-    names = [row["tower"] for row in study.towers.to_dict("records")]
+def _section(study: Study, prompt: str) -> Row:
+    """What the page says of one prompt."""
+    rows = _rows_of(study.table, prompt)
+    words = _rows_of(study.words, prompt)
     chance = {row["tower"]: row["chance"] for row in study.towers.to_dict("records")}
-    strip_rows: dict[str, list[tuple[str, float, str]]] = {}
+    operations: dict[str, list[Row]] = {}
     for row in rows:
         if row["operation"] != ORIGINAL:
-            hint = f"{row['tower']} · {row['text']} · {_figure(row.get('pooled_cosine'))}"
-            value = row.get("pooled_cosine")
-            strip_rows.setdefault(row["operation"], []).append(
-                (row["tower"], math.nan if value is None else float(value), hint)
-            )
-    parts = []
-    if strip_rows:
-        parts.append(
-            fill(
-                "<h3>How near each variant stays</h3><p>Cosine of pooled states with the prompt's "
-                'own; dashed lines are chance.</p>{}<div class="wide">{}</div>',
-                legend(names),
-                strips(strip_rows, chance, names, "Cosine by operation"),
-            )
-        )
-    parts += [
-        _pictures(study, prompt),
-        _words(_of(study.words, prompt), names),
-        _titled("How many ways they differ", _of(study.sets, prompt),
-                "Effective rank of the pooled states of a set of variants."),
-        _titled("Do the towers agree?", _of(study.pairs, prompt),
-                "τ compares which variants move most, CKA which texts lie near which."),
-        fill("<details><summary>All variants</summary>{}</details>", _table(_kept(rows))),
-    ]  # fmt: skip
-    return fill(
-        '<section><h2><bdi class="prompt">{}</bdi></h2>{}</section>',
-        prompt or "(empty)",
-        joined(parts),
-    )
+            operations.setdefault(row["operation"], []).append(row)
+    return {
+        "prompt": prompt,
+        "strips": strips(operations, chance) if operations else None,
+        "pictures": _cards(study, prompt),
+        "words": [(tower, _marked(words, tower)) for tower in chance] if words else [],
+        "word_rows": words,
+        "sets": _rows_of(study.sets, prompt),
+        "pairs": _rows_of(study.pairs, prompt),
+        "rows": rows,
+    }
 
 
-def _foot(study: Study) -> Markup:
-    rows = study.verdicts.to_dict("records")
-    shown = _titled("What the judge found", rows, "Means with 95 % intervals.")
-    settings = joined(fill("<dt>{}</dt><dd>{}</dd>", *pair) for pair in study.settings.items())
-    return fill("{}<h2>Settings</h2><dl>{}</dl>", shown, settings)
+def _rows_of(table: Any, prompt: str) -> list[Row]:
+    """The rows of one prompt, which need not say it."""
+    rows = [row for row in table.to_dict("records") if row["prompt"] == prompt]
+    return [{name: value for name, value in row.items() if name != "prompt"} for row in rows]
 
 
-# ---------------------------------------------------------------- words and pictures
+def _marked(words: Sequence[Row], tower: str) -> list[tuple[float, Row]]:
+    """A tower's words, each with how much it matters beside the one that matters most."""
+    own = [row for row in words if row["tower"] == tower]
+    effects = [0.0 if _unknown(each := row["leave_one_out"]) else max(0.0, each) for row in own]
+    top = max(effects, default=0.0) or 1.0
+    return [(effect / top, row) for effect, row in zip(effects, own, strict=True)]
 
 
-def _words(rows: Sequence[Row], towers: Sequence[str]) -> Markup:
-    """The prompt's words, the more marked the more each matters, tower by tower."""
-    if not rows:
-        return Markup()
-    lines = []
-    for tower in towers:
-        own = [row for row in rows if row["tower"] == tower]
-        top = max((_known(row["leave_one_out"]) for row in own), default=0.0) or 1.0
-        marks = joined(
-            fill(
-                '<li style="--heat:{:.3f}"><bdi>{}</bdi><small>{}</small><small>{}</small></li>',
-                _known(row["leave_one_out"]) / top,
-                row["word"],
-                _figure(row["leave_one_out"]),
-                _figure(row["rollout_share"]),
-            )
-            for row in own
-        )
-        lines.append(fill('<h4><bdi>{}</bdi></h4><ol class="words">{}</ol>', tower, marks))
-    return fill(
-        "<h3>Which words matter</h3><p>Under each word how far the pooled state moves without it "
-        "(1 − cosine), and its share of the pooled state by attention rollout.</p>{}"
-        "<details><summary>Pieces and figures</summary>{}</details>",
-        joined(lines),
-        _table(_kept(rows)),
-    )
-
-
-def _pictures(study: Study, prompt: str) -> Markup:
-    found = [
-        (row, drawn)
+def _cards(study: Study, prompt: str) -> list[Row]:
+    """The pictures of one prompt, with what is written below each."""
+    return [
+        {
+            "image": drawn.image,
+            "text": row["text"],
+            "lines": _lines(row),
+            "heat": [(word, overlay(drawn.image, heat)) for word, heat in drawn.heat.items()],
+        }
         for row, drawn in zip(study.pictures.to_dict("records"), study.drawn, strict=True)
         if row["prompt"] == prompt
     ]
-    if not found:
-        return Markup()
-    cards = []
-    for row, drawn in found:
-        lines = [f"{row['operation']}, seed {row['seed']}"]
-        if row["choice"] != "whole":
-            lines[0] += f", by {row['choice']}"
-        if row["operation"] != ORIGINAL:
-            lines += [
-                f"{_NAMES[name]} {_figure(row[name])}"
-                for name in ("pixel_distance", "tower_distance")
-                if name in row
-            ]
-        lines += [
-            f"{name.removeprefix('judge_')} {_figure(value)}"
-            for name, value in row.items()
-            if name.startswith("judge_")
-        ]
-        cards.append(
-            fill(
-                "<figure>{}<figcaption><bdi>{}</bdi>{}</figcaption>{}</figure>",
-                _img(drawn.image, row["text"]),
-                row["text"],
-                joined(fill("<small>{}</small>", line) for line in lines),
-                _heats(drawn),
-            )
-        )
-    return fill('<h3>What is drawn</h3><div class="grid">{}</div>', joined(cards))
 
 
-def _heats(drawn: Drawn) -> Markup:
-    if not drawn.heat:
-        return Markup()
-    maps = joined(
-        fill(
-            "<figure>{}<figcaption><bdi>{}</bdi></figcaption></figure>",
-            _img(overlay(drawn.image, heat), f"where {word} was looked at"),
-            word,
-        )
-        for word, heat in drawn.heat.items()
-    )
-    return fill('<details><summary>Heat maps</summary><div class="heats">{}</div></details>', maps)
+def _lines(row: Row) -> list[str]:
+    by = "" if row["choice"] == "whole" else f", by {row['choice']}"
+    distances = [name for name in ("pixel_distance", "tower_distance") if name in row]
+    if row["operation"] == ORIGINAL:
+        distances = []
+    judged = [name for name in row if name.startswith("judge_")]
+    return [
+        f"{row['operation']}, seed {row['seed']}{by}",
+        *(f"{_HEADINGS[name]} {_figure(row[name])}" for name in distances),
+        *(f"{name.removeprefix('judge_')} {_figure(row[name])}" for name in judged),
+    ]
 
 
-def _img(image: Image, alt: str) -> Markup:
-    data = BytesIO()
-    image.convert("RGB").save(data, "WEBP", quality=90)
-    text = base64.b64encode(data.getvalue()).decode()
-    return fill(
-        '<img loading="lazy" width="{}" height="{}" alt="{}" src="data:image/webp;base64,{}">',
-        image.width,
-        image.height,
-        alt,
-        text,
-    )
+def _heading(column: str) -> str:
+    return _HEADINGS.get(column, column)
 
 
-# ---------------------------------------------------------------- tables
-
-
-def _titled(title: str, rows: Sequence[Row], about: str) -> Markup:
-    if not rows:
-        return Markup()
-    return fill("<h3>{}</h3><p>{}</p>{}", title, about, _table(_kept(rows)))
-
-
-def _kept(rows: Sequence[Row]) -> list[Row]:
-    """The rows of one prompt, which need not say it."""
-    return [{k: v for k, v in row.items() if k != "prompt"} for row in rows]
-
-
-def _table(rows: Sequence[Row]) -> Markup:
-    if not rows:
-        return Markup()
-    names = list(rows[0])
-    head = joined(fill('<th scope="col">{}</th>', _NAMES.get(name, name)) for name in names)
-    lines = joined(fill("<tr>{}</tr>", joined(_cells(row, names))) for row in rows)
-    return fill(
-        '<div class="wide" tabindex="0"><table><thead><tr>{}</tr></thead>'
-        "<tbody>{}</tbody></table></div>",
-        head,
-        lines,
-    )
-
-
-def _cells(row: Row, names: Iterable[str]) -> Iterator[Markup]:
-    for name in names:
-        value = row.get(name)
-        if isinstance(value, str):
-            yield fill("<td><bdi>{}</bdi></td>", value)
-        else:
-            yield fill('<td class="n">{}</td>', _figure(value))
+def _unknown(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _figure(value: Any) -> str:
     """A number in few digits; a dash for what is not known."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if _unknown(value):
         return "–"
     if isinstance(value, float):
         return str(int(value)) if value.is_integer() and abs(value) >= 2 else f"{value:.3f}"
     return str(value)
 
 
-def _known(value: Any) -> float:
-    return 0.0 if value is None or math.isnan(value) else max(0.0, float(value))
+def _data_uri(image: Image) -> str:
+    data = BytesIO()
+    image.convert("RGB").save(data, "WEBP", quality=90)
+    return f"data:image/webp;base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
-def _of(table: Any, prompt: str) -> list[Row]:
-    rows: list[Row] = table.to_dict("records")
-    return [row for row in rows if row.get("prompt") == prompt]
+# ---------------------------------------------------------------- the chart
+
+# As wide as a phone, so that it never scrolls; the page enlarges it.
+_LEFT, _ROW, _WIDTH, _RIGHT = 104, 24, 440, 16
+_COLOURS = 6
+
+
+@dataclass(frozen=True)
+class Strips:
+    """A strip per operation, a dot per variant and tower; all lengths in the SVG's units.
+
+    Attributes:
+        legend: ``(colour, tower)``.
+        height: of the whole.
+        floor: where the axis ends.
+        ticks: ``(x, value)``.
+        chances: ``(x, colour, tower, value)`` of each tower whose chance is on the axis.
+        rows: ``(y, label, dots)``, a dot being ``(x, y, colour, hint)``.
+    """
+
+    legend: Sequence[tuple[int, str]]
+    height: float
+    floor: float
+    ticks: Sequence[tuple[float, float]]
+    chances: Sequence[tuple[float, int, str, float]]
+    rows: Sequence[tuple[float, str, Sequence[tuple[float, float, int, str]]]]
+    width: int = _WIDTH
+    left: int = _LEFT - 8
+    title: str = "Cosine by operation"
+
+
+def strips(operations: Mapping[str, Sequence[Row]], chance: Mapping[str, float]) -> Strips:
+    """The chart of pooled cosines.
+
+    The axis runs from below the lowest value, or from 0.5, to 1. Each tower has a lane of its own
+    in the strip, and a colour.
+
+    Args:
+        operations: the rows of the table by operation.
+        chance: of each tower, in the order of its colours.
+    """
+    cosines = [row["pooled_cosine"] for rows in operations.values() for row in rows]
+    known = [value for value in cosines if not _unknown(value)]
+    step = 0.1 if not known or min(known) >= 0.5 else 0.2
+    low = max(-1.0, step * math.floor(min(0.5, *known) / step)) if known else 0.5
+    lane = _ROW * max(1, len(chance)) / 2 + 8
+    height = 34 + lane * len(operations)
+    towers = list(chance)
+
+    def x(value: float) -> float:
+        return _LEFT + (value - low) / (1 - low) * (_WIDTH - _LEFT - _RIGHT)
+
+    def dots(top: float, rows: Sequence[Row]) -> list[tuple[float, float, int, str]]:
+        return [
+            (
+                x(max(low, row["pooled_cosine"])),
+                top + lane * (towers.index(row["tower"]) + 1) / (len(towers) + 1),
+                towers.index(row["tower"]) % _COLOURS,
+                f"{row['tower']} · {row['text']} · {_figure(row['pooled_cosine'])}",
+            )
+            for row in rows
+            if not _unknown(row["pooled_cosine"])
+        ]
+
+    values = [1 - at * step for at in range(round((1 - low) / step) + 1)]
+    return Strips(
+        [(at % _COLOURS, tower) for at, tower in enumerate(towers)],
+        height,
+        height - 26,
+        [(x(value), value) for value in values],
+        [
+            (x(value), at % _COLOURS, tower, value)
+            for at, (tower, value) in enumerate(chance.items())
+            if low <= value <= 1
+        ],
+        [
+            (6 + lane * (at + 0.5) + 2, operation, dots(6 + lane * at, rows))
+            for at, (operation, rows) in enumerate(operations.items())
+        ],
+    )

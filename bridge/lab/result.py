@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.errors import OptionError
 from bridge.files import write_whole
-from bridge.lab.painting import Drawn
 
 if TYPE_CHECKING:
     from pandas import DataFrame
     from PIL.Image import Image
+
+    from bridge.lab.variant_pictures import VariantPicture
 
 TABLES = ("table", "words", "sets", "towers", "pairs", "pictures", "verdicts")
 
@@ -29,7 +30,7 @@ MEANS = ("pieces_per_word", "pooled_cosine", "pooled_above_chance", "pooled_cent
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """What a study found. Tables are tidy: a row an observation, a column a variable.
+    """What a study found. Tables are tidy: a row per observation, a column per variable.
 
     Attributes:
         table: a row for each variant in each tower: prompt, operation, detail, text, dialect,
@@ -40,10 +41,10 @@ class Study:
         words: a row for each word in each tower: its pieces, leave_one_out (1 - cosine when it is
             gone), leave_one_out_centred, rollout_share of the pooled state.
         sets: the effective_rank of each prompt's variants, of all and by operation, in each tower.
-        towers: a row a tower; chance is the mean cosine of unrelated texts. With a model also
+        towers: a row per tower; chance is the mean cosine of unrelated texts. With a model also
             swap, component and reason.
         pairs: a row for two towers and a prompt: kendall_tau and cka.
-        pictures: a row a picture, in the order of ``drawn``: choice, seed, pixel_distance,
+        pictures: a row per picture, in the order of ``drawn``: choice, seed, pixel_distance,
             tower_distance, and the judge's figures as judge_NAME.
         verdicts: the judge's figures by operation and choice, with 95 % intervals.
         drawn: the pictures, with heat maps by word.
@@ -57,7 +58,7 @@ class Study:
     pairs: DataFrame
     pictures: DataFrame
     verdicts: DataFrame
-    drawn: tuple[Drawn, ...]
+    drawn: tuple[VariantPicture, ...]
     settings: Mapping[str, Any]
 
     def __repr__(self) -> str:
@@ -97,8 +98,13 @@ class Study:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a file by its ending: ``.html`` (the report), ``.csv`` (``table``) or ``.json``
-        (all tables). In a ``.csv``, text that a spreadsheet would compute has an apostrophe before
-        it. Raises OptionError for another ending."""
+        (all tables).
+
+        In a ``.csv``, text that a spreadsheet would compute has an apostrophe before it.
+
+        Raises:
+            OptionError: another ending.
+        """
         target = Path(path)
         ending = target.suffix.lower()
         if ending == ".html":

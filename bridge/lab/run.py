@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bridge.adapters import label_swap
+from bridge.adapters import Swap, label_swap
 from bridge.adapters.swap import open_tower
-from bridge.diffusion.options import check_size, checked_options, default_guidance
-from bridge.embedded import EMBEDDED, IMAGE_TOWER, STUDY_TOWERS
+from bridge.diffusion.options import check_size, default_guidance
+from bridge.embedded import EMBEDDED, IMAGE_TOWER
 from bridge.encoding.model import TextModel, open_model
 from bridge.errors import OptionError
-from bridge.lab.ablation import WHOLE, choices_of
 from bridge.lab.cache import Cache
-from bridge.lab.gallery import Judge, paint, picture_rows, verdict_rows
-from bridge.lab.marks import model_mark
-from bridge.lab.measures import UNRELATED
-from bridge.lab.painting import Brush, Painter
-from bridge.lab.pairs import pair_rows
+from bridge.lab.measures import UNRELATED, scipy_stats
+from bridge.lab.picture_tables import Judge, picture_rows, verdict_rows
 from bridge.lab.result import Study
-from bridge.lab.subject import Subject, read_subjects
-from bridge.lab.swaps import drawable, read_adapters
-from bridge.lab.tower_study import study_tower
+from bridge.lab.study_inputs import (
+    DrawSettings,
+    Subject,
+    read_draw_settings,
+    read_subjects,
+    read_towers,
+    read_unrelated,
+    tower_name,
+)
+from bridge.lab.tower_choices import drawable, read_adapters, read_choices
+from bridge.lab.tower_study import TowerStudy, pair_rows, study_tower
+from bridge.lab.variant_pictures import Renderer, draw_variants
 from bridge.progress import OnProgress, unwatched
-from bridge.prompt import check_prompts
 from bridge.runtime import check_dtype, resolve_device
 from bridge.towers import ImageTower, TextTower, open_image_tower
 
@@ -98,38 +102,34 @@ def study(
         UnknownModelError, HubError, WeightsError, UnsupportedModelError: a tower or model that
             does not open.
     """
+    scipy_stats()
     subjects = read_subjects(prompt, variants, seed=seed, names=names, weights=weights)
-    chance_texts = _unrelated(unrelated)
+    unrelated = read_unrelated(unrelated)
     scale = default_guidance(model) if guidance_scale is None else guidance_scale
-    brush = _brush(seeds, steps, scale, height, width)
+    settings = read_draw_settings(seeds, steps, scale, height, width)
     kept = Cache(cache)
     if model is None and (choices is not None or adapters is not None):
         raise OptionError("choices and adapters say what of a model draws; pass model too.")
-    given = _listed(towers, model)
-    fitted = read_adapters(adapters, [_name_of(each) for each in given or ()])
+    given = read_towers(towers, model)
+    fitted = read_adapters(adapters, [tower_name(each) for each in given or ()])
     place, precision = device and resolve_device(device), check_dtype(dtype)
     say = on_progress or unwatched
 
-    pipe, text_model = _open_model(model, brush, place, precision)
+    pipe, text_model = _open_model(model, settings, place, precision)
     opened = _open_towers(given, text_model, place, precision)
-    swaps = [label_swap(tower, pipe) for tower in opened] if text_model is not None else []
-    swapped = drawable(opened, swaps, fitted) if text_model is not None else {}
-    chosen = _choices(choices, text_model, swapped)
-    eye = _open_eye(image_tower, model, device, dtype) if pipe is not None else None
+    swaps: list[Swap] = []
+    chosen: tuple[str, ...] = ()
+    renderer = eye = None
+    if text_model is not None:
+        swaps = [label_swap(tower, text_model) for tower in opened]
+        swapped = drawable(opened, swaps, fitted)
+        chosen = read_choices(choices, text_model, swapped)
+        renderer = Renderer(pipe, text_model, settings, swapped, kept, heat)
+        eye = _open_image_tower(image_tower, model, device, dtype)
 
-    studies = []
-    for tower in opened:
-        studies.append(study_tower(tower, subjects, chance_texts, kept, say))
-    about = [each.about() for each in studies]
-    drawn: list[Any] = []
-    pictures: list[dict[str, Any]] = []
-    if pipe is not None and text_model is not None:
-        for row, swap in zip(about, swaps, strict=True):
-            places = ", ".join(swap.components)
-            row |= {"swap": swap.label, "component": places, "reason": swap.reason}
-        painter = Painter(pipe, text_model, brush, swapped, kept, model_mark(pipe), heat)
-        drawn = paint(painter, subjects, chosen, say)
-        pictures = picture_rows(drawn, eye, judge)
+    studies = [study_tower(tower, subjects, unrelated, kept, say) for tower in opened]
+    drawn = [] if renderer is None else draw_variants(renderer, subjects, chosen, say)
+    pictures = picture_rows(drawn, eye, judge)
 
     from pandas import DataFrame
 
@@ -137,41 +137,23 @@ def study(
         table=DataFrame([row for each in studies for row in each.rows(subjects)]),
         words=DataFrame([row for each in studies for row in each.words(subjects)]),
         sets=DataFrame([row for each in studies for row in each.sets(subjects)]),
-        towers=DataFrame(about),
+        towers=DataFrame(_tower_rows(studies, swaps)),
         pairs=DataFrame(pair_rows(studies, subjects)),
         pictures=DataFrame(pictures),
         verdicts=DataFrame(verdict_rows(pictures)),
         drawn=tuple(picture for _, picture in drawn),
-        settings=_settings(subjects, seed, model, brush, chosen),
+        settings=_settings(subjects, seed, model, settings, chosen),
     )
 
 
-def _unrelated(texts: Sequence[str]) -> tuple[str, ...]:
-    found = tuple(dict.fromkeys(check_prompts(texts, "unrelated")))
-    if isinstance(texts, str) or len(found) < 2 or not all(text.strip() for text in found):
-        raise OptionError("unrelated must be a list of at least two different texts.")
-    return found
+def _open_model(
+    model: Any, settings: DrawSettings, device: Any, dtype: Any
+) -> tuple[Any, TextModel | None]:
+    """The pipeline and its text side; nothing without a model.
 
-
-def _brush(
-    seeds: object, steps: object, guidance_scale: object, height: object, width: object
-) -> Brush:
-    wanted: list[Any] = [seeds]
-    if isinstance(seeds, Sequence) and not isinstance(seeds, str):
-        wanted = list(dict.fromkeys(seeds))
-        if not wanted:
-            raise OptionError("seeds is empty; give at least one.")
-    checked = checked_options(
-        "any", None, seed=wanted, steps=steps, guidance_scale=guidance_scale,
-        num_images=len(wanted), size=(height, width),
-    )  # fmt: skip
-    return Brush(
-        checked.seeds, checked.steps, checked.guidance_scale, checked.height, checked.width
-    )
-
-
-def _open_model(model: Any, brush: Brush, device: Any, dtype: Any) -> tuple[Any, TextModel | None]:
-    """Raises OptionError for sizes that the model does not draw; for a name before it loads."""
+    Raises:
+        OptionError: sizes that the model does not draw; of a name before it loads.
+    """
     if model is None:
         return None, None
     if isinstance(model, (str, os.PathLike)):
@@ -179,63 +161,12 @@ def _open_model(model: Any, brush: Brush, device: Any, dtype: Any) -> tuple[Any,
         from bridge.diffusion.load import locate, size_factor
 
         folder = locate(model)
-        check_size(brush.height, brush.width, size_factor(folder))
+        check_size(settings.height, settings.width, size_factor(folder))
         model = load_pipeline(folder, device=device, dtype=dtype)
     text_model = open_model(model)
     # DeepFloyd IF draws pixels.
-    check_size(brush.height, brush.width, getattr(model, "vae_scale_factor", 1))
+    check_size(settings.height, settings.width, getattr(model, "vae_scale_factor", 1))
     return model, text_model
-
-
-def _choices(
-    choices: str | Sequence[str] | None, text_model: TextModel | None, swapped: Mapping[str, Any]
-) -> tuple[str, ...]:
-    """Raises OptionError for a choice that the model does not have, or none."""
-    if text_model is None:
-        return ()
-    if choices is None:
-        return (WHOLE,)
-    there = (*choices_of(text_model), *swapped)
-    if choices == "all":
-        return there
-    wanted = (choices,) if isinstance(choices, str) else tuple(choices)
-    for choice in wanted or ("",):
-        if choice not in there:
-            raise OptionError(
-                f"{text_model.source} has no tower choice {choice!r}; it has {', '.join(there)}. "
-                "(Foreign towers draw if they are among towers and of its widths, or have an "
-                "adapter.)"
-            )
-    return tuple(dict.fromkeys(wanted))
-
-
-def _listed(towers: Any, model: Any) -> list[Any] | None:
-    """The towers as they were given, each once; None for the model's own.
-
-    Raises OptionError for an empty list, what is no tower, or two towers of one name.
-    """
-    if towers is None and model is not None:
-        return None
-    given = STUDY_TOWERS if towers is None else towers
-    single = isinstance(given, (str, os.PathLike, TextTower, Mapping))
-    some = [given] if single or not isinstance(given, Iterable) else list(given)
-    if not some:
-        raise OptionError(f"towers is empty; name at least one, such as {STUDY_TOWERS[0]!r}.")
-    for each in some:
-        if not isinstance(each, (str, os.PathLike, TextTower)):
-            raise OptionError(
-                "towers takes a name, a folder, a hub id, a TextTower or a list of these, not "
-                f"{type(each).__name__} ({each!r:.60})."
-            )
-    different = list(dict.fromkeys(some))
-    labels = [_name_of(each) for each in different]
-    if len(set(labels)) < len(labels):
-        raise OptionError(f"Two towers have one name ({', '.join(labels)}); give each its own.")
-    return different
-
-
-def _name_of(tower: Any) -> str:
-    return tower.name if isinstance(tower, TextTower) else os.fspath(tower)
 
 
 def own_towers(text_model: TextModel) -> list[TextTower]:
@@ -262,7 +193,7 @@ def _open_towers(
     return [open_tower(each, device, dtype) for each in given]
 
 
-def _open_eye(image_tower: Any, model: Any, device: Any, dtype: Any) -> ImageTower | None:
+def _open_image_tower(image_tower: Any, model: Any, device: Any, dtype: Any) -> ImageTower | None:
     if isinstance(image_tower, ImageTower):
         return image_tower
     if image_tower is None:
@@ -272,8 +203,21 @@ def _open_eye(image_tower: Any, model: Any, device: Any, dtype: Any) -> ImageTow
     return open_image_tower(image_tower, device=device, dtype=dtype)
 
 
+def _tower_rows(studies: Sequence[TowerStudy], swaps: Sequence[Swap]) -> list[dict[str, Any]]:
+    """A row per tower; ``swaps`` are empty without a model."""
+    rows = [each.about() for each in studies]
+    for row, swap in zip(rows, swaps, strict=False):
+        places = ", ".join(swap.components)
+        row |= {"swap": swap.label, "component": places, "reason": swap.reason}
+    return rows
+
+
 def _settings(
-    subjects: Sequence[Subject], seed: int, model: Any, brush: Brush, choices: Sequence[str]
+    subjects: Sequence[Subject],
+    seed: int,
+    model: Any,
+    drawing: DrawSettings,
+    choices: Sequence[str],
 ) -> dict[str, Any]:
     found: dict[str, Any] = {
         "prompts": [subject.prompt for subject in subjects],
@@ -284,8 +228,8 @@ def _settings(
         named = isinstance(model, (str, os.PathLike))
         found |= {
             "model": str(model) if named else type(model).__name__,
-            "seeds": list(brush.seeds),
+            "seeds": list(drawing.seeds),
             "choices": list(choices),
-            **brush.settings(),
+            **drawing.arguments(),
         }
     return found

@@ -1,22 +1,26 @@
-"""One tower's part of a study: it reads all texts, and its rows of the tables."""
+"""One tower's part of a study: it reads all texts, and its rows of the tables; and the rows of
+pairs of towers, which say whether they agree."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bridge.lab.cache import Cache
-from bridge.lab.marks import module_mark
+from bridge.lab.cache_keys import module_key
 from bridge.lab.measures import (
     above_chance,
     cosine,
     effective_rank,
     effects,
+    kendall_tau,
+    linear_cka,
     mean_cosine,
     pieces_per_word,
     texts_without,
@@ -24,9 +28,8 @@ from bridge.lab.measures import (
     tokens_of_words,
     word_shares,
 )
-from bridge.lab.passes import read_rollouts, read_texts, read_weighted
-from bridge.lab.reading import Reading, stacked
-from bridge.lab.subject import Subject
+from bridge.lab.readings import Reading, read_rollouts, read_texts, read_weighted, stacked
+from bridge.lab.study_inputs import Subject
 from bridge.lab.variants import Variant
 from bridge.lab.variants.words import split_words
 from bridge.progress import OnProgress, unwatched
@@ -197,14 +200,14 @@ def study_tower(
 ) -> TowerStudy:
     """All passes of one tower: one for each length of plain texts, one for the prompts' attention,
     and one for each dialect with weights."""
-    mark = module_mark(tower.module)
+    key = module_key(tower.module)
     plain = [text for subject in subjects for text in subject.plain_texts]
     weighted = [text for subject in subjects for text in subject.weighted_texts]
     return TowerStudy(
         tower,
-        read_texts(tower, [*plain, *unrelated], cache, mark, on_progress),
-        read_weighted(tower, weighted, cache, mark),
-        read_rollouts(tower, [subject.prompt for subject in subjects], cache, mark),
+        read_texts(tower, [*plain, *unrelated], cache, key, on_progress),
+        read_weighted(tower, weighted, cache, key),
+        read_rollouts(tower, [subject.prompt for subject in subjects], cache, key),
         tuple(unrelated),
     )
 
@@ -212,3 +215,29 @@ def study_tower(
 def _pieces(tower: TextTower, reading: Reading, places: Sequence[int]) -> str:
     names = tower.tokenizer.convert_ids_to_tokens([reading.ids[at] for at in places])
     return " ".join(map(str, names))
+
+
+def pair_rows(studies: Sequence[TowerStudy], subjects: Sequence[Subject]) -> list[Row]:
+    """A row for each two towers and prompt: Kendall's tau of the variants' pooled drift, and CKA of
+    their pooled states; without weighted variants, since no tool weighs pooled states."""
+    return [_pair_row(a, b, subject) for a, b in combinations(studies, 2) for subject in subjects]
+
+
+def _pair_row(a: TowerStudy, b: TowerStudy, subject: Subject) -> Row:
+    plain = [each.text for each in subject.variants if each.dialect == "plain"]
+    texts = list(dict.fromkeys(plain))
+    return {
+        "tower": a.tower.name,
+        "other": b.tower.name,
+        "prompt": subject.prompt,
+        "texts": len(texts),
+        "kendall_tau": kendall_tau(_nearness(a, texts), _nearness(b, texts)),
+        "cka": linear_cka(*(stacked([s.readings[text] for text in texts]) for s in (a, b))),
+    }
+
+
+def _nearness(study: TowerStudy, texts: Sequence[str]) -> list[float]:
+    """How near the other texts are to the first, which is the prompt itself."""
+    base, *others = (study.readings[text].pooled for text in texts)
+    # Rounded, so that texts of the same tokens are a tie whatever float32 makes of them.
+    return [round(cosine(base, other), 6) for other in others]

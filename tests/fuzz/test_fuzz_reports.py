@@ -23,8 +23,8 @@ from tiny_models import tiny_sdxl_pipeline
 import bridge
 from bridge.encoding import load_conditioning, save_conditioning, tokenizers_of
 from bridge.errors import BridgeError
-from bridge.lab.painting import Drawn
 from bridge.lab.result import TABLES, Study
+from bridge.lab.variant_pictures import VariantPicture
 from bridge.lab.variants import ORIGINAL, Variant
 from bridge.prompt import plan_report
 from bridge.towers import TextTower
@@ -140,7 +140,7 @@ def hostile_study(sources: Sources, hostile: str) -> Study:
         ]
     )  # fmt: skip
     variant = Variant(said("mine"), said("a cat"), said("detail"), said("plain"))
-    drawn = Drawn(variant, said("pooled"), 1, picture, {said("cat"): torch.zeros(2, 2)})
+    drawn = VariantPicture(variant, said("pooled"), 1, picture, {said("cat"): torch.zeros(2, 2)})
     settings = {**study.settings, "prompts": [prompt], "model": hostile, hostile: hostile}
     return replace(
         study,

@@ -1,6 +1,6 @@
-"""Phrasings of a prompt, by named operations. One file a family; ``OPERATIONS`` is the table."""
+"""Phrasings of a prompt, by named operations; ``OPERATIONS`` is the table."""
 
-from bridge.lab.variants.table import (
+from bridge.lab.variants.operations import (
     OPERATIONS,
     USUAL,
     check_operations,

@@ -93,7 +93,11 @@ LANGUAGES: tuple[str, ...] = tuple(WORDS)
 
 
 def words_in(language: str) -> Words:
-    """The words of a language. Raises OptionError for one that bridge has no names in."""
+    """The words of a language.
+
+    Raises:
+        OptionError: a language that bridge has no names in.
+    """
     if not isinstance(language, str) or language not in WORDS:
         raise OptionError(
             f"bridge has no names in the language {language!r}; it has them in "
@@ -112,7 +116,8 @@ def _names() -> dict[str, tuple[str, ...]]:
 def names_in(language: str) -> tuple[str, ...]:
     """The names of all things in a language, in the order of the table.
 
-    Raises OptionError for a language that bridge has no names in.
+    Raises:
+        OptionError: a language that bridge has no names in.
     """
     return _names()[words_in(language).code]
 
@@ -133,7 +138,8 @@ def english_names() -> dict[str, int]:
 def dictionary(language: str) -> dict[str, str]:
     """English word or name -> what it is in a language, in its cited form.
 
-    Raises OptionError for a language that bridge has no names in.
+    Raises:
+        OptionError: a language that bridge has no names in.
     """
     words, names = words_in(language), names_in(language)
     known = {english: names[place] for english, place in english_names().items()}

@@ -29,9 +29,22 @@ _BINDING = (
 ADJECTIVES = frozenset(_BINDING.split())
 """Adjectives that ``adjective-swap`` knows."""
 
+_TO_NINETEEN = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
+    "fifteen sixteen seventeen eighteen nineteen"
+)
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_UNITS = _TO_NINETEEN.split()
+NUMBERS = (
+    *_UNITS,
+    *(f"{ten}-{unit}" if i else ten for ten in _TENS.split() for i, unit in enumerate(_UNITS[:10])),
+)
+"""The numbers from 0 to 99 in words."""
+_VALUES = {word: value for value, word in enumerate(NUMBERS)}
+
 
 @dataclass(frozen=True)
-class Words:
+class SplitText:
     """``gaps[0] words[0] gaps[1] words[1] ... gaps[n]`` is the text."""
 
     words: tuple[str, ...]
@@ -45,7 +58,7 @@ class Words:
 
     def with_words(self, words: Sequence[str]) -> str:
         """The text with other words in the same places."""
-        return Words(tuple(words), self.gaps).text
+        return SplitText(tuple(words), self.gaps).text
 
     def replaced(self, at: int, word: str) -> str:
         """The text with one word changed."""
@@ -61,7 +74,7 @@ class Words:
         else:  # what says more than a blank is kept: the comma of "a cat, a dog"
             kept = max(left, right, key=lambda gap: len(gap.strip()))
         gaps = (*self.gaps[:at], kept, *self.gaps[at + 2 :])
-        return Words((*self.words[:at], *self.words[at + 1 :]), gaps).text.strip()
+        return SplitText((*self.words[:at], *self.words[at + 1 :]), gaps).text.strip()
 
     def spans(self) -> tuple[tuple[int, int], ...]:
         """Where each word stands in the text."""
@@ -73,13 +86,13 @@ class Words:
         return tuple(found)
 
 
-def split_words(text: str) -> Words:
+def split_words(text: str) -> SplitText:
     """The words of a text and the gaps around them."""
     found = list(_WORD.finditer(text))
     ends = [0, *(match.end() for match in found)]
     starts = [*(match.start() for match in found), len(text)]
     gaps = tuple(text[a:b] for a, b in zip(ends, starts, strict=True))
-    return Words(tuple(match.group() for match in found), gaps)
+    return SplitText(tuple(match.group() for match in found), gaps)
 
 
 def core_of(prompt: str) -> str:
@@ -93,3 +106,10 @@ def core_of(prompt: str) -> str:
 def article_for(word: str) -> str:
     """The indefinite article by its first letter, right for all but a few words."""
     return "an" if word[:1].lower() in set("aeiou") else "a"
+
+
+def value_of(word: str) -> int | None:
+    """What a word counts, from 0 to 99; None for other words."""
+    if word.isascii() and word.isdecimal() and len(word) <= 2:
+        return int(word)
+    return _VALUES.get(word.lower())

@@ -1,61 +1,38 @@
-"""The pictures of a study: every variant, tower choice and seed; how far each drifts, and whether
-a judge finds it right."""
+"""The tables of a study's pictures: how far each is from the one that the prompt itself draws with
+the same seed, and whether a judge finds it right."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
+
 from bridge.errors import OptionError
-from bridge.lab.measures import mean_interval
-from bridge.lab.painting import Drawn, Painter, draw_variant
-from bridge.lab.picture_drift import pixel_distance, tower_distances
-from bridge.lab.subject import Subject
+from bridge.lab.measures import cosines, mean_interval
 from bridge.lab.variants import ORIGINAL
-from bridge.progress import OnProgress, Progress
 from bridge.towers import ImageTower
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from bridge.lab.variant_pictures import VariantPicture
 
 Judge = Callable[["Image", str], Mapping[str, float]]
 """From a picture and the prompt that it is to be judged by to named figures; 1 and 0 for yes and
 no."""
 
 Row = dict[str, Any]
-
-
-def paint(
-    painter: Painter,
-    subjects: Sequence[Subject],
-    choices: Sequence[str],
-    on_progress: OnProgress,
-) -> list[tuple[str, Drawn]]:
-    """``(prompt, picture)`` of all, in the order of the variants; equal texts are drawn once."""
-    found = []
-    done: dict[tuple[str, str, str], list[Drawn]] = {}
-    total = sum(len(subject.variants) for subject in subjects) * len(choices)
-    for subject in subjects:
-        for variant in subject.variants:
-            for choice in choices:
-                key = (variant.text, variant.dialect, choice)
-                if key not in done:
-                    done[key] = draw_variant(painter, variant, choice)
-                found += [
-                    (subject.prompt, Drawn(variant, each.choice, each.seed, each.image, each.heat))
-                    for each in done[key]
-                ]
-                drawn = len(found) // len(painter.brush.seeds)
-                on_progress(Progress("drawing", drawn, total, "variants"))
-    return found
+_BATCH = 32  # pictures of one pass
 
 
 def picture_rows(
-    drawn: Sequence[tuple[str, Drawn]],
+    drawn: Sequence[tuple[str, VariantPicture]],
     image_tower: ImageTower | None,
     judge: Judge | None,
 ) -> list[Row]:
-    """A row a picture. Drift is from the prompt's own picture of the same choice and seed."""
+    """A row per picture. Drift is from the prompt's own picture of the same choice and seed."""
     bases = {
         (prompt, each.choice, each.seed): each.image
         for prompt, each in drawn
@@ -63,9 +40,9 @@ def picture_rows(
     }
     images = [each.image for _, each in drawn]
     beside = [bases[prompt, each.choice, each.seed] for prompt, each in drawn]
-    distances = [None] * len(drawn) if image_tower is None else tower_distances(
-        image_tower, images, beside
-    )  # fmt: skip
+    distances: Sequence[float | None] = [None] * len(drawn)
+    if image_tower is not None and drawn:
+        distances = tower_distances(image_tower, images, beside)
     rows = []
     for (prompt, each), base, distance in zip(drawn, beside, distances, strict=True):
         row: Row = {
@@ -113,3 +90,35 @@ def _judged(judge: Judge, image: Image, prompt: str) -> list[tuple[str, float]]:
             f"judge gave a {type(found).__name__}; it must give a mapping of names to numbers."
         )
     return [(str(name), float(value)) for name, value in found.items()]
+
+
+# ---------------------------------------------------------------- distances
+
+
+def pixel_distance(a: Image, b: Image) -> float:
+    """Root mean square difference of RGB values of 0 to 1. Pictures of one size."""
+    left, right = (np.asarray(each.convert("RGB"), dtype=np.float64) / 255 for each in (a, b))
+    return float(np.sqrt(((left - right) ** 2).mean()))
+
+
+def tower_distances(tower: ImageTower, a: Sequence[Image], b: Sequence[Image]) -> list[float]:
+    """``1 - cosine`` of the pooled states of each pair of pictures, each encoded once.
+
+    LPIPS-like (Zhang et al. 2018) in that a trained network's space is measured in, though with
+    the pooled state, so that it is about what is in a picture and not where.
+    """
+    different = list({id(each): each for each in (*a, *b)}.values())
+    place = {id(each): at for at, each in enumerate(different)}
+    chunks = (different[at : at + _BATCH] for at in range(0, len(different), _BATCH))
+    pooled = torch.cat([_pooled(tower, chunk) for chunk in chunks])
+    left, right = ([place[id(each)] for each in side] for side in (a, b))
+    return (1 - cosines(pooled[left], pooled[right])).tolist()
+
+
+def _pooled(tower: ImageTower, pictures: Sequence[Image]) -> torch.Tensor:
+    """``(B, P)`` float32 on the CPU."""
+    found = tower.encode(pictures).pooled
+    if found is None:
+        raise OptionError(f"{tower.name} has no pooled state to compare pictures by; give another.")
+    # BLIP-2 has a state for each query token.
+    return (found.mean(1) if found.ndim == 3 else found).float().cpu()

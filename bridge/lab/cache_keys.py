@@ -1,38 +1,47 @@
-"""Names for models as they are now, for the cache's keys.
+"""The cache's keys: hashes of all that a reading or a picture depends on.
 
-A fingerprint is stored in files, so its formula stays; it samples parameters, and sees nothing
-else. A key also holds what a caller may change between two studies.
+That of a model is of the model as it is now. A fingerprint is stored in files, so its formula
+stays; it samples parameters, and sees nothing else. A key also holds what a caller may change
+between two studies.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bridge.lab.cache import key_of
 from bridge.towers import fingerprint, lasting_config
 
+# Raise it when what is stored changes its meaning.
+_VERSION = 1
 # diffusers appends textual inversions to the embedding; this many rows hold several.
 _LAST_ROWS = 256
 _FREE_U = ("s1", "s2", "b1", "b2")
 
 
-def model_mark(pipe: Any) -> str:
+def key_of(**what: Any) -> str:
+    """A name for what depends on all of ``what``: 32 hex digits."""
+    text = json.dumps([_VERSION, what], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def pipeline_key(pipe: Any) -> str:
     """A name for all that draws: the pipeline's class, towers, UNet or transformer, VAE and the
     scheduler with its settings."""
     parts: dict[str, Any] = {}
     for name, part in pipe.components.items():
         if isinstance(part, nn.Module):
-            parts[name] = module_mark(part)
+            parts[name] = module_key(part)
         elif hasattr(part, "config") and name == "scheduler":
             parts[name] = [type(part).__name__, lasting_config(part)]
     return key_of(pipe=type(pipe).__name__, parts=parts)
 
 
-def module_mark(module: Any) -> str:
+def module_key(module: Any) -> str:
     """A fingerprint, with the strengths of LoRAs, FreeU, and textual inversions that were loaded
     into the module."""
     return key_of(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,11 +18,13 @@ from bridge.diffusion.hooks import unet_of
 from bridge.encoding import condition
 from bridge.encoding.model import TextModel
 from bridge.errors import OffManifoldWarning, OptionError, UnsupportedModelError
-from bridge.lab.ablation import WHOLE, ablated
-from bridge.lab.cache import Cache, key_of
-from bridge.lab.swaps import Swapped
+from bridge.lab.cache import Cache
+from bridge.lab.cache_keys import key_of, pipeline_key
+from bridge.lab.study_inputs import DrawSettings, Subject
+from bridge.lab.tower_choices import WHOLE, TowerSwap, ablated
 from bridge.lab.variants.variant import Variant
 from bridge.lab.variants.words import SMALL_WORDS, split_words
+from bridge.progress import OnProgress, Progress
 from bridge.prompt import TruncationWarning
 
 if TYPE_CHECKING:
@@ -29,28 +33,8 @@ if TYPE_CHECKING:
 _MOST_WORDS = 6
 
 
-@dataclass(frozen=True)
-class Brush:
-    """How pictures are drawn."""
-
-    seeds: tuple[int, ...] = (0,)
-    steps: int = 20
-    guidance_scale: float = 5.0
-    height: int | None = None
-    width: int | None = None
-
-    def settings(self) -> dict[str, Any]:
-        """The pipeline's arguments."""
-        sizes = {"height": self.height, "width": self.width}
-        return {
-            "num_inference_steps": self.steps,
-            "guidance_scale": self.guidance_scale,
-            **{name: value for name, value in sizes.items() if value is not None},
-        }
-
-
 @dataclass(frozen=True, eq=False)
-class Drawn:
+class VariantPicture:
     """One picture. ``heat`` has the map of each word ``(h, w)``, where there are maps."""
 
     variant: Variant
@@ -61,55 +45,81 @@ class Drawn:
 
 
 @dataclass(frozen=True, eq=False)
-class Painter:
+class Renderer:
     """A model and how it is drawn with.
 
     Attributes:
         pipe: the pipeline, which stays as it is.
         text_model: its conditioning.
-        brush: the settings.
-        swapped: choices that draw with another tower, by the tower's name.
+        settings: how to draw.
+        swaps: choices that draw with another tower, by the tower's name.
         cache: where pictures are kept.
-        mark: ``model_mark`` of the pipeline.
         heat: whether heat maps are wanted.
     """
 
     pipe: Any
     text_model: TextModel
-    brush: Brush
-    swapped: Mapping[str, Swapped]
+    settings: DrawSettings
+    swaps: Mapping[str, TowerSwap]
     cache: Cache
-    mark: str
     heat: bool = True
 
+    @cached_property
+    def key(self) -> str:
+        """``pipeline_key`` of the pipeline."""
+        return pipeline_key(self.pipe)
 
-def draw_variant(painter: Painter, variant: Variant, choice: str) -> list[Drawn]:
+
+def draw_variants(
+    renderer: Renderer,
+    subjects: Sequence[Subject],
+    choices: Sequence[str],
+    on_progress: OnProgress,
+) -> list[tuple[str, VariantPicture]]:
+    """``(prompt, picture)`` of all, in the order of the variants; equal texts are drawn once."""
+    found = []
+    done: dict[tuple[str, str, str], list[VariantPicture]] = {}
+    total = sum(len(subject.variants) for subject in subjects) * len(choices)
+    for subject in subjects:
+        for variant in subject.variants:
+            for choice in choices:
+                key = (variant.text, variant.dialect, choice)
+                if key not in done:
+                    done[key] = draw_variant(renderer, variant, choice)
+                found += [(subject.prompt, replace(each, variant=variant)) for each in done[key]]
+                drawn = len(found) // len(renderer.settings.seeds)
+                on_progress(Progress("drawing", drawn, total, "variants"))
+    return found
+
+
+def draw_variant(renderer: Renderer, variant: Variant, choice: str) -> list[VariantPicture]:
     """A picture for each seed, all in one batch; those in the cache are not drawn again.
 
     Also the heat maps of the words that name something, unless parts of the conditioning are taken
     away, if the model is one whose cross-attention can be watched.
     """
-    brush, cache, swapped = painter.brush, painter.cache, painter.swapped.get(choice)
+    settings, cache, swapped = renderer.settings, renderer.cache, renderer.swaps.get(choice)
     what = {
-        "model": painter.mark,
-        "tower": swapped and swapped.mark,
+        "model": renderer.key,
+        "tower": swapped and swapped.key,
         "text": variant.text,
         "dialect": variant.dialect,
         "choice": choice,
-        "settings": brush.settings(),
+        "settings": settings.arguments(),
     }
-    keys = {seed: key_of(**what, seed=seed) for seed in brush.seeds}
+    keys = {seed: key_of(**what, seed=seed) for seed in settings.seeds}
     whole = choice == WHOLE or swapped is not None
-    wants_heat = painter.heat and whole and _has_heat(painter.pipe)
+    wants_heat = renderer.heat and whole and _has_heat(renderer.pipe)
     found: dict[int, tuple[Image, dict[str, Tensor]]] = {}
     for seed, key in keys.items():
         image = cache.picture(key)
         heat = _kept_maps(cache, key, variant) if wants_heat else {}
         if image is not None and heat is not None:
             found[seed] = image, heat
-    missing = [seed for seed in brush.seeds if seed not in found]
+    missing = [seed for seed in settings.seeds if seed not in found]
     if missing:
-        images, maps = _draw(painter, variant, choice, missing, wants_heat)
+        words = _words_of(variant) if wants_heat else []
+        images, maps = _draw(renderer, variant, choice, missing, words)
         with cache.batch([keys[seed] for seed in missing]) as batch:
             for seed, image, heat in zip(missing, images, maps, strict=True):
                 if wants_heat:
@@ -118,14 +128,19 @@ def draw_variant(painter: Painter, variant: Variant, choice: str) -> list[Drawn]
                     cache.keep_tensors(keys[seed], own, batch)
                 cache.keep_picture(keys[seed], image, batch)
                 found[seed] = image, heat
-    return [Drawn(variant, choice, seed, *found[seed]) for seed in brush.seeds]
+    return [VariantPicture(variant, choice, seed, *found[seed]) for seed in settings.seeds]
 
 
 def _draw(
-    painter: Painter, variant: Variant, choice: str, seeds: Sequence[int], wants_heat: bool
+    renderer: Renderer,
+    variant: Variant,
+    choice: str,
+    seeds: Sequence[int],
+    words: Sequence[str],
 ) -> tuple[list[Image], list[dict[str, Tensor]]]:
-    own = own_copy(painter.pipe)
-    brush, swapped = painter.brush, painter.swapped.get(choice)
+    """A picture for each seed, with its maps of ``words``."""
+    own = own_copy(renderer.pipe)
+    settings, swapped = renderer.settings, renderer.swaps.get(choice)
     with warnings.catch_warnings():
         # A study cuts prompts and weighs words on purpose; the table says how far.
         warnings.simplefilter("ignore", TruncationWarning)
@@ -134,30 +149,27 @@ def _draw(
             variant.text,
             model=own,
             dialect=variant.dialect,
-            height=brush.height,
-            width=brush.width,
+            height=settings.height,
+            width=settings.width,
             **(swapped.arguments if swapped else {}),
         )
 
-    def run(conditioning: Any) -> list[Image]:
-        return own(
-            **conditioning.kwargs(len(seeds)),
-            **brush.settings(),
+    if not swapped:
+        cond = ablated(cond, renderer.text_model, choice)
+    with heat_maps(own, cond) if words else nullcontext() as heat:
+        images = own(
+            **cond.kwargs(len(seeds)),
+            **settings.arguments(),
             generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
         ).images
-
-    if not wants_heat:
-        return run(cond if swapped else ablated(cond, painter.text_model, choice)), [
-            {} for _ in seeds
-        ]
-    with heat_maps(own, cond) as heat:
-        images = run(cond)
-    return images, [_maps(heat, _words_of(variant), at) for at in range(len(seeds))]
+    return images, [_maps(heat, words, at) for at in range(len(seeds))]
 
 
-def _maps(heat: HeatMaps, words: Sequence[str], image: int) -> dict[str, Tensor]:
-    heat.keys(image=image)  # what is wrong with all of them is no matter of one word
-    found = {}
+def _maps(heat: HeatMaps | None, words: Sequence[str], image: int) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    if heat is None:
+        return found
+    heat.keys(image=image)  # what is wrong with all of them does not depend on one word
     for word in words:
         try:
             found[word] = heat.of(word, image=image)

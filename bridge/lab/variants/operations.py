@@ -6,17 +6,23 @@ from collections.abc import Mapping, Sequence
 
 from bridge.checks import nearest
 from bridge.errors import OptionError
-from bridge.lab.variants.binding import adjective_swaps
-from bridge.lab.variants.emphasis import emphasis
 from bridge.lab.variants.languages import check_names, languages
-from bridge.lab.variants.length import repetition, truncation
-from bridge.lab.variants.negation import negation
-from bridge.lab.variants.numbers import numbers
-from bridge.lab.variants.order import word_order
-from bridge.lab.variants.surface import articles, case, punctuation
-from bridge.lab.variants.synonyms import check_wordnet, synonyms
-from bridge.lab.variants.templates import templates
-from bridge.lab.variants.typos import typos
+from bridge.lab.variants.rewrites import (
+    adjective_swaps,
+    articles,
+    case,
+    check_wordnet,
+    emphasis,
+    negation,
+    numbers,
+    punctuation,
+    repetition,
+    synonyms,
+    templates,
+    truncation,
+    typos,
+    word_order,
+)
 from bridge.lab.variants.variant import ORIGINAL, Operation, Settings, Variant
 from bridge.prompt import check_text
 
@@ -39,8 +45,6 @@ OPERATIONS: dict[str, Operation] = {
 """The operations by name. What needs nothing beyond bridge is ``usual``."""
 
 USUAL = tuple(name for name, operation in OPERATIONS.items() if operation.usual)
-
-
 _DEFAULT = Settings()
 
 
