@@ -320,7 +320,7 @@ def _encode(options: argparse.Namespace) -> None:
     from bridge.encoding import condition, save_conditioning
     from bridge.encoding.addon_inputs import read_addons
     from bridge.prompt import parse
-    from bridge.prompt.loras import take_tags
+    from bridge.prompt.prompt import take_tags
 
     brought = _brought(options)
     # Refused before any model loads.

@@ -26,8 +26,8 @@ from bridge.prompt import (
     plan_many,
     plan_report,
 )
-from bridge.prompt.plan import MAX_WINDOWS
 from bridge.prompt.report import SHOWN_WINDOWS
+from bridge.prompt.token_plan import MAX_WINDOWS
 
 EOS_PADDED = tiny_clip_tokenizer()
 ZERO_PADDED = tiny_clip_tokenizer("!")

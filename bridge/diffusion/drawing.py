@@ -29,7 +29,7 @@ from bridge.encoding.encoder import kept_encoder, split_options
 from bridge.encoding.options import LaterTexts, TextOptions, takes
 from bridge.encoding.prompt_schedule import read_schedule
 from bridge.errors import NumbersError, OptionError, UnsupportedModelError
-from bridge.prompt.schedule import Rule
+from bridge.prompt.prompt import Rule
 from bridge.runtime import check_dtype, resolve_device, resolve_dtype
 
 if TYPE_CHECKING:

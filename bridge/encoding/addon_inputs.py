@@ -18,8 +18,8 @@ from typing import Any, TypeAlias
 
 from bridge.errors import OptionError, quoted
 from bridge.files import stamp
-from bridge.prompt.caret import prompt_error
-from bridge.prompt.loras import Tagged
+from bridge.prompt.prompt import Tagged
+from bridge.prompt.syntax import prompt_error
 from bridge.towers import (
     Lora,
     TextualInversion,

@@ -20,8 +20,8 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 from bridge.prompt import Prompt, parse
-from bridge.prompt.schedule import first_step
-from bridge.prompt.tree import Branch
+from bridge.prompt.prompt import first_step
+from bridge.prompt.syntax import Branch
 
 Role = Literal["prompt", "negative_prompt"]
 Each = TypeVar("Each")

@@ -20,8 +20,8 @@ from bridge.encoding.options import (
 from bridge.encoding.sizes import SizeRequest
 from bridge.errors import PromptError
 from bridge.prompt import Prompt, check_paired, check_prompts, dialect_of
-from bridge.prompt.loras import Tagged
-from bridge.prompt.tree import Conjunction
+from bridge.prompt.prompt import Tagged
+from bridge.prompt.syntax import Conjunction
 
 Each = TypeVar("Each")
 Parse = Callable[[str, bool], Prompt]

@@ -20,8 +20,8 @@ from bridge.encoding.calls import Call, is_apart, repeated
 from bridge.encoding.conditioning import Conditioning, ConditioningReport
 from bridge.encoding.encode import Request
 from bridge.prompt import Flat, Prompt
-from bridge.prompt.schedule import first_step
-from bridge.prompt.tree import Branch, parts_of
+from bridge.prompt.prompt import first_step
+from bridge.prompt.syntax import Branch, parts_of
 
 Weights = tuple[tuple[float, ...], ...]
 """For each prompt the weights of its parts."""

@@ -29,7 +29,8 @@ from bridge.encoding.state_cache import StateCache
 from bridge.encoding.tower_pass import Joining, RowPlan, Tower, encode_plans
 from bridge.encoding.trace import Drift, traces_of, warn_of_drifts
 from bridge.prompt import parse
-from bridge.prompt.loras import Tagged, as_written
+from bridge.prompt.prompt import Tagged
+from bridge.prompt.token_plan import as_written
 from bridge.towers import Layer
 
 

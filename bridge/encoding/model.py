@@ -30,7 +30,7 @@ from bridge.encoding.state_cache import DEFAULT_BYTES, StateCache
 from bridge.errors import OptionError, UnknownModelError, UnsupportedModelError, WeightsError
 from bridge.files import read_json, stamp
 from bridge.prompt import Reader
-from bridge.prompt.plan import check_tokenizer
+from bridge.prompt.token_plan import check_tokenizer
 from bridge.runtime import resolve_device
 from bridge.towers import (
     TEXT_TOWERS,

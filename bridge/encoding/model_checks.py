@@ -12,7 +12,7 @@ from bridge.encoding.planning import Plans, most_windows
 from bridge.encoding.recipes import RECIPES
 from bridge.encoding.sizes import SizeRequest
 from bridge.errors import OptionError, PromptError, UnsupportedModelError
-from bridge.prompt.tree import parts_of
+from bridge.prompt.syntax import parts_of
 from bridge.towers import Layer
 
 _COUNTS = {1: "one", 2: "two", 3: "three"}

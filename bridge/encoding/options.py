@@ -21,9 +21,17 @@ from bridge.encoding.emphasis import EMPHASES
 from bridge.encoding.sizes import SizeRequest, check_length, check_pair
 from bridge.errors import OptionError, PromptError
 from bridge.prompt import DIALECTS, LONG_PROMPTS, NORMALISATIONS, Dialect, LongPrompt, Prompt, parse
-from bridge.prompt.caret import prompt_error
-from bridge.prompt.loras import Tagged, refuse_tags, take_tags
-from bridge.prompt.tree import Alternation, Blend, Branch, Conjunction, Schedule, parts_of, walk
+from bridge.prompt.prompt import Tagged, refuse_tags, take_tags
+from bridge.prompt.syntax import (
+    Alternation,
+    Blend,
+    Branch,
+    Conjunction,
+    Schedule,
+    parts_of,
+    prompt_error,
+    walk,
+)
 from bridge.prompt.windows import RULES
 
 Texts = str | Sequence[str]
@@ -204,8 +212,7 @@ class TextRules:
         return prompt
 
     def _parsed(self, text: str, negative: bool) -> Prompt:
-        if self.dialect.has_tags:
-            refuse_tags(text)
+        refuse_tags(text, self.dialect.name)
         return parse(text, self.dialect.name, negative=negative)
 
 

@@ -12,7 +12,7 @@ import math
 from collections import Counter
 from dataclasses import replace
 
-from bridge.prompt.plan import Token, TokenPlan
+from bridge.prompt.token_plan import Token, TokenPlan
 
 NORMALISATIONS = ("none", "length", "mean", "length+mean")
 

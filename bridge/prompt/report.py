@@ -14,11 +14,9 @@ from itertools import groupby
 from typing import Any
 
 from bridge.markup import Markup, fill, joined
-from bridge.prompt.loras import as_written, take_tags
-from bridge.prompt.plan import Token, TokenPlan, Window, plan_many
-from bridge.prompt.schedule import Part, Rule, intervals
-from bridge.prompt.spans import Span
-from bridge.prompt.syntax import Prompt, parse
+from bridge.prompt.prompt import Part, Prompt, Rule, intervals, parse, take_tags
+from bridge.prompt.syntax import Span
+from bridge.prompt.token_plan import Token, TokenPlan, Window, as_written, plan_many
 from bridge.prompt.windows import Rule as SplitRule
 
 # How much of a cut-off text is quoted; to_dict() has all of it.

@@ -24,7 +24,7 @@ from torch import Tensor
 from bridge.encoding.emphasis.method import NONE, Emphasis, TowerInput
 from bridge.encoding.joining import join_windows
 from bridge.prompt import LongPrompt, TokenPlan, Window
-from bridge.prompt.caret import prompt_error
+from bridge.prompt.syntax import prompt_error
 
 
 def check_weights(plan: TokenPlan) -> None:

@@ -15,6 +15,8 @@ Facts from compel 2.5.1, ``prompt_parser.py``:
   are the same; the replacement is for a pipeline that controls cross-attention, which diffusers'
   are not. A ``.swap()`` in another or in a ``.blend()`` is an error.
 - ``withLora()`` changes the network, not the text: it is refused here.
+- Words, numbers, operators and options follow ``build_parser_syntax`` and the whitespace rules of
+  pyparsing 3.3 that it rests on: space, tab and newlines may stand before any element.
 """
 
 from __future__ import annotations
@@ -23,32 +25,52 @@ import math
 import re
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from bridge.errors import quoted
-from bridge.prompt.caret import prompt_error
-from bridge.prompt.dialects.compel_words import Option, Words
-from bridge.prompt.spans import Span, SpanList
-from bridge.prompt.tree import (
+from bridge.prompt.syntax import (
     Blend,
     Branch,
     Choose,
     Conjunction,
     Group,
     Node,
+    Runs,
+    Span,
+    SpanList,
     Swap,
     Text,
     Tree,
+    Written,
     parts_of,
+    prompt_error,
     walk,
+    written_number,
 )
 
+_BLANK = " \t\n\r"
+# Python's string.whitespace ends a word, though a vertical tab or a form feed begins nothing.
+_SPACE = r" \t\n\r\v\f"
+_NUMBER_PATTERN = r"(?:[+-]?(?:\d+\.\d*|\.\d+)|-?[0-9]+)"
+_BLANKS = re.compile(f"[{_BLANK}]*")
+# A word: escapes; a sign with an ordinary character after it; any other character.
+_WORD = re.compile(rf"""\\[()",.+\-=]|[+-](?![{_BLANK}()",.+\-=]|\Z)|[^{_SPACE}()",.+\-=]""")
+_RUN = re.compile(r"\++|-+")
+_NUMBER = re.compile(_NUMBER_PATTERN)
+_KEYWORD = re.compile(r"[A-Za-z0-9_-]+")
+_FREE = re.compile(f"[^{_SPACE},]*,?")  # to a comma, with it
+_LORA = re.compile(
+    rf"(?:useLora|withLora)[{_BLANK}]*\([{_BLANK}]*[A-Za-z0-9_-]+[{_BLANK}]*"
+    rf"(?:,[{_BLANK}]*{_NUMBER_PATTERN}[{_BLANK}]*)?\)"
+)
 _COMMA = re.compile(r",(\S)")
 # From a run's beginning on: else a run of N that escapes nothing would be tried N times.
 _ESCAPE = re.compile(r'(?<!\\)\\+(?=[()"])')
 _QUOTE_END = re.compile(r'\\"|["\n\r]')
 # Inside quotes pyparsing turns these two characters into one blank.
 _BLANK_ESCAPE = re.compile(r"\\([tnfr])")
-_BLANKS = {"t": "\t", "n": "\n", "f": "\f", "r": "\r"}
+_SPECIAL = re.compile(r'[()"]')
+_BLANK_OF = {"t": "\t", "n": "\n", "f": "\f", "r": "\r"}
 
 
 def parse(source: str, negative: bool = False) -> Tree:
@@ -90,6 +112,64 @@ def spans(part: Branch, source: str, choose: Choose) -> tuple[Span, ...]:
     return found.done()
 
 
+def write(parts: Written, kind: str) -> str:
+    """One prompt: words, and ``(words)weight``; several: ``("a", "b").and(0.5, 1)``."""
+    prompts = [(window, weight) for windows, weight in parts for window in windows]
+    if len(prompts) == 1 and prompts[0][1] == 1.0:
+        return _written(prompts[0][0])
+    shown_parts = []
+    for window, _ in prompts:
+        text = _written(window)
+        # A backslash at the end would escape the quote.
+        shown_parts.append(f'"{text} "' if text.endswith("\\") else f'"{text}"')
+    weights = [written_number(weight) for _, weight in prompts]
+    shown = "" if set(weights) == {"1"} else ", ".join(weights)
+    return f"({', '.join(shown_parts)}).and({shown})"
+
+
+def _written(window: Runs) -> str:
+    return " ".join(piece for run in window for piece in _written_run(*run))
+
+
+def _written_run(text: str, weight: float) -> Iterator[str]:
+    """The words of a run; those that brackets can hold are in brackets if they have a weight."""
+    shown = written_number(max(weight, 0.0))
+    held: list[str] = []
+    for word in text.split():
+        escaped = _SPECIAL.sub(r"\\\g<0>", word)
+        if shown != "1" and _fits_brackets(escaped):
+            held.append(escaped)
+            continue
+        if held:
+            yield f"({' '.join(held)}){shown}"
+            held = []
+        yield from _loose(escaped)
+    if held:
+        yield f"({' '.join(held)}){shown}"
+
+
+def _loose(word: str) -> tuple[str, ...]:
+    """A word at weight 1: signs behind its first part would weigh that, so they stand apart."""
+    end = _Words(word, 0, frozenset()).word(0)
+    if 0 < end < len(word) and word[end] in "+-":
+        return word[:end], word[end:]
+    return (word,)
+
+
+def _fits_brackets(word: str) -> bool:
+    """Whether compel reads a word inside brackets as the text that it is."""
+    words = _Words(word, 0, frozenset())
+    at = 0
+    while at < len(word):
+        end = words.word(at)
+        if end > at and word[end : end + 1] in ("+", "-"):
+            return False
+        if end == at and word[at] not in ",.":
+            return False
+        at = max(end, at + 1)
+    return True
+
+
 def _runs(part: Branch) -> Iterator[tuple[list[Text], float]]:
     """The pieces that compel puts together: neighbours of equal weight, up to a ``.swap()``."""
     run: list[Text] = []
@@ -121,6 +201,108 @@ def _swap_in(children: tuple[Node, ...]) -> Swap | None:
     return next((node for node, _ in walk(children) if isinstance(node, Swap)), None)
 
 
+@dataclass(frozen=True)
+class _Option:
+    """An option of an operator: its number or name (its value dropped), at ``start:end``."""
+
+    text: str
+    start: int
+    end: int
+
+
+class _Words:
+    """Reads the words of ``text``, which begins at ``base`` of the prompt.
+
+    compel writes a space after each comma that has none, before all else. ``parted`` has the
+    places in the prompt where it does so: they part words here too, although no space is there.
+    """
+
+    def __init__(self, text: str, base: int, parted: frozenset[int]) -> None:
+        self.text = text
+        self._base = base
+        self._parted = parted
+
+    def blank(self, at: int) -> int:
+        """Where the blanks at ``at`` end."""
+        found = _BLANKS.match(self.text, at)
+        return at if found is None else found.end()
+
+    def literal(self, wanted: str, at: int | None) -> int | None:
+        """Where ``wanted`` ends, blanks before it allowed; None if something else stands there."""
+        if at is None:
+            return None
+        at = self.blank(at)
+        return at + len(wanted) if self.text.startswith(wanted, at) else None
+
+    def word(self, at: int) -> int:
+        """Where the word at ``at`` ends; ``at`` itself if none begins there."""
+        start = at
+        while at == start or self._base + at not in self._parted:
+            unit = _WORD.match(self.text, at)
+            if unit is None:
+                break
+            at = unit.end()
+        return at
+
+    def free(self, at: int) -> int:
+        """Where the characters up to the next space end, whatever they are."""
+        while (found := _FREE.match(self.text, at)) and found.end() > at:
+            at = found.end()
+            if self._base + at in self._parted and self.text[at - 1] == ",":
+                break
+        return at
+
+    def strength(self, at: int, numbers: bool) -> tuple[float, int] | None:
+        """The weight at ``at`` and its end: pluses, minuses or, if allowed, a number."""
+        run = _RUN.match(self.text, at)
+        if run is not None:
+            return _power(run.group()), run.end()
+        number = _NUMBER.match(self.text, at) if numbers else None
+        return None if number is None else (float(number.group()), number.end())
+
+    def attached(self, at: int, numbers: bool) -> tuple[float, int] | None:
+        """As ``strength``, of a target that ends at ``at``: nothing may part them."""
+        return None if self._base + at in self._parted else self.strength(at, numbers)
+
+    def lora(self, at: int) -> int | None:
+        """Where a ``withLora(name, weight)`` ends."""
+        found = _LORA.match(self.text, at)
+        return None if found is None else found.end()
+
+    def options(self, at: int) -> tuple[list[_Option], int]:
+        """The options at ``at`` (``0.6, no_normalize``) and where they end."""
+        found: list[_Option] = []
+        after = at
+        start = self.blank(at)
+        while (option := self._option(start)) is not None:
+            found.append(option[0])
+            after = option[1]
+            comma = self.literal(",", after)
+            if comma is None:
+                break
+            start = self.blank(comma)
+        return found, after
+
+    def _option(self, at: int) -> tuple[_Option, int] | None:
+        name = _KEYWORD.match(self.text, at)
+        equals = None if name is None else self.literal("=", name.end())
+        if name is not None and equals is not None:
+            value = self.blank(equals)
+            found = _NUMBER.match(self.text, value) or _KEYWORD.match(self.text, value)
+            if found is not None:
+                return _Option(name.group(), *name.span()), found.end()
+        plain = _NUMBER.match(self.text, at) or name
+        return None if plain is None else (_Option(plain.group(), *plain.span()), plain.end())
+
+
+def _power(run: str) -> float:
+    """``+`` is 1.1 each, ``-`` is 0.9 each; infinite where Python's floats end."""
+    try:
+        return (1.1 if run[0] == "+" else 0.9) ** len(run)
+    except OverflowError:
+        return math.inf
+
+
 class _Reader:
     """Reads a prompt, or the inside of quotes in one; ``text`` begins at ``base`` of ``source``.
 
@@ -131,7 +313,7 @@ class _Reader:
     def __init__(self, text: str, base: int, source: str, parted: frozenset[int]) -> None:
         self._text, self._base = text, base
         self._source, self._parted = source, parted
-        self._words = Words(text, base, parted)
+        self._words = _Words(text, base, parted)
         self._groups: dict[int, tuple[Group, int] | None] = {}
         self._quotes: dict[int, tuple[Group, int] | None] = {}
         self._swapping = False
@@ -253,7 +435,7 @@ class _Reader:
         return self._group(inside[0].children, 1.0, at, close + 1), close + 1
 
     def _inside(self, at: int, close: int) -> _Reader:
-        text = _BLANK_ESCAPE.sub(lambda m: _BLANKS[m.group(1)] * 2, self._text[at + 1 : close])
+        text = _BLANK_ESCAPE.sub(lambda m: _BLANK_OF[m.group(1)] * 2, self._text[at + 1 : close])
         return _Reader(text, self._base + at + 1, self._source, self._parted)
 
     def _quote_end(self, at: int) -> int | None:
@@ -338,7 +520,7 @@ class _Reader:
         return Branch((self._piece(at, word),), at, word) if word > at else None
 
     def _combined(
-        self, name: str, parts: tuple[Branch, ...], options: list[Option], at: int, end: int
+        self, name: str, parts: tuple[Branch, ...], options: list[_Option], at: int, end: int
     ) -> Conjunction | Blend:
         normalize = True
         if name == ".blend" and options and options[-1].text == "no_normalize":
@@ -376,7 +558,7 @@ class _Reader:
             )  # fmt: skip
         return Blend(weighted, normalize, 0, end)
 
-    def _weight(self, name: str, option: Option) -> float:
+    def _weight(self, name: str, option: _Option) -> float:
         try:
             weight = float(option.text)
         except ValueError:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, repeat
@@ -18,12 +19,11 @@ from typing import Any
 
 from bridge.cleaning import Origins, clean
 from bridge.errors import PromptError, UnsupportedModelError
-from bridge.prompt.caret import prompt_error
 from bridge.prompt.dialect import DIALECTS
 from bridge.prompt.inversion import Concept, marked, named, runs, spell_out, vectors_of
+from bridge.prompt.prompt import Prompt, Tagged, parse
 from bridge.prompt.reader import Reader, lowered, stripped
-from bridge.prompt.spans import Span
-from bridge.prompt.syntax import Prompt, parse
+from bridge.prompt.syntax import Span, prompt_error
 from bridge.prompt.windows import RULES, Content, Rule, windows_of
 
 # transformers writes 1e30 where a tokenizer does not state its context.
@@ -243,6 +243,39 @@ def refilled(plan: TokenPlan, limit: int) -> TokenPlan:
 
     return replace(
         plan, windows=(*map(longer, plan.windows),), empty=longer(plan.empty), limit=limit
+    )
+
+
+def as_written(plan: TokenPlan, tagged: Tagged) -> TokenPlan:
+    """The plan of ``tagged.text`` with its places moved to where they are in the source; a plan
+    of another text (a second tower's own) as it is."""
+    if not tagged.taken or plan.source != tagged.text:
+        return plan
+    # Where each tag stood in the text that is left, and how far what follows it has moved.
+    borders, shifts, gone = [], [0], 0
+    for begin, end in tagged.taken:
+        borders.append(begin - gone)
+        gone += end - begin
+        shifts.append(gone)
+
+    def start(at: int) -> int:
+        return at + shifts[bisect_right(borders, at)]
+
+    def moved(token: Token) -> Token:
+        if token.special:
+            return token
+        if token.start == token.end:
+            return replace(token, start=start(token.start), end=start(token.end))
+        # A token ends where its last character does, before a tag that may follow.
+        return replace(token, start=start(token.start), end=start(token.end - 1) + 1)
+
+    return replace(
+        plan,
+        source=tagged.source,
+        windows=tuple(
+            replace(window, tokens=tuple(map(moved, window.tokens))) for window in plan.windows
+        ),
+        cut_start=None if plan.cut_start is None else start(plan.cut_start),
     )
 
 
