@@ -9,23 +9,40 @@ state, can serve several threads.
 
 from __future__ import annotations
 
+import copy
+import json
+import math
 import re
-import warnings
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise, repeat
-from typing import Any
+from itertools import repeat
+from typing import Any, Generic, TypeAlias, TypeVar
+from weakref import WeakKeyDictionary
 
-from bridge.cleaning import Origins, clean
-from bridge.errors import PromptError, UnsupportedModelError
+from tokenizers import Tokenizer
+
+from bridge.cleaning import UNCHANGED, Origins, clean, clean_between, lowered
+from bridge.errors import PromptError, UnsupportedModelError, warn
 from bridge.prompt.dialect import DIALECTS
-from bridge.prompt.inversion import Concept, marked, named, runs, spell_out, vectors_of
+from bridge.prompt.inversion import (
+    MARK,
+    Concept,
+    marked,
+    named,
+    runs,
+    several_vectors,
+    spell_out,
+    taught_words,
+    words_pattern,
+)
 from bridge.prompt.prompt import Prompt, Tagged, parse
-from bridge.prompt.reader import Reader, lowered, stripped
 from bridge.prompt.syntax import Span, prompt_error
-from bridge.prompt.windows import RULES, Content, Rule, windows_of
+from bridge.prompt.windows import Content, LongPrompt, Rule, rule_of, windows_of
 
+NORMALISATIONS = ("none", "length", "mean", "length+mean")
+"""Ways of ``normalised`` with weights."""
 # transformers writes 1e30 where a tokenizer does not state its context.
 _LONGEST_CONTEXT = 1_000_000
 # More would be a mistake (a file, say), and cross-attention grows with each window.
@@ -33,6 +50,11 @@ MAX_WINDOWS = 32
 # ComfyUI_ADV_CLIP_emb puts token 266 of CLIP's vocabulary in the place of a masked word: "+".
 # The other is the same word in T5's vocabulary.
 _MASK_PIECES = ("+</w>", "▁+")
+# A tokenizer's backend starts threads for several texts, which costs more than a few short ones.
+_FEW = 32
+
+Split: TypeAlias = str | LongPrompt | Rule | None
+"""By which rule a long prompt goes on in further windows; by None it is cut off."""
 
 
 class TruncationWarning(UserWarning):
@@ -151,8 +173,37 @@ class TokenPlan:
         return any(token.weight != 1 for token in self.tokens)
 
 
+@dataclass(frozen=True)
+class Reader:
+    """A tokenizer and how it is used. ``plan`` takes one wherever it takes a tokenizer.
+
+    CLIP's tokenizers state their context and take text as it is, or as the dialect's tool cleans it
+    (`bridge.cleaning`). T5 has no context of its own: a pipeline says how many tokens it is given,
+    and some (PixArt) write all text in small letters.
+
+    Attributes:
+        tokenizer: a fast transformers tokenizer.
+        length: how many tokens the tower is given, special ones included. Such a tower has one
+            window: what does not fit is cut off, and ``BREAK`` is read over. None: the
+            tokenizer's own ``model_max_length``, in as many windows as it takes.
+        least: dialect -> the length that its tool gives, which longer prompts exceed (ComfyUI,
+            Forge).
+        lower: whether text is put in small letters and stripped of white space around it.
+        clean: how text is cleaned, a name of ``bridge.cleaning.CLEANINGS``. None: as the
+            dialect's tool does it.
+        concepts: textual inversions that are found by the dialect's own rule.
+    """
+
+    tokenizer: Any
+    length: int | None = None
+    lower: bool = False
+    concepts: tuple[Concept, ...] = ()
+    least: tuple[tuple[str, int], ...] = ()
+    clean: str | None = None
+
+
 def plan(
-    prompt: Prompt, tokenizer: Any, tower: str = "text_encoder", split: str | Rule | None = None
+    prompt: Prompt, tokenizer: Any, tower: str = "text_encoder", split: Split = None
 ) -> TokenPlan:
     """The token plan of one prompt. See ``plan_many``."""
     return plan_many((prompt,), tokenizer, tower, split)[0]
@@ -162,19 +213,20 @@ def plan_many(
     prompts: Sequence[Prompt],
     tokenizer: Any,
     tower: str = "text_encoder",
-    split: str | Rule | None = None,
+    split: Split = None,
     raw: bool = False,
 ) -> tuple[TokenPlan, ...]:
-    """The token plans of several prompts, with one call of the tokenizer.
+    """The token plans of several prompts of one dialect, tokenized together.
 
     Args:
         prompts: parsed prompts.
         tokenizer: a fast transformers tokenizer (``CLIPTokenizer`` is one in transformers 5), or
             a ``Reader`` that says how to use it.
         tower: the name written into the plans.
-        split: the rule, or its name in ``bridge.prompt.windows.RULES``, by which long prompts and
-            ``BREAK`` go on in further windows; None cuts a prompt off after one window and reads
-            over ``BREAK``, as does a ``Reader`` of a given length.
+        split: the rule by which long prompts and ``BREAK`` go on in further windows: itself, its
+            name in ``bridge.prompt.windows.RULES``, or the ``LongPrompt`` that has it. None cuts a
+            prompt off after one window and reads over ``BREAK``, as does a ``Reader`` of a given
+            length.
         raw: whether the plans have ``TokenPlan.raw``.
 
     Raises:
@@ -186,64 +238,41 @@ def plan_many(
     check_tokenizer(reader, tower)
     if not prompts:
         return ()
-    reader = reader.in_dialect(prompts[0].dialect)
-    tokenizer = reader.tokenizer
-    pieces = [_pieces(prompt, reader) for prompt in prompts]
+    use = _use_of(reader, prompts[0].dialect, tower)
+    pieces = [_pieces(prompt, use) for prompt in prompts]
     count = len(pieces)
     if raw:
-        pieces += [_pieces(parse(prompt.source, "plain"), reader) for prompt in prompts]
-    concepts = [each for each in reader.concepts if each.ids]
-    # The empty text rides along: it shows which special tokens frame the content. So do the names
-    # of concepts, whose tokens are looked for.
-    how = reader.clean or "none"
-    texts = [
-        "",
-        *(clean(each.word, how).text for each in concepts),
-        *(p.text for row in pieces for p in row),
-    ]
-    try:
-        encoded = tokenizer(
-            texts,
-            return_offsets_mapping=True,
-            return_attention_mask=False,
-            truncation=False,
-            padding=False,
-            verbose=False,
-        )
-    except (TypeError, ValueError, OverflowError) as error:
-        raise PromptError(f"The tokenizer of {tower} refused the prompt: {error}") from error
-    frame = _frame(encoded["input_ids"][0], reader, tower)
-    rule = RULES[split] if isinstance(split, str) else split
-    rule = None if reader.length is not None else rule
-    rows = iter(zip(encoded["input_ids"][1:], encoded["offset_mapping"][1:], strict=True))
-    inversions = DIALECTS[prompts[0].dialect].inversions
-    names = [(frame.content(next(rows)[0]), each) for each in concepts]
-    names = sorted(names, key=lambda pair: -len(pair[0])) if inversions == "runs" else []
-    read = [_stretches(row, [next(rows) for _ in row], frame, names) for row in pieces]
-    if reader.grows:
-        frame = _grown(frame, read)
-    for prompt, stretches in zip(prompts, read, strict=False):
-        _warn_of_unread(prompt, stretches, [concept for _, concept in names])
-    whole = [_cut(stretches, frame)[0][0] for stretches in read[count:]] or repeat(None)
-    plans = (
-        replace(_plan(prompt, stretches, frame, rule), raw=own)
-        for prompt, stretches, own in zip(prompts, read, whole, strict=False)
-    )
-    return tuple(
-        replace(plan, cleaned=tuple(change for piece in row for change in piece.changes))
-        for plan, row in zip(plans, pieces, strict=False)
-    )
-
-
-def refilled(plan: TokenPlan, limit: int) -> TokenPlan:
-    """A plan of one window, filled up to a longer one."""
-
-    def longer(window: Window) -> Window:
-        return replace(window, ids=window.ids + (plan.pad_id,) * (limit - len(window.ids)))
-
-    return replace(
-        plan, windows=(*map(longer, plan.windows),), empty=longer(plan.empty), limit=limit
-    )
+        pieces += [_pieces(parse(prompt.source, "plain"), use) for prompt in prompts]
+    encoded = iter(_encode(use, [piece.text for row in pieces for piece in row]))
+    by_runs = DIALECTS[prompts[0].dialect].inversions == "runs"
+    names = _names_of(use) if use.concepts and by_runs else []
+    stretches = [_stretches(row, encoded, use, names) for row in pieces]
+    frame = _frame(use, stretches)
+    empty = frame.empty
+    if names:
+        for prompt, own in zip(prompts, stretches, strict=False):
+            _warn_of_unread(prompt, own, names)
+    if isinstance(split, LongPrompt) and split.split is None:
+        split = None
+    whole = [frame.cut(own)[0][0] for own in stretches[count:]] or repeat(None)
+    plans = []
+    for prompt, row, own, full in zip(prompts, pieces, stretches, whole, strict=False):
+        if split is None or use.length is not None:
+            windows, lost = frame.cut(own)
+        else:
+            windows, lost = _deal(own, frame, split, use), []
+        plans.append(
+            TokenPlan(
+                tower, prompt.source, windows, empty, use.known.pad_id, use.known.mask_id,
+                frame.limit,
+                cut=prompt.source[lost[0].start : lost[-1].end] if lost else "",
+                cut_start=lost[0].start if lost else None,
+                cut_tokens=len(lost),
+                raw=full,
+                cleaned=tuple(change for piece in row for change in piece.changes),
+            )
+        )  # fmt: skip
+    return tuple(plans)
 
 
 def as_written(plan: TokenPlan, tagged: Tagged) -> TokenPlan:
@@ -279,6 +308,218 @@ def as_written(plan: TokenPlan, tagged: Tagged) -> TokenPlan:
     )
 
 
+def normalised(plan: TokenPlan, name: str) -> TokenPlan:
+    """The plan with its weights adjusted before any emphasis, as ComfyUI_ADV_CLIP_emb does it.
+
+    BOS, EOS and padding keep their weight of 1.
+
+    Args:
+        plan: the plan of one prompt.
+        name: one of ``NORMALISATIONS``. ``length``: a stretch of one weight of n tokens gets weight
+            ``1 + sign(d) * sqrt(d**2 / n)``, d its weight less 1, so that long ones do not count n
+            times. ``mean``: all weights move by one number, so that their mean is 1 and a prompt is
+            not louder for having an emphasis. ``length+mean``: the one, then the other.
+    """
+    if name == "none":
+        return plan
+    content = [token for token in plan.tokens if not token.special]
+    if not content:
+        return plan
+    sizes = Counter(token.fragment for token in content)
+
+    def spread(token: Token) -> float:
+        long = name.startswith("length")
+        return _spread(token.weight, sizes[token.fragment]) if long else token.weight
+
+    shift = 1 - sum(map(spread, content)) / len(content) if name.endswith("mean") else 0.0
+
+    def adjusted(token: Token) -> Token:
+        return token if token.special else replace(token, weight=spread(token) + shift)
+
+    return replace(
+        plan,
+        windows=tuple(
+            replace(window, tokens=tuple(adjusted(token) for token in window.tokens))
+            for window in plan.windows
+        ),
+    )
+
+
+def _spread(weight: float, count: int) -> float:
+    return 1 + math.copysign(abs(weight - 1) / math.sqrt(count), weight - 1)
+
+
+# ---------------------------------------------------------------- what a tokenizer is
+
+
+T = TypeVar("T")
+
+
+class _Remembered(Generic[T]):
+    """What a function finds of a tokenizer, kept as long as the tokenizer lives and stays the same;
+    a live pipeline's may gain words between two calls."""
+
+    def __init__(self, find: Callable[[Any], T]) -> None:
+        self._find = find
+        self._found: WeakKeyDictionary[Any, tuple[object, T]] = WeakKeyDictionary()
+
+    def __call__(self, tokenizer: Any) -> T:
+        state = (
+            tokenizer.backend_tokenizer, tokenizer.added_tokens_encoder,
+            tokenizer.all_special_tokens, tokenizer.bos_token, tokenizer.unk_token,
+            tokenizer.pad_token,
+        )  # fmt: skip
+        kept = self._found.get(tokenizer)
+        if kept is None or kept[0] != state:
+            kept = self._found[tokenizer] = (state, self._find(tokenizer))
+        return kept[1]
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What a tokenizer knows: its special tokens around a text, and words beyond its vocabulary.
+
+    Attributes:
+        lead, tail: the special tokens before and after a text.
+        pads_with_word: whether it is padded with a word and not with a special token.
+        own: the ids of added tokens that are not special.
+        taught: the words that it has been taught, of one vector or several.
+        several: those of several vectors, and the tokens that make them up.
+        kept: finds taught words in a text; None where there are none.
+    """
+
+    lead: tuple[Token, ...]
+    tail: tuple[Token, ...]
+    pad_id: int
+    mask_id: int
+    pads_with_word: bool
+    own: frozenset[int]
+    taught: tuple[Concept, ...]
+    several: dict[str, list[str]]
+    kept: re.Pattern[str] | None
+
+
+@_Remembered
+def _known(tokenizer: Any) -> _Known:
+    """Found by reading the empty text."""
+    empty = tokenizer("", truncation=False, padding=False, verbose=False)["input_ids"]
+    specials = tuple(
+        Token(i, piece, 0, 0, special=True)
+        for i, piece in zip(empty, tokenizer.convert_ids_to_tokens(empty), strict=True)
+    )
+    lead = 1 if empty and empty[0] == tokenizer.bos_token_id else 0
+    pad_id = int(tokenizer.pad_token_id)
+    # Not get_vocab(), which takes milliseconds for the 49 thousand of CLIP.
+    masks = zip(_MASK_PIECES, tokenizer.convert_tokens_to_ids(list(_MASK_PIECES)), strict=True)
+    # What is not known has the unknown token's id, or none.
+    known = (i for _, i in masks if i is not None and i != tokenizer.unk_token_id)
+    special = {getattr(tokenizer, f"{name}_token", None) for name in ("bos", "eos", "unk")}
+    taught = taught_words(tokenizer)
+    return _Known(
+        specials[:lead],
+        specials[lead:],
+        pad_id,
+        next(known, pad_id),
+        tokenizer.pad_token not in special,
+        frozenset({*tokenizer.added_tokens_encoder.values()} - {*tokenizer.all_special_ids}),
+        taught,
+        several_vectors(tokenizer),
+        words_pattern([each.word for each in taught]) if taught else None,
+    )
+
+
+@_Remembered
+def _with_padding_as_text(tokenizer: Any) -> Any:
+    """A copy of a tokenizer in which the word that it pads with is one as any other. It takes half
+    a second for CLIP's vocabulary."""
+    whole = json.loads(tokenizer.backend_tokenizer.to_str())
+    whole["added_tokens"] = [
+        each for each in whole["added_tokens"] if each["content"] != tokenizer.pad_token
+    ]
+    copied = copy.copy(tokenizer)
+    copied._tokenizer = Tokenizer.from_str(json.dumps(whole))
+    return copied
+
+
+@dataclass(frozen=True)
+class _Use:
+    """How one tower reads the texts of a dialect.
+
+    Attributes:
+        length: as ``Reader.length``; of a tower that ``grows`` it is the least.
+        added: the ids of vectors that may follow another of their concept.
+    """
+
+    tower: str
+    tokenizer: Any
+    known: _Known
+    clean: str
+    lower: bool
+    concepts: tuple[Concept, ...]
+    added: frozenset[int]
+    length: int | None
+    grows: bool
+
+    def content(self, ids: Sequence[int]) -> slice:
+        """Where a text's own tokens are, without the special ones around them."""
+        return slice(len(self.known.lead), len(ids) - len(self.known.tail))
+
+    def continues(self, before: Token | None, token: int, start: int) -> bool:
+        """Whether ``token`` is a further vector of the concept that ``before`` belongs to."""
+        return before is not None and before.start == start and token in self.added
+
+
+def _use_of(reader: Reader, dialect: str, tower: str) -> _Use:
+    """The length, cleaning and reading of padding that the dialect's tool has."""
+    tokenizer, rules = reader.tokenizer, DIALECTS[dialect]
+    known = _known(tokenizer)
+    least = dict(reader.least).get(dialect) if reader.least else None
+    clean = reader.clean or "none"
+    if reader.length is None and least is None:
+        if reader.clean is None and rules.cleans:
+            # Towers that are padded with a word are open_clip's, whose tokenizer the webui takes.
+            clean = "lower" if known.pads_with_word else "ftfy"
+        if known.pads_with_word and rules.padding_is_text:
+            tokenizer = _with_padding_as_text(tokenizer)
+            known = _known(tokenizer)
+    return _Use(
+        tower,
+        tokenizer,
+        known,
+        clean,
+        reader.lower,
+        reader.concepts,
+        known.own.union(*(each.ids for each in reader.concepts)),
+        least or reader.length,
+        grows=least is not None,
+    )
+
+
+def _encode(use: _Use, texts: Sequence[str]) -> list[_Encoded]:
+    """The ids of texts and the places of their tokens, neither cut off nor padded."""
+    tokenizer = use.tokenizer
+    backend = tokenizer.backend_tokenizer
+    as_is = (
+        backend.truncation is None
+        and backend.padding is None
+        and backend.encode_special_tokens == tokenizer.split_special_tokens
+    )
+    try:
+        if as_is and len(texts) <= _FEW:
+            return [(each.ids, each.offsets) for each in map(backend.encode, texts)]
+        found = tokenizer(
+            texts,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            truncation=False,
+            padding=False,
+            verbose=False,
+        )
+    except (TypeError, ValueError, OverflowError) as error:
+        raise PromptError(f"The tokenizer of {use.tower} refused the prompt: {error}") from error
+    return [*zip(found["input_ids"], found["offset_mapping"], strict=True)]
+
+
 # ---------------------------------------------------------------- what the tokenizer is given
 
 
@@ -298,7 +539,7 @@ class _Piece:
     changes: tuple[tuple[str, str], ...] = ()
 
 
-def _pieces(prompt: Prompt, reader: Reader) -> list[_Piece]:
+def _pieces(prompt: Prompt, use: _Use) -> list[_Piece]:
     """A prompt's spans as texts for the tokenizer: those that are joined make one."""
     # Gathered first and put together once, so that ten thousand spans take no square of that.
     runs: list[tuple[list[Span], float, int]] = []
@@ -322,18 +563,26 @@ def _pieces(prompt: Prompt, reader: Reader) -> list[_Piece]:
         )
         for spans, weight, before in runs
     ]  # fmt: skip
-    if reader.clean != "none":
-        pieces = _cleaned(pieces, reader)
-    if reader.lower:
+    if use.clean != "none":
+        pieces = [_cleaned(piece, use) for piece in pieces]
+    if use.lower:
         pieces = _lowered(pieces)
     if DIALECTS[prompt.dialect].inversions == "marked":
-        return [part for piece in pieces for part in _marked(piece, prompt, reader)]
-    return [_spelt(piece, reader.tokenizer) for piece in pieces]
+        return [part for piece in pieces for part in _marked(piece, prompt, use)]
+    return [_spelt(piece, use.known.several) for piece in pieces] if use.known.several else pieces
 
 
-def _marked(piece: _Piece, prompt: Prompt, reader: Reader) -> list[_Piece]:
+def _spelt(piece: _Piece, several: dict[str, list[str]]) -> _Piece:
+    """The piece with textual-inversion words of several vectors spelt out."""
+    text, origins = spell_out(piece.text, piece.origins, several)
+    return replace(piece, text=text, origins=origins)
+
+
+def _marked(piece: _Piece, prompt: Prompt, use: _Use) -> list[_Piece]:
     """The piece in those that ComfyUI tokenizes apart, its ``embedding:name`` looked up."""
-    concepts = (*reader.concepts, *vectors_of(reader.tokenizer))
+    if MARK not in piece.text:
+        return [piece]
+    concepts = (*use.concepts, *use.known.taught)
 
     def find(name: str, place: tuple[int, int]) -> Concept:
         found = named(concepts, name)
@@ -352,41 +601,26 @@ def _marked(piece: _Piece, prompt: Prompt, reader: Reader) -> list[_Piece]:
     return [replace(parts[0], breaks=piece.breaks), *parts[1:]] if parts else [piece]
 
 
-def _cleaned(pieces: list[_Piece], reader: Reader) -> list[_Piece]:
-    """The pieces cleaned, each by itself as the tools do; words of the tokenizer's own stay."""
-    taught = sorted((each.word for each in vectors_of(reader.tokenizer)), key=len, reverse=True)
-    kept = re.compile("|".join(map(re.escape, taught)) or "(?!)", re.IGNORECASE)
-    return [_cleaned_piece(piece, kept, reader.clean or "none") for piece in pieces]
-
-
-def _cleaned_piece(piece: _Piece, kept: re.Pattern[str], how: str) -> _Piece:
-    inner = (at for match in kept.finditer(piece.text) for at in match.span())
-    texts: list[str] = []
-    origins: Origins = []
-    changes: list[tuple[str, str]] = []
-    for number, (a, b) in enumerate(pairwise([0, *inner, len(piece.text)])):
-        stretch = clean(piece.text[a:b], "none" if number % 2 else how)
-        if not stretch.text:
-            continue
-        if texts:
-            origins.append(piece.origins[a])
-        texts.append(stretch.text)
-        origins += [
-            (piece.origins[a + start][0], piece.origins[a + end - 1][1])
-            for start, end in stretch.origins
-        ]
-        changes += stretch.changes
-    return replace(piece, text=" ".join(texts), origins=origins, changes=tuple(changes))
+def _cleaned(piece: _Piece, use: _Use) -> _Piece:
+    """The piece cleaned, by itself as the tools do; words of the tokenizer's own stay."""
+    text, kept = piece.text.strip(" "), use.known.kept
+    if UNCHANGED[use.clean].fullmatch(text) and not (kept and kept.search(text)):
+        if text == piece.text:
+            return piece
+        start = piece.text.find(text)
+        return replace(piece, text=text, origins=piece.origins[start : start + len(text)])
+    found = clean_between(piece.text, piece.origins, use.clean, kept)
+    return replace(piece, text=found.text, origins=found.origins, changes=found.changes)
 
 
 def _lowered(pieces: list[_Piece]) -> list[_Piece]:
     """The pieces in small letters, without the white space before the first and after the last."""
     found = []
     for at, piece in enumerate(pieces):
-        text, origins = stripped(
-            *lowered(piece.text, piece.origins), left=at == 0, right=at == len(pieces) - 1
-        )
-        found.append(replace(piece, text=text, origins=origins))
+        text, origins = lowered(piece.text, piece.origins)
+        start = len(text) - len(text.lstrip()) if at == 0 else 0
+        end = len(text.rstrip()) if at == len(pieces) - 1 else len(text)
+        found.append(replace(piece, text=text[start:end], origins=origins[start:end]))
     return found
 
 
@@ -396,77 +630,69 @@ def _origins(span: Span) -> Origins:
     return [(span.start, span.end)] * len(span.text)
 
 
-def _spelt(piece: _Piece, tokenizer: Any) -> _Piece:
-    """The piece with textual-inversion words of several vectors spelt out."""
-    text, inner = spell_out(piece.text, tokenizer)
-    if inner is None:
-        return piece
-    origins = [(piece.origins[a][0], piece.origins[b - 1][1]) for a, b in inner]
-    return replace(piece, text=text, origins=origins)
-
-
 # ---------------------------------------------------------------- what it gave
+
+_Encoded = tuple[list[int], list[tuple[int, int]]]
+_Names = list[tuple[tuple[int, ...], Concept]]
+
+
+def _names_of(use: _Use) -> _Names:
+    """The tokens of the names of concepts that have vectors, the longest first."""
+    concepts = [each for each in use.concepts if each.ids]
+    read = _encode(use, [clean(each.word, use.clean).text for each in concepts])
+    names = [tuple(ids[use.content(ids)]) for ids, _ in read]
+    return sorted(zip(names, concepts, strict=True), key=lambda pair: -len(pair[0]))
 
 
 @dataclass(frozen=True)
 class _Frame:
-    """A tokenizer's special tokens and context: what goes around the content of a window."""
+    """What goes around the content of a window, and how much content fits it."""
 
-    tower: str
-    tokenizer: Any
     lead: tuple[Token, ...]
     tail: tuple[Token, ...]
     limit: int
     pad_id: int
-    mask_id: int
-    added: frozenset[int]
-
-    def content(self, ids: Sequence[int]) -> tuple[int, ...]:
-        """The ids of a text without the special tokens around them."""
-        return tuple(ids[len(self.lead) : len(ids) - len(self.tail)])
 
     @property
     def room(self) -> int:
         """Content tokens that fit a window."""
         return self.limit - len(self.lead) - len(self.tail)
 
-    def continues(self, before: Token, token: int, start: int) -> bool:
-        """Whether ``token`` is a further vector of the concept that ``before`` belongs to."""
-        return token in self.added and before.start == start
+    @property
+    def empty(self) -> Window:
+        """The window of the empty prompt."""
+        return self.window(())
 
     def window(self, content: Sequence[Token]) -> Window:
+        """One filling."""
         tokens = (*self.lead, *content, *self.tail)
         padding = (self.pad_id,) * (self.limit - len(tokens))
         return Window((*(token.id for token in tokens), *padding), tokens)
 
-
-def _frame(empty: list[int], reader: Reader, tower: str) -> _Frame:
-    tokenizer = reader.tokenizer
-    specials = tuple(
-        Token(i, piece, 0, 0, special=True)
-        for i, piece in zip(empty, tokenizer.convert_ids_to_tokens(empty), strict=True)
-    )
-    lead = 1 if empty and empty[0] == tokenizer.bos_token_id else 0
-    pad_id = int(tokenizer.pad_token_id)
-    # Not get_vocab(), which takes milliseconds for the 49 thousand of CLIP.
-    known = zip(_MASK_PIECES, tokenizer.convert_tokens_to_ids(list(_MASK_PIECES)), strict=True)
-    # What is not known has the unknown token's id, or none.
-    masks = (i for piece, i in known if i is not None and i != tokenizer.unk_token_id)
-    mask_id = next(masks, pad_id)
-    own = {*tokenizer.added_tokens_encoder.values()} - set(tokenizer.all_special_ids)
-    added = frozenset(own.union(*(each.ids for each in reader.concepts)))
-    limit = int(reader.length or tokenizer.model_max_length)
-    return _Frame(tower, tokenizer, specials[:lead], specials[lead:], limit, pad_id, mask_id, added)
+    def cut(self, stretches: list[list[Token]]) -> tuple[tuple[Window, ...], list[Token]]:
+        """One window, and the tokens that do not fit it."""
+        tokens = [token for stretch in stretches for token in stretch]
+        return (self.window(tokens[: self.room]),), tokens[self.room :]
 
 
-_Named = Sequence[tuple[tuple[int, ...], Concept]]
+def _frame(use: _Use, read: list[list[list[Token]]]) -> _Frame:
+    """The frame; as long as the longest prompt where it grows."""
+    lead, tail = use.known.lead, use.known.tail
+    limit = int(use.length or use.tokenizer.model_max_length)
+    if use.grows:
+        most = max(len(tokens) for row in read for tokens in row) + len(lead) + len(tail)
+        if most > MAX_WINDOWS * limit:
+            raise PromptError(
+                f"The prompt has {most} tokens in {use.tower}; at most "
+                f"{MAX_WINDOWS * limit} are encoded. Shorten it, or have it cut off with "
+                "max_sequence_length=512."
+            )
+        limit = max(limit, most)
+    return _Frame(lead, tail, limit, use.known.pad_id)
 
 
 def _stretches(
-    pieces: list[_Piece],
-    encoded: list[tuple[list[int], list[tuple[int, int]]]],
-    frame: _Frame,
-    concepts: _Named,
+    pieces: list[_Piece], encoded: Iterator[_Encoded], use: _Use, concepts: _Names
 ) -> list[list[Token]]:
     """The content tokens of a prompt, one list for each stretch between breaks.
 
@@ -474,36 +700,37 @@ def _stretches(
     """
     stretches: list[list[Token]] = [[]]
     word = 0
-    for number, (piece, (ids, spans)) in enumerate(zip(pieces, encoded, strict=True), 1):
+    # In this order: zip takes no text from `encoded` after the last piece.
+    for number, (piece, (ids, spans)) in enumerate(zip(pieces, encoded, strict=False), 1):
         stretches += [[] for _ in range(piece.breaks)]
+        tokens = stretches[-1]
         if piece.concept is not None:
             word += 1
-            stretches[-1] += [
+            tokens += [
                 Token(i, name, *piece.origins[0], False, piece.weight, word, number)
                 for i, name in piece.concept.vectors()
             ]
             continue
-        content = slice(len(frame.lead), len(ids) - len(frame.tail))
+        own = use.content(ids)
         end = -1  # of the token before, in the piece's text
-        for i, name, (a, b) in _read(ids[content], spans[content], frame, concepts):
+        for i, name, (a, b) in _read(ids[own], spans[own], use, concepts):
             start, stop = (piece.origins[a][0], piece.origins[b - 1][1]) if a < b else (0, 0)
-            before = stretches[-1][-1] if stretches[-1] else None
-            vector = before is not None and frame.continues(before, i, start)
             # A word goes on while no white space, and no new fragment, comes between.
-            if not vector and (end < 0 or a > end):
+            if (end < 0 or a > end) and not use.continues(tokens[-1] if tokens else None, i, start):
                 word += 1
             end = b
-            stretches[-1].append(
-                Token(i, name, start, stop, weight=piece.weight, word=word, fragment=number)
-            )
+            tokens.append(Token(i, name, start, stop, False, piece.weight, word, number))
     return stretches
 
 
 def _read(
-    ids: list[int], spans: list[tuple[int, int]], frame: _Frame, concepts: _Named
+    ids: list[int], spans: list[tuple[int, int]], use: _Use, concepts: _Names
 ) -> Iterator[tuple[int, str, tuple[int, int]]]:
     """The tokens of a text, their names and places; runs of a concept's name are its vectors."""
-    names = frame.tokenizer.convert_ids_to_tokens(ids)
+    names = use.tokenizer.convert_ids_to_tokens(ids)
+    if not concepts:
+        yield from zip(ids, names, spans, strict=True)
+        return
     for a, b, concept in runs(ids, concepts):
         if concept is None:
             yield ids[a], names[a], spans[a]
@@ -512,81 +739,47 @@ def _read(
             yield from ((i, name, place) for i, name in concept.vectors())
 
 
-def _grown(frame: _Frame, read: list[list[list[Token]]]) -> _Frame:
-    """The frame, as long as the longest prompt."""
-    most = max(len(tokens) for row in read for tokens in row) + len(frame.lead) + len(frame.tail)
-    if most > MAX_WINDOWS * frame.limit:
-        raise PromptError(
-            f"The prompt has {most} tokens in {frame.tower}; at most "
-            f"{MAX_WINDOWS * frame.limit} are encoded. Shorten it, or have it cut off with "
-            "max_sequence_length=512."
-        )
-    return replace(frame, limit=max(frame.limit, most))
-
-
-def _warn_of_unread(
-    prompt: Prompt, stretches: list[list[Token]], concepts: Sequence[Concept]
-) -> None:
+def _warn_of_unread(prompt: Prompt, stretches: list[list[Token]], concepts: _Names) -> None:
     """Say which textual inversions are written in a prompt and not read as such."""
     read = {token.piece for stretch in stretches for token in stretch}
-    for concept in concepts:
+    for _, concept in concepts:
         if concept.word.lower() in prompt.source.lower() and concept.word not in read:
-            warnings.warn(
+            warn(
+                UserWarning,
                 f"The textual inversion {concept.word!r} is part of a longer word of the prompt, "
                 "so stable-diffusion-webui reads it as text there; part it by spaces, or take "
                 'dialect="plain".',
-                stacklevel=5,
             )
 
 
-def _plan(
-    prompt: Prompt, stretches: list[list[Token]], frame: _Frame, rule: Rule | None
-) -> TokenPlan:
-    windows, lost = _cut(stretches, frame) if rule is None else (_deal(stretches, frame, rule), [])
-    return TokenPlan(
-        tower=frame.tower,
-        source=prompt.source,
-        windows=windows,
-        empty=frame.window(()),
-        pad_id=frame.pad_id,
-        mask_id=frame.mask_id,
-        limit=frame.limit,
-        cut=prompt.source[lost[0].start : lost[-1].end] if lost else "",
-        cut_start=lost[0].start if lost else None,
-        cut_tokens=len(lost),
-    )
-
-
-def _cut(stretches: list[list[Token]], frame: _Frame) -> tuple[tuple[Window, ...], list[Token]]:
-    """One window, and the tokens that do not fit it."""
-    tokens = [token for stretch in stretches for token in stretch]
-    return (frame.window(tokens[: frame.room]),), tokens[frame.room :]
-
-
-def _deal(stretches: list[list[Token]], frame: _Frame, rule: Rule) -> tuple[Window, ...]:
-    """As many windows as it takes."""
-    windows = tuple(
-        frame.window(part)
-        for stretch in stretches
-        for part in windows_of(stretch, _content(stretch, frame), frame.room, rule)
-    )
+def _deal(
+    stretches: list[list[Token]], frame: _Frame, split: str | LongPrompt | Rule, use: _Use
+) -> tuple[Window, ...]:
+    """As many windows as it takes. What fits one is one by every rule of ``RULES``."""
+    windows: list[Window] = []
+    for tokens in stretches:
+        if len(tokens) <= frame.room and not callable(split):
+            windows.append(frame.window(tokens))
+            continue
+        content = _content(tokens, use)
+        windows += map(frame.window, windows_of(tokens, content, frame.room, rule_of(split)))
     # Nothing after the last break is no window of its own, as in stable-diffusion-webui.
-    if len(windows) > 1 and windows[-1].ids == frame.window(()).ids:
-        windows = windows[:-1]
+    if len(windows) > 1 and windows[-1].ids == frame.empty.ids:
+        windows.pop()
     if len(windows) > MAX_WINDOWS:
         raise PromptError(
-            f"The prompt fills {len(windows)} windows of {frame.limit} tokens in {frame.tower}; "
+            f"The prompt fills {len(windows)} windows of {frame.limit} tokens in {use.tower}; "
             f"at most {MAX_WINDOWS} are encoded. Shorten it, or have it cut off with "
             'long_prompt="truncate".'
         )
-    return windows
+    return tuple(windows)
 
 
-def _content(tokens: list[Token], frame: _Frame) -> list[Content]:
+def _content(tokens: list[Token], use: _Use) -> list[Content]:
     """What the splitting rules look at; the vectors of one concept are one group."""
     groups: list[int] = []
     for at, token in enumerate(tokens):
-        vector = at > 0 and frame.continues(tokens[at - 1], token.id, token.start)
+        vector = use.continues(tokens[at - 1] if at else None, token.id, token.start)
         groups.append(groups[-1] if vector else at)
     return [
         Content(token.piece, token.word, group, token.fragment)
