@@ -89,8 +89,16 @@ def test_into_its_own_dialect_a_prompt_stays_as_it_is(dialect: str) -> None:
 @given(ANY | WORDY)
 @UNTIMED
 def test_any_text_can_be_escaped(text: str) -> None:
-    for dialect in ("a1111", "comfy"):
-        assert translate(parse(text, "plain"), dialect).losses == ()
+    plain = parse(text, "plain")
+    assert translate(plain, "comfy").losses == ()
+    losses = translate(plain, "a1111").losses
+    # A comment of the webui's begins wherever a "#" stands, and no escape is read before it.
+    assert {loss.kind for loss in losses} == ({"text"} if "#" in text else set())
+
+
+def test_a_comment_sign_cannot_be_written_for_the_webui() -> None:
+    found = translate(parse("a #1 cat", "plain"), "a1111")
+    assert [loss.kind for loss in found.losses] == ["text"]
 
 
 @pytest.mark.parametrize("old", DIALECTS)

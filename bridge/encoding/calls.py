@@ -19,7 +19,7 @@ from bridge.encoding.options import (
 )
 from bridge.encoding.sizes import SizeRequest
 from bridge.errors import PromptError
-from bridge.prompt import Prompt, check_paired, check_prompts, dialect_of
+from bridge.prompt import DIALECTS, Prompt, check_paired, check_prompts
 from bridge.prompt.prompt import Tagged
 from bridge.prompt.syntax import Conjunction
 
@@ -110,7 +110,7 @@ def read_call(
 def is_apart(prompt: Prompt) -> bool:
     """Whether the noise predictions of its parts are to be summed. compel's ``.and()``, the other
     conjunction, sets their states end to end instead."""
-    return dialect_of(prompt.dialect).draws_parts_apart and isinstance(prompt.tree, Conjunction)
+    return DIALECTS[prompt.dialect].draws_parts_apart and isinstance(prompt.tree, Conjunction)
 
 
 def repeated(items: Sequence[Each], counts: Sequence[int]) -> tuple[Each, ...]:

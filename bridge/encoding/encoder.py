@@ -174,7 +174,7 @@ class Encoder(AbstractContextManager["Encoder"]):
                 )
             ],
             dialect=call.rules.dialect.name,
-            split=call.rules.long_prompt.rule,
+            split=call.rules.long_prompt,
         )
 
     # ------------------------------------------------------------ what it owns

@@ -56,7 +56,7 @@ def plan_rows(model: TextModel, rules: TextRules, batch: Batch) -> tuple[Plans, 
                 [row.texts[at] for row in batch.rows],
                 replace(reader, clean=rules.clean),
                 use.component,
-                rules.long_prompt.rule,
+                rules.long_prompt,
                 raw=rules.dialect.pools_source and use.pooled and use.layer is not None,
             )
         )

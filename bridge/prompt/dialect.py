@@ -116,12 +116,18 @@ _ALL = (
     ),
 )
 
-DIALECTS = {each.name: each for each in _ALL}
-"""The dialects by name."""
+
+class _Dialects(dict[str, Dialect]):
+    """The dialects by name; one that does not exist is an OptionError."""
+
+    def __missing__(self, name: str) -> Dialect:
+        raise OptionError(f"No prompt dialect {name!r}; there is: {', '.join(self)}.")
+
+
+DIALECTS = _Dialects((each.name, each) for each in _ALL)
+"""The dialects by name; ``DIALECTS[name]`` raises OptionError where there is none."""
 
 
 def dialect_of(name: str) -> Dialect:
     """The dialect of a name. Raises OptionError."""
-    if name not in DIALECTS:
-        raise OptionError(f"No prompt dialect {name!r}; there is: {', '.join(DIALECTS)}.")
     return DIALECTS[name]

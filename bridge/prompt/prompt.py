@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from bridge.errors import OptionError
-from bridge.prompt.dialect import DIALECTS, dialect_of
+from bridge.prompt.dialect import DIALECTS
 from bridge.prompt.dialects.a1111_tags import LoraTag
 from bridge.prompt.syntax import (
     Alternation,
@@ -75,7 +75,7 @@ def parse(text: str, dialect: str = "a1111", *, negative: bool = False) -> Promp
         OptionError: a dialect that does not exist.
     """
     check_text(text)
-    tree = dialect_of(dialect).parse(text, negative)
+    tree = DIALECTS[dialect].parse(text, negative)
     flat = _flat(tree, text, dialect, _first)
     return Prompt(text, dialect, tuple(s for part in flat.parts for s in part.spans), tree)
 
@@ -98,7 +98,7 @@ def take_tags(source: str, dialect: str = "a1111") -> Tagged:
         PromptError: a tag that cannot be read.
     """
     check_text(source)
-    find = dialect_of(dialect).find_tags
+    find = DIALECTS[dialect].find_tags
     if find is None or "<" not in source:
         return Tagged(source, source)
     tags, taken = find(source)
@@ -109,7 +109,7 @@ def take_tags(source: str, dialect: str = "a1111") -> Tagged:
 
 def refuse_tags(source: str, dialect: str = "a1111") -> None:
     """Raise PromptError if a text that can have no LoRA tags has one."""
-    find = dialect_of(dialect).find_tags
+    find = DIALECTS[dialect].find_tags
     if find is None or "<" not in source:
         return
     for tag in find(source)[0]:

@@ -16,8 +16,7 @@ from typing import Any
 from bridge.markup import Markup, fill, joined
 from bridge.prompt.prompt import Part, Prompt, Rule, intervals, parse, take_tags
 from bridge.prompt.syntax import Span
-from bridge.prompt.token_plan import Token, TokenPlan, Window, as_written, plan_many
-from bridge.prompt.windows import Rule as SplitRule
+from bridge.prompt.token_plan import Split, Token, TokenPlan, Window, as_written, plan_many
 
 # How much of a cut-off text is quoted; to_dict() has all of it.
 _QUOTED = 200
@@ -140,7 +139,7 @@ def plan_report(
     prompt: str,
     tokenizers: Sequence[tuple[str, Any]],
     dialect: str = "a1111",
-    split: str | SplitRule | None = "comma",
+    split: Split = "comma",
     steps: int = 20,
     rule: Rule = "new",
 ) -> TokenReport:

@@ -247,24 +247,25 @@ def plan_many(
     by_runs = DIALECTS[prompts[0].dialect].inversions == "runs"
     names = _names_of(use) if use.concepts and by_runs else []
     stretches = [_stretches(row, encoded, use, names) for row in pieces]
-    frame = _frame(use, stretches)
-    empty = frame.empty
+    if use.grows:
+        use = _grown(use, stretches)
+    empty = use.empty
     if names:
         for prompt, own in zip(prompts, stretches, strict=False):
             _warn_of_unread(prompt, own, names)
     if isinstance(split, LongPrompt) and split.split is None:
         split = None
-    whole = [frame.cut(own)[0][0] for own in stretches[count:]] or repeat(None)
+    whole = [use.cut(own)[0][0] for own in stretches[count:]] or repeat(None)
     plans = []
     for prompt, row, own, full in zip(prompts, pieces, stretches, whole, strict=False):
-        if split is None or use.length is not None:
-            windows, lost = frame.cut(own)
+        if split is None or use.one_window:
+            windows, lost = use.cut(own)
         else:
-            windows, lost = _deal(own, frame, split, use), []
+            windows, lost = _deal(own, split, use), []
         plans.append(
             TokenPlan(
                 tower, prompt.source, windows, empty, use.known.pad_id, use.known.mask_id,
-                frame.limit,
+                use.limit,
                 cut=prompt.source[lost[0].start : lost[-1].end] if lost else "",
                 cut_start=lost[0].start if lost else None,
                 cut_tokens=len(lost),
@@ -446,7 +447,8 @@ class _Use:
     """How one tower reads the texts of a dialect.
 
     Attributes:
-        length: as ``Reader.length``; of a tower that ``grows`` it is the least.
+        limit: the tower's context; of a tower that ``grows`` the least.
+        one_window: whether what does not fit is cut off whatever the rule.
         added: the ids of vectors that may follow another of their concept.
     """
 
@@ -457,8 +459,30 @@ class _Use:
     lower: bool
     concepts: tuple[Concept, ...]
     added: frozenset[int]
-    length: int | None
+    limit: int
+    one_window: bool
     grows: bool
+
+    @property
+    def room(self) -> int:
+        """Content tokens that fit a window."""
+        return self.limit - len(self.known.lead) - len(self.known.tail)
+
+    @property
+    def empty(self) -> Window:
+        """The window of the empty prompt."""
+        return self.window(())
+
+    def window(self, content: Sequence[Token]) -> Window:
+        """One filling."""
+        tokens = (*self.known.lead, *content, *self.known.tail)
+        padding = (self.known.pad_id,) * (self.limit - len(tokens))
+        return Window((*(token.id for token in tokens), *padding), tokens)
+
+    def cut(self, stretches: list[list[Token]]) -> tuple[tuple[Window, ...], list[Token]]:
+        """One window, and the tokens that do not fit it."""
+        tokens = [token for stretch in stretches for token in stretch]
+        return (self.window(tokens[: self.room]),), tokens[self.room :]
 
     def content(self, ids: Sequence[int]) -> slice:
         """Where a text's own tokens are, without the special ones around them."""
@@ -490,7 +514,8 @@ def _use_of(reader: Reader, dialect: str, tower: str) -> _Use:
         reader.lower,
         reader.concepts,
         known.own.union(*(each.ids for each in reader.concepts)),
-        least or reader.length,
+        int(least or reader.length or tokenizer.model_max_length),
+        one_window=bool(least or reader.length),
         grows=least is not None,
     )
 
@@ -644,51 +669,16 @@ def _names_of(use: _Use) -> _Names:
     return sorted(zip(names, concepts, strict=True), key=lambda pair: -len(pair[0]))
 
 
-@dataclass(frozen=True)
-class _Frame:
-    """What goes around the content of a window, and how much content fits it."""
-
-    lead: tuple[Token, ...]
-    tail: tuple[Token, ...]
-    limit: int
-    pad_id: int
-
-    @property
-    def room(self) -> int:
-        """Content tokens that fit a window."""
-        return self.limit - len(self.lead) - len(self.tail)
-
-    @property
-    def empty(self) -> Window:
-        """The window of the empty prompt."""
-        return self.window(())
-
-    def window(self, content: Sequence[Token]) -> Window:
-        """One filling."""
-        tokens = (*self.lead, *content, *self.tail)
-        padding = (self.pad_id,) * (self.limit - len(tokens))
-        return Window((*(token.id for token in tokens), *padding), tokens)
-
-    def cut(self, stretches: list[list[Token]]) -> tuple[tuple[Window, ...], list[Token]]:
-        """One window, and the tokens that do not fit it."""
-        tokens = [token for stretch in stretches for token in stretch]
-        return (self.window(tokens[: self.room]),), tokens[self.room :]
-
-
-def _frame(use: _Use, read: list[list[list[Token]]]) -> _Frame:
-    """The frame; as long as the longest prompt where it grows."""
-    lead, tail = use.known.lead, use.known.tail
-    limit = int(use.length or use.tokenizer.model_max_length)
-    if use.grows:
-        most = max(len(tokens) for row in read for tokens in row) + len(lead) + len(tail)
-        if most > MAX_WINDOWS * limit:
-            raise PromptError(
-                f"The prompt has {most} tokens in {use.tower}; at most "
-                f"{MAX_WINDOWS * limit} are encoded. Shorten it, or have it cut off with "
-                "max_sequence_length=512."
-            )
-        limit = max(limit, most)
-    return _Frame(lead, tail, limit, use.known.pad_id)
+def _grown(use: _Use, read: list[list[list[Token]]]) -> _Use:
+    """The context as long as the longest prompt."""
+    most = max(len(tokens) for row in read for tokens in row) + use.limit - use.room
+    if most > MAX_WINDOWS * use.limit:
+        raise PromptError(
+            f"The prompt has {most} tokens in {use.tower}; at most "
+            f"{MAX_WINDOWS * use.limit} are encoded. Shorten it, or have it cut off with "
+            "max_sequence_length=512."
+        )
+    return replace(use, limit=max(use.limit, most))
 
 
 def _stretches(
@@ -753,22 +743,22 @@ def _warn_of_unread(prompt: Prompt, stretches: list[list[Token]], concepts: _Nam
 
 
 def _deal(
-    stretches: list[list[Token]], frame: _Frame, split: str | LongPrompt | Rule, use: _Use
+    stretches: list[list[Token]], split: str | LongPrompt | Rule, use: _Use
 ) -> tuple[Window, ...]:
     """As many windows as it takes. What fits one is one by every rule of ``RULES``."""
     windows: list[Window] = []
     for tokens in stretches:
-        if len(tokens) <= frame.room and not callable(split):
-            windows.append(frame.window(tokens))
+        if len(tokens) <= use.room and not callable(split):
+            windows.append(use.window(tokens))
             continue
         content = _content(tokens, use)
-        windows += map(frame.window, windows_of(tokens, content, frame.room, rule_of(split)))
+        windows += map(use.window, windows_of(tokens, content, use.room, rule_of(split)))
     # Nothing after the last break is no window of its own, as in stable-diffusion-webui.
-    if len(windows) > 1 and windows[-1].ids == frame.empty.ids:
+    if len(windows) > 1 and windows[-1].ids == use.empty.ids:
         windows.pop()
     if len(windows) > MAX_WINDOWS:
         raise PromptError(
-            f"The prompt fills {len(windows)} windows of {frame.limit} tokens in {use.tower}; "
+            f"The prompt fills {len(windows)} windows of {use.limit} tokens in {use.tower}; "
             f"at most {MAX_WINDOWS} are encoded. Shorten it, or have it cut off with "
             'long_prompt="truncate".'
         )

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from bridge.prompt.dialect import dialect_of
+from bridge.prompt.dialect import DIALECTS
 from bridge.prompt.prompt import Flat, Part, Prompt, first_step, parse
 from bridge.prompt.syntax import Alternation, Runs, Schedule, parts_of, walk, written_number
 
@@ -56,7 +56,7 @@ def translate(prompt: Prompt, dialect: str) -> Translation:
         return Translation(prompt, ())
     flat = first_step(prompt)
     parts = [(_windows(part), part.weight) for part in flat.parts]
-    written = parse(dialect_of(dialect).write(parts, flat.kind), dialect)
+    written = parse(DIALECTS[dialect].write(parts, flat.kind), dialect)
     losses = [*_structure(flat, prompt, dialect), *_compare(flat, first_step(written))]
     return Translation(written, tuple(sorted(losses, key=lambda loss: (loss.start, loss.end))))
 
@@ -87,7 +87,7 @@ def _structure(flat: Flat, prompt: Prompt, dialect: str) -> Iterator[Loss]:
             elif isinstance(node, Alternation):
                 yield Loss("alternation", node.start, node.end,
                            "the alternation is lost; its first option is kept")  # fmt: skip
-    if not dialect_of(dialect).has_parts:
+    if not DIALECTS[dialect].has_parts:
         for span in (s for part in flat.parts for s in part.spans if s.breaks):
             yield Loss("break", span.start, span.end,
                        "BREAK is lost; the text goes on in the same window")  # fmt: skip
@@ -105,11 +105,11 @@ def _combination(flat: Flat, prompt: Prompt, dialect: str) -> str | None:
     if flat.kind == "one":
         return None
     weights = [part.weight for part in flat.parts]
-    if not dialect_of(dialect).has_parts:
+    if not DIALECTS[dialect].has_parts:
         if len(weights) == 1:
             return f"the prompt's own weight {written_number(weights[0])} is lost"
         return "its prompts are set one after the other, in one text without their weights"
-    if dialect_of(prompt.dialect).draws_parts_apart:
+    if DIALECTS[prompt.dialect].draws_parts_apart:
         return "AND adds up noise predictions; .and() sets the states end to end"
     if flat.kind != "and":
         return ".blend() mixes the states of its prompts; AND adds up their noise predictions"

@@ -187,7 +187,7 @@ def test_random_prompts(fuzz: Fuzz, doors: dict[str, Callable[[str], Any]]) -> N
 
 def _round_trip(run: Any, rng: random.Random, text: str) -> None:
     """What is read prints itself; what loses nothing into another dialect loses nothing back."""
-    old, new = rng.sample(DIALECTS, 2)
+    old, new = rng.sample([*DIALECTS], 2)
     try:
         prompt = parse(text, old)
         there = translate(prompt, new)
