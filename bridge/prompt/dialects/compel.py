@@ -23,11 +23,10 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from bridge.errors import quoted
+from bridge.errors import quoted, warn
 from bridge.prompt.syntax import (
     Blend,
     Branch,
@@ -87,10 +86,10 @@ def parse(source: str, negative: bool = False) -> Tree:
     reader = _Reader(source, 0, source, parted)
     tree = reader.combination() or Branch(reader.prompt(), 0, len(source))
     if any(_swap_in(part.children) for part in parts_of(tree)):
-        warnings.warn(
+        warn(
+            UserWarning,
             "Of a .swap() only the original is read, as by compel's CompelForSD; the replacement "
             "needs a pipeline that controls cross-attention.",
-            stacklevel=3,
         )
     return tree
 
@@ -303,7 +302,7 @@ def _power(run: str) -> float:
         return math.inf
 
 
-class _Reader:
+class _Reader(_Words):
     """Reads a prompt, or the inside of quotes in one; ``text`` begins at ``base`` of ``source``.
 
     What was found at each bracket and quote is remembered (None: the grammar cannot read it), for
@@ -311,9 +310,8 @@ class _Reader:
     """
 
     def __init__(self, text: str, base: int, source: str, parted: frozenset[int]) -> None:
-        self._text, self._base = text, base
-        self._source, self._parted = source, parted
-        self._words = _Words(text, base, parted)
+        super().__init__(text, base, parted)
+        self._source = source
         self._groups: dict[int, tuple[Group, int] | None] = {}
         self._quotes: dict[int, tuple[Group, int] | None] = {}
         self._swapping = False
@@ -321,22 +319,22 @@ class _Reader:
     def combination(self) -> Conjunction | Blend | None:
         """The whole text as ``(…).and(…)`` or ``(…).blend(…)``; None if it is neither."""
         parts: list[Branch] = []
-        at = self._words.literal("(", 0)
+        at = self.literal("(", 0)
         while at is not None:
-            part = self._part(self._words.blank(at))
+            part = self._part(self.blank(at))
             if part is None:
                 return None
             parts.append(part)
-            at = self._words.literal(",", part.end)
+            at = self.literal(",", part.end)
         if not parts:
             return None
-        closing = self._words.literal(")", parts[-1].end)
+        closing = self.literal(")", parts[-1].end)
         for name in (".and", ".add", ".blend"):
-            at = self._words.literal("(", self._words.literal(name, closing))
+            at = self.literal("(", self.literal(name, closing))
             if at is None:
                 continue
-            options, after = self._words.options(at)
-            end = self._words.literal(")", after)
+            options, after = self.options(at)
+            end = self.literal(")", after)
             if end is None:
                 return None
             return self._combined(name, tuple(parts), options, at, end)
@@ -345,18 +343,18 @@ class _Reader:
     def prompt(self) -> tuple[Node, ...]:
         """The whole text by the rule for prompts, which takes as text what is out of order."""
         children: list[Node] = []
-        at = self._words.blank(0)
-        while at < len(self._text):
+        at = self.blank(0)
+        while at < len(self.text):
             self._refuse_lora(at)
             target = self._target(at)
-            word = self._words.word(at)
+            word = self.word(at)
             if target is not None:
                 at = self._operated(target, children)
             elif word > at and (operated := self._operated_word(at, word)) is not None:
                 children.append(operated[0])
                 at = operated[1]
             else:
-                end = self._words.free(at)
+                end = self.free(at)
                 if end == at:
                     raise prompt_error(
                         "compel cannot read a vertical tab or a form feed; write a space.",
@@ -364,7 +362,7 @@ class _Reader:
                     )  # fmt: skip
                 children.append(self._piece(at, end))
                 at = end
-            at = self._words.blank(at)
+            at = self.blank(at)
         return tuple(children)
 
     def _fragment(self, first: int | None = None) -> tuple[Group, int] | None:
@@ -372,8 +370,8 @@ class _Reader:
         stack: list[tuple[int | None, list[Node]]] = [(first, [])]
         at = 0 if first is None else first + 1
         while True:
-            at = self._words.blank(at)
-            char = self._text[at : at + 1]
+            at = self.blank(at)
+            char = self.text[at : at + 1]
             opening, children = stack[-1]
             if char == "(" and at not in self._groups:
                 stack.append((at, []))
@@ -402,21 +400,21 @@ class _Reader:
         target = self._target(at)
         if target is not None:
             return self._operated(target, children)
-        word = self._words.word(at)
+        word = self.word(at)
         if word > at:
             operated = self._operated_word(at, word) or (self._piece(at, word), word)
             children.append(operated[0])
             return operated[1]
-        if self._text.startswith(marks, at):
+        if self.text.startswith(marks, at):
             children.append(self._piece(at, at + 1))
             return at + 1
         return None
 
     def _target(self, at: int) -> tuple[Group, int] | None:
         """The brackets or quotes at ``at``, without their operator."""
-        if self._text.startswith("(", at):
+        if self.text.startswith("(", at):
             return self._groups[at] if at in self._groups else self._fragment(at)
-        if self._text.startswith('"', at):
+        if self.text.startswith('"', at):
             if at not in self._quotes:
                 self._quotes[at] = self._quote(at)
             return self._quotes[at]
@@ -426,7 +424,7 @@ class _Reader:
         close = self._quote_end(at)
         if close is None:
             return None
-        if not self._text[at + 1 : close].strip():
+        if not self.text[at + 1 : close].strip():
             place = self._base + at + 1
             return self._group([Text("", place, place)], 1.0, at, close + 1), close + 1
         inside = self._inside(at, close)._fragment()
@@ -435,7 +433,7 @@ class _Reader:
         return self._group(inside[0].children, 1.0, at, close + 1), close + 1
 
     def _inside(self, at: int, close: int) -> _Reader:
-        text = _BLANK_ESCAPE.sub(lambda m: _BLANK_OF[m.group(1)] * 2, self._text[at + 1 : close])
+        text = _BLANK_ESCAPE.sub(lambda m: _BLANK_OF[m.group(1)] * 2, self.text[at + 1 : close])
         return _Reader(text, self._base + at + 1, self._source, self._parted)
 
     def _quote_end(self, at: int) -> int | None:
@@ -444,7 +442,7 @@ class _Reader:
         An escaped quote closes it if no other does before the end of the line.
         """
         escaped: int | None = None
-        for mark in _QUOTE_END.finditer(self._text, at + 1):
+        for mark in _QUOTE_END.finditer(self.text, at + 1):
             if mark.group() == '"':
                 return mark.start()
             if mark.group() != '\\"':
@@ -475,17 +473,17 @@ class _Reader:
 
     def _weight_at(self, at: int, numbers: bool) -> tuple[float, int] | None:
         """The weight of what ends at ``at``, and where its operator ends; None without one."""
-        value = self._words.literal("(", self._words.literal(".attend", at))
+        value = self.literal("(", self.literal(".attend", at))
         if value is not None:
-            strength = self._words.strength(self._words.blank(value), numbers=True)
-            end = None if strength is None else self._words.literal(")", strength[1])
+            strength = self.strength(self.blank(value), numbers=True)
+            end = None if strength is None else self.literal(")", strength[1])
             if strength is not None and end is not None:
                 return strength[0], end
-        return self._words.attached(at, numbers)
+        return self.attached(at, numbers)
 
     def _swapped(self, original: Group, at: int) -> tuple[Group, int] | None:
         """What ends at ``at`` with the ``.swap()`` behind it, and where that ends."""
-        start = self._words.literal("(", self._words.literal(".swap", at))
+        start = self.literal("(", self.literal(".swap", at))
         if start is None:
             return None
         if self._swapping or _swap_in(original.children):
@@ -496,12 +494,12 @@ class _Reader:
         self._swapping = True
         after: int | None = start
         while after is not None:
-            end = self._words.blank(after)
+            end = self.blank(after)
             after = self._element(end, [], marks=())
         self._swapping = False
-        comma = self._words.literal(",", end)
-        end = end if comma is None else self._words.options(comma)[1]
-        closing = self._words.literal(")", end)
+        comma = self.literal(",", end)
+        end = end if comma is None else self.options(comma)[1]
+        closing = self.literal(")", end)
         if closing is None:
             return None
         nothing = Text("", original.start, original.start)
@@ -513,10 +511,10 @@ class _Reader:
         target = self._target(at)
         if target is not None:
             return Branch(target[0].children, at, target[1])
-        close = self._quote_end(at) if self._text.startswith('"', at) else None
+        close = self._quote_end(at) if self.text.startswith('"', at) else None
         if close is not None:
             return Branch(self._inside(at, close).prompt(), at, close + 1)
-        word = self._words.word(at)
+        word = self.word(at)
         return Branch((self._piece(at, word),), at, word) if word > at else None
 
     def _combined(
@@ -551,10 +549,10 @@ class _Reader:
                 ".blend() makes its weights add up to 1, and these add up to 0; write no_normalize "
                 "after them, or other weights.", self._source, at, end - 1,
             )  # fmt: skip
-        if self._words.blank(end) < len(self._text):
+        if self.blank(end) < len(self.text):
             raise prompt_error(
                 "Nothing may stand after .blend(); put these words into its prompts.",
-                self._source, self._words.blank(end), len(self._text),
+                self._source, self.blank(end), len(self.text),
             )  # fmt: skip
         return Blend(weighted, normalize, 0, end)
 
@@ -571,7 +569,7 @@ class _Reader:
         return weight
 
     def _refuse_lora(self, at: int) -> None:
-        end = self._words.lora(at)
+        end = self.lora(at)
         if end is not None:
             raise prompt_error(
                 "compel's withLora() changes the network and is not supported; load the LoRA into "
@@ -582,4 +580,4 @@ class _Reader:
         return Group(tuple(children), weight, self._base + start, self._base + end)
 
     def _piece(self, start: int, end: int) -> Text:
-        return Text(self._text[start:end], self._base + start, self._base + end)
+        return Text(self.text[start:end], self._base + start, self._base + end)
