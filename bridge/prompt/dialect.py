@@ -69,6 +69,11 @@ class Dialect:
     fills_absent: bool = True
     empty_negative: Literal["pipeline", "zeros", "encoded"] = "pipeline"
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether its grammar weighs words."""
+        return self.emphasis != "none"
+
 
 _ALL = (
     Dialect("plain", plain.parse, plain.spans, plain.write),

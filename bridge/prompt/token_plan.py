@@ -367,8 +367,8 @@ class _Remembered(Generic[T]):
     def __call__(self, tokenizer: Any) -> T:
         state = (
             tokenizer.backend_tokenizer, tokenizer.added_tokens_encoder,
-            tokenizer.all_special_tokens, tokenizer.bos_token, tokenizer.unk_token,
-            tokenizer.pad_token,
+            tokenizer.all_special_tokens, tokenizer.bos_token, tokenizer.eos_token,
+            tokenizer.unk_token, tokenizer.pad_token,
         )  # fmt: skip
         kept = self._found.get(tokenizer)
         if kept is None or kept[0] != state:
@@ -567,26 +567,26 @@ class _Piece:
 def _pieces(prompt: Prompt, use: _Use) -> list[_Piece]:
     """A prompt's spans as texts for the tokenizer: those that are joined make one."""
     # Gathered first and put together once, so that ten thousand spans take no square of that.
-    runs: list[tuple[list[Span], float, int]] = []
+    gathered: list[tuple[list[Span], float, int]] = []
     breaks = 0
     for span in prompt.spans:
         if span.breaks:
             breaks += 1
             continue
-        if span.joined and runs and not breaks and runs[-1][1] == span.weight:
-            runs[-1][0].append(span)
+        if span.joined and gathered and not breaks and gathered[-1][1] == span.weight:
+            gathered[-1][0].append(span)
         else:
-            runs.append(([span], span.weight, breaks))
+            gathered.append(([span], span.weight, breaks))
         breaks = 0
-    if breaks or not runs:
-        runs.append(([], 1.0, breaks))
+    if breaks or not gathered:
+        gathered.append(([], 1.0, breaks))
     pieces = [
         _Piece(
             "".join(span.text for span in spans),
             [place for span in spans for place in _origins(span)],
             weight, before,
         )
-        for spans, weight, before in runs
+        for spans, weight, before in gathered
     ]  # fmt: skip
     if use.clean != "none":
         pieces = [_cleaned(piece, use) for piece in pieces]

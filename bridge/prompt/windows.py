@@ -147,7 +147,7 @@ class LongPrompt:
             ``average``: the mean of the windows, T states.
         pooled: the window whose pooled state is taken: ``first``, ``last``, or their ``mean``.
         uneven: how towers of unequal context come to one length: ``fill``, ``zeros`` or ``cut``,
-            as ``bridge/conditioning/uneven.py`` says.
+            as ``bridge.encoding.planning`` says.
         backtrack: with ``split="comma"``, how many tokens a cut may move back to a comma, from 0
             up (the webui's ``comma_padding_backtrack``).
     """

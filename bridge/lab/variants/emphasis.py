@@ -36,7 +36,7 @@ def emphasis(prompt: str, settings: Settings) -> Iterator[tuple[str, str, str]]:
 def _written(window: Runs) -> Iterator[tuple[str, str]]:
     """The window as each dialect that has weights writes it."""
     for name, dialect in DIALECTS.items():
-        if dialect.emphasis != "none":
+        if dialect.has_weights:
             yield name, dialect.write([([window], 1.0)], "one")
 
 
