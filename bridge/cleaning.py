@@ -56,6 +56,13 @@ _CLEANERS: dict[str, Callable[[str], str]] = {
 }
 CLEANINGS = tuple(_CLEANERS)
 """The names of the table above."""
+UNCHANGED = {
+    way: re.compile(f"(?:{letter}+(?: {letter}+)*)?")
+    for way in CLEANINGS
+    for letter in ("[a-z0-9]" if way == "canonicalize" else r"[!-%'-@\[-~]",)
+}
+"""For each way the texts that it surely leaves as they are: small ASCII letters, without ``&``,
+one space between words."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,37 @@ def clean(text: str, how: str) -> Cleaned:
             changes.append((text[a:b], after[c:d]))
         places[c:d] = [(a + start, a + end) for start, end in _places(text[a:b], after[c:d])]
     return Cleaned(after, _with_gaps(places, len(text)), tuple(changes))
+
+
+def clean_between(text: str, origins: Origins, how: str, kept: re.Pattern[str] | None) -> Cleaned:
+    """Clean a text with places of its own, but for the words that ``kept`` finds in it."""
+    inner = (at for match in kept.finditer(text) for at in match.span()) if kept else ()
+    texts: list[str] = []
+    places: Origins = []
+    changes: list[tuple[str, str]] = []
+    for number, (a, b) in enumerate(pairwise([0, *inner, len(text)])):
+        stretch = clean(text[a:b], "none" if number % 2 else how)
+        if not stretch.text:
+            continue
+        if texts:
+            places.append(origins[a])
+        texts.append(stretch.text)
+        places += [
+            (origins[a + start][0], origins[a + end - 1][1]) for start, end in stretch.origins
+        ]
+        changes += stretch.changes
+    return Cleaned(" ".join(texts), places, tuple(changes))
+
+
+def lowered(text: str, origins: Origins) -> tuple[str, Origins]:
+    """``text`` in small letters, and where each of them came from (``İ`` becomes two)."""
+    small = text.lower()
+    if len(small) == len(text):
+        return small, origins
+    # One letter depends on its neighbours (the final sigma), but not in how many it becomes.
+    return small, [
+        place for letter, place in zip(text, origins, strict=True) for _ in letter.lower()
+    ]
 
 
 _Bounds = tuple[int, int]

@@ -11,7 +11,7 @@ from typing import Any
 
 from bridge.errors import OptionError, PromptError
 from bridge.prompt import parse
-from bridge.prompt.tree import parts_of
+from bridge.prompt.syntax import parts_of
 
 UNREADABLE = "The app cannot read what was sent. Reload the page and try again."
 """What a request that no page makes is answered with."""

@@ -10,6 +10,7 @@ from bridge.errors import BridgeError
 from bridge.lab import overlay
 from bridge.lab.variants import ORIGINAL
 from bridge.markup import Markup, fill, joined
+from bridge.prompt import DIALECTS
 from demos.messages import note, warning
 from demos.pictures import data_uri
 from demos.studying import CHOICES, Inquiry, Step, Studied
@@ -136,9 +137,10 @@ def _phrasings(studied: Studied) -> Markup:
 
 
 def _phrasing(studied: Studied, operation: str, detail: str, text: str, dialect: str) -> Markup:
-    about = [operation, detail, dialect if dialect != "plain" else ""]
+    weighted = DIALECTS[dialect].has_weights
+    about = [operation, detail, dialect if weighted else ""]
     splits: dict[tuple[str, ...], list[str]] = {}
-    if dialect == "plain":
+    if not weighted:
         for tower, pieces in studied.pieces.items():
             splits.setdefault(pieces[text], []).append(tower)
     # Towers that split alike say so once.

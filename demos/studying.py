@@ -16,7 +16,7 @@ from bridge.errors import OptionError, PromptError
 from bridge.lab.readings import TEXTS
 from bridge.lab.variants import ORIGINAL, Settings, Variant, own, read_variants
 from bridge.progress import Progress
-from bridge.prompt import check_prompts
+from bridge.prompt import DIALECTS, check_prompts
 from demos.limits import read_prompt, read_text, read_whole
 from demos.models import TOWERS, Models
 
@@ -230,8 +230,9 @@ def _work(
                 asked.prompt, towers=towers, variants=variants, seed=asked.first_seed,
                 on_progress=on_progress, **drawing,
             )  # fmt: skip
-            texts = [asked.prompt, *(each.text for each in variants if each.dialect == "plain")]
-            pieces = {tower.name: _split(tower, list(dict.fromkeys(texts))) for tower in towers}
+            texts = [v.text for v in variants if not DIALECTS[v.dialect].has_weights]
+            texts = list(dict.fromkeys([asked.prompt, *texts]))
+            pieces = {tower.name: _split(tower, texts) for tower in towers}
         reports.put(Studied(found, pieces, time.monotonic() - began))
     except Exception as error:
         reports.put(error)

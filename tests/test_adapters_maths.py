@@ -30,7 +30,7 @@ from bridge.adapters.regression import (
     whitening_rows,
 )
 from bridge.prompt import LONG_PROMPTS, Token, Window, parse
-from bridge.prompt.plan import plan
+from bridge.prompt.token_plan import plan
 
 
 def pairs_of(n: int, f: int, d: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

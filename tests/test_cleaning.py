@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import tiny_clip_tokenizer, tiny_sd_pipeline, tiny_sdxl_pipeline
 
 import bridge
-from bridge.cleaning import CLEANINGS, clean
+from bridge.cleaning import CLEANINGS, UNCHANGED, clean
 from bridge.errors import OptionError
 from bridge.prompt import parse, plan
 from bridge.towers import TEXT_FAMILIES
@@ -38,6 +38,21 @@ def test_every_letter_came_from_somewhere(text: str, how: str) -> None:
     assert len(found.origins) == len(found.text)
     assert all(0 <= start < end <= len(text) for start, end in found.origins)
     assert found.origins == sorted(found.origins, key=lambda span: span[0])
+
+
+@settings(deadline=None)
+@given(st.text(st.characters(codec="ascii"), max_size=20), st.sampled_from(CLEANINGS))
+def test_what_counts_as_unchanged_is(text: str, how: str) -> None:
+    for each in (text, text.lower(), " ".join(text.lower().split())):
+        if UNCHANGED[how].fullmatch(each):
+            assert clean(each, how).text == each
+
+
+@pytest.mark.parametrize("how", CLEANINGS)
+def test_an_ordinary_prompt_counts_as_unchanged(how: str) -> None:
+    text = "a red apple, 4k" if how != "canonicalize" else "a red apple 4k"
+    assert UNCHANGED[how].fullmatch(text)
+    assert not UNCHANGED[how].fullmatch("a &amp; b")
 
 
 def test_letters_point_to_what_was_written() -> None:

@@ -13,7 +13,7 @@ from tiny_models import tiny_sd_pipeline, tiny_sdxl_pipeline
 import bridge
 from bridge.errors import PromptError
 from bridge.prompt import parse
-from bridge.prompt.schedule import first_step
+from bridge.prompt.prompt import first_step
 
 SAID = json.loads((Path(__file__).parent / "data" / "compel.json").read_text(encoding="utf-8"))
 PLACES = (0, 5, 30, -1)

@@ -61,16 +61,17 @@ def test_rooms_are_listed_before_they_load() -> None:
     assert not HEAVY & modules_after(code)
 
 
-@pytest.mark.parametrize("name", ["plan", "translate"])
+@pytest.mark.parametrize("name, file", [("plan", "token_plan"), ("translate", "translation")])
 @pytest.mark.parametrize("order", ["before", "after"])
-def test_a_function_of_a_module_s_name_stays_a_function(name: str, order: str) -> None:
-    """`bridge.prompt.plan` is the verb, whoever imports the module of that name, and when."""
-    steps = ["import bridge.prompt." + name, f"assert callable(bridge.prompt.{name})"]
+def test_a_function_beside_its_file_stays_a_function(name: str, file: str, order: str) -> None:
+    """`bridge.prompt.plan` is the verb, whoever imports the file that it is in, and when."""
+    steps = ["import bridge.prompt." + file, f"assert callable(bridge.prompt.{name})"]
     steps = ["import bridge", *(steps if order == "before" else reversed(steps))]
     modules_after("\n".join([*steps, f"assert callable(bridge.prompt.{name})"]))
 
 
-ROOMS = ["bridge.encoding", "bridge.diffusion", "bridge.lab", "bridge.towers", "bridge.vlm"]
+ROOMS = ["bridge.encoding", "bridge.diffusion", "bridge.lab", "bridge.prompt", "bridge.towers"]
+ROOMS += ["bridge.vlm"]
 
 
 @pytest.mark.parametrize("name", ["bridge", *ROOMS])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import sys
+import weakref
 from html.parser import HTMLParser
 from typing import Any
 
@@ -26,8 +28,8 @@ from bridge.prompt import (
     plan_many,
     plan_report,
 )
-from bridge.prompt.plan import MAX_WINDOWS
 from bridge.prompt.report import SHOWN_WINDOWS
+from bridge.prompt.token_plan import MAX_WINDOWS
 
 EOS_PADDED = tiny_clip_tokenizer()
 ZERO_PADDED = tiny_clip_tokenizer("!")
@@ -384,6 +386,41 @@ def test_a_script_in_a_prompt_is_escaped() -> None:
     html = as_it_is("<script>alert(1)</script>" * 20, [("one", EOS_PADDED)]).html()
     assert "<script" not in html
     assert "&lt;script" in html
+
+
+@pytest.mark.parametrize("dialect", ["plain", "a1111", "comfy"])
+def test_a_tokenizer_that_gains_words_is_read_anew(dialect: str) -> None:
+    """What is known of a tokenizer is kept between calls, but not longer than it holds."""
+    tokenizer = tiny_clip_tokenizer("!")
+    before = plan(parse("a <New> cat", dialect), tokenizer)
+    tokenizer.add_tokens(["<new>", "<new>_1"])
+    ids = tuple(tokenizer.convert_tokens_to_ids(["<new>", "<new>_1"]))
+    after = plan(parse("a <New> cat", dialect), tokenizer)
+    assert before.ids != after.ids
+    assert ids[0] in after.ids and (dialect != "plain" or set(ids) <= set(after.ids))
+    tokenizer.pad_token = tokenizer.eos_token
+    assert before.pad_id == 0
+    assert plan(parse("a cat", dialect), tokenizer).pad_id == tokenizer.eos_token_id
+
+
+def test_plans_keep_no_tokenizer_alive() -> None:
+    tokenizer = tiny_clip_tokenizer("!")
+    plan(parse("a <new> cat"), tokenizer)
+    gone = weakref.ref(tokenizer)
+    del tokenizer
+    gc.collect()
+    assert gone() is None
+
+
+def test_few_texts_and_many_are_tokenized_alike() -> None:
+    """Few go to the tokenizer's backend itself, if nothing is set there; many to the tokenizer."""
+    prompts = [plain(text) for text in HARD * 5]
+    together = plan_many(prompts, EOS_PADDED, split="hard")
+    assert together == tuple(plan(each, EOS_PADDED, split="hard") for each in prompts)
+    tokenizer = tiny_clip_tokenizer()
+    tokenizer.backend_tokenizer.enable_truncation(5)
+    tokenizer.backend_tokenizer.enable_padding(length=9)
+    assert plan_many(prompts[:3], tokenizer, split="hard") == together[:3]
 
 
 def test_the_work_grows_with_the_words_not_with_their_square() -> None:

@@ -17,10 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.errors import OptionError, PromptError
-from bridge.prompt.caret import caret
-from bridge.prompt.schedule import Part, first_step
-from bridge.prompt.syntax import DIALECTS, Prompt, Span, parse
-from bridge.prompt.tree import (
+from bridge.prompt.dialect import DIALECTS
+from bridge.prompt.prompt import Part, Prompt, first_step, parse
+from bridge.prompt.syntax import (
     Alternation,
     Blend,
     Branch,
@@ -29,7 +28,9 @@ from bridge.prompt.tree import (
     Group,
     Node,
     Schedule,
+    Span,
     Text,
+    caret,
     parts_of,
     sides_of,
     walk,

@@ -11,7 +11,8 @@ from tiny_models import tiny_clip_tokenizer
 
 from bridge.errors import PromptError
 from bridge.prompt import parse, plan, plan_report
-from bridge.prompt.loras import as_written, refuse_tags, take_tags
+from bridge.prompt.prompt import refuse_tags, take_tags
+from bridge.prompt.token_plan import as_written
 
 TOKENIZER = tiny_clip_tokenizer()
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from test_prompt import HARD, TEXTS, plain
 from tiny_t5 import tiny_t5_tokenizer
 
+from bridge.cleaning import lowered
 from bridge.errors import UnsupportedModelError
 from bridge.prompt import Reader, TokenPlan, parse, plan, plan_many
-from bridge.prompt.reader import lowered
 
 TOKENIZER = tiny_t5_tokenizer()
 UNTIMED = settings(deadline=None, max_examples=50)

@@ -91,8 +91,14 @@ def test_into_its_own_dialect_a_prompt_stays_as_it_is(dialect: str) -> None:
 def test_any_text_can_be_escaped(text: str) -> None:
     plain = parse(text, "plain")
     assert translate(plain, "comfy").losses == ()
-    # A1111's comments have no escape, so the loss of one is said.
-    assert bool(translate(plain, "a1111").losses) == ("#" in text)
+    losses = translate(plain, "a1111").losses
+    # A comment of the webui's begins wherever a "#" stands, and no escape is read before it.
+    assert {loss.kind for loss in losses} == ({"text"} if "#" in text else set())
+
+
+def test_a_comment_sign_cannot_be_written_for_the_webui() -> None:
+    found = translate(parse("a #1 cat", "plain"), "a1111")
+    assert [loss.kind for loss in found.losses] == ["text"]
 
 
 @pytest.mark.parametrize("old", DIALECTS)

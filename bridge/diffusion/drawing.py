@@ -31,7 +31,7 @@ from bridge.encoding.options import LaterTexts, TextOptions, read_call, takes
 from bridge.encoding.prompt_schedule import PromptSchedule, read_schedule
 from bridge.errors import NumbersError, OptionError, UnsupportedModelError
 from bridge.kept import kept
-from bridge.prompt.schedule import Rule
+from bridge.prompt.prompt import Rule
 from bridge.runtime import check_dtype, resolve_device, resolve_dtype
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from bridge.checks import did_you_mean, is_finite
 from bridge.errors import OptionError, quoted
 from bridge.files import stamp
 from bridge.kept import kept
-from bridge.prompt.caret import prompt_error
-from bridge.prompt.loras import Tagged
+from bridge.prompt.prompt import Tagged
+from bridge.prompt.syntax import prompt_error
 from bridge.towers import (
     Lora,
     TextualInversion,

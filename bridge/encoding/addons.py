@@ -10,7 +10,7 @@ from bridge.encoding.addon_inputs import AddOnInputs, LoraInput
 from bridge.errors import WeightsError
 from bridge.prompt import Dialect
 from bridge.prompt.inversion import Concept, with_words
-from bridge.prompt.loras import Tagged
+from bridge.prompt.prompt import Tagged
 from bridge.towers import LowRank, TextualInversion, TowerAddOns, misfit
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from bridge.encoding.conditioning import Conditioning, ConditioningReport
 from bridge.encoding.options import Call, Request, is_apart, repeated
 from bridge.encoding.planning import ParsedTexts
 from bridge.prompt import Flat, Prompt
-from bridge.prompt.schedule import first_step
-from bridge.prompt.tree import Branch, parts_of
+from bridge.prompt.prompt import first_step
+from bridge.prompt.syntax import Branch, parts_of
 
 Weights = tuple[tuple[float, ...], ...]
 """For each prompt the weights of its parts."""

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from bridge.prompt import Token, TokenPlan, Window
-from bridge.prompt.caret import prompt_error
+from bridge.prompt.syntax import prompt_error
 
 
 @dataclass(frozen=True)

@@ -52,8 +52,8 @@ from bridge.encoding.tower_pass import (
 from bridge.encoding.trace import Drift, traces_of, warn_of_drifts
 from bridge.errors import OptionError, PromptError, UnsupportedModelError
 from bridge.prompt import parse
-from bridge.prompt.loras import as_written
-from bridge.prompt.tree import parts_of
+from bridge.prompt.syntax import parts_of
+from bridge.prompt.token_plan import as_written
 from bridge.towers import Layer
 
 

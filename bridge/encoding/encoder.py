@@ -44,7 +44,7 @@ from bridge.encoding.regions import (
 from bridge.encoding.state_cache import DEFAULT_BYTES, CacheInfo
 from bridge.errors import OptionError, noted, warn
 from bridge.prompt import TokenReport, plan_report
-from bridge.prompt.schedule import Rule
+from bridge.prompt.prompt import Rule
 from bridge.runtime import check_dtype, resolve_device
 from bridge.towers.watch import is_repeatable, watched
 
@@ -174,7 +174,7 @@ class Encoder(AbstractContextManager["Encoder"]):
                 )
             ],
             dialect=call.rules.dialect.name,
-            split=call.rules.long_prompt.rule,
+            split=call.rules.long_prompt,
         )
 
     # ------------------------------------------------------------ what it owns

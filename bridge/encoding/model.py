@@ -30,7 +30,7 @@ from bridge.errors import OptionError, UnknownModelError, UnsupportedModelError,
 from bridge.files import read_json, stamp
 from bridge.kept import on_release
 from bridge.prompt import Reader
-from bridge.prompt.plan import check_tokenizer
+from bridge.prompt.token_plan import check_tokenizer
 from bridge.runtime import resolve_device
 from bridge.towers import (
     TEXT_TOWERS,

@@ -30,12 +30,19 @@ from bridge.prompt import (
     Prompt,
     check_paired,
     check_prompts,
-    dialect_of,
     parse,
 )
-from bridge.prompt.caret import prompt_error
-from bridge.prompt.loras import Tagged, refuse_tags, take_tags
-from bridge.prompt.tree import Alternation, Blend, Branch, Conjunction, Schedule, parts_of, walk
+from bridge.prompt.prompt import Tagged, refuse_tags, take_tags
+from bridge.prompt.syntax import (
+    Alternation,
+    Blend,
+    Branch,
+    Conjunction,
+    Schedule,
+    parts_of,
+    prompt_error,
+    walk,
+)
 from bridge.prompt.windows import RULES
 
 Texts = str | Sequence[str]
@@ -218,8 +225,7 @@ class TextRules:
         return prompt
 
     def _parsed(self, text: str, negative: bool) -> Prompt:
-        if self.dialect.has_tags:
-            refuse_tags(text)
+        refuse_tags(text, self.dialect.name)
         return parse(text, self.dialect.name, negative=negative)
 
 
@@ -542,7 +548,7 @@ def read_call(
 def is_apart(prompt: Prompt) -> bool:
     """Whether the noise predictions of its parts are to be summed. compel's ``.and()``, the other
     conjunction, sets their states end to end instead."""
-    return dialect_of(prompt.dialect).draws_parts_apart and isinstance(prompt.tree, Conjunction)
+    return DIALECTS[prompt.dialect].draws_parts_apart and isinstance(prompt.tree, Conjunction)
 
 
 def repeated(items: Sequence[Each], counts: Sequence[int]) -> tuple[Each, ...]:

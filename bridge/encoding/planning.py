@@ -49,8 +49,8 @@ from bridge.prompt import (
     parse,
     plan_many,
 )
-from bridge.prompt.schedule import first_step
-from bridge.prompt.tree import Branch
+from bridge.prompt.prompt import first_step
+from bridge.prompt.syntax import Branch
 
 Role = Literal["prompt", "negative_prompt"]
 Each = TypeVar("Each")
@@ -197,7 +197,7 @@ def plan_rows(model: TextModel, rules: TextRules, batch: Batch) -> tuple[Plans, 
                 [row.texts[at] for row in batch.rows],
                 replace(reader, clean=rules.clean),
                 use.component,
-                rules.long_prompt.rule,
+                rules.long_prompt,
                 raw=rules.dialect.pools_source and use.pooled and use.layer is not None,
             )
         )

@@ -16,7 +16,7 @@ from bridge.encoding.verbs import condition
 from bridge.files import filled_folder, home_path, stamp, write_whole
 from bridge.progress import OnProgress, Progress, unwatched
 from bridge.prompt import parse
-from bridge.prompt.loras import take_tags
+from bridge.prompt.prompt import take_tags
 
 
 @dataclass(frozen=True)

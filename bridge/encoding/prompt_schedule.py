@@ -1,7 +1,7 @@
 """Prompts that change from step to step: encoded at once, swapped at the steps' borders.
 
 stable-diffusion-webui's prompt editing (``[cat:dog:0.5]``) and alternation (``[cat|dog]``) are
-compiled to intervals of steps (``bridge.prompt.schedule``); each interval's prompt is encoded, all
+compiled to intervals of steps (``bridge.prompt.intervals``); each interval's prompt is encoded, all
 in one pass a tower. As in the web UI, what is counted are calls of the model: a live pipeline whose
 solver calls it twice a step (Heun, KDPM2) has twice as many as steps. A diffusers pipeline swaps
 the prompts through its own ``callback_on_step_end``, between two calls, so that a change falls
@@ -27,7 +27,7 @@ from bridge.encoding.pipeline_state import call_of_run, is_guided
 from bridge.encoding.planning import ParsedTexts
 from bridge.errors import OptionError
 from bridge.prompt import Prompt
-from bridge.prompt.schedule import Rule, at_step, check_run, last_steps
+from bridge.prompt.prompt import Rule, at_step, check_run, last_steps
 
 OnStepEnd = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
 

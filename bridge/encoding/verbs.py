@@ -17,7 +17,7 @@ from bridge.encoding.encoder import kept_encoder, read_regions, split_options
 from bridge.encoding.options import EncodeOptions, Texts, read_call, takes
 from bridge.encoding.prompt_schedule import PromptSchedule, read_schedule
 from bridge.encoding.regions import Region, RegionalConditioning
-from bridge.prompt.schedule import Rule
+from bridge.prompt.prompt import Rule
 
 
 @takes(EncodeOptions)

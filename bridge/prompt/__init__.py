@@ -5,15 +5,22 @@ of a run, ``translate`` writes it in another dialect. ``plan`` gives one tower's
 place in the source, and ``plan_report`` shows what becomes of a prompt.
 """
 
-from bridge.prompt.check import check_paired, check_prompts, check_text
 from bridge.prompt.dialect import DIALECTS, Dialect, dialect_of
-from bridge.prompt.normalise import NORMALISATIONS, normalised
-from bridge.prompt.plan import Token, TokenPlan, TruncationWarning, Window, plan, plan_many
-from bridge.prompt.reader import Reader
+from bridge.prompt.prompt import Flat, Interval, Part, Prompt, at_step, intervals, parse
 from bridge.prompt.report import TokenReport, TokenRow, TowerReport, plan_report, report_of
-from bridge.prompt.schedule import Flat, Interval, Part, at_step, intervals
-from bridge.prompt.syntax import Prompt, Span, parse
-from bridge.prompt.translate import Loss, Translation, translate
+from bridge.prompt.syntax import Span, check_paired, check_prompts, check_text
+from bridge.prompt.token_plan import (
+    NORMALISATIONS,
+    Reader,
+    Token,
+    TokenPlan,
+    TruncationWarning,
+    Window,
+    normalised,
+    plan,
+    plan_many,
+)
+from bridge.prompt.translation import Loss, Translation, translate
 from bridge.prompt.wildcards import expand
 from bridge.prompt.windows import LONG_PROMPTS, LongPrompt
 

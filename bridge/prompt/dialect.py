@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from bridge.errors import OptionError
 from bridge.prompt.dialects import a1111, comfy, compel, plain
-from bridge.prompt.spans import Span
-from bridge.prompt.tree import Branch, Choose, Tree
+from bridge.prompt.dialects.a1111_tags import LoraTag, find_tags
+from bridge.prompt.syntax import Branch, Choose, Span, Tree, Written
+
+FindTags: TypeAlias = Callable[[str], tuple[tuple[LoraTag, ...], tuple[tuple[int, int], ...]]]
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,17 @@ class Dialect:
         name: its name.
         parse: text, and whether it is a negative prompt, to a tree.
         spans: a part of the tree, the text and a choice of edits to flat weighted text.
+        write: parts of flat weighted text, and how they go together (``Flat.kind``), to a text that
+            reads so. Not every text can be written in every dialect (compel cannot weigh ``c++``),
+            so a caller that must know reads the result back.
         emphasis: its tool's formula, a name of ``bridge.encoding.EMPHASES``.
         long_prompt: its tool's way with long prompts, a name of ``bridge.prompt.LONG_PROMPTS``.
         align: how its tool brings prompts and negatives to one length
             (``bridge.encoding.joining``).
         skips_negative: whether clip skip acts on the negative as on the prompt (all but diffusers).
-        has_tags: whether ``<lora:name:0.8>`` is a tag, and ``# ...`` a comment.
+        find_tags: the LoRA tags of a text (``<lora:name:0.8>``) and the places of all tags; None
+            where nothing is a tag.
+        has_parts: whether several prompts can be written as one, each with its weight.
         draws_parts_apart: whether ``AND`` adds up noise predictions, each part drawn apart; else
             the parts' states are joined.
         inversions: how textual inversions are found: taught to the tokenizer as ``words``; as
@@ -47,11 +54,13 @@ class Dialect:
     name: str
     parse: Callable[[str, bool], Tree]
     spans: Callable[[Branch, str, Choose], tuple[Span, ...]]
+    write: Callable[[Written, str], str]
     emphasis: str = "none"
     long_prompt: str = "truncate"
     align: Literal["repeat", "empty"] = "empty"
     skips_negative: bool = False
-    has_tags: bool = False
+    find_tags: FindTags | None = None
+    has_parts: bool = False
     draws_parts_apart: bool = False
     inversions: Literal["words", "runs", "marked"] = "words"
     padding_is_text: bool = False
@@ -60,18 +69,25 @@ class Dialect:
     fills_absent: bool = True
     empty_negative: Literal["pipeline", "zeros", "encoded"] = "pipeline"
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether its grammar weighs words."""
+        return self.emphasis != "none"
+
 
 _ALL = (
-    Dialect("plain", plain.parse, plain.spans),
+    Dialect("plain", plain.parse, plain.spans, plain.write),
     Dialect(
         "a1111",
         a1111.parse,
         a1111.spans,
+        a1111.write,
         emphasis="a1111",
         long_prompt="a1111",
         align="repeat",
         skips_negative=True,
-        has_tags=True,
+        find_tags=find_tags,
+        has_parts=True,
         draws_parts_apart=True,
         inversions="runs",
         padding_is_text=True,
@@ -82,6 +98,7 @@ _ALL = (
         "comfy",
         comfy.parse,
         comfy.spans,
+        comfy.write,
         emphasis="comfy",
         long_prompt="comfy",
         align="repeat",
@@ -95,19 +112,27 @@ _ALL = (
         "compel",
         compel.parse,
         compel.spans,
+        compel.write,
         emphasis="compel",
         long_prompt="compel",
+        has_parts=True,
         skips_negative=True,
         pools_source=True,
     ),
 )
 
-DIALECTS = {each.name: each for each in _ALL}
-"""The dialects by name."""
+
+class _Dialects(dict[str, Dialect]):
+    """The dialects by name; one that does not exist is an OptionError."""
+
+    def __missing__(self, name: str) -> Dialect:
+        raise OptionError(f"No prompt dialect {name!r}; there is: {', '.join(self)}.")
+
+
+DIALECTS = _Dialects((each.name, each) for each in _ALL)
+"""The dialects by name; ``DIALECTS[name]`` raises OptionError where there is none."""
 
 
 def dialect_of(name: str) -> Dialect:
     """The dialect of a name. Raises OptionError."""
-    if name not in DIALECTS:
-        raise OptionError(f"No prompt dialect {name!r}; there is: {', '.join(DIALECTS)}.")
     return DIALECTS[name]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -24,8 +24,9 @@ from bridge.cleaning import Origins
 from bridge.errors import OptionError
 from bridge.kept import kept
 
-_MARK = "embedding:"
-_MARKS = re.compile(rf"(?<=\s)(?={_MARK})")
+MARK = "embedding:"
+"""What ComfyUI writes before a name."""
+_MARKS = re.compile(rf"(?<=\s)(?={MARK})")
 _NAME_END = re.compile(r"[\s<\[]")
 # ComfyUI names files; a name with its ending is the same file.
 _ENDINGS = (".safetensors", ".pt", ".bin")
@@ -67,11 +68,11 @@ def marked(
     """
     cuts = [0, *(mark.start() for mark in _MARKS.finditer(text)), len(text)]
     for a, b in pairwise(cuts):
-        if not text.startswith(_MARK, a, b):
+        if not text.startswith(MARK, a, b):
             if a < b:
                 yield text[a:b], origins[a:b], None
             continue
-        start = a + len(_MARK)
+        start = a + len(MARK)
         while start < b and text[start].isspace():
             start += 1
         found = _NAME_END.search(text, start, b)
@@ -109,34 +110,33 @@ def runs(
             at += 1
 
 
-def spell_out(text: str, tokenizer: Any) -> tuple[str, Origins | None]:
-    """``text`` with multi-vector words spelt out, and where each character came from.
+def spell_out(text: str, origins: Origins, several: dict[str, list[str]]) -> tuple[str, Origins]:
+    """``text`` with words of several vectors spelt out, and where its characters came from.
 
-    The second value is None where nothing was replaced, which is the usual case.
+    Args:
+        text: a piece of a prompt.
+        origins: where its characters stand in the source.
+        several: as ``several_vectors`` finds them.
     """
-    vectors = _vectors(tokenizer)
-    if not vectors:
-        return text, None
-    # Longest first, so that one concept's name inside another's does not win. CLIP's tokenizer
-    # reads <Cat> as <cat>, of which diffusers then gives the model the first vector alone.
-    longest = sorted(vectors, key=len, reverse=True)
-    pattern = re.compile("|".join(map(re.escape, longest)), re.IGNORECASE | re.ASCII)
-    if pattern.search(text) is None:
-        return text, None
-    lower = {word.lower(): names for word, names in vectors.items()}
+    lower = {word.lower(): names for word, names in several.items()}
     pieces: list[str] = []
-    origins: Origins = []
+    places: Origins = []
     at = 0
-    for match in pattern.finditer(text):
-        pieces.append(text[at : match.start()])
-        origins += [(i, i + 1) for i in range(at, match.start())]
-        words = " ".join(vectors.get(match.group()) or lower[match.group().lower()])
-        pieces.append(words)
-        origins += [match.span()] * len(words)
+    for match in words_pattern(several, re.ASCII).finditer(text):
+        words = " ".join(several.get(match.group()) or lower[match.group().lower()])
+        pieces += text[at : match.start()], words
+        places += origins[at : match.start()]
+        places += [(origins[match.start()][0], origins[match.end() - 1][1])] * len(words)
         at = match.end()
-    pieces.append(text[at:])
-    origins += [(i, i + 1) for i in range(at, len(text))]
-    return "".join(pieces), origins
+    return "".join([*pieces, text[at:]]), [*places, *origins[at:]]
+
+
+def words_pattern(words: Iterable[str], flags: re.RegexFlag = re.NOFLAG) -> re.Pattern[str]:
+    """What finds words in a text, the longest first, so that one concept's name inside another's
+    does not win. CLIP's tokenizer reads <Cat> as <cat>, of which diffusers then gives the model the
+    first vector alone."""
+    longest = sorted(words, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest)), re.IGNORECASE | flags)
 
 
 def with_words(tokenizer: Any, words: tuple[tuple[str, int], ...]) -> tuple[Any, tuple[int, ...]]:
@@ -183,7 +183,7 @@ def vector_names(word: str, count: int) -> list[str]:
     return [word, *(f"{word}_{i}" for i in range(1, count))]
 
 
-def _vectors(tokenizer: Any) -> dict[str, list[str]]:
+def several_vectors(tokenizer: Any) -> dict[str, list[str]]:
     """Concepts of more than one vector and the added tokens that make them up."""
     added = tokenizer.added_tokens_encoder
     found: dict[str, list[str]] = {}
@@ -196,14 +196,14 @@ def _vectors(tokenizer: Any) -> dict[str, list[str]]:
     return found
 
 
-def vectors_of(tokenizer: Any) -> list[Concept]:
+def taught_words(tokenizer: Any) -> tuple[Concept, ...]:
     """The words that a tokenizer has been taught, of one vector or several."""
-    several = _vectors(tokenizer)
+    several = several_vectors(tokenizer)
     followers = {name for names in several.values() for name in names[1:]}
     special = set(tokenizer.all_special_tokens)
     ids = tokenizer.added_tokens_encoder
-    return [
+    return tuple(
         Concept(word, tuple(ids[name] for name in several.get(word, [word])))
         for word in ids
         if word not in special and word not in followers
-    ]
+    )

@@ -14,12 +14,9 @@ from itertools import groupby
 from typing import Any
 
 from bridge.markup import Markup, fill, joined
-from bridge.prompt.loras import as_written, take_tags
-from bridge.prompt.plan import Token, TokenPlan, Window, plan_many
-from bridge.prompt.schedule import Part, Rule, intervals
-from bridge.prompt.spans import Span
-from bridge.prompt.syntax import Prompt, parse
-from bridge.prompt.windows import Rule as SplitRule
+from bridge.prompt.prompt import Part, Prompt, Rule, intervals, parse, take_tags
+from bridge.prompt.syntax import Span
+from bridge.prompt.token_plan import Split, Token, TokenPlan, Window, as_written, plan_many
 
 # How much of a cut-off text is quoted; to_dict() has all of it.
 _QUOTED = 200
@@ -49,6 +46,11 @@ class TokenRow:
     weight: float = 1.0
     window: int = 0
 
+    def to_dict(self) -> dict[str, Any]:
+        """As ``TokenReport.to_dict``."""
+        span = {"text": self.text, "id": self.id, "span": [self.start, self.end]}
+        return span | {"special": self.special, "weight": self.weight, "window": self.window}
+
 
 @dataclass(frozen=True)
 class TowerReport:
@@ -76,6 +78,16 @@ class TowerReport:
     def label(self) -> str:
         """``part`` and ``when``."""
         return ", ".join(filter(None, (self.part, self.when)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As ``TokenReport.to_dict``."""
+        names = ("name", "when", "part", "used", "limit", "windows", "cut", "cut_tokens")
+        cleaned = [list(change) for change in self.cleaned]
+        tokens = [row.to_dict() for row in self.rows]
+        return {name: getattr(self, name) for name in names} | {
+            "cleaned": cleaned,
+            "tokens": tokens,
+        }
 
 
 @dataclass(frozen=True)
@@ -108,41 +120,14 @@ class TokenReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain lists, dicts, strings and numbers, ready for JSON."""
-        return {
-            "prompt": self.prompt,
-            "towers": [
-                {
-                    "name": t.name,
-                    "when": t.when,
-                    "part": t.part,
-                    "used": t.used,
-                    "limit": t.limit,
-                    "windows": t.windows,
-                    "cut": t.cut,
-                    "cut_tokens": t.cut_tokens,
-                    "cleaned": [list(change) for change in t.cleaned],
-                    "tokens": [
-                        {
-                            "text": r.text,
-                            "id": r.id,
-                            "span": [r.start, r.end],
-                            "special": r.special,
-                            "weight": r.weight,
-                            "window": r.window,
-                        }
-                        for r in t.rows
-                    ],
-                }
-                for t in self.towers
-            ],
-        }
+        return {"prompt": self.prompt, "towers": [tower.to_dict() for tower in self.towers]}
 
 
 def plan_report(
     prompt: str,
     tokenizers: Sequence[tuple[str, Any]],
     dialect: str = "a1111",
-    split: str | SplitRule | None = "comma",
+    split: Split = "comma",
     steps: int = 20,
     rule: Rule = "new",
 ) -> TokenReport:

@@ -24,8 +24,7 @@ from pathlib import Path
 from bridge.checks import did_you_mean
 from bridge.errors import PromptError
 from bridge.files import read_text
-from bridge.prompt.caret import prompt_error
-from bridge.prompt.check import check_text
+from bridge.prompt.syntax import check_text, prompt_error
 
 # Every pattern looks at a bounded stretch, or `_expand` remembers what it found: options are read
 # again at each brace around them.

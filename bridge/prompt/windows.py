@@ -161,9 +161,7 @@ class LongPrompt:
     @property
     def rule(self) -> Rule | None:
         """The rule that ``split`` names."""
-        if self.split == "comma":
-            return partial(comma, backtrack=self.backtrack)
-        return None if self.split is None else RULES[self.split]
+        return None if self.split is None else rule_of(self)
 
 
 LONG_PROMPTS = {
@@ -180,6 +178,15 @@ stable-diffusion-webui, ComfyUI, compel's ``CompelForSD`` and ``CompelForSDXL``,
 and its last pooled state, the community pipeline lpw_stable_diffusion with
 ``no_boseos_middle=True`` (its default keeps BOS and EOS of each window, as ``LongPrompt("hard")``);
 ``average`` keeps the sequence at one window's length."""
+
+
+def rule_of(split: str | LongPrompt | Rule) -> Rule:
+    """A rule by its name or by the ``LongPrompt`` that has it."""
+    if isinstance(split, LongPrompt):
+        comma_back = partial(comma, backtrack=split.backtrack)
+        return comma_back if split.split == "comma" else RULES[str(split.split)]
+    return RULES[split] if isinstance(split, str) else split
+
 
 T = TypeVar("T")
 

@@ -31,9 +31,8 @@ from bridge.prompt import (
     plan_report,
     translate,
 )
-from bridge.prompt.loras import take_tags
 from bridge.prompt.parameters import parse_parameters
-from bridge.prompt.schedule import first_step
+from bridge.prompt.prompt import first_step, take_tags
 from bridge.vlm.chat import check_no_special_tokens, checked_turns, read_messages
 
 ROW = "prompts that end in a traceback, hang or fail the round trip"

@@ -20,7 +20,7 @@ from tiny_models import tiny_sd_pipeline, tiny_sdxl_pipeline
 import bridge
 from bridge.errors import PromptError
 from bridge.prompt import parse
-from bridge.prompt.schedule import first_step
+from bridge.prompt.prompt import first_step
 
 TOLERANCE = 1e-5
 Parts = list[tuple[float, list[tuple[str, float]]]]

@@ -21,9 +21,9 @@ from bridge.lab.variants.words import (
     split_words,
     value_of,
 )
-from bridge.prompt import parse
-from bridge.prompt.loras import refuse_tags
-from bridge.prompt.write import Window, write_a1111, write_comfy, write_compel
+from bridge.prompt import DIALECTS, parse
+from bridge.prompt.prompt import refuse_tags
+from bridge.prompt.syntax import Runs
 
 # Past this an operation says nothing new, and a prompt of a thousand words would flood.
 _MOST_SWAPS, _MOST_PAIRS, _MOST_LENGTHS, _MOST_WORDS = 8, 10, 8, 4
@@ -353,17 +353,17 @@ def emphasis(prompt: str, settings: Settings) -> Iterator[tuple[str, str, str]]:
                     yield text, f"{words.words[at]} × {weight:g}, {dialect}", dialect
 
 
-def _written(window: Window) -> Iterator[tuple[str, str]]:
-    yield "a1111", write_a1111([([window], 1.0)])
-    yield "comfy", write_comfy([window])
-    yield "compel", write_compel(window)
+def _written(window: Runs) -> Iterator[tuple[str, str]]:
+    """The window as each dialect that has weights writes it."""
+    for name, dialect in DIALECTS.items():
+        if dialect.has_weights:
+            yield name, dialect.write([([window], 1.0)], "one")
 
 
-def _reads_back(text: str, dialect: str, window: Window) -> bool:
+def _reads_back(text: str, dialect: str, window: Runs) -> bool:
     """Whether the dialect reads the same characters at the same weights; blanks do not count."""
     try:
-        if dialect == "a1111":
-            refuse_tags(text)
+        refuse_tags(text, dialect)
         spans = parse(text, dialect).spans
     except PromptError:
         return False
@@ -371,5 +371,5 @@ def _reads_back(text: str, dialect: str, window: Window) -> bool:
     return not any(span.breaks for span in spans) and _characters(read) == _characters(window)
 
 
-def _characters(runs: Window) -> list[tuple[str, float]]:
+def _characters(runs: Runs) -> list[tuple[str, float]]:
     return [(c, round(weight, 6)) for text, weight in runs for c in text if not c.isspace()]

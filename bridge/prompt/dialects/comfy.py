@@ -21,13 +21,25 @@ import re
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from bridge.prompt.caret import prompt_error
-from bridge.prompt.spans import Span, SpanList
-from bridge.prompt.tree import Branch, Choose, Group, Node, Text, texts, walk
+from bridge.prompt.syntax import (
+    Branch,
+    Choose,
+    Group,
+    Node,
+    Span,
+    SpanList,
+    Text,
+    Written,
+    prompt_error,
+    texts,
+    walk,
+    written_number,
+)
 
 _BRACKET = re.compile(r"(?<!\\)[()]")
 # Escaped brackets lose their backslash.
 _ESCAPE = re.compile(r"\\(?=[()])")
+_SPECIAL = re.compile(r"[()]")
 
 
 @dataclass
@@ -86,6 +98,18 @@ def spans(part: Branch, source: str, choose: Choose) -> tuple[Span, ...]:
         if isinstance(node, Text):
             found.add(node.start, node.end, weight, node.glued)
     return found.done()
+
+
+def write(parts: Written, kind: str) -> str:
+    """Runs as ``(text:weight)``, a space between windows; parts lose their own weights."""
+    return " ".join("".join(map(_written_run, window)) for part, _ in parts for window in part)
+
+
+def _written_run(run: tuple[str, float]) -> str:
+    text = _SPECIAL.sub(r"\\\g<0>", run[0])
+    shown = written_number(run[1])
+    # A backslash at the end would escape the next bracket.
+    return text if shown == "1" and not text.endswith("\\") else f"({text}:{shown})"
 
 
 def _pairs(brackets: list[tuple[int, str]]) -> tuple[list[int], dict[int, int]]:

@@ -15,40 +15,61 @@ Facts from compel 2.5.1, ``prompt_parser.py``:
   are the same; the replacement is for a pipeline that controls cross-attention, which diffusers'
   are not. A ``.swap()`` in another or in a ``.blend()`` is an error.
 - ``withLora()`` changes the network, not the text: it is refused here.
+- Words, numbers, operators and options follow ``build_parser_syntax`` and the whitespace rules of
+  pyparsing 3.3 that it rests on: space, tab and newlines may stand before any element.
 """
 
 from __future__ import annotations
 
 import math
 import re
-import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from bridge.errors import quoted
-from bridge.prompt.caret import prompt_error
-from bridge.prompt.dialects.compel_words import Option, Words
-from bridge.prompt.spans import Span, SpanList
-from bridge.prompt.tree import (
+from bridge.errors import quoted, warn
+from bridge.prompt.syntax import (
     Blend,
     Branch,
     Choose,
     Conjunction,
     Group,
     Node,
+    Runs,
+    Span,
+    SpanList,
     Swap,
     Text,
     Tree,
+    Written,
     parts_of,
+    prompt_error,
     walk,
+    written_number,
 )
 
+_BLANK = " \t\n\r"
+# Python's string.whitespace ends a word, though a vertical tab or a form feed begins nothing.
+_SPACE = r" \t\n\r\v\f"
+_NUMBER_PATTERN = r"(?:[+-]?(?:\d+\.\d*|\.\d+)|-?[0-9]+)"
+_BLANKS = re.compile(f"[{_BLANK}]*")
+# A word: escapes; a sign with an ordinary character after it; any other character.
+_WORD = re.compile(rf"""\\[()",.+\-=]|[+-](?![{_BLANK}()",.+\-=]|\Z)|[^{_SPACE}()",.+\-=]""")
+_RUN = re.compile(r"\++|-+")
+_NUMBER = re.compile(_NUMBER_PATTERN)
+_KEYWORD = re.compile(r"[A-Za-z0-9_-]+")
+_FREE = re.compile(f"[^{_SPACE},]*,?")  # to a comma, with it
+_LORA = re.compile(
+    rf"(?:useLora|withLora)[{_BLANK}]*\([{_BLANK}]*[A-Za-z0-9_-]+[{_BLANK}]*"
+    rf"(?:,[{_BLANK}]*{_NUMBER_PATTERN}[{_BLANK}]*)?\)"
+)
 _COMMA = re.compile(r",(\S)")
 # From a run's beginning on: else a run of N that escapes nothing would be tried N times.
 _ESCAPE = re.compile(r'(?<!\\)\\+(?=[()"])')
 _QUOTE_END = re.compile(r'\\"|["\n\r]')
 # Inside quotes pyparsing turns these two characters into one blank.
 _BLANK_ESCAPE = re.compile(r"\\([tnfr])")
-_BLANKS = {"t": "\t", "n": "\n", "f": "\f", "r": "\r"}
+_SPECIAL = re.compile(r'[()"]')
+_BLANK_OF = {"t": "\t", "n": "\n", "f": "\f", "r": "\r"}
 
 
 def parse(source: str, negative: bool = False) -> Tree:
@@ -65,10 +86,10 @@ def parse(source: str, negative: bool = False) -> Tree:
     reader = _Reader(source, 0, source, parted)
     tree = reader.combination() or Branch(reader.prompt(), 0, len(source))
     if any(_swap_in(part.children) for part in parts_of(tree)):
-        warnings.warn(
+        warn(
+            UserWarning,
             "Of a .swap() only the original is read, as by compel's CompelForSD; the replacement "
             "needs a pipeline that controls cross-attention.",
-            stacklevel=3,
         )
     return tree
 
@@ -88,6 +109,64 @@ def spans(part: Branch, source: str, choose: Choose) -> tuple[Span, ...]:
                 found.add(start, end, weight, joined)
                 joined = True
     return found.done()
+
+
+def write(parts: Written, kind: str) -> str:
+    """One prompt: words, and ``(words)weight``; several: ``("a", "b").and(0.5, 1)``."""
+    prompts = [(window, weight) for windows, weight in parts for window in windows]
+    if len(prompts) == 1 and prompts[0][1] == 1.0:
+        return _written(prompts[0][0])
+    shown_parts = []
+    for window, _ in prompts:
+        text = _written(window)
+        # A backslash at the end would escape the quote.
+        shown_parts.append(f'"{text} "' if text.endswith("\\") else f'"{text}"')
+    weights = [written_number(weight) for _, weight in prompts]
+    shown = "" if set(weights) == {"1"} else ", ".join(weights)
+    return f"({', '.join(shown_parts)}).and({shown})"
+
+
+def _written(window: Runs) -> str:
+    return " ".join(piece for run in window for piece in _written_run(*run))
+
+
+def _written_run(text: str, weight: float) -> Iterator[str]:
+    """The words of a run; those that brackets can hold are in brackets if they have a weight."""
+    shown = written_number(max(weight, 0.0))
+    held: list[str] = []
+    for word in text.split():
+        escaped = _SPECIAL.sub(r"\\\g<0>", word)
+        if shown != "1" and _fits_brackets(escaped):
+            held.append(escaped)
+            continue
+        if held:
+            yield f"({' '.join(held)}){shown}"
+            held = []
+        yield from _loose(escaped)
+    if held:
+        yield f"({' '.join(held)}){shown}"
+
+
+def _loose(word: str) -> tuple[str, ...]:
+    """A word at weight 1: signs behind its first part would weigh that, so they stand apart."""
+    end = _Words(word, 0, frozenset()).word(0)
+    if 0 < end < len(word) and word[end] in "+-":
+        return word[:end], word[end:]
+    return (word,)
+
+
+def _fits_brackets(word: str) -> bool:
+    """Whether compel reads a word inside brackets as the text that it is."""
+    words = _Words(word, 0, frozenset())
+    at = 0
+    while at < len(word):
+        end = words.word(at)
+        if end > at and word[end : end + 1] in ("+", "-"):
+            return False
+        if end == at and word[at] not in ",.":
+            return False
+        at = max(end, at + 1)
+    return True
 
 
 def _runs(part: Branch) -> Iterator[tuple[list[Text], float]]:
@@ -121,7 +200,109 @@ def _swap_in(children: tuple[Node, ...]) -> Swap | None:
     return next((node for node, _ in walk(children) if isinstance(node, Swap)), None)
 
 
-class _Reader:
+@dataclass(frozen=True)
+class _Option:
+    """An option of an operator: its number or name (its value dropped), at ``start:end``."""
+
+    text: str
+    start: int
+    end: int
+
+
+class _Words:
+    """Reads the words of ``text``, which begins at ``base`` of the prompt.
+
+    compel writes a space after each comma that has none, before all else. ``parted`` has the
+    places in the prompt where it does so: they part words here too, although no space is there.
+    """
+
+    def __init__(self, text: str, base: int, parted: frozenset[int]) -> None:
+        self.text = text
+        self._base = base
+        self._parted = parted
+
+    def blank(self, at: int) -> int:
+        """Where the blanks at ``at`` end."""
+        found = _BLANKS.match(self.text, at)
+        return at if found is None else found.end()
+
+    def literal(self, wanted: str, at: int | None) -> int | None:
+        """Where ``wanted`` ends, blanks before it allowed; None if something else stands there."""
+        if at is None:
+            return None
+        at = self.blank(at)
+        return at + len(wanted) if self.text.startswith(wanted, at) else None
+
+    def word(self, at: int) -> int:
+        """Where the word at ``at`` ends; ``at`` itself if none begins there."""
+        start = at
+        while at == start or self._base + at not in self._parted:
+            unit = _WORD.match(self.text, at)
+            if unit is None:
+                break
+            at = unit.end()
+        return at
+
+    def free(self, at: int) -> int:
+        """Where the characters up to the next space end, whatever they are."""
+        while (found := _FREE.match(self.text, at)) and found.end() > at:
+            at = found.end()
+            if self._base + at in self._parted and self.text[at - 1] == ",":
+                break
+        return at
+
+    def strength(self, at: int, numbers: bool) -> tuple[float, int] | None:
+        """The weight at ``at`` and its end: pluses, minuses or, if allowed, a number."""
+        run = _RUN.match(self.text, at)
+        if run is not None:
+            return _power(run.group()), run.end()
+        number = _NUMBER.match(self.text, at) if numbers else None
+        return None if number is None else (float(number.group()), number.end())
+
+    def attached(self, at: int, numbers: bool) -> tuple[float, int] | None:
+        """As ``strength``, of a target that ends at ``at``: nothing may part them."""
+        return None if self._base + at in self._parted else self.strength(at, numbers)
+
+    def lora(self, at: int) -> int | None:
+        """Where a ``withLora(name, weight)`` ends."""
+        found = _LORA.match(self.text, at)
+        return None if found is None else found.end()
+
+    def options(self, at: int) -> tuple[list[_Option], int]:
+        """The options at ``at`` (``0.6, no_normalize``) and where they end."""
+        found: list[_Option] = []
+        after = at
+        start = self.blank(at)
+        while (option := self._option(start)) is not None:
+            found.append(option[0])
+            after = option[1]
+            comma = self.literal(",", after)
+            if comma is None:
+                break
+            start = self.blank(comma)
+        return found, after
+
+    def _option(self, at: int) -> tuple[_Option, int] | None:
+        name = _KEYWORD.match(self.text, at)
+        equals = None if name is None else self.literal("=", name.end())
+        if name is not None and equals is not None:
+            value = self.blank(equals)
+            found = _NUMBER.match(self.text, value) or _KEYWORD.match(self.text, value)
+            if found is not None:
+                return _Option(name.group(), *name.span()), found.end()
+        plain = _NUMBER.match(self.text, at) or name
+        return None if plain is None else (_Option(plain.group(), *plain.span()), plain.end())
+
+
+def _power(run: str) -> float:
+    """``+`` is 1.1 each, ``-`` is 0.9 each; infinite where Python's floats end."""
+    try:
+        return (1.1 if run[0] == "+" else 0.9) ** len(run)
+    except OverflowError:
+        return math.inf
+
+
+class _Reader(_Words):
     """Reads a prompt, or the inside of quotes in one; ``text`` begins at ``base`` of ``source``.
 
     What was found at each bracket and quote is remembered (None: the grammar cannot read it), for
@@ -129,9 +310,8 @@ class _Reader:
     """
 
     def __init__(self, text: str, base: int, source: str, parted: frozenset[int]) -> None:
-        self._text, self._base = text, base
-        self._source, self._parted = source, parted
-        self._words = Words(text, base, parted)
+        super().__init__(text, base, parted)
+        self._source = source
         self._groups: dict[int, tuple[Group, int] | None] = {}
         self._quotes: dict[int, tuple[Group, int] | None] = {}
         self._swapping = False
@@ -139,22 +319,22 @@ class _Reader:
     def combination(self) -> Conjunction | Blend | None:
         """The whole text as ``(…).and(…)`` or ``(…).blend(…)``; None if it is neither."""
         parts: list[Branch] = []
-        at = self._words.literal("(", 0)
+        at = self.literal("(", 0)
         while at is not None:
-            part = self._part(self._words.blank(at))
+            part = self._part(self.blank(at))
             if part is None:
                 return None
             parts.append(part)
-            at = self._words.literal(",", part.end)
+            at = self.literal(",", part.end)
         if not parts:
             return None
-        closing = self._words.literal(")", parts[-1].end)
+        closing = self.literal(")", parts[-1].end)
         for name in (".and", ".add", ".blend"):
-            at = self._words.literal("(", self._words.literal(name, closing))
+            at = self.literal("(", self.literal(name, closing))
             if at is None:
                 continue
-            options, after = self._words.options(at)
-            end = self._words.literal(")", after)
+            options, after = self.options(at)
+            end = self.literal(")", after)
             if end is None:
                 return None
             return self._combined(name, tuple(parts), options, at, end)
@@ -163,18 +343,18 @@ class _Reader:
     def prompt(self) -> tuple[Node, ...]:
         """The whole text by the rule for prompts, which takes as text what is out of order."""
         children: list[Node] = []
-        at = self._words.blank(0)
-        while at < len(self._text):
+        at = self.blank(0)
+        while at < len(self.text):
             self._refuse_lora(at)
             target = self._target(at)
-            word = self._words.word(at)
+            word = self.word(at)
             if target is not None:
                 at = self._operated(target, children)
             elif word > at and (operated := self._operated_word(at, word)) is not None:
                 children.append(operated[0])
                 at = operated[1]
             else:
-                end = self._words.free(at)
+                end = self.free(at)
                 if end == at:
                     raise prompt_error(
                         "compel cannot read a vertical tab or a form feed; write a space.",
@@ -182,7 +362,7 @@ class _Reader:
                     )  # fmt: skip
                 children.append(self._piece(at, end))
                 at = end
-            at = self._words.blank(at)
+            at = self.blank(at)
         return tuple(children)
 
     def _fragment(self, first: int | None = None) -> tuple[Group, int] | None:
@@ -190,8 +370,8 @@ class _Reader:
         stack: list[tuple[int | None, list[Node]]] = [(first, [])]
         at = 0 if first is None else first + 1
         while True:
-            at = self._words.blank(at)
-            char = self._text[at : at + 1]
+            at = self.blank(at)
+            char = self.text[at : at + 1]
             opening, children = stack[-1]
             if char == "(" and at not in self._groups:
                 stack.append((at, []))
@@ -220,21 +400,21 @@ class _Reader:
         target = self._target(at)
         if target is not None:
             return self._operated(target, children)
-        word = self._words.word(at)
+        word = self.word(at)
         if word > at:
             operated = self._operated_word(at, word) or (self._piece(at, word), word)
             children.append(operated[0])
             return operated[1]
-        if self._text.startswith(marks, at):
+        if self.text.startswith(marks, at):
             children.append(self._piece(at, at + 1))
             return at + 1
         return None
 
     def _target(self, at: int) -> tuple[Group, int] | None:
         """The brackets or quotes at ``at``, without their operator."""
-        if self._text.startswith("(", at):
+        if self.text.startswith("(", at):
             return self._groups[at] if at in self._groups else self._fragment(at)
-        if self._text.startswith('"', at):
+        if self.text.startswith('"', at):
             if at not in self._quotes:
                 self._quotes[at] = self._quote(at)
             return self._quotes[at]
@@ -244,7 +424,7 @@ class _Reader:
         close = self._quote_end(at)
         if close is None:
             return None
-        if not self._text[at + 1 : close].strip():
+        if not self.text[at + 1 : close].strip():
             place = self._base + at + 1
             return self._group([Text("", place, place)], 1.0, at, close + 1), close + 1
         inside = self._inside(at, close)._fragment()
@@ -253,7 +433,7 @@ class _Reader:
         return self._group(inside[0].children, 1.0, at, close + 1), close + 1
 
     def _inside(self, at: int, close: int) -> _Reader:
-        text = _BLANK_ESCAPE.sub(lambda m: _BLANKS[m.group(1)] * 2, self._text[at + 1 : close])
+        text = _BLANK_ESCAPE.sub(lambda m: _BLANK_OF[m.group(1)] * 2, self.text[at + 1 : close])
         return _Reader(text, self._base + at + 1, self._source, self._parted)
 
     def _quote_end(self, at: int) -> int | None:
@@ -262,7 +442,7 @@ class _Reader:
         An escaped quote closes it if no other does before the end of the line.
         """
         escaped: int | None = None
-        for mark in _QUOTE_END.finditer(self._text, at + 1):
+        for mark in _QUOTE_END.finditer(self.text, at + 1):
             if mark.group() == '"':
                 return mark.start()
             if mark.group() != '\\"':
@@ -293,17 +473,17 @@ class _Reader:
 
     def _weight_at(self, at: int, numbers: bool) -> tuple[float, int] | None:
         """The weight of what ends at ``at``, and where its operator ends; None without one."""
-        value = self._words.literal("(", self._words.literal(".attend", at))
+        value = self.literal("(", self.literal(".attend", at))
         if value is not None:
-            strength = self._words.strength(self._words.blank(value), numbers=True)
-            end = None if strength is None else self._words.literal(")", strength[1])
+            strength = self.strength(self.blank(value), numbers=True)
+            end = None if strength is None else self.literal(")", strength[1])
             if strength is not None and end is not None:
                 return strength[0], end
-        return self._words.attached(at, numbers)
+        return self.attached(at, numbers)
 
     def _swapped(self, original: Group, at: int) -> tuple[Group, int] | None:
         """What ends at ``at`` with the ``.swap()`` behind it, and where that ends."""
-        start = self._words.literal("(", self._words.literal(".swap", at))
+        start = self.literal("(", self.literal(".swap", at))
         if start is None:
             return None
         if self._swapping or _swap_in(original.children):
@@ -314,12 +494,12 @@ class _Reader:
         self._swapping = True
         after: int | None = start
         while after is not None:
-            end = self._words.blank(after)
+            end = self.blank(after)
             after = self._element(end, [], marks=())
         self._swapping = False
-        comma = self._words.literal(",", end)
-        end = end if comma is None else self._words.options(comma)[1]
-        closing = self._words.literal(")", end)
+        comma = self.literal(",", end)
+        end = end if comma is None else self.options(comma)[1]
+        closing = self.literal(")", end)
         if closing is None:
             return None
         nothing = Text("", original.start, original.start)
@@ -331,14 +511,14 @@ class _Reader:
         target = self._target(at)
         if target is not None:
             return Branch(target[0].children, at, target[1])
-        close = self._quote_end(at) if self._text.startswith('"', at) else None
+        close = self._quote_end(at) if self.text.startswith('"', at) else None
         if close is not None:
             return Branch(self._inside(at, close).prompt(), at, close + 1)
-        word = self._words.word(at)
+        word = self.word(at)
         return Branch((self._piece(at, word),), at, word) if word > at else None
 
     def _combined(
-        self, name: str, parts: tuple[Branch, ...], options: list[Option], at: int, end: int
+        self, name: str, parts: tuple[Branch, ...], options: list[_Option], at: int, end: int
     ) -> Conjunction | Blend:
         normalize = True
         if name == ".blend" and options and options[-1].text == "no_normalize":
@@ -369,14 +549,14 @@ class _Reader:
                 ".blend() makes its weights add up to 1, and these add up to 0; write no_normalize "
                 "after them, or other weights.", self._source, at, end - 1,
             )  # fmt: skip
-        if self._words.blank(end) < len(self._text):
+        if self.blank(end) < len(self.text):
             raise prompt_error(
                 "Nothing may stand after .blend(); put these words into its prompts.",
-                self._source, self._words.blank(end), len(self._text),
+                self._source, self.blank(end), len(self.text),
             )  # fmt: skip
         return Blend(weighted, normalize, 0, end)
 
-    def _weight(self, name: str, option: Option) -> float:
+    def _weight(self, name: str, option: _Option) -> float:
         try:
             weight = float(option.text)
         except ValueError:
@@ -389,7 +569,7 @@ class _Reader:
         return weight
 
     def _refuse_lora(self, at: int) -> None:
-        end = self._words.lora(at)
+        end = self.lora(at)
         if end is not None:
             raise prompt_error(
                 "compel's withLora() changes the network and is not supported; load the LoRA into "
@@ -400,4 +580,4 @@ class _Reader:
         return Group(tuple(children), weight, self._base + start, self._base + end)
 
     def _piece(self, start: int, end: int) -> Text:
-        return Text(self._text[start:end], self._base + start, self._base + end)
+        return Text(self.text[start:end], self._base + start, self._base + end)

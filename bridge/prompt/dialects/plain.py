@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from bridge.prompt.spans import Span, SpanList
-from bridge.prompt.tree import Branch, Choose, Text
+from bridge.prompt.syntax import Branch, Choose, Span, SpanList, Text, Written
 
 
 def parse(source: str, negative: bool = False) -> Branch:
@@ -17,3 +16,9 @@ def spans(part: Branch, source: str, choose: Choose) -> tuple[Span, ...]:
     found = SpanList(source)
     found.add(part.start, part.end, 1.0, False)
     return found.done()
+
+
+def write(parts: Written, kind: str) -> str:
+    """The text alone, a space between windows."""
+    windows = (window for part, _ in parts for window in part)
+    return " ".join("".join(text for text, _ in window) for window in windows)

@@ -12,18 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from bridge.prompt.schedule import Flat, Part, first_step
-from bridge.prompt.syntax import Prompt, parse
-from bridge.prompt.tree import Alternation, Schedule, parts_of, walk
-from bridge.prompt.write import (
-    Window,
-    number,
-    write_a1111,
-    write_comfy,
-    write_compel,
-    write_compel_and,
-    write_plain,
-)  # fmt: skip
+from bridge.prompt.dialect import DIALECTS
+from bridge.prompt.prompt import Flat, Part, Prompt, first_step, parse
+from bridge.prompt.syntax import Alternation, Runs, Schedule, parts_of, walk, written_number
 
 Kind = Literal["weight", "schedule", "alternation", "break", "conjunction", "blend", "text"]
 
@@ -64,38 +55,13 @@ def translate(prompt: Prompt, dialect: str) -> Translation:
     if dialect == prompt.dialect:
         return Translation(prompt, ())
     flat = first_step(prompt)
-    written = parse(_write(flat, prompt, dialect), dialect)
+    parts = [(_windows(part), part.weight) for part in flat.parts]
+    written = parse(DIALECTS[dialect].write(parts, flat.kind), dialect)
     losses = [*_structure(flat, prompt, dialect), *_compare(flat, first_step(written))]
     return Translation(written, tuple(sorted(losses, key=lambda loss: (loss.start, loss.end))))
 
 
-def _write(flat: Flat, prompt: Prompt, dialect: str) -> str:
-    parts = [(_windows(part), part.weight) for part in flat.parts]
-    windows = [(window, weight) for part, weight in parts for window in part]
-    bare = [window for window, _ in windows]
-    match dialect:
-        case "plain":
-            return write_plain(bare)
-        case "comfy":
-            return write_comfy(bare)
-        case "compel" if len(windows) == 1 and windows[0][1] == 1.0:
-            return write_compel(bare[0])
-        case "compel":
-            return write_compel_and(windows)
-        case "a1111" if flat.kind == "and":
-            # Only compel's .and() comes here, whose states stand end to end, as BREAK's do.
-            return write_a1111([(bare, 1.0)])
-        case "a1111" if flat.kind == "blend":
-            total = sum(weight for _, weight in parts) or 1.0
-            return write_a1111([(part, weight / total) for part, weight in parts])
-        case "a1111":
-            return write_a1111(parts)
-        case _:
-            # The parser says which dialects there are.
-            return prompt.source
-
-
-def _windows(part: Part) -> list[Window]:
+def _windows(part: Part) -> list[Runs]:
     """The runs of equal weight of a part, window by window."""
     windows: list[list[tuple[list[str], float]]] = [[]]
     for span in part.spans:
@@ -121,7 +87,7 @@ def _structure(flat: Flat, prompt: Prompt, dialect: str) -> Iterator[Loss]:
             elif isinstance(node, Alternation):
                 yield Loss("alternation", node.start, node.end,
                            "the alternation is lost; its first option is kept")  # fmt: skip
-    if dialect != "compel":
+    if not DIALECTS[dialect].has_parts:
         for span in (s for part in flat.parts for s in part.spans if s.breaks):
             yield Loss("break", span.start, span.end,
                        "BREAK is lost; the text goes on in the same window")  # fmt: skip
@@ -139,11 +105,11 @@ def _combination(flat: Flat, prompt: Prompt, dialect: str) -> str | None:
     if flat.kind == "one":
         return None
     weights = [part.weight for part in flat.parts]
-    if dialect in ("plain", "comfy"):
+    if not DIALECTS[dialect].has_parts:
         if len(weights) == 1:
-            return f"the prompt's own weight {number(weights[0])} is lost"
+            return f"the prompt's own weight {written_number(weights[0])} is lost"
         return "its prompts are set one after the other, in one text without their weights"
-    if prompt.dialect == "a1111":
+    if DIALECTS[prompt.dialect].draws_parts_apart:
         return "AND adds up noise predictions; .and() sets the states end to end"
     if flat.kind != "and":
         return ".blend() mixes the states of its prompts; AND adds up their noise predictions"

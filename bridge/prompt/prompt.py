@@ -1,4 +1,4 @@
-"""A prompt over the steps of a run: what it says at each, and where it changes.
+"""A prompt, read in its dialect, and what it says over the steps of a run.
 
 Steps count from 1, and say what is drawn at each. stable-diffusion-webui compiles a schedule with a
 count from 1 (``get_learned_conditioning_prompt_schedules``, ``modules/prompt_parser.py`` at commit
@@ -11,13 +11,13 @@ twice as many "steps".
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from bridge.errors import OptionError
 from bridge.prompt.dialect import DIALECTS
-from bridge.prompt.spans import Span
-from bridge.prompt.tree import (
+from bridge.prompt.dialects.a1111_tags import LoraTag
+from bridge.prompt.syntax import (
     Alternation,
     Blend,
     Branch,
@@ -25,17 +25,101 @@ from bridge.prompt.tree import (
     Conjunction,
     Edit,
     Schedule,
+    Span,
     Tree,
+    check_text,
     parts_of,
+    prompt_error,
     walk,
-)  # fmt: skip
-
-if TYPE_CHECKING:
-    from bridge.prompt.syntax import Prompt
+)
 
 Rule = Literal["new", "old"]
 """How a ``when`` is counted. ``new`` (the web UI since 1.6): with a point a fraction of the steps,
 else a step. ``old``: below 1 a fraction, else a step."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A checked prompt.
+
+    Attributes:
+        source: the text as written.
+        dialect: the dialect it was read in.
+        spans: the flat weighted text at the first step. Of a conjunction or blend these are the
+            spans of all its parts, one after the other; ``at_step`` has them apart.
+        tree: its syntax. It follows from source and dialect, so it takes no part in comparison.
+    """
+
+    source: str
+    dialect: str
+    spans: tuple[Span, ...]
+    tree: Tree = field(compare=False, repr=False)
+
+    def __str__(self) -> str:
+        """The prompt as its dialect writes it."""
+        return self.source
+
+
+def parse(text: str, dialect: str = "a1111", *, negative: bool = False) -> Prompt:
+    """Read ``text`` in a dialect.
+
+    Args:
+        text: the prompt.
+        dialect: one of ``DIALECTS``.
+        negative: it is a negative prompt. A1111 reads no ``AND`` and no part weights in those; the
+            other dialects read them alike.
+
+    Raises:
+        PromptError: text that cannot be encoded, or that the dialect's own tool raises an error
+            for; each dialect's module says which.
+        OptionError: a dialect that does not exist.
+    """
+    check_text(text)
+    tree = DIALECTS[dialect].parse(text, negative)
+    flat = _flat(tree, text, dialect, _first)
+    return Prompt(text, dialect, tuple(s for part in flat.parts for s in part.spans), tree)
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """A prompt as written, the text that is left without its tags, those of LoRAs, and where in the
+    source all that was taken out stood."""
+
+    source: str
+    text: str
+    tags: tuple[LoraTag, ...] = ()
+    taken: tuple[tuple[int, int], ...] = ()
+
+
+def take_tags(source: str, dialect: str = "a1111") -> Tagged:
+    """Take the tags out of a prompt; other dialects than A1111's have none.
+
+    Raises:
+        PromptError: a tag that cannot be read.
+    """
+    check_text(source)
+    find = DIALECTS[dialect].find_tags
+    if find is None or "<" not in source:
+        return Tagged(source, source)
+    tags, taken = find(source)
+    borders = [0, *(at for place in taken for at in place), len(source)]
+    text = "".join(source[a:b] for a, b in zip(borders[::2], borders[1::2], strict=True))
+    return Tagged(source, text, tags, taken)
+
+
+def refuse_tags(source: str, dialect: str = "a1111") -> None:
+    """Raise PromptError if a text that can have no LoRA tags has one."""
+    find = DIALECTS[dialect].find_tags
+    if find is None or "<" not in source:
+        return
+    for tag in find(source)[0]:
+        raise prompt_error(
+            "A LoRA tag belongs into the prompt, from where it acts on its negative and on all "
+            "towers; move it there.", source, tag.start, tag.end,
+        )  # fmt: skip
+
+
+# ---------------------------------------------------------------- over the steps of a run
 
 
 @dataclass(frozen=True)
@@ -113,12 +197,6 @@ def intervals(prompt: Prompt, steps: int, rule: Rule = "new") -> tuple[Interval,
     """
     ends = last_steps(prompt, steps, rule)
     return tuple(Interval(end, at_step(prompt, end, steps, rule)) for end in ends)
-
-
-def spans_at_first_step(tree: Tree, source: str, dialect: str) -> tuple[Span, ...]:
-    """The flat spans of all parts at the first step of a run that has many."""
-    flat = _flat(tree, source, dialect, _first)
-    return tuple(span for part in flat.parts for span in part.spans)
 
 
 def first_step(prompt: Prompt) -> Flat:

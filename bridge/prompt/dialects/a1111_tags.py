@@ -15,15 +15,11 @@ from __future__ import annotations
 
 import math
 import re
-from bisect import bisect_right
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from bridge.errors import PromptError, quoted
-from bridge.prompt.caret import prompt_error
-from bridge.prompt.check import check_text
-from bridge.prompt.dialect import dialect_of
-from bridge.prompt.dialects.a1111_edits import without_comments
-from bridge.prompt.plan import Token, TokenPlan
+from bridge.prompt.dialects.a1111 import without_comments
+from bridge.prompt.syntax import prompt_error
 
 # ``lyco`` is the webui's other name for the same.
 _TAG = re.compile(r"<(?:lora|lyco):([^<>]*)>")
@@ -42,76 +38,16 @@ class LoraTag:
     end: int
 
 
-@dataclass(frozen=True)
-class Tagged:
-    """A prompt as written, the text that is left without its tags, those of LoRAs, and where in the
-    source all that was taken out stood."""
-
-    source: str
-    text: str
-    tags: tuple[LoraTag, ...] = ()
-    taken: tuple[tuple[int, int], ...] = ()
-
-
-def take_tags(source: str, dialect: str = "a1111") -> Tagged:
-    """Take the tags out of a prompt; other dialects than A1111's have none.
+def find_tags(source: str) -> tuple[tuple[LoraTag, ...], tuple[tuple[int, int], ...]]:
+    """The tags of LoRAs, and the places of tags of any kind.
 
     Raises:
         PromptError: a tag that cannot be read.
     """
-    check_text(source)
-    if not dialect_of(dialect).has_tags:
-        return Tagged(source, source)
     spoken = without_comments(source)
     tags = tuple(_tag(source, match) for match in _TAG.finditer(spoken))
     places = {match.span() for tag in (_TAG, _ANY_TAG) for match in tag.finditer(spoken)}
-    taken = tuple(sorted(places))
-    borders = [0, *(at for place in taken for at in place), len(source)]
-    text = "".join(source[a:b] for a, b in zip(borders[::2], borders[1::2], strict=True))
-    return Tagged(source, text, tags, taken)
-
-
-def refuse_tags(source: str) -> None:
-    """Raise PromptError if a text that can have no tags has one."""
-    match = _TAG.search(without_comments(source))
-    if match:
-        raise prompt_error(
-            "A LoRA tag belongs into the prompt, from where it acts on its negative and on all "
-            "towers; move it there.", source, *match.span(),
-        )  # fmt: skip
-
-
-def as_written(plan: TokenPlan, tagged: Tagged) -> TokenPlan:
-    """The plan of ``tagged.text`` with its places moved to where they are in the source; a plan
-    of another text (a second tower's own) as it is."""
-    if not tagged.taken or plan.source != tagged.text:
-        return plan
-    # Where each tag stood in the text that is left, and how far what follows it has moved.
-    borders, shifts, gone = [], [0], 0
-    for begin, end in tagged.taken:
-        borders.append(begin - gone)
-        gone += end - begin
-        shifts.append(gone)
-
-    def start(at: int) -> int:
-        return at + shifts[bisect_right(borders, at)]
-
-    def moved(token: Token) -> Token:
-        if token.special:
-            return token
-        if token.start == token.end:
-            return replace(token, start=start(token.start), end=start(token.end))
-        # A token ends where its last character does, before a tag that may follow.
-        return replace(token, start=start(token.start), end=start(token.end - 1) + 1)
-
-    return replace(
-        plan,
-        source=tagged.source,
-        windows=tuple(
-            replace(window, tokens=tuple(map(moved, window.tokens))) for window in plan.windows
-        ),
-        cut_start=None if plan.cut_start is None else start(plan.cut_start),
-    )
+    return tags, tuple(sorted(places))
 
 
 def _tag(source: str, match: re.Match[str]) -> LoraTag:
