@@ -7,9 +7,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import comparisons
 import pytest
 import torch
+from support import comparisons
 
 # Set before any test module imports huggingface_hub, which reads them at import. Tests of the
 # hub's own errors must see a missing network, and an empty cache, the same way everywhere.
@@ -22,7 +22,7 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 # Fixtures that assert; their files import a constant of it before pytest takes it as a plugin.
-pytest.register_assert_rewrite("app_pages", "app_calls")
+pytest.register_assert_rewrite("support.app_pages", "support.app_calls")
 
 COMPARISONS = pytest.StashKey[list[comparisons.Comparison]]()
 
