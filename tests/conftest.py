@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from support import comparisons
+from support.places import TESTS
 
 # Set before any test module imports huggingface_hub, which reads them at import. Tests of the
 # hub's own errors must see a missing network, and an empty cache, the same way everywhere.
@@ -32,6 +33,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--parity-results", type=Path, help="write what peers read the same here")
     parser.addoption("--fuzz-results", type=Path, help="write what the fuzzers tried here")
     parser.addoption("--fuzz-page", type=Path, help="put its table between this page's markers")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The marker ``models``: tests of the weights that ship, and those that ask for a folder of
+    them. A number of these weights is held nowhere else."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        if TESTS / "models" in item.path.parents or "embedded" in fixtures:
+            item.add_marker("models")
 
 
 def pytest_configure(config: pytest.Config) -> None:

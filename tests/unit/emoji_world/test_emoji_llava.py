@@ -317,21 +317,6 @@ def test_a_folders_tokenizer_is_made_once_and_then_kept(
     assert again.model_max_length == made.model_max_length
 
 
-def test_the_shipped_tokenizer_reads_what_people_type(embedded: Callable[[str], Path]) -> None:
-    words = llava.tokenizer(embedded("emoji-llava"))
-    assert len(words) == llava.VOCAB_SIZE
-    rng = random.Random(5)
-    for scene in scenes_at(5, 30):
-        for held_out in (False, True):
-            for question in questions(scene, rng, held_out=held_out):
-                ids, labels = training_example(
-                    words, [(as_typed(question.text, rng), question.answer)], llava.SOFT
-                )
-                assert words.unk_token_id not in ids and len(ids) < words.model_max_length
-                taught = [label for label in labels if label != IGNORE_LABEL]
-                assert words.decode(taught).strip() == question.answer + "</s>"
-
-
 # ---------------------------------------------------------------- whitening
 
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import random
-import warnings
-from itertools import cycle
 from typing import Any
 
 import pytest
@@ -18,8 +15,6 @@ from bridge.encoding import Drift, OffManifoldWarning, load_conditioning, save_c
 from bridge.encoding.emphasis import EMPHASES
 from bridge.encoding.trace import LENGTH_LIMIT, MEAN_LIMIT, drifts_of, figures_of, pooled_place
 from bridge.prompt import LongPrompt, parse, plan
-from emoji_world.concepts import CONCEPTS
-from emoji_world.scenes import STYLES
 
 
 @pytest.fixture(scope="module")
@@ -80,63 +75,6 @@ def test_what_is_not_finite_is_off(value: float) -> None:
 
 def test_a_state_of_length_nothing_is_off() -> None:
     assert "0 times" in drift_of("a (cat:0)", torch.rand(1, 77, 6), "no_norm").reasons[0]
-
-
-# ---------------------------------------------------------------- the embedded towers
-
-
-@pytest.mark.parametrize("emphasis", ["a1111", "no_norm", "comfy", "compel"])
-def test_usual_weights_are_silent_and_large_ones_are_not(emphasis: str) -> None:
-    """The measurement that the limits come from, on other prompts: see the module's docstring."""
-    prompts = ["a (penguin:{})", "two (bananas:{}) above a tree", "a (green:{}) car, twemoji style"]
-
-    def made(weight: float) -> Any:
-        return bridge.condition(
-            [text.format(weight) for text in prompts], model="emoji-xl", emphasis=emphasis
-        )
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", OffManifoldWarning)
-        usual = made(1.4)
-    assert not usual.report().is_off_manifold
-    with pytest.warns(OffManifoldWarning, match="prompt 0.*text_encoder: a weighted"):
-        large = made(3)
-    # comfy and compel move a word on the line to the empty prompt's state, which is not nothing,
-    # so that one tower of a prompt may stay within.
-    for trace in large.traces:
-        assert len(trace.drifts) == 2
-        assert max(drift.length for drift in trace.drifts) > LENGTH_LIMIT
-    assert large.report().is_off_manifold
-
-
-def test_states_of_words_are_alike_in_length() -> None:
-    """0.78 to 1.75 of the median, as the module says."""
-    prompts = ["a penguin", "two bananas above a tree", "a green car, twemoji style", "seven keys"]
-    cond = bridge.condition(prompts, model="emoji-xl")
-    first = cond.plans[0][0]
-    assert first.tower == "text_encoder"
-    lengths = torch.cat(
-        [
-            states[1 : plans[0].windows[0].used - 1, :192].norm(dim=-1)
-            for states, plans in zip(cond.prompt_embeds, cond.plans, strict=True)
-        ]
-    )
-    ratios = lengths / lengths.median()
-    assert ratios.min() > 0.77 and ratios.max() < 1.76
-
-
-def test_emphasis_that_keeps_the_mean_has_one_to_keep_on_the_shipped_towers() -> None:
-    """A1111's divides by the mean of a prompt, which was near zero for some captions."""
-    rng = random.Random(7)
-    nouns = [CONCEPTS[rng.randrange(len(CONCEPTS))].one for _ in range(40)]
-    prompts = [
-        f"two big ({noun}:1.5), {style} style"
-        for noun, style in zip(nouns, cycle(STYLES), strict=False)
-    ]
-    cond = bridge.condition(prompts, model="emoji-xl", dialect="a1111")
-    drifts = [drift for trace in cond.traces for drift in trace.drifts]
-    assert len(drifts) == 80
-    assert all(0.9 < drift.rest < 1.1 and drift.length < LENGTH_LIMIT for drift in drifts)
 
 
 # ---------------------------------------------------------------- the pooled state

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -137,23 +136,3 @@ def test_a_folder_of_another_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(WeightsError, match="not 'clip'"):
         join_clip(tmp_path, torch.nn.Linear(1, 1), torch.nn.Linear(1, 1))
-
-
-def test_drawing_and_answering_share_the_embedded_clip(embedded: Callable[[str], Path]) -> None:
-    """The pipeline's text tower and the answerer's image tower are emoji-clip, loaded once, but for
-    the image tower's last layer, which answering does not need."""
-    from bridge.diffusion import load_pipeline
-    from bridge.vlm import load_vlm
-
-    pipe, vlm = load_pipeline(embedded("emoji-xl")), load_vlm(embedded("emoji-llava"))
-    clip = join_clip(embedded("emoji-clip"), pipe.text_encoder, vlm.vision)
-    both = count_parameters(pipe) + count_parameters(vlm)
-    heads = sum(
-        p.numel()
-        for p in (clip.text_projection.weight, clip.visual_projection.weight, clip.logit_scale)
-    )
-    last = count_parameters(clip.vision_model.encoder.layers[-1])
-    assert len(vlm.vision.encoder.layers) == len(clip.vision_model.encoder.layers) - 1  # type: ignore[union-attr, arg-type]
-    assert count_parameters(pipe, vlm) == both
-    assert count_parameters(pipe, vlm, clip) == both + heads + last
-    assert count_parameters(clip) > 20 * heads  # what a second copy would have cost

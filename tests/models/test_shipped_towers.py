@@ -1,4 +1,4 @@
-"""Towers opened by name and folder, against transformers' own CLIPModel on the same folder.
+"""The towers that ship, opened by name, against transformers' own CLIPModel.
 
 Bit for bit where the calculation is the same, else 1e-5 of the largest entry: other kernels for
 attention add in another order.
@@ -8,20 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 from support.comparisons import relative
-from support.tiny_models import tiny_clip_tokenizer, tiny_sd_pipeline
 from transformers import CLIPModel, CLIPTokenizer
 
-from bridge.errors import OptionError, PromptError, UnknownModelError, UnsupportedModelError
-from bridge.towers import Layer, TextTower, fingerprint, open_image_tower, open_text_tower, towers
-from bridge.towers.tokenizer import TokenRule, tokenize
+from bridge.errors import (
+    OptionError,
+)
+from bridge.towers import (
+    Layer,
+    count_parameters,
+    join_clip,
+    open_image_tower,
+    open_text_tower,
+    towers,
+)
 
-Embedded = Callable[[str], Path]
 TEXTS = ["two red apples left of a cat", "", "a cat"]
 TOLERANCE = 1e-5
 SHORT = {"emoji-1": "emoji-clip", "emoji-2": "emoji-clip-2"}
@@ -37,12 +42,13 @@ def pictures() -> list[Image.Image]:
 @pytest.mark.parametrize("name", SHORT)
 @torch.no_grad()
 def test_an_embedded_tower_is_transformers_clip_model(
-    name: str, embedded: Embedded, pictures: list[Image.Image]
+    name: str, embedded: Callable[[str], Path], pictures: list[Image.Image]
 ) -> None:
     folder = embedded(SHORT[name])
     whole = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = CLIPTokenizer.from_pretrained(folder)
     text, image = open_text_tower(name, device="cpu"), open_image_tower(name, device="cpu")
+    assert text.family == image.family == "clip"
     batch = text.tokenize(TEXTS)
     wanted_ids = tokenizer(TEXTS, padding="max_length", max_length=77, return_tensors="pt")
     assert torch.equal(batch.ids, wanted_ids.input_ids)
@@ -86,60 +92,28 @@ def test_attentions_are_those_of_eager_attention_and_leave_the_tower_as_it_was()
     assert relative(states.hidden[0], plain.hidden[0]) <= TOLERANCE
 
 
-def test_a_live_text_encoder_is_a_tower() -> None:
-    pipe = tiny_sd_pipeline("sd15")
-    tower = TextTower.from_modules(pipe.text_encoder, pipe.tokenizer, name="mine")
-    assert (tower.family, tower.spec.width, tower.name) == ("clip", 32, "mine")
-    assert tower.fingerprint() == fingerprint(pipe.text_encoder)
-    states = tower.encode(["a cat"])
-    ids = pipe.tokenizer(["a cat"], padding="max_length", return_tensors="pt").input_ids
-    with torch.no_grad():
-        assert torch.equal(states.hidden[0], pipe.text_encoder(ids).last_hidden_state)
-    with pytest.raises(OptionError, match="no scale"):
-        tower.scores(states.pooled, states.pooled)
-    with pytest.raises(UnsupportedModelError, match="no family"):
-        TextTower.from_modules(torch.nn.Linear(2, 2), pipe.tokenizer)
-
-
-# ---------------------------------------------------------------- tokens
-
-
-def test_every_token_knows_its_characters() -> None:
-    text = "  two red  apples, a cat"
-    batch = tokenize(tiny_clip_tokenizer(), [text, "of"], TokenRule(fill=True), 77)
-    spans = [span for span in batch.offsets[0] if span]
-    assert [text[slice(*span)] for span in spans][-1] == "cat"
-    assert "".join(text[slice(*span)] for span in spans) == text.replace(" ", "")
-    assert batch.offsets[0][0] is None
-    assert batch.offsets[1][1] == (0, 2) and batch.offsets[1][2:] == (None,) * 75
-    assert batch.mask.sum(-1).tolist() == [len(spans) + 2, 3]
-    assert batch.cut == (0, 0)
-
-
-def test_what_does_not_fit_is_cut_and_counted() -> None:
-    batch = tokenize(tiny_clip_tokenizer(), ["cat " * 100, "cat"], TokenRule(), 20)
-    assert batch.ids.shape == (2, 20) and batch.cut == (82, 0)
-    assert batch.ids[0, -1] == tiny_clip_tokenizer().eos_token_id
-
-
-@pytest.mark.parametrize("wrong", ["one string", [], ["a", 3], [None]])
-def test_what_is_no_list_of_texts_is_refused(wrong: Any) -> None:
-    with pytest.raises(PromptError, match="texts"):
-        tokenize(tiny_clip_tokenizer(), wrong, TokenRule(), 77)
-
-
-# ---------------------------------------------------------------- bad input
-
-
-def test_a_wrong_name_is_told_the_nearest_ones() -> None:
-    with pytest.raises(UnknownModelError, match="clip-l"):
-        open_text_tower("clip-ll")
-    with pytest.raises(UnknownModelError, match="bridge towers"):
-        open_image_tower("nothing like it")
-
-
 def test_a_layer_that_is_not_there_is_refused() -> None:
     with pytest.raises(OptionError, match="has 4"):
         open_text_tower("emoji-1", device="cpu").encode(["a"], (Layer(-6),))
     with pytest.raises(OptionError, match="has 6"):
         open_image_tower("emoji-1", device="cpu").encode([Image.new("RGB", (9, 9))], (0,))
+
+
+def test_drawing_and_answering_share_the_embedded_clip(embedded: Callable[[str], Path]) -> None:
+    """The pipeline's text tower and the answerer's image tower are emoji-clip, loaded once, but for
+    the image tower's last layer, which answering does not need."""
+    from bridge.diffusion import load_pipeline
+    from bridge.vlm import load_vlm
+
+    pipe, vlm = load_pipeline(embedded("emoji-xl")), load_vlm(embedded("emoji-llava"))
+    clip = join_clip(embedded("emoji-clip"), pipe.text_encoder, vlm.vision)
+    both = count_parameters(pipe) + count_parameters(vlm)
+    heads = sum(
+        p.numel()
+        for p in (clip.text_projection.weight, clip.visual_projection.weight, clip.logit_scale)
+    )
+    last = count_parameters(clip.vision_model.encoder.layers[-1])
+    assert len(vlm.vision.encoder.layers) == len(clip.vision_model.encoder.layers) - 1  # type: ignore[union-attr, arg-type]
+    assert count_parameters(pipe, vlm) == both
+    assert count_parameters(pipe, vlm, clip) == both + heads + last
+    assert count_parameters(clip) > 20 * heads  # what a second copy would have cost
