@@ -1,8 +1,7 @@
 """The table in docs/conditioning.md: what a test run measured against each peer.
 
-``pytest tests/test_conditioning*.py --comparisons docs/conditioning.md`` writes it between the
-file's two markers; a test notes a row with the ``compared`` fixture. Without the option nothing
-is written.
+``pytest -m "not slow" --comparisons docs/conditioning.md`` writes it between that page's markers;
+a test notes a row with the ``compared`` fixture. Without the option nothing is written.
 """
 
 from __future__ import annotations
