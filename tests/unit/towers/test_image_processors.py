@@ -73,7 +73,7 @@ def test_a_part_is_found_by_its_towers_name(monkeypatch: pytest.MonkeyPatch) -> 
         asked.append((source, revision))
         raise WeightsError("stop here")
 
-    monkeypatch.setattr("bridge.store.resolve", resolve)
+    monkeypatch.setattr("bridge.vlm.load.resolve", resolve)
     for load, name in ((load_vision, "clip-l"), (load_llm, "qwen3-0.6b"), (load_vision, "a/b")):
         with pytest.raises(WeightsError, match="stop here"):
             load(name, revision="main")
