@@ -36,8 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The marker ``models``: tests of the weights that ship, and those that ask for a folder of
-    them. A number of these weights is held nowhere else."""
+    """Mark as ``models`` the tests of the weights that ship, and those that ask for a folder."""
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
         if TESTS / "models" in item.path.parents or "embedded" in fixtures:

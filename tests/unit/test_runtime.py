@@ -95,6 +95,7 @@ def test_a_chosen_verbosity_is_kept() -> None:
         logging.set_verbosity(level)
 
 
+@pytest.mark.models
 def test_modules_of_our_own_are_built_while_nothing_loads() -> None:
     """diffusers puts every new parameter of the process on the device "meta" while it loads, and
     leaves out torch's first numbers."""

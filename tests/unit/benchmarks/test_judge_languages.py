@@ -55,6 +55,7 @@ def test_captions_are_of_the_seed_and_all_different() -> None:
         assert len(set(texts)) == len(scenes)
 
 
+@pytest.mark.models
 def test_a_tower_finds_the_pictures_of_its_own_states() -> None:
     """Where the pictures' states are the texts', each finds its own; the next one's, none."""
     tower = open_text_tower("emoji-1", device="cpu")

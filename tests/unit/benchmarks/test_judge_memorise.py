@@ -61,6 +61,7 @@ def test_pictures_are_measured_with_what_they_were_drawn_with(tmp_path: Path) ->
         kept_pictures(path, source)
 
 
+@pytest.mark.models
 def test_folders_of_one_name_have_pictures_of_their_own(tmp_path: Path) -> None:
     one, other = tmp_path / "one" / "model", tmp_path / "other" / "model"
     for folder in (one, other):
@@ -137,6 +138,7 @@ def test_the_nearest_possible_copy_of_a_rendered_truth_is_another_picture() -> N
         assert np.abs(render_scene(scene, sprites) - picture).max() > 0
 
 
+@pytest.mark.models
 def test_draw_then_memorise_with_the_same_options(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

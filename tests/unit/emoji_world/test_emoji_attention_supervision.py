@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import random
 import re
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from support.tiny_world import scenes_at
 from transformers import PreTrainedTokenizerFast
 
-from bridge.store import weights_dir
 from bridge.vlm.train.batches import IGNORE_LABEL
 from emoji_world.concepts import CONCEPTS
 from emoji_world.llava_folder import training_example
@@ -21,8 +22,8 @@ from emoji_world.train.packed_chats import as_typed
 
 
 @pytest.fixture(scope="module")
-def words() -> PreTrainedTokenizerFast:
-    return PreTrainedTokenizerFast.from_pretrained(weights_dir() / "emoji-llava")
+def words(embedded: Callable[[str], Path]) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast.from_pretrained(embedded("emoji-llava"))
 
 
 def named(text: str) -> list[int]:

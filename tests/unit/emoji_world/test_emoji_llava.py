@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -320,12 +320,13 @@ def test_a_folders_tokenizer_is_made_once_and_then_kept(
 # ---------------------------------------------------------------- whitening
 
 
-@pytest.fixture(params=["tiny", "shipped"])
-def tower(request: pytest.FixtureRequest, embedded: Callable[[str], Path]) -> CLIPModel:
+@pytest.fixture(params=["tiny", pytest.param("shipped", marks=pytest.mark.models)])
+def tower(request: pytest.FixtureRequest) -> CLIPModel:
     """A random image tower, and the trained one."""
     if request.param == "tiny":
         return tiny_tower()
-    return CLIPModel.from_pretrained(embedded("emoji-clip"), dtype=torch.float32)
+    folder = request.getfixturevalue("embedded")("emoji-clip")
+    return CLIPModel.from_pretrained(folder, dtype=torch.float32)
 
 
 def patch_states(model: LlavaForConditionalGeneration, images: torch.Tensor) -> torch.Tensor:

@@ -277,6 +277,7 @@ def test_without_its_weights_it_is_not_at_hand(
         open_text_tower("emoji-multilingual", device="cpu")
 
 
+@pytest.mark.models
 def test_a_study_reads_it_beside_the_english_tower(exported: Path) -> None:
     found = bridge.study(
         "two red cats left of a dog", towers=["emoji-1", exported], variants="language",

@@ -45,11 +45,11 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(params=["small", "shipped"])
-def folder(request: pytest.FixtureRequest, embedded: Callable[[str], Path]) -> Path:
+@pytest.fixture(params=["small", pytest.param("shipped", marks=pytest.mark.models)])
+def folder(request: pytest.FixtureRequest) -> Path:
     """An exported folder: one made here, and the one that ships."""
     if request.param == "shipped":
-        return embedded("emoji-xl")
+        return Path(request.getfixturevalue("embedded")("emoji-xl"))
     return request.getfixturevalue("exported")
 
 

@@ -392,6 +392,7 @@ def test_an_option_that_would_do_nothing_is_refused(
     assert f"error: {told} " in line
 
 
+@pytest.mark.models
 def test_languages_by_comma_whatever_folders_there_are(
     capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -405,6 +406,7 @@ def test_languages_by_comma_whatever_folders_there_are(
         assert found == texts
 
 
+@pytest.mark.models
 def test_no_line_of_progress_is_left(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:

@@ -49,6 +49,7 @@ def saved_tower(folder: Path, seed: int = 1) -> Path:
 # ---------------------------------------------------------------- labels
 
 
+@pytest.mark.models
 def test_an_embedded_tower_is_the_models_own_whatever_its_class() -> None:
     # emoji-1 has a projection, and the text_encoder of emoji-xl has none.
     assert label_swap("emoji-1", "emoji-xl").label == "native"

@@ -111,6 +111,7 @@ def in_half(door: Door) -> object:
         torch.set_default_dtype(torch.float32)
 
 
+@pytest.mark.models
 def test_results_do_not_depend_on_the_default_dtype(every_door: dict[str, Door]) -> None:
     """As a race, but with the loader's half precision there for the whole call."""
     differ = []

@@ -209,6 +209,7 @@ def test_no_pictures(coca: Captioner) -> None:
         coca.caption([])
 
 
+@pytest.mark.models
 def test_models_without_captions(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match=r"emoji-1 \(clip\) writes no captions"):
         open_captioner("emoji-1", device="cpu")

@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,8 +40,9 @@ def tower(tmp_path_factory: pytest.TempPathFactory) -> ImageTower:
 
 
 @pytest.fixture(scope="module")
-def clip() -> ImageTower:
+def clip(embedded: Callable[[str], Path]) -> ImageTower:
     """A tower in transformers' layout."""
+    embedded("emoji-clip")
     return open_image_tower("emoji-1", device="cpu")
 
 
