@@ -7,9 +7,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import comparisons
 import pytest
 import torch
+from support import comparisons
+from support.places import TESTS
 
 # Set before any test module imports huggingface_hub, which reads them at import. Tests of the
 # hub's own errors must see a missing network, and an empty cache, the same way everywhere.
@@ -22,7 +23,7 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 # Fixtures that assert; their files import a constant of it before pytest takes it as a plugin.
-pytest.register_assert_rewrite("app_pages", "app_calls")
+pytest.register_assert_rewrite("support.app_pages", "support.app_calls")
 
 COMPARISONS = pytest.StashKey[list[comparisons.Comparison]]()
 
@@ -32,6 +33,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--parity-results", type=Path, help="write what peers read the same here")
     parser.addoption("--fuzz-results", type=Path, help="write what the fuzzers tried here")
     parser.addoption("--fuzz-page", type=Path, help="put its table between this page's markers")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as ``models`` the tests of the weights that ship, and those that ask for a folder."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        if TESTS / "models" in item.path.parents or "embedded" in fixtures:
+            item.add_marker("models")
 
 
 def pytest_configure(config: pytest.Config) -> None:

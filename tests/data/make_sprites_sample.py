@@ -1,7 +1,7 @@
 """Make sprites_sample.npz from the rendered artwork: `python tests/data/make_sprites_sample.py`.
 
 Only the largest sprites are stored, as one atlas in lossless WebP inside the npz, which keeps the
-file small; tests/judge_world.py reduces them to the smaller sizes.
+file small; tests/support/judge_world.py reduces them to the smaller sizes.
 """
 
 from __future__ import annotations

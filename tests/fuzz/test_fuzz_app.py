@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from app_calls import (
+from fuzz_support import Fuzz, Run
+from support.app_calls import (
     Endpoint,
     Visitor,
     as_file,
@@ -19,9 +20,8 @@ from app_calls import (
     shows,
     with_short_work,
 )
-from fuzz_support import Fuzz, Run
 
-pytest_plugins = ["app_calls"]
+pytest_plugins = ["support.app_calls"]
 
 SECRET = (201, 33, 147)
 SECONDS = 60

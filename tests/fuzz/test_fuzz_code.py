@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 from fuzz_support import FIRST, TIMES, Fuzz
+from support.places import ROOT, TESTS
 
-TESTS = Path(__file__).parent.parent
+PROGRAM = TESTS / "support" / "hostile_code.py"
 ROW = 'hostile model folders that ran their code (stdin says "y")'
 # Of the four hundred ways; `make fuzz` tries them all.
 SHARE = 116
@@ -21,9 +22,15 @@ def test_no_folder_runs_its_code(fuzz: Fuzz, tmp_path: Path) -> None:
     work = tmp_path / "work"
     work.mkdir()
     environment = {**os.environ, "HF_HOME": str(tmp_path / "hub"), "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(TESTS), str(TESTS.parent)])
+    environment["PYTHONPATH"] = os.pathsep.join([str(TESTS), str(ROOT)])
     done = subprocess.run(
-        [sys.executable, TESTS / "hostile_code.py", work, str(SHARE * TIMES), str(FIRST)],
+        [
+            sys.executable,
+            PROGRAM,
+            work,
+            str(SHARE * TIMES),
+            str(FIRST),
+        ],
         input="y\n" * 10_000,
         capture_output=True,
         text=True,

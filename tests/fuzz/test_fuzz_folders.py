@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 from fuzz_support import Fuzz, Run, damage_bytes
-from test_chat_templates import HOSTILE
-from tiny_folders import KINDS, make_all
+from support.hostile_templates import HOSTILE
+from support.tiny_folders import KINDS, make_all
 
 from bridge.errors import BridgeError
 

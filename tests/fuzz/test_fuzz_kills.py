@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 from fuzz_support import Fuzz, Run
-from small_writers import Writer, writers
+from support.small_writers import Writer, writers
 
 ROW = "kills after which something is half-written or a later run fails"
 

@@ -1,7 +1,7 @@
 """Results while another thread loads a model in half precision are those without it, bit for bit.
 
 transformers sets torch's default dtype for the whole process while it builds a model.
-`tests/test_dtypes.py` has the same without chance; here is the race itself.
+`tests/unit/repository/test_dtypes.py` has the same without chance; here is the race itself.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from fuzz_support import Fuzz
-from public_doors import digest, doors
+from support.public_doors import digest, doors
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from bridge.errors import OffManifoldWarning

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from app_pages import PATIENCE
 from fuzz_support import Fuzz
 from PIL import Image
-from seen import why_unseen
+from support.app_pages import PATIENCE
+from support.seen import why_unseen
 
 pytestmark = pytest.mark.browser
-pytest_plugins = ["app_pages"]
+pytest_plugins = ["support.app_pages"]
 
 Do = Callable[[Any, random.Random], None]
 

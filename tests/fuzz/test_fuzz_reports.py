@@ -14,11 +14,11 @@ import pandas as pd
 import pytest
 import torch
 from fuzz_support import Fuzz
-from lora_files import random_deltas, write_lora
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tiny_models import tiny_sdxl_pipeline
+from support.lora_files import random_deltas, write_lora
+from support.tiny_models import tiny_sdxl_pipeline
 
 import bridge
 from bridge.encoding import load_conditioning, save_conditioning, tokenizers_of
@@ -32,7 +32,7 @@ from demos.study_page import pictures_html, tables_html
 from demos.studying import Studied
 
 pytestmark = pytest.mark.browser
-pytest_plugins = ["app_pages"]
+pytest_plugins = ["support.app_pages"]
 
 # {} becomes the call that tells that a script ran.
 PAYLOADS = (

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from fuzz_support import Run
 from fuzz_table import BEGIN, END, put, results, table
+from support.places import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = ROOT / "docs" / "fuzzing.md"
 
 

@@ -13,12 +13,17 @@ from typing import Any
 import pytest
 import torch
 from fuzz_support import Fuzz, Run
-from lora_files import random_deltas, write_lora
 from safetensors.torch import load_file, save, save_file
+from support.lora_files import random_deltas, write_lora
+from support.tiny_gemma import tiny_gemma3
+from support.tiny_models import (
+    text_config,
+    tiny_clip_tokenizer,
+    tiny_sd_pipeline,
+    tiny_sdxl_pipeline,
+)
+from support.tiny_vlm import tiny_llava
 from tensor_damage import damaged, damaged_json
-from tiny_gemma import tiny_gemma3
-from tiny_models import text_config, tiny_clip_tokenizer, tiny_sd_pipeline, tiny_sdxl_pipeline
-from tiny_vlm import tiny_llava
 from torch import nn
 from transformers import CLIPTextModel
 

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from peers import clone, on_path
 from safetensors.torch import save_file
-from tiny_models import _spread, text_config, tiny_sd_pipeline, tiny_sdxl_pipeline
-from tiny_t5 import T5_WIDTH, tiny_t5_pipeline
+from support.tiny_models import _spread, text_config, tiny_sd_pipeline, tiny_sdxl_pipeline
+from support.tiny_t5 import T5_WIDTH, tiny_t5_pipeline
 from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,

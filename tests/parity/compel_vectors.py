@@ -2,8 +2,8 @@
 parser (null where it raises an error), ids by its ``CompelForSD``, some states by that and
 ``CompelForSDXL``.
 
-``python tests/parity/compel_vectors.py`` writes it; ``tests/test_compel_vectors.py`` holds bridge
-to it where the peer is not there.
+``python tests/parity/compel_vectors.py`` writes it;
+``tests/unit/encoding/test_compel_vectors.py`` holds bridge to it where the peer is not there.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ import pyparsing  # noqa: E402
 import torch  # noqa: E402
 from compel import CompelForSD, CompelForSDXL  # noqa: E402
 from compel.prompt_parser import PromptParser  # noqa: E402
-from test_parity_compel import read_by_compel  # noqa: E402
-from tiny_models import tiny_sd_pipeline, tiny_sdxl_pipeline  # noqa: E402
+from compel_peer import read_by_compel  # noqa: E402
+from support.places import DATA  # noqa: E402
+from support.tiny_models import tiny_sd_pipeline, tiny_sdxl_pipeline  # noqa: E402
 
 LONGEST = 100
 ENCODED = (
@@ -71,7 +72,7 @@ def main() -> None:
         "ids": {weighed: ids},
         "encoded": encoded,
     }
-    path = HERE.parent / "data" / "compel.json"
+    path = DATA / "compel.json"
     path.write_text(json.dumps(written, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

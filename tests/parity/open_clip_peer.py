@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from peers import package
-from reference_open_clip import scatter
 from safetensors.torch import save_file
-from tiny_models import tiny_clip_tokenizer
+from support.reference_open_clip import scatter
+from support.tiny_models import tiny_clip_tokenizer
 
 TOKENIZER = tiny_clip_tokenizer("!")
 # What the 144 configs of open_clip and the config files on the hub say, and what its code knows.

@@ -9,7 +9,7 @@ from typing import Any
 
 import corpus
 import torch
-from comparisons import relative
+from support.comparisons import relative
 
 import bridge
 from bridge.errors import PromptError

@@ -10,7 +10,7 @@ import pytest
 import torch
 from comfy_peer import Comfy, load_comfy, write_embeddings
 from parity_support import Equal, same
-from tiny_t5 import T5_WIDTH
+from support.tiny_t5 import T5_WIDTH
 
 import bridge
 from bridge.errors import PromptError

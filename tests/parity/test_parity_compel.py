@@ -1,21 +1,21 @@
 """compel beside bridge: its parser, and what its CompelForSD and CompelForSDXL make.
 
-The tiny towers are seen through the byte-level vocabulary of tests/tiny_models.py. States are
-compared at 1e-5 of the largest entry, float32.
+The tiny towers are seen through the byte-level vocabulary of tests/support/tiny_models.py. States
+are compared at 1e-5 of the largest entry, float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import corpus
 import pytest
 import torch
-from comparisons import relative
+from compel_peer import Parts, read_by_compel
 from parity_support import Equal
 from peers import package
-from tiny_models import tiny_sd_pipeline, tiny_sdxl_pipeline
+from support.comparisons import relative
+from support.tiny_models import tiny_sd_pipeline, tiny_sdxl_pipeline
 
 import bridge
 from bridge.errors import PromptError
@@ -23,7 +23,6 @@ from bridge.prompt import parse
 from bridge.prompt.prompt import first_step
 
 TOLERANCE = 1e-5
-Parts = list[tuple[float, list[tuple[str, float]]]]
 
 
 @pytest.fixture(scope="module")
@@ -31,26 +30,6 @@ def compel() -> Any:
     # compel's grammar looks at a place under many rules; remembered, it is ten times as fast.
     package("pyparsing").ParserElement.enable_packrat(None)
     return package("compel")
-
-
-def read_by_compel(parser: Any, prompt: str) -> tuple[str, Parts]:
-    conjunction = parser.parse_conjunction(prompt)
-    parts, weights = conjunction.prompts, conjunction.weights
-    kind = "and" if len(parts) > 1 else "one"
-    if len(parts) == 1 and type(parts[0]).__name__ == "Blend":
-        blend = parts[0]
-        kind = "blend" if blend.normalize_weights else "sum"
-        parts, weights = blend.prompts, blend.weights
-    return kind, [
-        (weight, [(c.text, round(c.weight, 9)) for c in fragments(part) if c.text])
-        for part, weight in zip(parts, weights, strict=True)
-    ]
-
-
-def fragments(part: Any) -> Iterator[Any]:
-    """What compel encodes of a part: of a ``.swap()`` the original."""
-    for child in part.children:
-        yield from getattr(child, "original", [child])
 
 
 def read_by_us(prompt: str) -> tuple[str, Parts]:

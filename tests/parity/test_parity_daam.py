@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from comparisons import relative
 from daam_peer import load_daam
 from parity_support import Equal
-from tiny_models import tiny_sd_pipeline
+from support.comparisons import relative
+from support.tiny_models import tiny_sd_pipeline
 from torch.nn.functional import interpolate
 
 import bridge

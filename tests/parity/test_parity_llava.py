@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from comparisons import relative
-from llava_folders import DATA, save_original
 from llava_peer import Llava, Slow, llava
 from parity_support import Equal
 from PIL import Image
+from support.comparisons import relative
+from support.llava_folders import save_original
+from support.places import DATA
 from write_llava_tokens import CHATS
 
 from bridge.vlm import CONVERSATIONS, load_vlm

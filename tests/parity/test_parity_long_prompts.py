@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from comparisons import relative
 from parity_support import Equal
 from peers import clone, on_path
-from tiny_models import text_config, tiny_sd_pipeline
+from support.comparisons import relative
+from support.tiny_models import text_config, tiny_sd_pipeline
 from transformers import CLIPTextModel, CLIPTokenizer
 
 import bridge

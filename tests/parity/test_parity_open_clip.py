@@ -13,13 +13,13 @@ import corpus
 import pytest
 import torch
 import transformers
-from comparisons import relative
-from drawn_pictures import MODES, picture
 from open_clip_peer import SMALL, WAYS, opened, small_model, write
 from parity_support import Equal
 from peers import clone, package
 from PIL import Image
-from tiny_tokenizers import tiny_xlmr_tokenizer
+from support.comparisons import relative
+from support.drawn_pictures import MODES, picture
+from support.tiny_tokenizers import tiny_xlmr_tokenizer
 
 from bridge.rgb import is_transparent, is_wide
 from bridge.towers import open_image_tower, open_text_tower

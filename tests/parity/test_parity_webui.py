@@ -15,7 +15,7 @@ import pytest
 import torch
 from parity_support import Equal, conditioned, plain, same
 from peers import clone, package
-from tiny_models import tiny_sd_pipeline, tiny_sdxl_pipeline
+from support.tiny_models import tiny_sd_pipeline, tiny_sdxl_pipeline
 from transformers import CLIPTokenizer
 from webui_peer import OldTokenizer, Webui, load_webui
 

@@ -1,8 +1,8 @@
 """What ComfyUI, ADV_CLIP_emb and Forge make of some prompts, written to tests/data.
 
 ``PEERS=... python tests/parity/tool_vectors.py`` writes ``comfy.json`` and ``forge.json``;
-``tests/test_tool_vectors.py`` holds bridge to them where the peers are not there. The towers and
-vocabularies are the tests' own tiny ones.
+``tests/unit/encoding/test_tool_vectors.py`` holds bridge to them where the peers are not there. The
+towers and vocabularies are the tests' own tiny ones.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ import torch  # noqa: E402
 from comfy_peer import Comfy, load_comfy  # noqa: E402
 from forge_peer import load_forge  # noqa: E402
 from parity_support import plain  # noqa: E402
-from tool_states import sampled, settled_pipeline  # noqa: E402
+from support.places import DATA  # noqa: E402
+from support.tool_states import sampled, settled_pipeline  # noqa: E402
 from transformers import CLIPTokenizer, T5TokenizerFast  # noqa: E402
 
 Case = dict[str, Any]
@@ -125,7 +126,7 @@ def write(name: str, clones: tuple[str, ...], cases: list[Case]) -> None:
     lines = ",\n  ".join(json.dumps(each, ensure_ascii=False) for each in cases)
     commits = json.dumps({each: peers.CLONES[each].commit for each in clones})
     text = f'{{\n "peers": {commits},\n "cases": [\n  {lines}\n ]\n}}\n'
-    (HERE.parent / "data" / name).write_text(text, encoding="utf-8")
+    (DATA / name).write_text(text, encoding="utf-8")
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """What stable-diffusion-webui's own parser says of some prompts, written to tests/data/webui.json.
 
-``PEERS=... python tests/parity/webui_vectors.py`` writes it; ``tests/test_webui_vectors.py`` holds
-bridge to it where the peer is not there.
+``PEERS=... python tests/parity/webui_vectors.py`` writes it;
+``tests/unit/prompt/test_webui_vectors.py`` holds bridge to it where the peer is not there.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import conftest  # noqa: E402, F401  (names torchvision operators, so that trans
 import corpus  # noqa: E402
 import peers  # noqa: E402
 import torch  # noqa: E402
-from tiny_models import tiny_sd_pipeline  # noqa: E402
+from support.places import DATA  # noqa: E402
+from support.tiny_models import tiny_sd_pipeline  # noqa: E402
 from webui_peer import load_webui  # noqa: E402
 
 CALLS = 7
@@ -55,7 +56,7 @@ def main() -> None:
         "weights": read,
         "drawn": drawn,
     }
-    path = HERE.parent / "data" / "webui.json"
+    path = DATA / "webui.json"
     path.write_text(json.dumps(written, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -1,7 +1,7 @@
 """What the peers' own functions clean odd texts to, written to tests/data/cleaned.json.
 
 ``PEERS=... python tests/parity/write_cleaned.py`` in the environment of ``make parity`` writes it;
-``tests/test_cleaning.py`` holds bridge to it where the peers are not there.
+``tests/unit/test_cleaning.py`` holds bridge to it where the peers are not there.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 import conftest  # noqa: E402, F401  (names torchvision operators, so that open_clip imports)
 import corpus  # noqa: E402
 from open_clip.tokenizer import get_clean_fn  # noqa: E402
+from support.places import DATA  # noqa: E402
 
 # As CLIPTokenizer._tokenize of transformers 4.30.2 begins.
 OLD = """
@@ -37,7 +38,7 @@ def main() -> None:
     for how in ("whitespace", "lower", "canonicalize"):
         found[how] = [*map(get_clean_fn(how), texts)]
     written = {"peers": ["transformers 4.30.2", "open_clip 3.3.0"], "texts": texts, **found}
-    path = HERE.parent / "data" / "cleaned.json"
+    path = DATA / "cleaned.json"
     path.write_text(json.dumps(written) + "\n", encoding="utf-8")
 
 

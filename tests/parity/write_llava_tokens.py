@@ -20,7 +20,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-DATA = Path(__file__).resolve().parents[1] / "data"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from support.llava_tokenizer import settings
+from support.places import DATA
+
 TEXT = (
     "A chat between a curious human and an artificial intelligence assistant.",
     "The assistant gives helpful, detailed, and polite answers to the human's questions.",
@@ -41,33 +45,6 @@ CHATS = (
     [("is  <image> a dog, or is <image>?", "")],
     [("  é 🐈\n\n", "two"), ("how many?", "three"), ("why?", "")],
 )
-
-
-def settings(told: dict[str, Any]) -> dict[str, Any]:
-    """tokenizer_config.json of liuhaotian's checkpoints."""
-    tokens = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    return {
-        "add_bos_token": True,
-        "add_eos_token": False,
-        "clean_up_tokenization_spaces": False,
-        "model_max_length": 2048,
-        "pad_token": None,
-        "padding_side": "right",
-        "sp_model_kwargs": {},
-        "tokenizer_class": "LlamaTokenizer",
-        **{
-            key: {
-                "__type": "AddedToken",
-                "content": text,
-                "lstrip": False,
-                "normalized": False,
-                "rstrip": False,
-                "single_word": False,
-            }
-            for key, text in tokens.items()
-        },
-        **told,
-    }
 
 
 def trained() -> bytes:

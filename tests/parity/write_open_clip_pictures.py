@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import conftest  # noqa: F401 - declares what torchvision misses
 import open_clip
 import torch
-from drawn_pictures import MODES, picture
 from open_clip_peer import WAYS
+from support.drawn_pictures import MODES, picture
+from support.places import DATA
 
 SIDE = 7
 # The second and third have a rest of 3 where what is cut is divided by 4: there halves round up.
@@ -41,9 +41,7 @@ def main() -> None:
     ]
     found = {"open_clip": open_clip.__version__, "side": SIDE, "ways": WAYS, "cases": cases}
     text = json.dumps(found, indent=None, separators=(",", ":")).replace('{"way"', '\n{"way"')
-    (Path(__file__).parents[1] / "data/open_clip_pictures.json").write_text(
-        text + "\n", encoding="utf-8"
-    )
+    (DATA / "open_clip_pictures.json").write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""What tests share: tiny models, folders and files of every layout, and helpers."""
