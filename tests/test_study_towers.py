@@ -14,7 +14,7 @@ from torch import nn
 from transformers import CLIPTextModelWithProjection
 
 import bridge
-from bridge.adapters import label_swap, opened
+from bridge.adapters import label_swap, swap
 from bridge.errors import OptionError
 from bridge.lab.cache import Cache
 from bridge.lab.passes import read_rollouts, read_weighted
@@ -96,7 +96,7 @@ def test_a_tower_by_name_is_opened_once(tmp_path: Path, monkeypatch: pytest.Monk
         calls.append(options)
         return open_text_tower(source, **options)
 
-    monkeypatch.setattr(opened, "open_text_tower", noted)
+    monkeypatch.setattr(swap, "open_text_tower", noted)
     bridge.release()
     half = tiny_sd_pipeline()
     half.text_encoder.to(torch.bfloat16)
