@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
+from support.tiny_models import tiny_clip_tokenizer
 from support.tiny_world import SEEDS, STEADY, scenes_at, synthetic_sprites
 
 from emoji_world.concepts import CONCEPTS
 from emoji_world.render import render_scene
 from emoji_world.scenes import CANVAS, SIZES, STYLES, TINTS, PlacedObject, Scene, is_held_out
+from emoji_world.train import clip
 from emoji_world.train.data import GRID, PATCH, patch_truth, pictures, scene_batch, scene_rng
 
 FIELDS = ("concept", "tint", "size", "style")
@@ -45,6 +47,8 @@ def assert_truth(scenes: list[Scene]) -> None:
 
 def test_the_grid_is_the_image_towers() -> None:
     assert GRID * PATCH == CANVAS and GRID * GRID == 64
+    vision = clip.build(tiny_clip_tokenizer()).config.vision_config
+    assert (vision.image_size, vision.patch_size) == (CANVAS, PATCH)
 
 
 @given(SEEDS)
