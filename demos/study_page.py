@@ -137,7 +137,7 @@ def _phrasings(studied: Studied) -> Markup:
 
 
 def _phrasing(studied: Studied, operation: str, detail: str, text: str, dialect: str) -> Markup:
-    weighted = DIALECTS[dialect].has_weights
+    weighted = dialect not in DIALECTS or DIALECTS[dialect].has_weights
     about = [operation, detail, dialect if weighted else ""]
     splits: dict[tuple[str, ...], list[str]] = {}
     if not weighted:
