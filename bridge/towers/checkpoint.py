@@ -120,7 +120,9 @@ def load_tower(
         elif architecture.startswith("Auto"):
             settings = read_config(folder)
         else:
-            settings = model_class.config_class.from_pretrained(folder, local_files_only=True)
+            settings = model_class.config_class.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
         held = files_size(folder) if state is None else sum(each.nbytes for each in state.values())
         check_described(model_class, settings, folder, held)
         module, info = model_class.from_pretrained(
