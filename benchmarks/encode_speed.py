@@ -211,7 +211,10 @@ def measure_shipped(device: torch.device, repeats: int) -> list[Row]:
     found = knowing(prompt, negative)
     towers = (pipe.text_encoder, pipe.text_encoder_2)
     ids = [
-        torch.tensor([plans[at].windows[0].ids for plans in found.plans + found.negative_plans])
+        torch.tensor(
+            [plans[at].windows[0].ids for plans in found.plans + found.negative_plans],
+            dtype=torch.long,
+        )
         for at in range(len(towers))
     ]
 

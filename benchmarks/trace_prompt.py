@@ -8,6 +8,7 @@ another prompt has loaded before. docs/architecture.md shows what it prints.
 
 from __future__ import annotations
 
+import argparse
 import sys
 import warnings
 from collections.abc import Callable
@@ -47,6 +48,8 @@ def traced(call: Callable[[], object]) -> tuple[list[str], list[str]]:
 
 def main() -> None:
     """Print both lists."""
+    parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.trace_prompt")
+    parser.parse_args()
     import bridge
 
     warnings.simplefilter("ignore")
