@@ -1,0 +1,18 @@
+"""The table of docs/conditioning.md that says how many cases the tools' own code reads as bridge."""
+
+from __future__ import annotations
+
+import json
+
+from support.places import ROOT
+
+RESULTS = ROOT / "benchmarks" / "results" / "parity.json"
+
+
+def parity_lines() -> list[str]:
+    """A line a row of what ``make parity`` measured."""
+    rows = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]
+    return [
+        f"| {row['name']} | {row['value']} of {row['n']} | {sum(row['on_purpose'].values()) or ''} |"
+        for row in rows
+    ]
