@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,8 @@ import peers
 import pytest
 import torch
 from parity_support import Count, Equal
+
+from benchmarks.results import Row, report, save
 
 # transformers imports torchvision where its wheel is found, and that asks torch for operators
 # which the CPU build beside it does not register. The names are enough.
@@ -66,14 +67,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if path is None or not counts:
         return
     rows = [
-        {
-            "name": count.row,
-            "value": count.tried - len(count.differing),
-            "n": count.tried,
-            "unit": "equal",
-            "on_purpose": count.on_purpose,
-        }
+        Row(count.row, equal, equal, equal, count.tried, "equal")
         for count in counts
+        for equal in [count.tried - len(count.differing)]
     ]
-    text = json.dumps({"peers": peers.versions(), "rows": rows}, indent=1, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    on_purpose = {count.row: count.on_purpose for count in counts if count.on_purpose}
+    save(path, report("make parity", rows, peers=peers.versions(), on_purpose=on_purpose))
