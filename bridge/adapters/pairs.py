@@ -50,7 +50,7 @@ def native_states(model: TextModel, towers: Towers, prompts: Sequence[str]) -> d
                 [RowPlan(plan, use.layer or Layer()) for plan in own],
                 Joining(EMPHASES["none"], _PLAIN.long_prompt, 1, own[0].limit),
             )
-        check_rows([own], [encoded.faults], "none", "")
+        check_rows([own], [encoded.faults], "none")
         found[use.component] = Native(
             tuple(NativeWindow.of(plan, plan.windows[0]) for plan in own),
             encoded.states.float(),

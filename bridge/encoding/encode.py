@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -55,6 +55,9 @@ from bridge.prompt import parse
 from bridge.prompt.syntax import parts_of
 from bridge.prompt.token_plan import as_written
 from bridge.towers import Layer
+
+if TYPE_CHECKING:
+    from bridge.adapters.foreign_tower import ForeignTower
 
 
 @dataclass(frozen=True)
@@ -204,10 +207,19 @@ def _run_towers(
             pooled.append(encoded.pooled[len(raw) :].to(dtype))
         faults.append(encoded.faults.view(-1, len(rows), 3).any(0))
         drifts.append(encoded.drifts[: len(rows)] if use.layer else (None,) * len(rows))
-    source = f"The adapter from {mapped.tower.name}" if mapped else ""
-    check_rows(plans, faults, rules.emphasis, source)
+    files = [*(each.source for each in model.addons.inversions)]
+    files += [each.lora.source for each, _ in model.addons.loras]
+    check_rows(plans, faults, rules.emphasis, _adapter_of(mapped), files)
     states = join_towers(parts, _zeros(model, rules))
     return _Rows(states, torch.cat(pooled, dim=-1) if pooled else None, tuple(drifts))
+
+
+def _adapter_of(mapped: ForeignTower | None) -> str:
+    """An adapter as messages call it; "" without one."""
+    if mapped is None:
+        return ""
+    source = mapped.adapter.source
+    return f"The adapter from {mapped.tower.name}{f' ({source})' if source else ''}"
 
 
 def _tower(model: TextModel, towers: Towers, at: int) -> Tower:

@@ -273,7 +273,11 @@ def _zero(rows: Tensor) -> Tensor:
 
 
 def check_rows(
-    plans: Sequence[Sequence[TokenPlan]], faults: Sequence[Tensor], emphasis: str, source: str
+    plans: Sequence[Sequence[TokenPlan]],
+    faults: Sequence[Tensor],
+    emphasis: str,
+    source: str = "",
+    files: Sequence[str] = (),
 ) -> None:
     """Refuse the first fault. One transfer from the device.
 
@@ -282,6 +286,7 @@ def check_rows(
         faults: of each tower, as ``faults_of`` gives them.
         emphasis: its name.
         source: whose states they are; "" for the towers themselves.
+        files: the textual inversions and LoRAs that act in them.
 
     Raises NumbersError.
     """
@@ -297,10 +302,12 @@ def check_rows(
                     "or it was fitted on too little; fit it again, in float32."
                 )
             if ill:
+                named = f" ({', '.join(files)})" if files else ""
                 raise NumbersError(
                     f"{plan.tower} gives numbers that are not finite (NaN or infinity) for "
-                    f"{plan.source!r:.120}. Its weights or a LoRA's are damaged, or too large for "
-                    "its dtype: fetch them again, leave the LoRA out, or load it in float32."
+                    f"{plan.source!r:.120}. Its weights or a LoRA's{named} are damaged, or too "
+                    "large for its dtype: fetch them again, leave the LoRA out, or load it in "
+                    "float32."
                 )
             if weighed or gone:
                 what = "all zero" if gone and not weighed else "not finite (NaN or infinity)"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
@@ -26,6 +27,7 @@ from bridge.files import check_output_folder, home_path, write_whole
 from bridge.lab.cache_keys import key_of
 from bridge.towers.tensors import load_tensors
 
+_KEY = re.compile("[0-9a-f]{1,64}")  # what is in a damaged file may be anything
 _BATCH = "batch"  # what a file's own note of its batch is called
 
 
@@ -95,8 +97,10 @@ class Cache:
 
     def _is_whole(self, batch: str | None) -> bool:
         """Whether all of a batch was kept. Files of before there were batches have none."""
-        path = None if batch is None else self._path(batch, ".done")
-        return path is None or path.is_file()
+        if batch is None or self._folder is None:
+            return True
+        path = self._path(batch, ".done") if _KEY.fullmatch(batch) else None
+        return path is not None and path.is_file()
 
     def _path(self, key: str, ending: str) -> Path | None:
         # Folders of few files each, as git keeps its objects.

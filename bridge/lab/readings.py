@@ -221,7 +221,7 @@ def _weigh(
             [RowPlan(plan, Layer()) for plan in plans],
             Joining(EMPHASES[rules.emphasis], rules.long_prompt, 1, plans[0].limit),
         )
-    check_rows([plans], [out.faults], rules.emphasis, "")
+    check_rows([plans], [out.faults], rules.emphasis)
     made = {}
     for at, (text, plan) in enumerate(zip(texts, plans, strict=True)):
         (window,) = plan.windows
