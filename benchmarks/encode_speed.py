@@ -42,6 +42,7 @@ from bridge.store import resolve
 _L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12}
 _BIG_G = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32}
 _HEADS = 64  # width of an attention head in both
+_IN_A_ROW = 10  # calls of an encoder that knows the prompt, which are too short to time alone
 _PROMPTS = ("two red apples left of a cat", "a photo of the dog on a green background")
 
 
@@ -207,7 +208,7 @@ def measure_shipped(device: torch.device, repeats: int) -> list[Row]:
     prompt, negative = _PROMPTS[0], "blurry"
     made: dict[str, Callable[[], object]] = {**sides(pipe, [prompt], [negative])}
     knowing = bridge.Encoder(pipe)
-    made["known"] = lambda: knowing(prompt, negative)
+    made["known"] = lambda: [knowing(prompt, negative) for _ in range(_IN_A_ROW)]
     found = knowing(prompt, negative)
     towers = (pipe.text_encoder, pipe.text_encoder_2)
     ids = [
@@ -238,6 +239,8 @@ def measure_shipped(device: torch.device, repeats: int) -> list[Row]:
         rounds = [
             {side: timed(action) for side, action in made.items()} for _ in range(repeats + 5)
         ][5:]
+    for each in rounds:
+        each["known"] /= _IN_A_ROW
     rows = [median_row(f"shipped/{side}", [r[side] for r in rounds], "ms") for side in made]
     beside = [r["bridge"] - r["bare_towers"] for r in rounds]
     return [*rows, median_row("shipped/bridge_beside_bare_towers", beside, "ms")]

@@ -326,7 +326,7 @@ class Encoder(AbstractContextManager["Encoder"]):
             return None
         versions = tuple(watched(module).version for module in towers.modules)
         own = None if inputs is NO_INPUTS else inputs.key
-        return (model.number, call, own, versions, towers.device, *self._place.values())
+        return (model.number, call, own, versions, *self._place.values())
 
 
 def read_place(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -71,10 +72,20 @@ _FORCE_ZEROS = "force_zeros_for_empty_prompt"
 
 @dataclass(frozen=True)
 class Towers:
-    """Loaded modules, one for each tower of the recipe, and where they run."""
+    """Loaded modules, one for each tower of the recipe.
+
+    Attributes:
+        modules: they.
+        place: where they run; of a live pipeline, how to find out.
+    """
 
     modules: tuple[Any, ...]
-    device: torch.device
+    place: torch.device | Callable[[], torch.device]
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where they run. A walk through all parts of a live pipeline, so it is asked once."""
+        return self.place() if callable(self.place) else self.place
 
     @property
     def fingerprints(self) -> tuple[str, ...]:
@@ -249,7 +260,8 @@ class PipelineSource:
     def _load(self) -> Towers:
         pipe = self._pipe()
         modules = tuple(getattr(pipe, use.component) for use in self._model.recipe.towers)
-        return Towers(modules, execution_device(pipe, [part for _, part in self._parts]))
+        parts = [part for _, part in self._parts]
+        return Towers(modules, lambda: execution_device(pipe, parts))
 
 
 Source: TypeAlias = FolderSource | PipelineSource
