@@ -26,7 +26,7 @@ from bridge.embedded import DRAWING
 from bridge.encoding.addon_inputs import Loras, TextualInversions, read_addons
 from bridge.encoding.composition import Composition
 from bridge.encoding.conditioning import Conditioning
-from bridge.encoding.encoder import kept_encoder, read_adapter, split_options
+from bridge.encoding.encoder import Encoder, read_adapter, split_options
 from bridge.encoding.options import LaterTexts, TextOptions, read_call, takes
 from bridge.encoding.prompt_schedule import PromptSchedule, read_schedule
 from bridge.errors import NumbersError, OptionError, UnsupportedModelError
@@ -183,7 +183,7 @@ def generate(
         of_model["adapter"] = read_adapter(adapter)
     by_name = pipeline is None and isinstance(model, (str, os.PathLike))
     pipe = _named(model, options, device, dtype) if by_name else _live(chosen, options)
-    plan = kept_encoder(pipe, of_model).run_schedule(asked)
+    plan = Encoder.over_kept(pipe, of_model).run_schedule(asked)
     if by_name:
         _check_unet_parts(plan)
     return _draw(pipe, options, plan, on_step, progress)

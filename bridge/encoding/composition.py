@@ -67,6 +67,7 @@ class Composition:
 class ComposeCall:
     """A call of ``compose``, parsed: a request with a prompt for each part, and their weights."""
 
+    call: Call
     request: Request
     weights: Weights
     is_apart: bool
@@ -94,7 +95,7 @@ def read_composition(call: Call) -> ComposeCall:
         call.sizes,
     )
     weights = tuple(weights_of(each) for each in prompts.first)
-    return ComposeCall(request, weights, any(map(is_apart, prompts.first)))
+    return ComposeCall(call, request, weights, any(map(is_apart, prompts.first)))
 
 
 def part_prompts(prompt: Prompt, flat: Flat) -> tuple[Prompt, ...]:

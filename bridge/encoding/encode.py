@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bridge.encoding.addons import NO_ADDONS
 from bridge.encoding.conditioning import Conditioning
 from bridge.encoding.emphasis import EMPHASES
 from bridge.encoding.joining import (
@@ -76,8 +75,7 @@ def encode(model: TextModel, rules: TextRules, request: Request, cache: StateCac
     check_options(model, rules, request.sizes, request.prompts, request.negatives)
     sizes = request.sizes.filled(model.default_size) if model.recipe.time_ids else None
     negatives = _negatives(model, rules, request)
-    has_addons = model.addons is not NO_ADDONS
-    strengths = [model.addons.strengths(each) if has_addons else () for each in request.tagged]
+    strengths = [model.addons.strengths(each) for each in request.tagged]
     batch = make_batch(request.prompts, negatives, strengths)
     plans, lengths = plan_rows(model, rules, batch)
     bias = unet_bias(model, rules, plans, batch)
@@ -104,8 +102,7 @@ def encode(model: TextModel, rules: TextRules, request: Request, cache: StateCac
     own_plans, negative_plans = batch.by_role(by_entry)
     own_traces, negative_traces = batch.by_role(traces)
     names = (use.component for use in model.recipe.towers)
-    account = model.addons.account(request.tagged) if has_addons else ()
-    addons = (*model.swaps, *account)
+    addons = (*model.swaps, *model.addons.account(request.tagged))
     return Conditioning(
         **tensors,
         add_time_ids=None
@@ -395,7 +392,6 @@ def unet_bias(model: TextModel, rules: TextRules, plans: Plans, batch: Batch) ->
         )
     if not emphasis.in_unet:
         return None
-    found = key_bias(plans, most_windows(plans), rules.long_prompt)
     if batch.is_joined:
         raise PromptError(f"{rules.emphasis} does not go with prompts of several parts.")
-    return found
+    return key_bias(plans, most_windows(plans), rules.long_prompt)

@@ -21,7 +21,6 @@ from bridge.encoding.options import (
     Call,
     CallOptions,
     EncodeOptions,
-    LaterTexts,
     ModelOptions,
     TextOptions,
     Texts,
@@ -36,7 +35,6 @@ from bridge.encoding.regions import (
     Region,
     RegionalCall,
     RegionalConditioning,
-    check_regional,
     join_regions,
     mean_shares,
     read_regional,
@@ -49,7 +47,6 @@ from bridge.runtime import check_dtype, resolve_device
 from bridge.towers.watch import is_repeatable, watched
 
 _MODEL = names_of(ModelOptions)
-_REGIONAL = names_of(CallOptions) - names_of(LaterTexts)
 
 
 class EncoderOptions(ModelOptions, TextOptions, total=False):
@@ -95,23 +92,25 @@ class Encoder(AbstractContextManager["Encoder"]):
         self._defaults = {name: options[name] for name in options if name not in _MODEL}  # type: ignore[literal-required]
         read_rules(self._defaults)
         revision = options.get("revision")
-        self._setup(open_source(model, **place, revision=revision, cache=cache), options)
+        self._setup(open_source(model, **place, revision=revision, cache=cache), options, place)
         self._changed()
 
-    def _setup(self, source: Source, options: Mapping[str, Any]) -> None:
+    def _setup(self, source: Source, options: Mapping[str, Any], place: dict[str, Any]) -> None:
         self._source: Source | None = source
         self._options = {name: options.get(name) for name in _MODEL}
-        self._place = read_place(options)
+        self._place = place
         if self._options["adapter"] is not None:
             self._options["adapter"] = read_adapter(self._options["adapter"])
         self._swapped: tuple[tuple[object, ...], TextModel] | None = None
 
     @classmethod
-    def over(cls, source: Source, options: Mapping[str, Any]) -> Encoder:
-        """An encoder over a source that others use too; ``options`` are those of the model."""
+    def over_kept(cls, model: Any, options: Mapping[str, Any]) -> Encoder:
+        """One over the source that the verbs keep for a model; ``options`` are ``ModelOptions``."""
+        place = read_place(options)
         found = cls.__new__(cls)
         found._defaults = {}
-        found._setup(source, options)
+        source = kept_source(model, **place, revision=options.get("revision"))
+        found._setup(source, options, place)
         return found
 
     # ------------------------------------------------------------ doors
@@ -143,7 +142,7 @@ class Encoder(AbstractContextManager["Encoder"]):
     ) -> Composition:
         """Encode prompts of several parts that are drawn together. As ``bridge.compose``."""
         call = read_call("compose", prompt, negative_prompt, self._with(options))
-        return self.run_composition(read_composition(call), call)
+        return self.run_composition(read_composition(call))
 
     @takes(CallOptions)
     def regional(
@@ -156,7 +155,7 @@ class Encoder(AbstractContextManager["Encoder"]):
         **options: Unpack[CallOptions],
     ) -> RegionalConditioning:
         """Encode a base prompt and those of regions. As ``bridge.regional``."""
-        asked = read_regions(prompt, regions, negative_prompt, base_weight, self._with(options))
+        asked = read_regional(prompt, regions, negative_prompt, base_weight, self._with(options))
         return self.run_regional(asked)
 
     def tokens(self, prompt: str, **options: Unpack[TextOptions]) -> TokenReport:
@@ -224,14 +223,15 @@ class Encoder(AbstractContextManager["Encoder"]):
     def run(self, call: Call, request: Request | None = None) -> Conditioning:
         """Encode a call; ``request`` is what it says, if it was parsed before."""
         model, inputs, cache = self._current(), self._inputs(call), self._open().cache
-        key = self._key(model, call, inputs) if cache.info().entries else None
+        # The key looks at the towers, which are not loaded where nothing can be known yet.
+        key = self._key(model, call, inputs) if len(cache) else None
         kept = None if key is None else cache.get(key)
         if kept is None:
             with noted() as notes:
                 found = self._encode(model, call, inputs, request or call.request())
             kept = found, tuple(notes)
-            key = self._key(model, call, inputs)
-            if key is not None:
+            # Not of a tower that changed while it ran.
+            if key is not None and key == self._key(model, call, inputs):
                 cache.put(key, (_copied(found), kept[1]), _bytes(found))
         else:
             found = _copied(kept[0])
@@ -256,12 +256,12 @@ class Encoder(AbstractContextManager["Encoder"]):
             self._encode(model, asked.call, inputs, asked.request(calls)), each_step
         )
 
-    def run_composition(self, asked: ComposeCall, call: Call) -> Composition:
+    def run_composition(self, asked: ComposeCall) -> Composition:
         """Encode what ``read_composition`` read."""
-        model, inputs = self._current(), self._inputs(call)
+        model, inputs = self._current(), self._inputs(asked.call)
         if asked.is_apart:
             check_unet(model, "The parts of an AND are summed")
-        return Composition(self._encode(model, call, inputs, asked.request), asked.weights)
+        return Composition(self._encode(model, asked.call, inputs, asked.request), asked.weights)
 
     def run_regional(self, asked: RegionalCall) -> RegionalConditioning:
         """Encode what ``read_regional`` read."""
@@ -277,9 +277,8 @@ class Encoder(AbstractContextManager["Encoder"]):
     def _encode(
         self, model: TextModel, call: Call, inputs: AddOnInputs, request: Request
     ) -> Conditioning:
-        if inputs is not NO_INPUTS:
-            model = bind_addons(model, inputs, call.rules.dialect)
-        found = encode(model, call.rules, request, self._open().cache)
+        bound = bind_addons(model, inputs, call.rules.dialect)
+        found = encode(bound, call.rules, request, self._open().cache)
         return found.to(**self._place)
 
     # ------------------------------------------------------------ within
@@ -325,8 +324,7 @@ class Encoder(AbstractContextManager["Encoder"]):
         if not all(map(is_repeatable, towers.modules)):
             return None
         versions = tuple(watched(module).version for module in towers.modules)
-        own = None if inputs is NO_INPUTS else inputs.key
-        return (model.number, call, own, versions, *self._place.values())
+        return (model.number, call, inputs.key, versions, *self._place.values())
 
 
 def read_place(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -346,13 +344,6 @@ def read_adapter(given: Any) -> Any:
     return read(given)
 
 
-def kept_encoder(model: Any, options: Mapping[str, Any]) -> Encoder:
-    """An encoder over the source that the verbs keep for a model."""
-    place = read_place(options)
-    source = kept_source(model, **place, revision=options.get("revision"))
-    return Encoder.over(source, options)
-
-
 def _copied(found: Conditioning) -> Conditioning:
     """With tensors of its own, so that a caller may write into them."""
     return found.map_tensors(torch.Tensor.clone)
@@ -361,19 +352,6 @@ def _copied(found: Conditioning) -> Conditioning:
 def _bytes(found: Conditioning) -> int:
     tensors = (getattr(found, name) for name in (*TENSORS, "add_time_ids", *BIASES))
     return sum(each.nbytes for each in tensors if each is not None)
-
-
-def read_regions(
-    prompt: str,
-    regions: Sequence[Region],
-    negative_prompt: str | None,
-    base_weight: float,
-    options: Mapping[str, Any],
-) -> RegionalCall:
-    check_regional(prompt, regions, base_weight)
-    texts = [prompt, *(each.prompt for each in regions)]
-    call = read_call("regional", texts, negative_prompt, options, _REGIONAL)
-    return read_regional(call, regions, base_weight)
 
 
 def split_options(options: Mapping[str, Any], door: str) -> tuple[dict[str, Any], dict[str, Any]]:

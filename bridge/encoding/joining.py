@@ -366,19 +366,14 @@ def _extents(own: Sequence[int], counts: Sequence[int]) -> tuple[Extent, ...]:
 # ---------------------------------------------------------------- a UNet's biases
 
 
-def key_bias(plans: Sequence[Sequence[TokenPlan]], windows: int, long: LongPrompt) -> Tensor | None:
+def key_bias(plans: Sequence[Sequence[TokenPlan]], windows: int, long: LongPrompt) -> Tensor:
     """What is added to the logits of each token of B prompts: ``(B, T')``.
 
     Args:
         plans: for each tower the plans of B prompts.
         windows: how many windows every plan is brought to.
         long: how windows become one sequence.
-
-    Returns:
-        None where nothing is weighted.
     """
-    if not any(plan.is_weighted for tower in plans for plan in tower):
-        return None
     towers = [torch.stack([_joined_bias(plan, windows, long) for plan in tower]) for tower in plans]
     return torch.stack(towers).mean(0)
 

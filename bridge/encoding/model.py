@@ -67,6 +67,7 @@ UNETS = tuple(
 """The recipes of UNets that read CLIP."""
 next_number = count().__next__
 """A number for a reading of a model, which no other has."""
+_Parts: TypeAlias = tuple[tuple[str, Any], ...]
 _FORCE_ZEROS = "force_zeros_for_empty_prompt"
 
 
@@ -213,18 +214,19 @@ class PipelineSource:
     def __init__(self, pipe: Any, cache: int = DEFAULT_BYTES, *, weak: bool = False) -> None:
         self._pipe: Callable[[], Any] = weakref.ref(pipe) if weak else lambda: pipe
         self.cache = StateCache(cache)
-        self._parts: tuple[tuple[str, Any], ...] = ()
-        self._about: tuple[object, ...] = ()
-        self._model = self._read(pipe)
+        self._reading = self._read(pipe)
 
     def model(self) -> TextModel:
         """The model as the pipeline is now."""
         pipe = self._pipe()
-        if self._about != self._told(pipe) or any(
-            getattr(pipe, name, None) is not part for name, part in self._parts
+        # One attribute, so that no thread sees the parts of one reading beside another's model.
+        parts, about, model = self._reading
+        if about != _settings(pipe, parts) or any(
+            getattr(pipe, name, None) is not part for name, part in parts
         ):
-            self._model = self._read(pipe)
-        return self._model
+            self._reading = self._read(pipe)
+            return self._reading[2]
+        return model
 
     def calls_per_step(self) -> int:
         """How often its solver calls the model in a step."""
@@ -238,30 +240,15 @@ class PipelineSource:
         """Let go of the states; the pipeline is its owner's."""
         self.cache.clear()
 
-    def _read(self, pipe: Any) -> TextModel:
-        self._parts = tuple(pipe.components.items())
-        self._about = self._told(pipe)
-        return _of_pipeline(pipe, self._load)
-
-    def _told(self, pipe: Any) -> tuple[object, ...]:
-        """What may change in a part that stays the same: sizes of vocabularies, settings."""
-        found: list[object] = [pipe.config, tuple(getattr(pipe, "_callback_tensor_inputs", ()))]
-        for name, part in self._parts:
-            if part is None:
-                continue
-            if name.startswith("tokenizer"):
-                found.append((len(part), part.model_max_length, part.pad_token))
-            elif name.startswith("text_encoder"):
-                found.append(dict(vars(part.config)))
-            elif name in ("unet", "transformer"):
-                found.append(part.config)  # frozen, and replaced where a setting changes
-        return tuple(found)
+    def _read(self, pipe: Any) -> tuple[_Parts, tuple[object, ...], TextModel]:
+        parts = tuple(pipe.components.items())
+        return parts, _settings(pipe, parts), _of_pipeline(pipe, self._load)
 
     def _load(self) -> Towers:
         pipe = self._pipe()
-        modules = tuple(getattr(pipe, use.component) for use in self._model.recipe.towers)
-        parts = [part for _, part in self._parts]
-        return Towers(modules, lambda: execution_device(pipe, parts))
+        parts, _, model = self._reading
+        modules = tuple(getattr(pipe, use.component) for use in model.recipe.towers)
+        return Towers(modules, lambda: execution_device(pipe, [part for _, part in parts]))
 
 
 Source: TypeAlias = FolderSource | PipelineSource
@@ -499,6 +486,21 @@ def _shared_towers(
 
 
 # ---------------------------------------------------------------- live pipeline
+
+
+def _settings(pipe: Any, parts: _Parts) -> tuple[object, ...]:
+    """What may change in a part that stays the same: sizes of vocabularies, settings."""
+    found: list[object] = [pipe.config, tuple(getattr(pipe, "_callback_tensor_inputs", ()))]
+    for name, part in parts:
+        if part is None:
+            continue
+        if name.startswith("tokenizer"):
+            found.append((len(part), part.model_max_length, part.pad_token))
+        elif name.startswith("text_encoder"):
+            found.append(dict(vars(part.config)))
+        elif name in ("unet", "transformer"):
+            found.append(part.config)  # frozen, and replaced where a setting changes
+    return tuple(found)
 
 
 def _of_pipeline(pipe: Any, load: Callable[[], Towers]) -> TextModel:

@@ -22,7 +22,7 @@ weighted by the area of their shares.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,11 +32,20 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from bridge.checks import is_finite
 from bridge.encoding.conditioning import Conditioning, ConditioningReport
-from bridge.encoding.options import Call, Request
+from bridge.encoding.options import (
+    Call,
+    CallOptions,
+    LaterTexts,
+    Request,
+    names_of,
+    read_call,
+)
 from bridge.encoding.planning import ParsedTexts
 from bridge.errors import OptionError, PromptError
 from bridge.prompt import Prompt, TokenPlan
 
+# A text of the later towers' own would be one for all regions.
+_OPTIONS = names_of(CallOptions) - names_of(LaterTexts)
 # Where shares are averaged over the area; boxes count by the exact area at any grid.
 _GRID = 64
 
@@ -159,9 +168,19 @@ class RegionalCall:
         )  # fmt: skip
 
 
-def check_regional(prompt: object, regions: object, base_weight: object) -> None:
-    """Refuse what is not one prompt, a list of regions and a share. Raises PromptError,
-    OptionError."""
+def read_regional(
+    prompt: str,
+    regions: Sequence[Region],
+    negative_prompt: str | None,
+    base_weight: float,
+    options: Mapping[str, Any],
+) -> RegionalCall:
+    """Check and parse what ``bridge.regional`` is asked for; ``options``: ``CallOptions``.
+
+    Raises:
+        PromptError, OptionError: as ``bridge.regional``, but those that need a model.
+        TypeError: a name that no door has.
+    """
     if not isinstance(prompt, str):
         raise PromptError("Regional prompts are those of one picture; give one base prompt.")
     if not isinstance(regions, Sequence) or not regions:
@@ -170,12 +189,9 @@ def check_regional(prompt: object, regions: object, base_weight: object) -> None
         raise OptionError("regions must be a list of at least one bridge.Region.")
     if not is_finite(base_weight, 0, 1):
         raise OptionError(f"base_weight is {base_weight!r}; give a number from 0 to 1.")
-
-
-def read_regional(call: Call, regions: Sequence[Region], base_weight: float) -> RegionalCall:
-    """Parse the prompts; ``call`` has the base prompt's and each region's. Raises PromptError."""
-    rules = call.rules
-    negatives = call.negatives
+    texts = [prompt, *(each.prompt for each in regions)]
+    call = read_call("regional", texts, negative_prompt, options, _OPTIONS)
+    rules, negatives = call.rules, call.negatives
     return RegionalCall(
         call,
         tuple(regions),

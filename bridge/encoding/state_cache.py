@@ -64,6 +64,9 @@ class StateCache:
             self._kept.clear()
             self._bytes = 0
 
+    def __len__(self) -> int:
+        return len(self._kept)
+
     def info(self) -> CacheInfo:
         """Its figures."""
         with self._lock:

@@ -83,7 +83,7 @@ class Tower:
 @dataclass(frozen=True)
 class Encoded:
     """Token states ``(N, T', D)`` and pooled states ``(N, P)`` of N plans, what emphasis did to
-    each (None to a plan without weights), and their faults ``(N, 3)`` (``soundness``). T5 has no
+    each (None to a plan without weights), and their faults ``(N, 3)`` (``faults_of``). T5 has no
     pooled states."""
 
     states: Tensor

@@ -13,10 +13,10 @@ from typing import Any, Unpack
 from bridge.embedded import DRAWING
 from bridge.encoding.composition import Composition, read_composition
 from bridge.encoding.conditioning import Conditioning
-from bridge.encoding.encoder import kept_encoder, read_regions, split_options
+from bridge.encoding.encoder import Encoder, split_options
 from bridge.encoding.options import EncodeOptions, Texts, read_call, takes
 from bridge.encoding.prompt_schedule import PromptSchedule, read_schedule
-from bridge.encoding.regions import Region, RegionalConditioning
+from bridge.encoding.regions import Region, RegionalConditioning, read_regional
 from bridge.prompt.prompt import Rule
 
 
@@ -116,7 +116,7 @@ def condition(
     own, more = split_options(options, "condition")
     call = read_call("condition", prompt, negative_prompt, more)
     request = call.request()
-    return kept_encoder(model, own).run(call, request)
+    return Encoder.over_kept(model, own).run(call, request)
 
 
 @takes(EncodeOptions)
@@ -143,7 +143,7 @@ def schedule(
     """
     own, more = split_options(options, "schedule")
     asked = read_schedule(read_call("schedule", prompt, negative_prompt, more), steps, rule)
-    return kept_encoder(model, own).run_schedule(asked)
+    return Encoder.over_kept(model, own).run_schedule(asked)
 
 
 @takes(EncodeOptions)
@@ -174,7 +174,7 @@ def compose(
     own, more = split_options(options, "compose")
     call = read_call("compose", prompt, negative_prompt, more)
     asked = read_composition(call)
-    return kept_encoder(model, own).run_composition(asked, call)
+    return Encoder.over_kept(model, own).run_composition(asked)
 
 
 @takes(EncodeOptions)
@@ -209,5 +209,5 @@ def regional(
         PromptError and the others of ``bridge.condition``.
     """
     own, more = split_options(options, "regional")
-    asked = read_regions(prompt, regions, negative_prompt, base_weight, more)
-    return kept_encoder(model, own).run_regional(asked)
+    asked = read_regional(prompt, regions, negative_prompt, base_weight, more)
+    return Encoder.over_kept(model, own).run_regional(asked)

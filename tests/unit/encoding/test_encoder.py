@@ -341,6 +341,23 @@ def test_what_changes_in_a_live_pipeline_is_seen(sdxl: Any, change: Any, door: s
     assert change is _hooked or dict(before.fingerprints) != dict(after.fingerprints)
 
 
+def test_what_changes_while_it_runs_is_not_kept(sdxl: Any) -> None:
+    due = [False]
+
+    def train(module: Any, *_: Any) -> None:
+        if due.pop():
+            with torch.no_grad():
+                module.get_input_embeddings().weight.mul_(1.5)
+        due.append(False)
+
+    sdxl.text_encoder.register_forward_hook(train)
+    encoder = Encoder(sdxl)
+    encoder("a dog")
+    due[:] = [True]
+    encoder("a cat")
+    assert same(encoder("a cat"), Encoder(sdxl, cache=0)("a cat"))
+
+
 def test_another_dtype_is_seen(sdxl: Any) -> None:
     encoder = Encoder(sdxl)
     assert encoder("a cat").prompt_embeds.dtype == torch.float32
