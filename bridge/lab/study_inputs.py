@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bridge.checks import is_whole
 from bridge.diffusion.options import checked_options
 from bridge.embedded import STUDY_TOWERS
 from bridge.encoding.options import read_rules
@@ -53,7 +54,7 @@ def read_subjects(
             is not a whole number; weights that are not numbers.
     """
     prompts = tuple(dict.fromkeys(check_prompts(prompt)))
-    if isinstance(seed, bool) or not isinstance(seed, int):
+    if not is_whole(seed):
         raise OptionError(f"seed is {seed!r}; give a whole number.")
     usual = Settings()
     settings = Settings(
