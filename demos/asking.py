@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import bridge
 from bridge.errors import PromptError
+from bridge.images import load_image
 from bridge.vlm.chat import checked_turns
-from bridge.vlm.image import load_image
 from demos.limits import read_text
 from demos.models import Models
 

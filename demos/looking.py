@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bridge.errors import OptionError
+from bridge.images import load_image
 from bridge.vlm import attention_rollout, heat_overlay, lens, lens_overlay, occlusion
-from bridge.vlm.image import load_image
 from demos.asking import REMEMBERED, Turn, with_turns_that_fit
 from demos.models import Models
 from demos.pictures import data_uri

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from gradio.utils import get_upload_folder
 
 from bridge.errors import ImageError
-from bridge.vlm.image import image_size, load_image
+from bridge.images import image_size, load_image
 from demos.limits import MOST_PIXELS
 
 if TYPE_CHECKING:

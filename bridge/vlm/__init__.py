@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from bridge.lazy import lazy_imports
 
 if TYPE_CHECKING:
+    from bridge.images import load_image
     from bridge.vlm import checkpoints, explain, hf_models, projectors, train
     from bridge.vlm.answering import Choice, describe
     from bridge.vlm.checkpoints.convert import convert
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from bridge.vlm.explain.pictures import heat_overlay, lens_overlay
     from bridge.vlm.explain.rollout import AttentionRollout, attention_rollout
     from bridge.vlm.hf_models import from_blip2, from_llava
-    from bridge.vlm.image import load_image
     from bridge.vlm.load import load_llm, load_vision, load_vlm
     from bridge.vlm.model import BridgeVLM
     from bridge.vlm.pairing import pair

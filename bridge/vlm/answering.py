@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 from bridge.embedded import ANSWERING
 from bridge.errors import OptionError, UnsupportedModelError
+from bridge.images import ImagesInput, load_images
 from bridge.kept import kept
 from bridge.vlm.chat import Turn, check_no_special_tokens, checked_max_new_tokens, checked_turns
-from bridge.vlm.image import ImagesInput, load_images
 
 if TYPE_CHECKING:
     import torch

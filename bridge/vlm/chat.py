@@ -25,8 +25,8 @@ from typing import Any
 
 from bridge.checks import whole
 from bridge.errors import PromptError
+from bridge.images import ImageInput
 from bridge.prompt import check_text
-from bridge.vlm.image import ImageInput
 
 IMAGE_TOKEN = "<image>"
 END_OF_ANSWER = "</s>"

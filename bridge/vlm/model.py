@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from bridge.errors import OptionError, UnsupportedModelError
+from bridge.images import ImagesInput, load_images
 from bridge.vlm.answering import Choice, Normalise, Question, choose, read_question, stream_text
 from bridge.vlm.chat import (
     IMAGE_TOKEN,
@@ -30,7 +31,6 @@ from bridge.vlm.chat import (
     read_messages,
 )
 from bridge.vlm.chat_writer import ChatWriter
-from bridge.vlm.image import ImagesInput, load_images
 from bridge.vlm.merge_embeddings import LlmInputs, Side, llm_logits, merge_embeddings, pad_rows
 from bridge.vlm.projectors import Grid, Projector
 from bridge.vlm.validation import (

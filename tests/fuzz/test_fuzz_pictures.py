@@ -18,8 +18,8 @@ from fuzz_support import Fuzz, damage_bytes
 from PIL import Image, PngImagePlugin
 
 from bridge.errors import ImageError
+from bridge.images import image_size, load_image
 from bridge.prompt.parameters import read_parameters
-from bridge.vlm.image import image_size, load_image
 
 ROW = "damaged pictures that end in a traceback"
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "I", "I;16", "F", "PA")

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from bridge.errors import OptionError, UnsupportedModelError
+from bridge.images import load_images
 from bridge.rgb import to_rgb
-from bridge.vlm.image import load_images
 from bridge.vlm.model import BridgeVLM
 from bridge.vlm.projectors.protocol import Grid, Projector
 from bridge.vlm.views import AnyRes, Views

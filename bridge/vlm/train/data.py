@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from bridge.errors import DataError, ImageError, PromptError, quoted
 from bridge.files import hash_file, home_path
+from bridge.images import ImageInput, image_size, load_image
 from bridge.vlm.chat import IMAGE_TOKEN, Turn, checked_turns, marks_at_head, n_pictures_at_head
-from bridge.vlm.image import ImageInput, image_size, load_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -22,9 +22,9 @@ from torch import nn
 
 import bridge
 from bridge.errors import ImageError, OptionError, UnsupportedModelError
+from bridge.images import load_image
 from bridge.towers import ImageTower, open_image_tower
 from bridge.towers.image_processor import open_clip_pictures
-from bridge.vlm.image import load_image
 
 SAID = json.loads((DATA / "open_clip_pictures.json").read_text())
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from bridge.errors import BridgeError, ImageError
-from bridge.vlm.image import MAX_PIXELS, image_size, load_image
+from bridge.images import MAX_PIXELS, image_size, load_image
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 
