@@ -13,8 +13,20 @@ from bridge.lazy import lazy_imports
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from bridge import adapters, comfyui, diffusion, encoding, errors, lab, prompt, towers, vlm
+    from bridge import (
+        adapters,
+        comfyui,
+        contrastive,
+        diffusion,
+        encoding,
+        errors,
+        lab,
+        prompt,
+        towers,
+        vlm,
+    )
     from bridge.adapters import Adapter, fit_adapter, load_adapter
+    from bridge.contrastive import CLIP
     from bridge.diffusion import Generation, generate, inject, load_pipeline
     from bridge.encoding import (
         Composition,

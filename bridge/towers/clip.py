@@ -19,6 +19,7 @@ from bridge.files import read_json
 from bridge.towers.checkpoint import load_tower
 from bridge.towers.family import ImageFamily, Parts, Scoring, TextFamily, TowerSpec, spec_of_config
 from bridge.towers.image_processor import load_image_processor
+from bridge.towers.pooled import pool_image, pool_text
 from bridge.towers.states import ImageStates, Layer, TextStates
 from bridge.towers.tensors import read_named
 from bridge.towers.tokenizer import TokenRule
@@ -203,5 +204,7 @@ def spec_of(module: Any, source: str) -> TowerSpec:
     return spec_of_config(module.config.to_dict(), type(module).__name__, source)
 
 
-TEXT = TextFamily("clip", load_text, encode_text, TokenRule(fill=True), TOKENIZER, spec=spec_of)
-IMAGE = ImageFamily("clip", load_image, encode_image)
+TEXT = TextFamily(
+    "clip", load_text, encode_text, TokenRule(fill=True), TOKENIZER, spec=spec_of, pool=pool_text
+)
+IMAGE = ImageFamily("clip", load_image, encode_image, pool_image)

@@ -123,6 +123,17 @@ def positions(encoder: Any) -> int:
     return count if empty is None else count - empty - 1
 
 
+def cosines(text_pooled: Tensor, image_pooled: Tensor) -> Tensor:
+    """Cosines ``(T, I)`` of texts and pictures; arguments and errors as `Scoring.scores`."""
+    if text_pooled.shape[-1] != image_pooled.shape[-1]:
+        raise OptionError(
+            f"The pooled text is {text_pooled.shape[-1]} wide and the pooled picture "
+            f"{image_pooled.shape[-1]}; score a text tower with its own image tower"
+        )
+    found = normalize(image_pooled, dim=-1) @ normalize(text_pooled, dim=-1).T
+    return (found.amax(1) if found.ndim == 3 else found).T
+
+
 @dataclass(frozen=True)
 class Scoring:
     """How well texts and pictures fit, from their pooled states, as a model was trained to say it.
@@ -152,15 +163,7 @@ class Scoring:
         Raises:
             OptionError: the widths differ: these are not towers of one model.
         """
-        if text_pooled.shape[-1] != image_pooled.shape[-1]:
-            raise OptionError(
-                f"The pooled text is {text_pooled.shape[-1]} wide and the pooled picture "
-                f"{image_pooled.shape[-1]}; score a text tower with its own image tower"
-            )
-        cosines = normalize(image_pooled, dim=-1) @ normalize(text_pooled, dim=-1).T
-        if cosines.ndim == 3:
-            cosines = cosines.amax(1)
-        return self.scale * cosines.T + self.bias
+        return self.scale * cosines(text_pooled, image_pooled) + self.bias
 
     def probabilities(self, text_pooled: Tensor, image_pooled: Tensor) -> Tensor:
         """``(T, I)``: of each pair alone (SigLIP), or of each text among these, summing to 1."""
@@ -197,6 +200,8 @@ class TextFamily:
             from its own checkpoints only.
         tokens: whether its token states mean anything to a UNet's cross-attention; a family that
             was trained for its pooled state alone says False.
+        pool: ``(module, ids, mask) -> (B, P)``, the pooled states of `encode` at a part of its
+            work; None where there is no shorter way.
     """
 
     name: str
@@ -206,6 +211,7 @@ class TextFamily:
     tokenizer: str = "AutoTokenizer"
     spec: Callable[[Any, str], TowerSpec] | None = None
     tokens: bool = True
+    pool: Callable[[Any, Tensor, Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -217,11 +223,13 @@ class ImageFamily:
         load: ``(folder, dtype, device, allow_pickle) -> Parts``. Raises WeightsError.
         encode: ``(module, pixels, layers) -> ImageStates``; pixels is what the processor makes,
             ``(B, 3, H, W)``, or a mapping of tensors for a family that takes more.
+        pool: ``(module, pixels) -> (B, P)``, as `TextFamily.pool`.
     """
 
     name: str
     load: Callable[[Path, Any, Any, bool], Parts]
     encode: Callable[..., ImageStates]
+    pool: Callable[[Any, Any], Tensor] | None = None
 
 
 class Headed(nn.Module):

@@ -40,6 +40,7 @@ from bridge.towers.family import (
 )
 from bridge.towers.open_clip import load_image
 from bridge.towers.open_clip_config import cleaning, read_files
+from bridge.towers.pooled import pool_image
 from bridge.towers.states import Layer, TextStates
 from bridge.towers.tensors import read_state
 from bridge.towers.tokenizer import TokenRule
@@ -274,4 +275,4 @@ MULTILINGUAL_TEXT = TextFamily(
 OPEN_CLIP_TEXT = TextFamily(
     "open_clip_hf", load_open_clip, encode_text, TokenRule(fill=True, clean="whitespace")
 )
-OPEN_CLIP_IMAGE = ImageFamily("open_clip_hf", load_image, encode_image)
+OPEN_CLIP_IMAGE = ImageFamily("open_clip_hf", load_image, encode_image, pool_image)

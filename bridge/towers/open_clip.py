@@ -37,6 +37,7 @@ from bridge.towers.open_clip_config import (
     text_heads,
     vision_heads,
 )
+from bridge.towers.pooled import pool_image, pool_text
 from bridge.towers.tokenizer import TokenRule
 
 # transformers pools at the highest id, as OpenAI's code and open_clip do, if EOS is said to be 2.
@@ -238,6 +239,11 @@ def _block(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
 
 
 TEXT = TextFamily(
-    "open_clip", load_text, encode_text, TokenRule(fill=True, pad=0, clean="lower"), TOKENIZER
+    "open_clip",
+    load_text,
+    encode_text,
+    TokenRule(fill=True, pad=0, clean="lower"),
+    TOKENIZER,
+    pool=pool_text,
 )
-IMAGE = ImageFamily("open_clip", load_image, encode_image)
+IMAGE = ImageFamily("open_clip", load_image, encode_image, pool_image)

@@ -13,12 +13,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from bridge.checks import nearest
 from bridge.embedded import CATALOGUE, EMBEDDED, EMBEDDED_TOWERS, weights_file
 from bridge.errors import UnknownModelError, WeightsError
+from bridge.files import home_path, read_json
 from bridge.hub import DEFAULT_PATTERNS
 from bridge.manifest import embedded_state
 from bridge.store import resolve
@@ -39,6 +41,7 @@ class TowerRow:
         files: its weights, where they are not those of a stock layout.
         pickle: whether its weights are published as a pickle alone, which is not fetched.
         tokenizer: where its tokenizer is, if not beside the weights.
+        partner: the tower whose other side it shares a space with; "" for one with two sides.
     """
 
     name: str
@@ -56,6 +59,7 @@ class TowerRow:
     files: tuple[str, ...] = ()
     pickle: bool = False
     tokenizer: str = ""
+    partner: str = ""
 
     def at_hand(self) -> bool:
         """Whether it opens without a network: it is embedded, or in the hub's local cache."""
@@ -78,6 +82,7 @@ def _embedded_row(told: dict[str, Any]) -> TowerRow:
 _TEXTS = ("*.json", "*.txt", "*.model")
 _TOKENIZER = ("tokenizer*.json", "special_tokens_map.json", "vocab.*", "merges.txt", "*.model")
 _COLUMNS = ("name", "family", "text", "pooled", "context", "layers", "image", "offline", "source")
+_HUB_PREFIX = "hf-hub:"
 _L = "openai/clip-vit-large-patch14"
 _BIN = "published as a pickle"
 _OPEN = "open_clip_model.safetensors"
@@ -155,10 +160,10 @@ ROWS: tuple[TowerRow, ...] = (
     # text alone
     TowerRow("mclip-xlmr-l14", "multilingual_clip", "M-CLIP/XLM-Roberta-Large-Vit-L-14",
              1024, 768, 512, 24, 0, 0, 0, "MIT", f"pooled only, scored with clip-l; {_BIN}",
-             pickle=True),
+             pickle=True, partner="clip-l"),
     TowerRow("mclip-labse-l14", "multilingual_clip", "M-CLIP/LABSE-Vit-L-14",
              768, 768, 512, 12, 0, 0, 0, "MIT", f"pooled only, scored with clip-l; {_BIN}",
-             pickle=True),
+             pickle=True, partner="clip-l"),
     TowerRow("t5-small", "t5", "google-t5/t5-small", 512, 0, 512, 6, 0, 0, 0, "Apache-2.0"),
     TowerRow("t5-base", "t5", "google-t5/t5-base", 768, 0, 512, 12, 0, 0, 0, "Apache-2.0"),
     TowerRow("t5-large", "t5", "google-t5/t5-large", 1024, 0, 512, 24, 0, 0, 0, "Apache-2.0"),
@@ -213,6 +218,9 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 def find_source(source: str | Path) -> tuple[str, Path, str | None, Path | None]:
     """From a short name, hub id or folder to a local folder; what is missing is fetched.
 
+    open_clip's names with their tag, ``ViT-B-32/laion2b_s34b_b79k``, and its ``hf-hub:owner/name``
+    are hub ids too.
+
     Returns:
         The tower's name, its folder, its family where the table says it, and the folder of its
         tokenizer where that is another.
@@ -222,6 +230,7 @@ def find_source(source: str | Path) -> tuple[str, Path, str | None, Path | None]
         HubError: the hub cannot be reached.
         WeightsError: weights that are published as a pickle alone.
     """
+    source = _on_the_hub(source)
     row = find_row(source) if isinstance(source, str) else None
     if row is not None:
         words = find_tokenizer(row.tokenizer) if row.tokenizer else None
@@ -236,6 +245,31 @@ def find_source(source: str | Path) -> tuple[str, Path, str | None, Path | None]
             f"No tower {str(source)!r}: did you mean {near}? All names: `bridge towers`; or give "
             "a folder or a hub id such as 'owner/name'."
         ) from error
+
+
+@cache
+def open_clip_names() -> dict[str, dict[str, str]]:
+    """Model name -> pretrained tag -> hub id, as open_clip 3.3.0 has them."""
+    return read_json(Path(__file__).with_name("open_clip_names.json"))
+
+
+def _on_the_hub(source: str | Path) -> str | Path:
+    """The hub id of open_clip's ``MODEL/TAG`` or ``hf-hub:owner/name``; others as they are.
+
+    Raises UnknownModelError for a model of open_clip's with another tag, naming those it has.
+    """
+    if not isinstance(source, str) or os.path.isdir(home_path(source)):
+        return source
+    model, _, tag = source.removeprefix(_HUB_PREFIX).partition("/")
+    tags = open_clip_names().get(model)
+    if tags is None:
+        return source.removeprefix(_HUB_PREFIX)
+    if tag not in tags:
+        raise UnknownModelError(
+            f"open_clip's {model} has no weights {tag!r}; it has {', '.join(tags)}: give one as "
+            f"'{model}/{next(iter(tags))}'"
+        )
+    return tags[tag]
 
 
 def _fetched(source: str | Path) -> Path:

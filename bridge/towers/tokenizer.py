@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bridge.cleaning import clean
-from bridge.errors import PromptError, WeightsError
+from bridge.errors import OptionError, PromptError, WeightsError
 from bridge.files import stamp
 from bridge.kept import kept
+from bridge.runtime import quiet_loading
 from bridge.towers.checkpoint import reading
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def _load(folder: Path, kind: str, stamps: tuple[tuple[int, int] | None, ...]) -
     if "tokenizer.json" not in there and slow is None:
         names = " nor ".join(" with ".join(sorted(files, reverse=True)) for files in own)
         raise WeightsError(f"{folder} has neither tokenizer.json nor {names}; fetch it again.")
-    with reading(f"The tokenizer in {folder} cannot be read"):
+    with reading(f"The tokenizer in {folder} cannot be read"), quiet_loading():
         return check_tokenizer(
             getattr(transformers, kind).from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
@@ -177,6 +178,28 @@ def tokenize(tokenizer: Any, texts: Sequence[str], rule: TokenRule, context: int
         ),
         cut=tuple(len(every) - len(row) for every, row in zip(whole, rows, strict=True)),
     )
+
+
+def mask_of_ids(ids: Tensor, tokenizer: Any, rule: TokenRule) -> Tensor:
+    """The mask of ids that were padded on the right: ``(B, T)``, 1 for a text's own.
+
+    Where padding and the end of a text are one token, the first of them is the text's.
+
+    Raises:
+        OptionError: not whole numbers, or not of two dimensions.
+    """
+    import torch
+
+    if ids.ndim != 2 or ids.is_floating_point() or not ids.numel():
+        raise OptionError(
+            f"ids are of shape {tuple(ids.shape)} and type {ids.dtype}; give int64 (B, T), as the "
+            "tower's tokenizer does"
+        )
+    pad = _padding(tokenizer) if rule.pad is None else rule.pad
+    ends = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+    place = torch.arange(ids.shape[1], device=ids.device)
+    length = ((ids != pad) * (place + 1)).amax(1) + int(pad == ends)
+    return (place < length[:, None]).long()
 
 
 def check_ids(highest: int, module: Any, source: str) -> None:

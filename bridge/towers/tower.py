@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from bridge.errors import ImageError, OptionError, UnsupportedModelError
+from bridge.images import load_image
 from bridge.runtime import building, resolve_device, resolve_dtype
 from bridge.towers.checkpoint import reading
 from bridge.towers.families import IMAGE_FAMILIES, TEXT_FAMILIES, family_of, family_of_config
@@ -20,7 +21,14 @@ from bridge.towers.fingerprinting import fingerprint
 from bridge.towers.image_processor import a_picture, to_pixels
 from bridge.towers.registry import find_source, find_tokenizer
 from bridge.towers.states import ImageStates, Layer, TextStates
-from bridge.towers.tokenizer import TextBatch, TokenRule, check_ids, load_tokenizer, tokenize
+from bridge.towers.tokenizer import (
+    TextBatch,
+    TokenRule,
+    check_ids,
+    load_tokenizer,
+    mask_of_ids,
+    tokenize,
+)
 
 
 class _Tower:
@@ -154,6 +162,37 @@ class TextTower(_Tower):
         with eager_attention(self.module):
             return self._family.encode(self.module, ids, layers, mask, True)
 
+    @torch.no_grad()
+    def pool(self, texts: Sequence[str] | TextBatch | Tensor) -> Tensor:
+        """The pooled states of `encode` alone, by the shortest way that the family has.
+
+        A causal tower runs to the longest text of the batch and not to its whole context, and of
+        its last layer computes the pooled rows only: the same states up to rounding.
+
+        Args:
+            texts: texts, a batch of `tokenize`, or the ids of one, ``(B, T)``.
+
+        Returns:
+            ``(B, P)`` in the module's dtype, not normalised.
+
+        Raises:
+            OptionError: a tower without a pooled state; ids of another shape or type.
+            PromptError: no texts.
+        """
+        if isinstance(texts, Tensor):
+            ids, mask = texts, mask_of_ids(texts, self.tokenizer, self.rule)
+        else:
+            batch = texts if isinstance(texts, TextBatch) else self.tokenize(texts)
+            ids, mask = batch.ids, batch.mask
+        check_ids(int(ids.max()), self.module, self.spec.source)
+        ids, mask = ids.to(self.device), mask.to(self.device)
+        if self._family.pool is not None:
+            return self._family.pool(self.module, ids, mask)
+        pooled = self._family.encode(self.module, ids, (Layer(),), mask, False).pooled
+        if pooled is None:
+            raise OptionError(f"{self.name} ({self.family}) has no pooled state")
+        return pooled
+
     @property
     def _family(self) -> TextFamily:
         return TEXT_FAMILIES[self.family]
@@ -201,6 +240,37 @@ class ImageTower(_Tower):
         self._check_layers(layers)
         return IMAGE_FAMILIES[self.family].encode(self.module, self.pixels(images, alpha), layers)
 
+    @torch.no_grad()
+    def pool(self, images: Any, alpha: str = "white") -> Tensor:
+        """The pooled states of `encode` alone, by the shortest way that the family has.
+
+        Args and errors as `encode`. Raises OptionError for a tower without a pooled state.
+
+        Returns:
+            ``(B, P)`` in the module's dtype, not normalised; ``(B, Q, P)`` for BLIP-2.
+        """
+        family = IMAGE_FAMILIES[self.family]
+        pixels = self.pixels(images, alpha)
+        if family.pool is not None:
+            return family.pool(self.module, pixels)
+        pooled = family.encode(self.module, pixels, (-1,)).pooled
+        if pooled is None:
+            raise OptionError(f"{self.name} ({self.family}) shares no space with texts")
+        return pooled
+
+    def prepare(self, image: Any) -> Any:
+        """One picture as its processor makes it, on the CPU: ``(3, H, W)`` float32, or a mapping
+        of tensors. `together` makes a batch of several.
+
+        Args:
+            image: anything that ``bridge.images.load_image`` reads; a live picture as it is.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        made = to_pixels(self.processor, [load_image(image)])
+        return {k: v[0] for k, v in made.items()} if isinstance(made, dict) else made[0]
+
     def pixels(self, images: Any, alpha: str = "white") -> Any:
         """What the module takes of a PIL picture, of several, or of what the processor made of
         them: ``(B, 3, H, W)``, or a mapping of tensors, in its dtype and on its device.
@@ -238,6 +308,13 @@ class ImageTower(_Tower):
             return {name: self._placed(tensor) for name, tensor in pixels.items()}
         dtype = next(self.module.parameters()).dtype
         return pixels.to(self.device, dtype if pixels.is_floating_point() else None)
+
+
+def together(prepared: Sequence[Any]) -> Any:
+    """A batch of what `ImageTower.prepare` made of several pictures."""
+    if isinstance(prepared[0], dict):
+        return {name: torch.stack([each[name] for each in prepared]) for name in prepared[0]}
+    return torch.stack(list(prepared))
 
 
 def open_text_tower(

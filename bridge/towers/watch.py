@@ -95,7 +95,7 @@ def is_offloaded(module: Any) -> bool:
     return False
 
 
-def _only_reads(hook: Any) -> bool:
+def only_reads(hook: Any) -> bool:
     """Whether it is one that transformers hangs at the first call, to hand out inner states."""
     return getattr(hook, "__module__", "") == "transformers.utils.output_capturing"
 
@@ -122,7 +122,7 @@ def _looks(module: nn.Module) -> list[Any]:
                     seen.append(tensor.untyped_storage()._cdata)
         for hooks in (own["_forward_pre_hooks"], own["_forward_hooks"]):
             if hooks:
-                seen += [id(hook) for hook in hooks.values() if not _only_reads(hook)]
+                seen += [id(hook) for hook in hooks.values() if not only_reads(hook)]
         if "scaling" in own:
             seen.append(repr([own.get(name) for name in _SWITCHES]))
         if own["_modules"]:

@@ -15,6 +15,7 @@ HOME = ROOT / "bridge"
 ROOMS = {
     "prompt": set(),
     "towers": set(),
+    "contrastive": {"towers"},
     "vlm": {"prompt", "towers"},
     "adapters": {"prompt", "towers", "encoding"},
     "encoding": {"prompt", "towers", "adapters"},

@@ -1,0 +1,11 @@
+"""CLIP itself: both towers of one shared space, compared, classified with and measured."""
+
+from typing import TYPE_CHECKING
+
+from bridge.lazy import lazy_imports
+
+if TYPE_CHECKING:
+    from bridge.contrastive.clip import CLIP
+    from bridge.contrastive.embeddings import Embeddings, Unreadable
+
+__getattr__, __dir__, __all__ = lazy_imports(__name__)

@@ -1,0 +1,179 @@
+"""Pictures or texts without end into vectors: in batches, read ahead, with bounded memory.
+
+``Embeddings`` is what comes of it: the vectors, which of what was given they are of, and what
+could not be read.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from os import PathLike, fspath
+from typing import Any, TypeVar
+
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from bridge.checks import whole
+from bridge.errors import ImageError, WeightsError
+from bridge.files import home_path, parse_json, write_whole
+
+Item = TypeVar("Item")
+
+# Decoding lets go of Python's lock, so a few threads keep a tower fed; more only take turns.
+_READERS = 4
+_KEYS = "bridge.embeddings"
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A picture that could not be read: its place in what was given, its name, and why."""
+
+    place: int
+    name: str
+    why: str
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """Vectors in one shared space, with what each is of.
+
+    Attributes:
+        vectors: ``(N, P)`` float32, each of length 1, on the CPU; ``(N, Q, P)`` for BLIP-2's
+            pictures of Q query tokens.
+        places: of each vector, the place of its picture or text in what was given.
+        names: of each vector, the path or text, or its place where it had no name.
+        unreadable: what was left out, and why.
+    """
+
+    vectors: Tensor
+    places: tuple[int, ...]
+    names: tuple[str, ...]
+    unreadable: tuple[Unreadable, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write a safetensors file, whole or not at all.
+
+        Raises WriteError where it cannot be written.
+        """
+        from json import dumps
+
+        from safetensors.torch import save
+
+        told = {
+            "places": self.places,
+            "names": self.names,
+            "unreadable": [[each.place, each.name, each.why] for each in self.unreadable],
+        }
+        data = save({"vectors": self.vectors.contiguous()}, {_KEYS: dumps(told)})
+        write_whole(home_path(path), data)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Embeddings:
+        """Read a file of `save`.
+
+        Raises:
+            WeightsError: it is missing, damaged, or holds something else.
+        """
+        from bridge.towers.tensors import load_tensors
+
+        tensors, notes = load_tensors(home_path(path))
+        told = parse_json(notes.get(_KEYS, "null"), str(path))
+        try:
+            found = cls(
+                tensors["vectors"],
+                tuple(map(int, told["places"])),
+                tuple(map(str, told["names"])),
+                tuple(Unreadable(int(a), str(b), str(c)) for a, b, c in told["unreadable"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise WeightsError(f"{fspath(path)} does not hold embeddings of bridge") from error
+        if not len(found.vectors) == len(found.places) == len(found.names):
+            raise WeightsError(f"{fspath(path)}: vectors and names are not as many; it is damaged")
+        return found
+
+
+def unit(pooled: Tensor) -> Tensor:
+    """Pooled states in float32 at length 1: the one place where bridge normalises them.
+
+    Args:
+        pooled: ``(..., P)``, of any floating type.
+
+    Returns:
+        The same shape; a state of zeros, which has no direction, stays zeros.
+    """
+    return normalize(pooled.float(), dim=-1)
+
+
+def in_batches(given: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of ``size`` items, the last of fewer, out of any iterable, one at a time."""
+    waiting = iter(given)
+    while some := list(islice(waiting, size)):
+        yield some
+
+
+@dataclass(frozen=True, eq=False)
+class PictureBatch:
+    """Pictures read for one pass: what the tower takes of them, where they stood, what could not
+    be read, and how many were looked at in all."""
+
+    pixels: tuple[Any, ...]
+    places: tuple[int, ...]
+    names: tuple[str, ...]
+    unreadable: tuple[Unreadable, ...]
+    done: int
+
+
+def read_pictures(
+    given: Iterable[Any], read: Callable[[Any], Any], size: int
+) -> Iterator[PictureBatch]:
+    """Batches of pictures, read in threads ahead of who takes them, two batches at most.
+
+    Args:
+        given: pictures or paths, of any number; a generator is read as it is needed.
+        read: from one of them to what a tower takes. Raises ImageError.
+        size: pictures a batch.
+    """
+    done = 0
+    for some in in_batches(enumerate(_read_ahead(given, read, 2 * size)), size):
+        pixels, places, names, unreadable = [], [], [], []
+        for place, (item, future) in some:
+            name = str(fspath(item)) if isinstance(item, str | PathLike) else str(place)
+            try:
+                pixels.append(future.result())
+            except ImageError as error:
+                unreadable.append(Unreadable(place, name, str(error)))
+                continue
+            places.append(place)
+            names.append(name)
+        done += len(some)
+        yield PictureBatch(tuple(pixels), tuple(places), tuple(names), tuple(unreadable), done)
+
+
+def _read_ahead(
+    given: Iterable[Item], read: Callable[[Item], Any], ahead: int
+) -> Iterator[tuple[Item, Future[Any]]]:
+    """Each item with its reading, in order; at most ``ahead`` of them are begun or waiting."""
+    with ThreadPoolExecutor(_READERS, "bridge-read") as readers:
+        begun: deque[tuple[Item, Future[Any]]] = deque()
+        try:
+            for item in given:
+                begun.append((item, readers.submit(read, item)))
+                if len(begun) >= ahead:
+                    yield begun.popleft()
+            while begun:
+                yield begun.popleft()
+        finally:
+            for _, future in begun:
+                future.cancel()
+
+
+def check_batch_size(batch_size: object) -> int:
+    """A number of rows a pass. Raises OptionError."""
+    return whole(batch_size, "batch_size", 1, 1 << 16)
