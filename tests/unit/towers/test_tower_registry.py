@@ -89,15 +89,3 @@ def test_the_documentation_has_every_row() -> None:
     text = (ROOT / "docs/towers.md").read_text(encoding="utf-8")
     for line in markdown_lines([{**row, "at_hand": row["source"] in EMBEDDED} for row in towers()]):
         assert line in text
-
-
-def test_the_room_imports_no_room_above_it() -> None:
-    allowed = {"checks", "cleaning", "embedded", "errors", "files", "kept", "lazy", "model_folder"}
-    allowed |= {"hub", "manifest", "rgb", "runtime", "store", "towers"}
-    for path in (ROOT / "bridge/towers").glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom):
-                names = [str(node.module)]
-            rooms = {name.split(".")[1] for name in names if name.startswith("bridge.")}
-            assert rooms <= allowed, (path.name, rooms)
