@@ -7,7 +7,8 @@ itself. The names of methods and checkpoints are open_clip's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from types import TracebackType
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bridge.contrastive.classifier import Classifier, HeadChoice, Labels, build_classifier
 from bridge.contrastive.embeddings import (
     Embeddings,
     PictureBatch,
@@ -24,6 +26,8 @@ from bridge.contrastive.embeddings import (
     read_pictures,
     unit,
 )
+from bridge.contrastive.head import Head, own_head
+from bridge.contrastive.templates import TemplateSet
 from bridge.embedded import IMAGE_TOWER
 from bridge.errors import ImageError, OptionError, PromptError
 from bridge.progress import OnProgress, Progress, unwatched
@@ -36,9 +40,11 @@ from bridge.towers.tower import (
     open_text_tower,
     together,
 )
+from bridge.towers.watch import watched
 
 # Texts are sorted by length within so many batches, so that a long one holds up few short ones.
 _SORTED = 16
+_KEPT = 8  # classifiers
 
 Vectors = Tensor
 """``(N, P)`` embeddings in the shared space."""
@@ -57,6 +63,7 @@ class CLIP:
     Attributes:
         text, image: the towers, ``bridge.towers.TextTower`` and ``ImageTower``.
         scoring: the learned scale and bias; None for towers that were not trained to score.
+        head: the linear head for names that the model ships (`bridge.contrastive.head`), or None.
 
     Args:
         model: a short name of `bridge towers`, a folder, a hub id, or one of open_clip's names with
@@ -87,6 +94,9 @@ class CLIP:
         towers = _open_towers(model, text, image, options)
         self._towers: tuple[TextTower, ImageTower] | None = towers
         self.scoring: Scoring | None = towers[1].scoring or towers[0].scoring
+        # The head that ships beside the images' weights, which knows what their vectors are like.
+        self.head: Head | None = own_head(towers[1].spec.source, self.width)
+        self._classifiers: OrderedDict[Any, Classifier] = OrderedDict()
 
     # ------------------------------------------------------------ towers
 
@@ -131,6 +141,7 @@ class CLIP:
     def close(self) -> None:
         """Let go of both towers; what is asked afterwards is an OptionError."""
         self._towers = None
+        self._classifiers.clear()
 
     def __enter__(self) -> CLIP:
         return self
@@ -306,7 +317,7 @@ class CLIP:
         return Embeddings(torch.cat(vectors), tuple(places), tuple(names), tuple(unreadable))
 
     def _read(self, images: Any, size: int, on_progress: OnProgress) -> Iterator[PictureBatch]:
-        given = [images] if _is_one(images) else images
+        given = [images] if is_one(images) else images
         total = len(given) if isinstance(given, Sequence) else None
         left_out = 0
         for batch in read_pictures(given, self.image.prepare, size):
@@ -344,6 +355,37 @@ class CLIP:
         """``(I, T)`` as the model was trained: a softmax over the texts, each row summing to 1, or
         for SigLIP a sigmoid of each pair alone. Args and errors as `scores`."""
         return self._scoring().probabilities(texts.to(images.device), images).T
+
+    def classifier(
+        self,
+        labels: Labels,
+        templates: TemplateSet | str | Sequence[str] | None = None,
+        *,
+        head: HeadChoice = "own",
+    ) -> Classifier:
+        """A zero-shot classifier over names, its weights built once and kept for the next call.
+
+        Args:
+            labels: names; or each name with several wordings, which are averaged.
+            templates: a set of ``bridge.contrastive.TEMPLATES`` ("name", "photo", "clip-7",
+                "clip-80"), or sentences of your own with ``{}`` for the name. Default: those of the
+                head; without one OpenAI's 7.
+            head: "own" takes the linear head that a model ships beside its weights, if it does;
+                None leaves plain cosines; or one of ``bridge.contrastive.fit_head``.
+
+        Raises:
+            OptionError: no labels, one twice or without letters; a template without a place for
+                the name; another head.
+        """
+        words = labels.items() if isinstance(labels, Mapping) else labels
+        key = (repr(list(words)), repr(templates), head, watched(self.text.module).version)
+        found = self._classifiers.get(key)
+        if found is None:
+            found = build_classifier(self, labels, templates, head)
+            self._classifiers[key] = found
+            if len(self._classifiers) > _KEPT:
+                self._classifiers.popitem(last=False)
+        return found
 
     def _scoring(self) -> Scoring:
         if self.scoring is None:
@@ -388,7 +430,7 @@ def _check_sides(model: Any, text: Any, image: Any) -> None:
         raise OptionError(f"{row.name} has no text side; `bridge towers` lists models with both")
 
 
-def _is_one(images: Any) -> bool:
+def is_one(images: Any) -> bool:
     """Whether it is one picture and not several; an array of three dimensions is one."""
     from numpy import ndarray
     from PIL.Image import Image

@@ -11,7 +11,6 @@ from typing import Any
 
 from bridge.files import write_whole
 from bridge.manifest import write_manifest
-from bridge.pictures import draw_curve
 
 _POINTS = 160  # enough to see a curve by
 
@@ -43,7 +42,6 @@ def publish(weights: Path, runs: Path) -> None:
         rows = [_rounded(row) for row in thinned(logged, _POINTS)]
         name = log.parent.name
         write_whole(curves / f"{name}.json", _packed(columns(rows)))
-        draw_curve(rows, curves / f"{name}.webp", name)
     for words in sorted(weights.rglob("tokenizer.json")):
         _pack(words)
     write_manifest(weights)
