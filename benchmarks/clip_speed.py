@@ -256,11 +256,11 @@ def images(folder: Path, paths: list[Path], times: int, name: str) -> list[Row]:
     best = min(("loop", "loader"), key=lambda each: median(taken[each]))
     rows = [ratio_row(f"{name}/images", taken[best], taken["ours"])]
     for way in taken:
-        rate = len(paths) / median(taken[way])
-        spread = [len(paths) / each for each in (max(taken[way]), min(taken[way]))]
-        rows.append(
-            Row(f"{name}/images/{way}", *(round(x, 1) for x in (rate, *spread)), times, "1/s")
+        rate, low, high = (
+            round(len(paths) / each, 1)
+            for each in (median(taken[way]), max(taken[way]), min(taken[way]))
         )
+        rows.append(Row(f"{name}/images/{way}", rate, low, high, times, "1/s"))
     return rows
 
 
