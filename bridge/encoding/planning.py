@@ -33,9 +33,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import compress
 from typing import Literal, TypeVar
 
+from bridge.encoding.emphasis import EMPHASES, Emphasis
 from bridge.encoding.model import TextModel
 from bridge.encoding.options import ParsedTexts, TextRules
 from bridge.errors import warn
@@ -131,11 +131,11 @@ def make_batch(
         ("negative_prompt", negatives),
     )
     for role, texts in sides:
-        for number, prompt in enumerate(texts.first or ()):
+        for number, prompt in enumerate(texts[0] or ()):
             parts, kind, weights = _parts(prompt)
             own = tuple(range(len(rows), len(rows) + len(parts)))
             entries.append(Entry(role, number, kind, weights, own))
-            later = [None if some is None else some[number] for some in texts.later]
+            later = [None if some is None else some[number] for some in texts[1:]]
             rows += [
                 Row((part, *(other or part for other in later)), role, strengths[number])
                 for part in parts
@@ -178,15 +178,24 @@ _QUOTED = 120
 
 
 @dataclass(frozen=True)
-class Lengths:
-    """What one tower brings all plans to: so many windows, and in the end so many states."""
+class Joining:
+    """How a tower's states become sequences.
 
+    Attributes:
+        emphasis: the formula for plans that are weighted.
+        long: how windows become one sequence.
+        windows: how many windows every plan is brought to with empty prompts.
+        length: how many states a plan is brought to, by the rule ``long.uneven``.
+    """
+
+    emphasis: Emphasis
+    long: LongPrompt
     windows: int
-    states: int
+    length: int
 
 
-def plan_rows(model: TextModel, rules: TextRules, batch: Batch) -> tuple[Plans, list[Lengths]]:
-    """For each tower, the plan of each row, and what all are brought to.
+def plan_rows(model: TextModel, rules: TextRules, batch: Batch) -> tuple[Plans, list[Joining]]:
+    """For each tower, the plan of each row, and how its states become sequences.
 
     What is cut off gives a ``TruncationWarning``.
     """
@@ -206,14 +215,19 @@ def plan_rows(model: TextModel, rules: TextRules, batch: Batch) -> tuple[Plans, 
         )
     )
     _warn_of_cuts(plans, batch)
-    windowed = [use.length is None for use in model.recipe.towers]
-    every = [*compress(plans, windowed)]
+    every = [own for use, own in zip(model.recipe.towers, plans, strict=True) if use.length is None]
     most, common = _most_by_context(every), common_states(every, rules.long_prompt)
-    lengths = [
-        Lengths(most[own[0].limit], common) if inside else Lengths(1, own[0].limit)
-        for inside, own in zip(windowed, plans, strict=True)
+    joinings = [
+        Joining(
+            # Pooled states are not weighted, so a tower without token states needs no copies.
+            EMPHASES[rules.emphasis if use.layer else "none"],
+            rules.long_prompt,
+            most[own[0].limit] if use.length is None else 1,
+            common if use.length is None else own[0].limit,
+        )
+        for use, own in zip(model.recipe.towers, plans, strict=True)
     ]
-    return _cut_to_states(plans, lengths, rules.long_prompt, batch), lengths
+    return _cut_to_states(plans, joinings, rules.long_prompt, batch), joinings
 
 
 def plans_by_entry(plans: Plans, batch: Batch) -> tuple[tuple[TokenPlan, ...], ...]:
@@ -293,9 +307,11 @@ def _warn_of_cuts(plans: Plans, batch: Batch) -> None:
 
 
 def _cut_to_states(
-    plans: Plans, lengths: Sequence[Lengths], long: LongPrompt, batch: Batch
+    plans: Plans, joinings: Sequence[Joining], long: LongPrompt, batch: Batch
 ) -> Plans:
     """The plans with what is lost where a tower of longer context is cut to one of shorter."""
+    if long.uneven != "cut":
+        return plans
     names = {row: entry.name for entry in batch.entries for row in entry.rows}
 
     def cut(plan: TokenPlan, states: int, row: int) -> TokenPlan:
@@ -311,11 +327,9 @@ def _cut_to_states(
         )
         return replace(plan, cut=text, cut_start=lost[0].start, cut_tokens=len(lost))
 
-    if long.uneven != "cut":
-        return plans
     return tuple(
-        tuple(cut(plan, each.states, row) for row, plan in enumerate(tower))
-        for tower, each in zip(plans, lengths, strict=True)
+        tuple(cut(plan, each.length, row) for row, plan in enumerate(tower))
+        for tower, each in zip(plans, joinings, strict=True)
     )
 
 
