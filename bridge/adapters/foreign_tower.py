@@ -120,7 +120,13 @@ class ForeignTower:
             figures += moved
             if pooled is not None:
                 found_pooled.append(join_pooled(pooled[at], how.long))
-        return Encoded.of(plans, before, found, found_pooled, figures)
+        return Encoded.of(
+            plans,
+            torch.stack(found),
+            torch.stack(found_pooled) if found_pooled else None,
+            torch.stack(before) if figures else None,
+            figures,
+        )
 
 
 def _is_linear(emphasis: Emphasis, plan: TokenPlan) -> bool:

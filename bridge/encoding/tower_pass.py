@@ -12,9 +12,10 @@ from there once a call, when all towers have run: no tower waits for another's c
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice
+from itertools import chain, cycle, islice
 from typing import Any
 
 import torch
@@ -73,19 +74,23 @@ class Encoded:
     def of(
         cls,
         plans: Sequence[TokenPlan],
-        own: Sequence[Tensor],
-        states: Sequence[Tensor],
-        pooled: Sequence[Tensor],
-        figures: Sequence[Tensor],
+        states: Tensor,
+        pooled: Tensor | None,
+        given: Tensor | None = None,
+        figures: Sequence[Tensor] = (),
     ) -> Encoded:
-        """From the parts of N plans: states before emphasis and after, pooled ones (or none), and
-        the figures of those that are weighted."""
-        joined, both = torch.stack(list(states)), torch.stack(list(pooled)) if pooled else None
-        weighed = _limits(joined)
-        # Where nothing is weighted, what comes out is what the tower gave.
-        given = _limits(torch.stack(list(own))) if figures else weighed
-        limits = (*given, *weighed, *(given if both is None else _limits(both)))
-        return cls(joined, both, drifts_of(plans, figures), torch.stack(limits, dim=1))
+        """With their limits.
+
+        Args:
+            plans: N plans.
+            states, pooled: theirs.
+            given: ``(N, ...)``, the states before emphasis; None where no plan is weighted.
+            figures: of the plans that are.
+        """
+        weighed = _limits(states)
+        before = weighed if given is None else _limits(given)
+        limits = (*before, *weighed, *(before if pooled is None else _limits(pooled)))
+        return cls(states, pooled, drifts_of(plans, figures), torch.stack(limits, dim=1))
 
 
 def encode_plans(
@@ -116,13 +121,18 @@ def encode_plans(
 
     needs = []
     for plan, own in zip(plans, strengths or ((),) * len(plans), strict=True):
-        empty = TowerInput.of(plan.empty)
-        windows, extra = _inputs(plan, empty, how)
-        at = [place(row, own) for row in windows]
-        needs.append((at, [place(row, own) for row in extra], place(empty, own) if fills else None))
+        windows, others = _inputs(plan, how)
+        at, beside = [place(row, own) for row in windows], [place(row, own) for row in others]
+        needs.append((at, beside, place(TowerInput.of(plan.empty), own) if fills else None))
     wanted = tuple(dict.fromkeys(layers))
     out = _known_or_run(tower, tuple(places), wanted, cache)
-    before, states, pooled = [], [], []
+    is_one = how.windows == 1 and how.length == plans[0].limit and len(wanted) == 1
+    if is_one and not any(plan.is_weighted for plan in plans):
+        # The usual case: each plan is one window, and its states are those that the tower gave.
+        at = [windows[0] for windows, _, _ in needs]
+        pooled = None if out.pooled is None else rows_at(out.pooled, at)
+        return Encoded.of(plans, rows_at(out.hidden[0], at), pooled)
+    before, states, of_windows = [], [], []
     figures: list[Tensor] = []
     for plan, layer, (at, beside, filling) in zip(plans, layers, needs, strict=True):
         hidden = out.hidden[wanted.index(layer)]
@@ -133,8 +143,14 @@ def encode_plans(
         states.append(joined)
         figures += moved
         if out.pooled is not None:
-            pooled.append(join_pooled(rows_at(out.pooled, at[: len(plan.windows)]), how.long))
-    return Encoded.of(plans, before, states, pooled, figures)
+            of_windows.append(join_pooled(rows_at(out.pooled, at[: len(plan.windows)]), how.long))
+    return Encoded.of(
+        plans,
+        torch.stack(states),
+        torch.stack(of_windows) if of_windows else None,
+        torch.stack(before) if figures else None,
+        figures,
+    )
 
 
 def finish(
@@ -200,7 +216,9 @@ def _run(
     rows, strengths = zip(*places, strict=True)
     module = tower.module
     here = tower.device if watch.is_offloaded else module.device
-    ids = torch.tensor([row.ids for row in rows], device=here, dtype=torch.long)
+    # By way of an array, for torch reads lists of numbers one by one.
+    numbers = array("q", chain.from_iterable(row.ids for row in rows))
+    ids = torch.frombuffer(numbers, dtype=torch.long).view(len(rows), -1).to(here)
     mask = _mask(rows, tower.masked, here)
     if tower.addons is None:
         source = str(getattr(module.config, "_name_or_path", "")) or "the pipeline"
@@ -229,13 +247,11 @@ def _mask(rows: Sequence[TowerInput], masked: bool, device: torch.device) -> Ten
     return None
 
 
-def _inputs(
-    plan: TokenPlan, empty: TowerInput, how: Joining
-) -> tuple[list[TowerInput], tuple[TowerInput, ...]]:
-    """The plan's own inputs, brought to ``windows`` with ``empty`` ones, and its emphasis's."""
+def _inputs(plan: TokenPlan, how: Joining) -> tuple[list[TowerInput], tuple[TowerInput, ...]]:
+    """The plan's own inputs, brought to ``windows`` with empty ones, and its emphasis's."""
     weighted = plan.is_weighted
     own = [(how.emphasis.own if weighted else TowerInput.of)(window) for window in plan.windows]
-    filling = [empty] * (how.windows - len(plan.windows))
+    filling = [TowerInput.of(plan.empty)] * (how.windows - len(plan.windows))
     return [*own, *filling], how.emphasis.rows(plan) if weighted else ()
 
 

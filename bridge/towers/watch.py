@@ -19,7 +19,7 @@ import hashlib
 import json
 import threading
 import weakref
-from itertools import chain, count, groupby
+from itertools import count, groupby
 from operator import attrgetter
 from typing import Any
 
@@ -132,8 +132,9 @@ class Watch:
         with self._lock:
             seen, self.is_offloaded = _looks(module)
             if seen != self._seen:
-                self._seen = seen
-                tensors = chain(module.parameters(), module.buffers())
+                tensors = [*module.parameters(), *module.buffers()]
+                # Where values on the meta device are, and whether they change, nobody can see.
+                self._seen = None if any(each.is_meta for each in tensors) else seen
                 self._storages = [StorageWeakRef(each.untyped_storage()) for each in tensors]
                 self.version = next(_versions)
             return self.version
@@ -191,13 +192,14 @@ def _looks(module: nn.Module) -> tuple[list[Any], bool]:
         own = part.__dict__
         seen.append(part.__class__)
         for tensors in (own["_parameters"], own["_buffers"]):
-            for tensor in tensors.values() if tensors else ():
-                if tensor is None:
-                    continue
-                if tensor.is_meta or tensor.is_inference():
-                    seen.append(object())  # where its values are, and whether they change: unknown
-                else:
-                    seen.append(tensor._version)
+            if tensors:
+                for tensor in tensors.values():
+                    if tensor is None:
+                        continue
+                    try:
+                        seen.append(tensor._version)
+                    except RuntimeError:  # of inference mode, where changes are not counted
+                        seen.append(object())
                     seen.append(tensor.untyped_storage()._cdata)
         for hooks in (own["_forward_pre_hooks"], own["_forward_hooks"]):
             if hooks:
