@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from types import TracebackType
 from typing import Any, Unpack
 
 import torch
 
 from bridge.checks import is_whole
-from bridge.encoding.addon_inputs import NO_INPUTS, AddOnInputs, read_addons
-from bridge.encoding.addons import bind_addons
+from bridge.encoding.addons import NO_INPUTS, AddOnInputs, bind_addons, read_addons
 from bridge.encoding.composition import ComposeCall, Composition, read_composition
 from bridge.encoding.conditioning import BIASES, TENSORS, Conditioning
 from bridge.encoding.encode import Request, check_unet, encode
@@ -162,19 +160,15 @@ class Encoder(AbstractContextManager["Encoder"]):
     def tokens(self, prompt: str, **options: Unpack[TextOptions]) -> TokenReport:
         """What each tower reads of a prompt; loads no weights. Errors as the call itself."""
         call = read_call("tokens", prompt, None, self._with(options), names_of(TextOptions))
-        model = bind_addons(self._current(), self._inputs(call), call.rules.dialect)
+        rules = call.rules
+        model = bind_addons(self._current(), self._inputs(call), rules.dialect)
+        names = [use.component for use in model.recipe.towers]
+        readers = model.readers(rules.max_sequence_length, rules.clean)
         return plan_report(
             call.tagged[0].source,
-            [
-                (use.component, replace(reader, clean=call.rules.clean))
-                for use, reader in zip(
-                    model.recipe.towers,
-                    model.readers(call.rules.max_sequence_length),
-                    strict=True,
-                )
-            ],
-            dialect=call.rules.dialect.name,
-            split=call.rules.long_prompt,
+            [*zip(names, readers, strict=True)],
+            dialect=rules.dialect.name,
+            split=rules.long_prompt,
         )
 
     # ------------------------------------------------------------ what it owns

@@ -145,8 +145,9 @@ class TextModel:
         """Whether it draws with a UNet that reads CLIP."""
         return self.recipe.name in UNETS
 
-    def readers(self, length: int | None = None) -> tuple[Reader, ...]:
-        """How each tower reads text; ``length`` is the caller's ``max_sequence_length``."""
+    def readers(self, length: int | None = None, clean: str | None = None) -> tuple[Reader, ...]:
+        """How each tower reads text; ``length`` is the caller's ``max_sequence_length``, ``clean``
+        the caller's too."""
         concepts = self.addons.concepts or ((),) * len(self.tokenizers)
         return tuple(
             Reader(
@@ -155,6 +156,7 @@ class TextModel:
                 use.lower,
                 own,
                 least=() if length else use.least,
+                clean=clean,
             )
             for use, tokenizer, own in zip(
                 self.recipe.towers, self.tokenizers, concepts, strict=True

@@ -19,7 +19,7 @@ import torch
 
 from bridge.checks import choice, did_you_mean, is_whole
 from bridge.cleaning import CLEANINGS
-from bridge.encoding.addon_inputs import Loras, TextualInversions
+from bridge.encoding.addons import Loras, TextualInversions
 from bridge.encoding.emphasis import EMPHASES
 from bridge.errors import OptionError, PromptError
 from bridge.prompt import (

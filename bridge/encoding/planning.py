@@ -204,14 +204,18 @@ def plan_rows(model: TextModel, rules: TextRules, batch: Batch) -> tuple[Plans, 
             normalised(plan, rules.token_normalization)
             for plan in plan_many(
                 [row.texts[at] for row in batch.rows],
-                replace(reader, clean=rules.clean),
+                reader,
                 use.component,
                 rules.long_prompt,
                 raw=rules.dialect.pools_source and use.pooled and use.layer is not None,
             )
         )
         for at, (use, reader) in enumerate(
-            zip(model.recipe.towers, model.readers(rules.max_sequence_length), strict=True)
+            zip(
+                model.recipe.towers,
+                model.readers(rules.max_sequence_length, rules.clean),
+                strict=True,
+            )
         )
     )
     _warn_of_cuts(plans, batch)
