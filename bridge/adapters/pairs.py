@@ -14,7 +14,7 @@ from bridge.encoding.emphasis import EMPHASES
 from bridge.encoding.model import TextModel, Towers
 from bridge.encoding.options import read_rules
 from bridge.encoding.planning import Joining
-from bridge.encoding.tower_pass import Tower, check_rows, encode_plans
+from bridge.encoding.tower_pass import check_rows, encode_plans, tower_of
 from bridge.prompt import parse, plan_many
 from bridge.towers import LAST, Layer, TextTower
 
@@ -44,10 +44,9 @@ def native_states(model: TextModel, towers: Towers, prompts: Sequence[str]) -> d
     uses = zip(model.recipe.towers, model.readers(), strict=True)
     for at, (use, reader) in enumerate(uses):
         own = plan_many(parsed, reader, use.component, _PLAIN.long_prompt.split)
-        masked = use.masked or (model.recipe.obeys_mask and model.specs[at].attention_mask)
         with torch.no_grad():
             encoded = encode_plans(
-                Tower(use.architecture, towers.modules[at], towers.device, masked),
+                tower_of(model, towers, at),
                 own,
                 [use.layer or LAST] * len(own),
                 Joining(EMPHASES["none"], _PLAIN.long_prompt, 1, own[0].limit),

@@ -39,7 +39,7 @@ from bridge.encoding.planning import (
 )
 from bridge.encoding.recipes import TowerUse
 from bridge.encoding.state_cache import StateCache
-from bridge.encoding.tower_pass import Tower, check_joined, check_rows, encode_plans
+from bridge.encoding.tower_pass import check_joined, check_rows, encode_plans, tower_of
 from bridge.encoding.trace import Drift, traces_of, warn_of_drifts
 from bridge.errors import OptionError, PromptError, UnsupportedModelError
 from bridge.prompt import parse
@@ -186,7 +186,7 @@ def _run_towers(
             strengths = [row.strengths for row in rows]
             if raw:
                 layers, strengths = layers * 2, strengths * 2
-            tower = _tower(model, towers, at)
+            tower = tower_of(model, towers, at)
             encoded = encode_plans(tower, every, layers, joinings[at], strengths, cache)
         dtype = towers.modules[at].dtype
         if use.layer is not None:
@@ -208,19 +208,6 @@ def _adapter_of(mapped: ForeignTower | None) -> str:
         return ""
     source = mapped.adapter.source
     return f"The adapter from {mapped.tower.name}{f' ({source})' if source else ''}"
-
-
-def _tower(model: TextModel, towers: Towers, at: int) -> Tower:
-    use = model.recipe.towers[at]
-    return Tower(
-        use.architecture,
-        towers.modules[at],
-        towers.device,
-        masked=use.masked or (model.recipe.obeys_mask and model.specs[at].attention_mask),
-        addons=model.addons.towers[at] if model.addons.towers else None,
-        addons_key=model.addons.key,
-        version=towers.versions[at],
-    )
 
 
 def _layer(use: TowerUse, rules: TextRules, row: Row) -> Layer:

@@ -38,7 +38,7 @@ from typing import Literal, TypeVar
 from bridge.encoding.emphasis import EMPHASES, Emphasis
 from bridge.encoding.model import TextModel
 from bridge.encoding.options import ParsedTexts, TextRules
-from bridge.errors import warn
+from bridge.errors import quoted, warn
 from bridge.prompt import (
     LongPrompt,
     Prompt,
@@ -174,7 +174,6 @@ WINDOWED = ("concat", "first_eos")
 """The joins in which windows that fill up a sequence are its end, so that it can go without."""
 Plans = tuple[tuple[TokenPlan, ...], ...]
 """For each tower, the plan of each row."""
-_QUOTED = 120
 
 
 @dataclass(frozen=True)
@@ -306,7 +305,7 @@ def _warn_of_cuts(plans: Plans, batch: Batch) -> None:
             warn(
                 TruncationWarning,
                 f"{entry.name}: {tokens} tokens do not fit the {limit} of {tower_name} and are "
-                f"cut off: {_quoted(cut)}",
+                f"cut off: {quoted(cut, 120)}",
             )
 
 
@@ -326,7 +325,7 @@ def _cut_to_states(
         warn(
             TruncationWarning,
             f"{names[row]}: {len(lost)} tokens of {plan.tower} come after the {states} states "
-            f"that all towers have and are cut off: {_quoted(text)}. Other rules for towers of "
+            f"that all towers have and are cut off: {quoted(text, 120)}. Other rules for towers of "
             "unequal context keep them, such as LongPrompt(..., uneven='fill').",
         )
         return replace(plan, cut=text, cut_start=lost[0].start, cut_tokens=len(lost))
@@ -335,7 +334,3 @@ def _cut_to_states(
         tuple(cut(plan, each.length, row) for row, plan in enumerate(tower))
         for tower, each in zip(plans, joinings, strict=True)
     )
-
-
-def _quoted(text: str) -> str:
-    return repr(text if len(text) <= _QUOTED else text[:_QUOTED] + "…")

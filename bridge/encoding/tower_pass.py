@@ -23,6 +23,7 @@ from torch import Tensor
 
 from bridge.encoding.emphasis import TowerInput
 from bridge.encoding.joining import fitted, join_pooled, join_windows, rows_at
+from bridge.encoding.model import TextModel, Towers
 from bridge.encoding.planning import Batch, Joining, joined_length
 from bridge.encoding.state_cache import StateCache
 from bridge.encoding.trace import Drift, drifts_of, figures_of
@@ -57,6 +58,20 @@ class Tower:
     addons: TowerAddOns | None = None
     addons_key: tuple[object, ...] = ()
     version: int | None = None
+
+
+def tower_of(model: TextModel, towers: Towers, at: int) -> Tower:
+    """The tower of a model at a place of its recipe."""
+    use = model.recipe.towers[at]
+    return Tower(
+        use.architecture,
+        towers.modules[at],
+        towers.device,
+        masked=use.masked or (model.recipe.obeys_mask and model.specs[at].attention_mask),
+        addons=model.addons.towers[at] if model.addons.towers else None,
+        addons_key=model.addons.key,
+        version=towers.versions[at],
+    )
 
 
 @dataclass(frozen=True)
