@@ -80,11 +80,13 @@ def encode(
         model.mapped.check(rules.emphasis, skip, bool(model.addons.towers), plans)
     towers = towers or model.load()
     states, pooled, drifts = _run_towers(model, towers, rules, batch.rows, plans, joinings, cache)
-    own = [part_states(model, rules, plans, entry, states.shape[1]) for entry in batch.entries]
-    whole = any(plan.raw is not None for tower in plans for plan in tower)
-    states, pooled = join_entries(states, pooled, batch, own, whole)
+    if batch.is_joined:
+        full = states.shape[1]
+        own = [part_states(model, rules, plans, entry, full) for entry in batch.entries]
+        whole = any(plan.raw is not None for tower in plans for plan in tower)
+        states, pooled = join_entries(states, pooled, batch, own, whole)
+        check_joined(batch, states)
     states, pooled = _without_empty(model, rules, batch, states, pooled)
-    check_joined(batch, states)
     tensors = _tensors(model, batch, plans, alignment, states, pooled, bias)
     by_entry = plans_by_entry(plans, batch)
     eos = [
@@ -188,7 +190,7 @@ def _run_towers(
                 layers, strengths = layers * 2, strengths * 2
             tower = tower_of(model, towers, at)
             encoded = encode_plans(tower, every, layers, joinings[at], strengths, cache)
-        dtype = towers.modules[at].dtype
+        dtype = towers.watches[at].dtype
         if use.layer is not None:
             parts.append((use, encoded.states[: len(rows)].to(dtype)))
         if use.pooled and encoded.pooled is not None:

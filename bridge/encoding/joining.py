@@ -152,8 +152,6 @@ def join_entries(
     Returns:
         ``(E, T', D)`` and ``(E, P)``, where T' is the length of the longest.
     """
-    if not batch.is_joined:
-        return states, pooled
     length = max(
         sum(counts) if entry.kind == "and" else states.shape[1]
         for entry, counts in zip(batch.entries, own, strict=True)

@@ -44,7 +44,7 @@ from bridge.towers import (
     reading,
     spec_of_config,
 )
-from bridge.towers.watch import watched
+from bridge.towers.watch import Watch, watched
 
 if TYPE_CHECKING:
     from bridge.adapters.foreign_tower import ForeignTower
@@ -90,20 +90,28 @@ class Towers:
         return self.place() if callable(self.place) else self.place
 
     @cached_property
+    def watches(self) -> tuple[Watch, ...]:
+        """The watch of each module, which looks at it when this is first asked."""
+        found = tuple(map(watched, self.modules))
+        for watch in found:
+            watch.look()
+        return found
+
+    @cached_property
     def versions(self) -> tuple[int, ...]:
-        """Of each module, as it is when this is first asked."""
-        return tuple(watched(module).look() for module in self.modules)
+        """Of each module, as that look found it."""
+        return tuple(watch.version for watch in self.watches)
 
     @property
     def are_unchanged(self) -> bool:
         """Whether no look since has found another version."""
-        return self.versions == tuple(watched(module).version for module in self.modules)
+        return self.versions == tuple(watch.version for watch in self.watches)
 
     @property
     def fingerprints(self) -> tuple[str, ...]:
         """Of each module."""
-        pairs = zip(self.modules, self.versions, strict=True)
-        return tuple(watched(module).fingerprint(version) for module, version in pairs)
+        pairs = zip(self.watches, self.versions, strict=True)
+        return tuple(watch.fingerprint(version) for watch, version in pairs)
 
 
 @dataclass(frozen=True)

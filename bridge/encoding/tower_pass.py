@@ -12,10 +12,9 @@ from there once a call, when all towers have run: no tower waits for another's c
 from __future__ import annotations
 
 import math
-from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain, cycle, islice
+from itertools import cycle, islice
 from typing import Any
 
 import torch
@@ -230,10 +229,8 @@ def _run(
     """One forward pass."""
     rows, strengths = zip(*places, strict=True)
     module = tower.module
-    here = tower.device if watch.is_offloaded else module.device
-    # By way of an array, for torch reads lists of numbers one by one.
-    numbers = array("q", chain.from_iterable(row.ids for row in rows))
-    ids = torch.frombuffer(numbers, dtype=torch.long).view(len(rows), -1).to(here)
+    here = tower.device if watch.is_offloaded else watch.device
+    ids = torch.tensor([row.ids for row in rows], device=here, dtype=torch.long)
     mask = _mask(rows, tower.masked, here)
     if tower.addons is None:
         source = str(getattr(module.config, "_name_or_path", "")) or "the pipeline"
@@ -358,8 +355,6 @@ def check_joined(batch: Batch, states: Tensor) -> None:
 
     Prompts of one part were looked at when their rows were. Raises NumbersError.
     """
-    if not batch.is_joined:
-        return
     told = torch.stack(_limits(states), dim=1).tolist()
     for entry, limits in zip(batch.entries, told, strict=True):
         if not any(limits) or not all(map(math.isfinite, limits)):

@@ -110,9 +110,10 @@ _SWITCHES = ("scaling", "_active_adapter", "_disable_adapters", "merged_adapters
 class Watch:
     """One module under watch.
 
-    Attributes:
-        version: as of the last look; a number that no other state of any module has.
-        is_offloaded: whether accelerate or diffusers brought its weights when it ran, likewise.
+    Attributes, all as of the last look:
+        version: a number that no other state of any module has.
+        is_offloaded: whether accelerate or diffusers brings its weights when it runs.
+        device, dtype: the module's, for which transformers asks its parameters each time.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -124,6 +125,8 @@ class Watch:
         self._fingerprint: tuple[int, str] | None = None
         self.version = 0
         self.is_offloaded = False
+        self.device: torch.device
+        self.dtype: torch.dtype
 
     def look(self) -> int:
         """The version of the module as it is now."""
@@ -136,6 +139,7 @@ class Watch:
                 # Where values on the meta device are, and whether they change, nobody can see.
                 self._seen = None if any(each.is_meta for each in tensors) else seen
                 self._storages = [StorageWeakRef(each.untyped_storage()) for each in tensors]
+                self.device, self.dtype = _place_of(tensors)
                 self.version = next(_versions)
             return self.version
 
@@ -171,6 +175,12 @@ def is_repeatable(module: nn.Module) -> bool:
         or torch.is_inference_mode_enabled()
         or torch.is_autocast_enabled(next(module.parameters()).device.type)
     )
+
+
+def _place_of(tensors: list[torch.Tensor]) -> tuple[torch.device, torch.dtype]:
+    """Device of the first, and dtype of the first that holds numbers with a point."""
+    floats = (each.dtype for each in tensors if each.is_floating_point())
+    return tensors[0].device, next(floats, tensors[0].dtype)
 
 
 def only_reads(hook: Any) -> bool:
