@@ -40,7 +40,6 @@ from bridge.encoding.options import (
     names_of,
     read_call,
 )
-from bridge.encoding.planning import ParsedTexts
 from bridge.errors import OptionError, PromptError
 from bridge.prompt import Prompt, TokenPlan
 
@@ -162,10 +161,10 @@ class RegionalCall:
         skip = 0 if has_base else 1
         used = self.prompts[skip:]
         negatives = None if self.negative is None else (self.negative,) * len(used)
+        nothing = (None, None)
         return Request(
-            ParsedTexts(used), ParsedTexts(negatives), self.call.tagged[skip:],
-            sizes=self.call.sizes,
-        )  # fmt: skip
+            (used, *nothing), (negatives, *nothing), self.call.tagged[skip:], sizes=self.call.sizes
+        )
 
 
 def read_regional(
@@ -191,7 +190,7 @@ def read_regional(
         raise OptionError(f"base_weight is {base_weight!r}; give a number from 0 to 1.")
     texts = [prompt, *(each.prompt for each in regions)]
     call = read_call("regional", texts, negative_prompt, options, _OPTIONS)
-    rules, negatives = call.rules, call.negatives
+    rules, negatives = call.rules, call.negatives[0]
     return RegionalCall(
         call,
         tuple(regions),

@@ -131,8 +131,3 @@ class _Dialects(dict[str, Dialect]):
 
 DIALECTS = _Dialects((each.name, each) for each in _ALL)
 """The dialects by name; ``DIALECTS[name]`` raises OptionError where there is none."""
-
-
-def dialect_of(name: str) -> Dialect:
-    """The dialect of a name. Raises OptionError."""
-    return DIALECTS[name]
