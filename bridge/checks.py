@@ -1,4 +1,4 @@
-"""What is checked of options everywhere: numbers, and names out of a table. No torch.
+"""What is checked everywhere: numbers, names out of a table, optional packages. No torch.
 
 ``True`` is an ``int`` to Python and never a number to us. ``is_...`` say whether a value will do,
 for those whose error has words of its own; the others raise OptionError.
@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from importlib import import_module
 from numbers import Integral, Real
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
-from bridge.errors import OptionError
+from bridge.errors import MissingDependencyError, OptionError, first_line
 
 
 def is_whole(value: object, least: int | None = None, most: int | None = None) -> TypeGuard[int]:
@@ -83,3 +84,24 @@ def nearest(
 ) -> str:
     """Those of ``names`` that are nearest to ``name``, as "'this' or 'that'"; "" for none."""
     return " or ".join(map(shown, get_close_matches(name, list(names), most, cutoff)))
+
+
+def needed(module: str, extra: str, what: str) -> Any:
+    """A module of a package that only some of bridge needs.
+
+    Args:
+        module: its full name.
+        extra: of bridge, that installs it.
+        what: needs it, for the message.
+
+    Raises:
+        MissingDependencyError: it does not import; the message names the extra.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise MissingDependencyError(
+            f"{what} needs the package {package}, which does not import here "
+            f"({first_line(error)}); install it with: pip install 'bridge[{extra}]'"
+        ) from error

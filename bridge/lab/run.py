@@ -8,6 +8,7 @@ from typing import Any
 
 from bridge.adapters import Swap, label_swap
 from bridge.adapters.swap import open_tower
+from bridge.checks import needed
 from bridge.diffusion.options import check_size, default_guidance
 from bridge.embedded import EMBEDDED, IMAGE_TOWER
 from bridge.encoding.model import TextModel, open_model
@@ -102,6 +103,7 @@ def study(
         UnknownModelError, HubError, WeightsError, UnsupportedModelError: a tower or model that
             does not open.
     """
+    pandas = needed("pandas", "lab", "bridge.study")
     scipy_stats()
     subjects = read_subjects(prompt, variants, seed=seed, names=names, weights=weights)
     unrelated = read_unrelated(unrelated)
@@ -131,16 +133,14 @@ def study(
     drawn = [] if renderer is None else draw_variants(renderer, subjects, chosen, say)
     pictures = picture_rows(drawn, eye, judge)
 
-    from pandas import DataFrame
-
     return Study(
-        table=DataFrame([row for each in studies for row in each.rows(subjects)]),
-        words=DataFrame([row for each in studies for row in each.words(subjects)]),
-        sets=DataFrame([row for each in studies for row in each.sets(subjects)]),
-        towers=DataFrame(_tower_rows(studies, swaps)),
-        pairs=DataFrame(pair_rows(studies, subjects)),
-        pictures=DataFrame(pictures),
-        verdicts=DataFrame(verdict_rows(pictures)),
+        table=pandas.DataFrame([row for each in studies for row in each.rows(subjects)]),
+        words=pandas.DataFrame([row for each in studies for row in each.words(subjects)]),
+        sets=pandas.DataFrame([row for each in studies for row in each.sets(subjects)]),
+        towers=pandas.DataFrame(_tower_rows(studies, swaps)),
+        pairs=pandas.DataFrame(pair_rows(studies, subjects)),
+        pictures=pandas.DataFrame(pictures),
+        verdicts=pandas.DataFrame(verdict_rows(pictures)),
         drawn=tuple(picture for _, picture in drawn),
         settings=_settings(subjects, seed, model, settings, chosen),
     )
