@@ -6,14 +6,18 @@ for those whose error has words of its own; the others raise OptionError.
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from difflib import get_close_matches
+from functools import wraps
 from importlib import import_module
 from numbers import Integral, Real
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
-from bridge.errors import MissingDependencyError, OptionError, first_line
+from bridge.errors import KeywordError, MissingDependencyError, OptionError, first_line
+
+Door = TypeVar("Door", bound=Callable[..., Any])
 
 
 def is_whole(value: object, least: int | None = None, most: int | None = None) -> TypeGuard[int]:
@@ -105,3 +109,67 @@ def needed(module: str, extra: str, what: str) -> Any:
             f"{what} needs the package {package}, which does not import here "
             f"({first_line(error)}); install it with: pip install 'bridge[{extra}]'"
         ) from error
+
+
+def spelt_out(function: Door, options: Iterable[inspect.Parameter]) -> Door:
+    """The function, whose signature has these keywords in the place of its ``**options``: for
+    ``help``, for editors, and for ``keywords``."""
+    signature = inspect.signature(function)
+    own = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
+    function.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*own, *options]
+    )
+    return function
+
+
+def keywords(door: Door, *, elsewhere: Collection[str] = ()) -> Door:
+    """Have a public function refuse a keyword that it does not have, and name the nearest it has.
+
+    ``keywords`` is a decorator; of a class it is one of the constructor and of all public methods.
+    What a function has is what its signature says, which may spell out more than its definition
+    (``__signature__``).
+
+    Args:
+        door: a function, a method or a class.
+        elsewhere: options of other doors: that one has no meaning here is all that is said of it.
+
+    Raises, when it is called:
+        KeywordError: which is an OptionError and a TypeError.
+    """
+    if not isinstance(door, type):
+        return _with_keywords(door, elsewhere)
+    for name, method in [*vars(door).items()]:
+        if name.startswith("_") and name not in ("__init__", "__call__"):
+            continue
+        if isinstance(method, classmethod | staticmethod):
+            inner = _with_keywords(method.__func__, elsewhere)
+            setattr(door, name, type(method)(inner))
+        elif inspect.isfunction(method) and not hasattr(method, "has_keywords"):
+            setattr(door, name, _with_keywords(method, elsewhere))
+    return door
+
+
+def _with_keywords(function: Any, elsewhere: Collection[str]) -> Any:
+    shown = function.__qualname__.removesuffix(".__init__")
+    if shown.endswith(".__call__"):
+        shown = shown.removesuffix(".__call__").lower()  # as one calls it: encoder()
+    has = [
+        each.name
+        for each in inspect.signature(function).parameters.values()
+        if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY) and each.name != "self"
+    ]
+    known = frozenset(has)
+
+    @wraps(function)
+    def checked(*args: Any, **given: Any) -> Any:
+        for name in given:
+            if name in known:
+                continue
+            if name in elsewhere:
+                raise KeywordError(f"{name} has no meaning for {shown}; leave it out.")
+            hint = did_you_mean(name, has) or f" It has: {', '.join(has) or 'no keywords'}."
+            raise KeywordError(f"{shown}() got an unexpected keyword argument {name!r}.{hint}")
+        return function(*args, **given)
+
+    checked.has_keywords = known  # type: ignore[attr-defined]
+    return checked

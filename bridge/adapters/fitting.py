@@ -17,7 +17,7 @@ from bridge.adapters.reading import Places, groups_of, inputs_of
 from bridge.adapters.regression import LinearMap, Moments, RandomFeatures, chosen_ridge, procrustes
 from bridge.adapters.swap import open_tower
 from bridge.adapters.training import train_resampler
-from bridge.checks import is_whole
+from bridge.checks import is_whole, keywords
 from bridge.embedded import DRAWING
 from bridge.encoding.model import TextModel, open_model
 from bridge.errors import OptionError
@@ -43,6 +43,7 @@ _Features = dict[str, dict[str, RandomFeatures]]
 _Sums = dict[tuple[str, str], list[Moments]]
 
 
+@keywords
 def fit_adapter(
     tower: str | Path | TextTower,
     *,

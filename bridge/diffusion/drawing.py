@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 
+from bridge.checks import keywords
 from bridge.diffusion.injection import inject
 from bridge.diffusion.load import SUPPORTED, load_folder, locate, size_factor
 from bridge.diffusion.options import Options, check_size, checked_options, default_guidance
@@ -64,6 +65,7 @@ class StepPreview:
         return render(self._pipe, self.latents)
 
 
+@keywords
 @dataclass(frozen=True)
 class Generation:
     """Pictures with what made them.
@@ -158,7 +160,7 @@ def generate(
             ``bridge.schedule`` raise: before any model loads, where that can be.
         NumbersError: the latents are not finite.
     """
-    of_model, of_call = split_options(encoding, "generate")
+    of_model, of_call = split_options(encoding)
     chosen = model if pipeline is None else pipeline
     options = checked_options(
         prompt,
@@ -174,7 +176,7 @@ def generate(
         raise OptionError(f"on_step is {on_step!r}; give a function that takes a StepPreview")
     negatives = None if options.negatives is None else list(options.negatives)
     sizes = {"height": options.height, "width": options.width}
-    call = read_call("generate", list(options.prompts), negatives, {**of_call, **sizes})
+    call = read_call(list(options.prompts), negatives, {**of_call, **sizes})
     asked = read_schedule(call, options.steps, rule)
     # Their files are read before a model is; the encoder finds them read.
     read_addons(of_model.get("textual_inversions"), of_model.get("loras"), asked.call.tagged)

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bridge.checks import keywords
 from bridge.embedded import DRAWING
 from bridge.errors import UnsupportedModelError, WeightsError
 from bridge.files import read_json
@@ -27,6 +28,7 @@ _PARTS = re.compile(
 )
 
 
+@keywords
 def load_pipeline(
     model: str | os.PathLike[str] = DRAWING,
     *,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bridge.checks import is_whole
+from bridge.checks import is_whole, keywords
 from bridge.encoding.addons import AddOn, taken
 from bridge.encoding.options import Sizes
 from bridge.encoding.recipes import Recipe
@@ -31,6 +31,7 @@ BIASES = ("attention_bias", "negative_attention_bias")
 HOW_TO_INJECT = "draw inside `with bridge.inject(pipe, conditioning) as kwargs: pipe(**kwargs)`."
 
 
+@keywords
 @dataclass(frozen=True, eq=False, repr=False)
 class Conditioning:
     """What a UNet or transformer is conditioned on, for B prompts and their B negatives.

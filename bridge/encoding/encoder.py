@@ -10,7 +10,7 @@ from typing import Any, Unpack
 
 import torch
 
-from bridge.checks import is_whole
+from bridge.checks import is_whole, keywords
 from bridge.encoding.addon_inputs import NO_INPUTS, AddOnInputs, read_addons
 from bridge.encoding.addons import bind_addons
 from bridge.encoding.composition import ComposeCall, Composition, read_composition
@@ -20,11 +20,10 @@ from bridge.encoding.model import Source, TextModel, kept_source, open_source
 from bridge.encoding.options import (
     Call,
     CallOptions,
-    EncodeOptions,
     ModelOptions,
+    RegionCallOptions,
     TextOptions,
     Texts,
-    check_names,
     names_of,
     read_call,
     read_rules,
@@ -53,6 +52,7 @@ class EncoderOptions(ModelOptions, TextOptions, total=False):
     """What ``Encoder`` takes beside its model."""
 
 
+@keywords
 class Encoder(AbstractContextManager["Encoder"]):
     """Prompts in, the tensors of a diffusers pipeline out.
 
@@ -85,7 +85,6 @@ class Encoder(AbstractContextManager["Encoder"]):
     def __init__(
         self, model: Any, *, cache: int = DEFAULT_BYTES, **options: Unpack[EncoderOptions]
     ) -> None:
-        check_names(options, names_of(EncoderOptions), "Encoder")
         if not is_whole(cache, 0):
             raise OptionError(f"cache must be a whole number of bytes from 0 up, not {cache!r}.")
         place = read_place(options)
@@ -120,7 +119,7 @@ class Encoder(AbstractContextManager["Encoder"]):
         self, prompt: Texts, negative_prompt: Texts | None = None, **options: Unpack[CallOptions]
     ) -> Conditioning:
         """Encode prompts and negatives. Args, result and errors as ``bridge.condition``."""
-        return self.run(read_call("encoder", prompt, negative_prompt, self._with(options)))
+        return self.run(read_call(prompt, negative_prompt, self._with(options)))
 
     @takes(CallOptions)
     def schedule(
@@ -133,7 +132,7 @@ class Encoder(AbstractContextManager["Encoder"]):
         **options: Unpack[CallOptions],
     ) -> PromptSchedule:
         """Encode prompts that change from step to step. As ``bridge.schedule``."""
-        call = read_call("schedule", prompt, negative_prompt, self._with(options))
+        call = read_call(prompt, negative_prompt, self._with(options))
         return self.run_schedule(read_schedule(call, steps, rule))
 
     @takes(CallOptions)
@@ -141,10 +140,10 @@ class Encoder(AbstractContextManager["Encoder"]):
         self, prompt: Texts, negative_prompt: Texts | None = None, **options: Unpack[CallOptions]
     ) -> Composition:
         """Encode prompts of several parts that are drawn together. As ``bridge.compose``."""
-        call = read_call("compose", prompt, negative_prompt, self._with(options))
+        call = read_call(prompt, negative_prompt, self._with(options))
         return self.run_composition(read_composition(call))
 
-    @takes(CallOptions)
+    @takes(RegionCallOptions)
     def regional(
         self,
         prompt: str,
@@ -152,15 +151,16 @@ class Encoder(AbstractContextManager["Encoder"]):
         negative_prompt: str | None = None,
         *,
         base_weight: float = 0.0,
-        **options: Unpack[CallOptions],
+        **options: Unpack[RegionCallOptions],
     ) -> RegionalConditioning:
         """Encode a base prompt and those of regions. As ``bridge.regional``."""
         asked = read_regional(prompt, regions, negative_prompt, base_weight, self._with(options))
         return self.run_regional(asked)
 
+    @takes(TextOptions)
     def tokens(self, prompt: str, **options: Unpack[TextOptions]) -> TokenReport:
         """What each tower reads of a prompt; loads no weights. Errors as the call itself."""
-        call = read_call("tokens", prompt, None, self._with(options), names_of(TextOptions))
+        call = read_call(prompt, None, self._with(options))
         model = bind_addons(self._current(), self._inputs(call), call.rules.dialect)
         return plan_report(
             call.tagged[0].source,
@@ -354,8 +354,7 @@ def _bytes(found: Conditioning) -> int:
     return sum(each.nbytes for each in tensors if each is not None)
 
 
-def split_options(options: Mapping[str, Any], door: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The options of the model, and those of the call. Raises as ``check_names``."""
-    check_names(options, names_of(EncodeOptions), door)
+def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options of the model, and those of the call."""
     own = {name: options[name] for name in options if name in _MODEL}
     return own, {name: options[name] for name in options if name not in _MODEL}

@@ -9,14 +9,14 @@ A call is checked and parsed here as far as no model is needed for it.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import Parameter
 from typing import Any, TypedDict, TypeVar
 
 import torch
 
-from bridge.checks import choice, did_you_mean, is_whole
+from bridge.checks import choice, is_whole, keywords, spelt_out
 from bridge.cleaning import CLEANINGS
 from bridge.encoding.addon_inputs import Loras, TextualInversions
 from bridge.encoding.emphasis import EMPHASES
@@ -114,50 +114,35 @@ class EncodeOptions(ModelOptions, CallOptions, total=False):
     """What a verb takes beside its prompts and its model."""
 
 
+class RegionCallOptions(TextOptions, SizeOptions, total=False):
+    """``CallOptions`` of regions: a text of the later towers' own would be one for all of them."""
+
+
+class RegionOptions(ModelOptions, RegionCallOptions, total=False):
+    """``EncodeOptions`` of regions."""
+
+
 def names_of(*options: type) -> frozenset[str]:
     """The names that option classes declare."""
     return frozenset(name for each in options for name in each.__annotations__)
 
 
 def takes(*options: type) -> Callable[[Function], Function]:
-    """Spell out a function's ``**options`` in its signature, for ``help`` and editors."""
+    """Spell out a function's ``**options`` in its signature, for ``help`` and editors; any other
+    keyword is refused (``bridge.checks.keywords``)."""
     declared: dict[str, Any] = {}
     for each in options:
         declared |= each.__annotations__
     defaults = {"dialect": "a1111", "token_normalization": "none"}
 
     def spelt(function: Function) -> Function:
-        signature = inspect.signature(function)
-        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
         more = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY,
-                              default=defaults.get(name), annotation=kind)
+            Parameter(name, Parameter.KEYWORD_ONLY, default=defaults.get(name), annotation=kind)
             for name, kind in declared.items()
-        ]  # fmt: skip
-        function.__signature__ = signature.replace(  # type: ignore[attr-defined]
-            parameters=[*own, *more]
-        )
-        return function
+        ]
+        return keywords(spelt_out(function, more), elsewhere=names_of(EncodeOptions))
 
     return spelt
-
-
-def check_names(given: Iterable[str], known: Collection[str], door: str) -> None:
-    """Refuse keywords that a door has not.
-
-    Raises:
-        OptionError: an option of other doors that has no meaning at this one.
-        TypeError: any other name, as Python does where arguments are spelt out.
-    """
-    for name in given:
-        if name in known:
-            continue
-        if name in names_of(EncodeOptions):
-            raise OptionError(f"{name} has no meaning for {door}; leave it out.")
-        hint = did_you_mean(name, known)
-        raise TypeError(
-            f"{door}() got an unexpected keyword argument {name!r}{'.' if hint else ''}{hint}"
-        )
 
 
 # ---------------------------------------------------------------- checked
@@ -510,26 +495,16 @@ class Call:
         )
 
 
-def read_call(
-    door: str,
-    prompt: Texts,
-    negative_prompt: Texts | None,
-    options: Mapping[str, Any],
-    known: Collection[str] | None = None,
-) -> Call:
+def read_call(prompt: Texts, negative_prompt: Texts | None, options: Mapping[str, Any]) -> Call:
     """Check texts and options.
 
     Args:
-        door: what the caller called, for messages.
         prompt, negative_prompt: as in ``bridge.condition``.
         options: ``CallOptions``.
-        known: the options that have a meaning at this door; all, if it is not given.
 
     Raises:
         PromptError, OptionError: as ``bridge.condition``.
-        TypeError: a name that no door has.
     """
-    check_names(options, names_of(CallOptions) if known is None else known, door)
     prompts = check_prompts(prompt)
     count = len(prompts)
     later, later_negatives = (

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bridge.checks import is_whole
+from bridge.checks import is_whole, keywords
 from bridge.encoding.composition import Composition, part_prompts, weights_of
 from bridge.encoding.conditioning import HOW_TO_INJECT, Conditioning
 from bridge.encoding.options import Call, Request, is_apart, repeated
@@ -32,6 +32,7 @@ from bridge.prompt.prompt import Rule, at_step, check_run, last_steps
 OnStepEnd = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
 
 
+@keywords
 @dataclass(frozen=True)
 class PromptSchedule:
     """Conditionings over the steps of a run.

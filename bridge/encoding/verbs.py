@@ -14,7 +14,7 @@ from bridge.embedded import DRAWING
 from bridge.encoding.composition import Composition, read_composition
 from bridge.encoding.conditioning import Conditioning
 from bridge.encoding.encoder import Encoder, split_options
-from bridge.encoding.options import EncodeOptions, Texts, read_call, takes
+from bridge.encoding.options import EncodeOptions, RegionOptions, Texts, read_call, takes
 from bridge.encoding.prompt_schedule import PromptSchedule, read_schedule
 from bridge.encoding.regions import Region, RegionalConditioning, read_regional
 from bridge.prompt.prompt import Rule
@@ -113,8 +113,8 @@ def condition(
         UnsupportedModelError: there is no recipe for it; a tower that cannot feed cross-attention.
         NumbersError: states that are not finite, or that weights made all zero.
     """
-    own, more = split_options(options, "condition")
-    call = read_call("condition", prompt, negative_prompt, more)
+    own, more = split_options(options)
+    call = read_call(prompt, negative_prompt, more)
     request = call.request()
     return Encoder.over_kept(model, own).run(call, request)
 
@@ -141,8 +141,8 @@ def schedule(
     Raises:
         OptionError, PromptError and the others of ``bridge.condition``.
     """
-    own, more = split_options(options, "schedule")
-    asked = read_schedule(read_call("schedule", prompt, negative_prompt, more), steps, rule)
+    own, more = split_options(options)
+    asked = read_schedule(read_call(prompt, negative_prompt, more), steps, rule)
     return Encoder.over_kept(model, own).run_schedule(asked)
 
 
@@ -171,13 +171,13 @@ def compose(
     Raises:
         As ``bridge.condition``.
     """
-    own, more = split_options(options, "compose")
-    call = read_call("compose", prompt, negative_prompt, more)
+    own, more = split_options(options)
+    call = read_call(prompt, negative_prompt, more)
     asked = read_composition(call)
     return Encoder.over_kept(model, own).run_composition(asked)
 
 
-@takes(EncodeOptions)
+@takes(RegionOptions)
 def regional(
     prompt: str,
     regions: Sequence[Region],
@@ -185,7 +185,7 @@ def regional(
     *,
     base_weight: float = 0.0,
     model: Any = DRAWING,
-    **options: Unpack[EncodeOptions],
+    **options: Unpack[RegionOptions],
 ) -> RegionalConditioning:
     """Encode a base prompt and the prompts of regions, in one pass a tower.
 
@@ -208,6 +208,6 @@ def regional(
         OptionError: no region, a region outside the picture, or a share that is none.
         PromptError and the others of ``bridge.condition``.
     """
-    own, more = split_options(options, "regional")
+    own, more = split_options(options)
     asked = read_regional(prompt, regions, negative_prompt, base_weight, more)
     return Encoder.over_kept(model, own).run_regional(asked)

@@ -8,7 +8,7 @@ from typing import Any
 
 from bridge.adapters import Swap, label_swap
 from bridge.adapters.swap import open_tower
-from bridge.checks import needed
+from bridge.checks import keywords, needed
 from bridge.diffusion.options import check_size, default_guidance
 from bridge.embedded import EMBEDDED, IMAGE_TOWER
 from bridge.encoding.model import TextModel, open_model
@@ -34,6 +34,7 @@ from bridge.runtime import check_dtype, resolve_device
 from bridge.towers import ImageTower, TextTower, open_image_tower
 
 
+@keywords
 def study(
     prompt: str | Sequence[str],
     *,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
+from bridge.checks import keywords
 from bridge.embedded import ANSWERING
 from bridge.errors import OptionError, UnsupportedModelError
 from bridge.images import ImagesInput, load_images
@@ -69,6 +70,7 @@ def describe(
 ) -> Iterator[str]: ...
 
 
+@keywords
 def describe(
     image: ImagesInput,
     question: str = "describe the picture.",

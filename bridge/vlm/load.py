@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from bridge.checks import keywords
 from bridge.embedded import ANSWERING
 from bridge.errors import MissingDependencyError, OptionError, UnsupportedModelError, WeightsError
 from bridge.files import read_json
@@ -75,6 +76,7 @@ _WANTED = {
 # -- a whole VLM --------------------------------------------------------------------------
 
 
+@keywords
 def load_vlm(
     model: str | os.PathLike[str] = ANSWERING,
     *,

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from bridge.checks import keywords
 from bridge.errors import OptionError, UnsupportedModelError
 from bridge.images import ImagesInput, load_images
 from bridge.vlm.answering import Choice, Normalise, Question, choose, read_question, stream_text
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+@keywords
 @dataclass(frozen=True, eq=False, repr=False)
 class BridgeVLM:
     """A vision-language model made of parts.

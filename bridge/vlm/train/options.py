@@ -9,13 +9,15 @@ import argparse
 import math
 from dataclasses import dataclass, fields
 from functools import partial
+from inspect import Parameter
 from pathlib import Path
 from typing import Any
 
-from bridge.checks import is_finite, is_whole
+from bridge.checks import Door, is_finite, is_whole, keywords, spelt_out
 from bridge.errors import OptionError
 
 
+@keywords
 @dataclass(frozen=True)
 class TrainOptions:
     """How a bridge is trained, by AdamW (0.9, 0.999).
@@ -148,13 +150,13 @@ class TrainOptions:
             raise OptionError(f"{name} is {value!r}; give a number {least}")
 
 
-def train_options(settings: dict[str, Any]) -> TrainOptions:
-    """`TrainOptions` of keywords. Raises OptionError for one that there is not."""
-    known = [field.name for field in fields(TrainOptions)]
-    for name in settings:
-        if name not in known:
-            raise OptionError(f"there is no option {name!r}; there are {', '.join(known)}")
-    return TrainOptions(**settings)
+def takes_train_options(function: Door) -> Door:
+    """A function whose ``**options`` are those of `TrainOptions`, spelt out and checked."""
+    more = (
+        Parameter(each.name, Parameter.KEYWORD_ONLY, default=each.default, annotation=each.type)
+        for each in fields(TrainOptions)
+    )
+    return keywords(spelt_out(function, more))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
