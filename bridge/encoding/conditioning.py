@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from bridge.encoding.trace import Trace, remarks_of
 from bridge.errors import OptionError
 from bridge.markup import Markup, fill, joined
 from bridge.prompt import TokenPlan, TokenReport, report_of
+
+if TYPE_CHECKING:
+    from bridge.encoding.algebra import Between
 
 TENSORS = (
     "prompt_embeds",
@@ -182,7 +185,9 @@ class Conditioning:
             *remarks_of(self.negative_plans, self.negative_traces, "negative prompt"),
         )
 
-    def interpolate(self, other: Conditioning, t: float, *, method: str = "linear") -> Conditioning:
+    def interpolate(
+        self, other: Conditioning, t: float, *, method: Between = "linear"
+    ) -> Conditioning:
         """What lies between this (``t=0``) and another (``t=1``). See ``algebra.interpolate``."""
         from bridge.encoding.algebra import interpolate
 

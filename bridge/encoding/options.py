@@ -9,17 +9,18 @@ A call is checked and parsed here as far as no model is needed for it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import Parameter
-from typing import Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, TypeVar, cast, get_args
 
 import torch
 
 from bridge.checks import choice, is_whole, keywords, spelt_out
-from bridge.cleaning import CLEANINGS
+from bridge.cleaning import CLEANINGS, Cleaning
 from bridge.encoding.addon_inputs import Loras, TextualInversions
-from bridge.encoding.emphasis import EMPHASES
+from bridge.encoding.emphasis import EMPHASES, EmphasisName
 from bridge.errors import OptionError, PromptError
 from bridge.prompt import (
     DIALECTS,
@@ -32,6 +33,7 @@ from bridge.prompt import (
     check_prompts,
     parse,
 )
+from bridge.prompt.dialect import Align, DialectName
 from bridge.prompt.prompt import Tagged, refuse_tags, take_tags
 from bridge.prompt.syntax import (
     Alternation,
@@ -43,17 +45,24 @@ from bridge.prompt.syntax import (
     prompt_error,
     walk,
 )
-from bridge.prompt.windows import RULES
+from bridge.prompt.token_plan import Normalisation
+from bridge.prompt.windows import RULES, Join, LongPromptName, Pooled, Uneven
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+    from bridge.adapters import Adapter
+    from bridge.towers import TextTower
 
 Texts = str | Sequence[str]
+Model: TypeAlias = "str | os.PathLike[str] | DiffusionPipeline"
+"""An embedded name, a short name, a folder, a hub id, or a live pipeline."""
+Tower: TypeAlias = "str | os.PathLike[str] | TextTower"
+Towers: TypeAlias = "Tower | Sequence[Tower | None] | Mapping[str, Tower]"
+AdapterInput: TypeAlias = "str | os.PathLike[str] | Adapter"
 Each = TypeVar("Each")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-UNEVEN = ("fill", "zeros", "cut")
-"""What is done with towers of unequal context (``planning``)."""
-_ALIGNS = ("repeat", "empty")
-_JOINS = ("concat", "first_eos", "no_bos_between", "average")
-_POOLED = ("first", "last", "mean")
 # What T5 was trained on, and what diffusers' SD 3 and FLUX.1 pipelines allow.
 _LONGEST = 512
 
@@ -64,8 +73,8 @@ _LONGEST = 512
 class ModelOptions(TypedDict, total=False):
     """What encodes, and where."""
 
-    towers: Any
-    adapter: Any
+    towers: Towers | None
+    adapter: AdapterInput | None
     textual_inversions: TextualInversions | None
     loras: Loras | None
     device: torch.device | str | None
@@ -76,12 +85,12 @@ class ModelOptions(TypedDict, total=False):
 class TextOptions(TypedDict, total=False):
     """How texts become states."""
 
-    dialect: str
-    emphasis: str | None
-    token_normalization: str
-    long_prompt: str | LongPrompt | None
-    align: str | None
-    clean: str | None
+    dialect: DialectName
+    emphasis: EmphasisName | None
+    token_normalization: Normalisation
+    long_prompt: LongPromptName | LongPrompt | None
+    align: Align | None
+    clean: Cleaning | None
     clip_skip: int | None
     negative_clip_skip: int | None
     max_sequence_length: int | None
@@ -154,11 +163,11 @@ class TextRules:
     decides."""
 
     dialect: Dialect
-    emphasis: str
-    token_normalization: str
+    emphasis: EmphasisName
+    token_normalization: Normalisation
     long_prompt: LongPrompt
-    align: str | None = None
-    clean: str | None = None
+    align: Align | None = None
+    clean: Cleaning | None = None
     clip_skip: int | None = None
     negative_clip_skip: int | None = None
     max_sequence_length: int | None = None
@@ -220,13 +229,13 @@ def read_rules(given: Mapping[str, Any]) -> TextRules:
     choice(name, DIALECTS, "dialect")
     dialect = DIALECTS[name]
     emphasis = given.get("emphasis")
-    chosen = dialect.emphasis if emphasis is None else emphasis
+    chosen: Any = dialect.emphasis if emphasis is None else emphasis
     choice(chosen, EMPHASES, "emphasis")
     normalization = given.get("token_normalization", "none")
     choice(normalization, NORMALISATIONS, "token_normalization")
     align = given.get("align")
     if align is not None:
-        choice(align, _ALIGNS, "align")
+        choice(align, get_args(Align), "align")
     clean = given.get("clean")
     if clean is not None:
         choice(clean, CLEANINGS, "clean")
@@ -258,7 +267,7 @@ def _long_prompt(given: object, dialect: Dialect) -> LongPrompt:
     long = dialect.long_prompt if given is None else given
     if not isinstance(long, LongPrompt):
         choice(long, LONG_PROMPTS, "long_prompt")
-        long = LONG_PROMPTS[str(long)]
+        long = LONG_PROMPTS[cast(LongPromptName, long)]
     if long.split is not None:
         choice(long.split, RULES, "long_prompt.split")
     if not is_whole(long.backtrack, 0):
@@ -266,9 +275,9 @@ def _long_prompt(given: object, dialect: Dialect) -> LongPrompt:
             "long_prompt.backtrack must be a whole number of tokens from 0 up, not "
             f"{long.backtrack!r}."
         )
-    choice(long.join, _JOINS, "long_prompt.join")
-    choice(long.pooled, _POOLED, "long_prompt.pooled")
-    choice(long.uneven, UNEVEN, "long_prompt.uneven")
+    choice(long.join, get_args(Join), "long_prompt.join")
+    choice(long.pooled, get_args(Pooled), "long_prompt.pooled")
+    choice(long.uneven, get_args(Uneven), "long_prompt.uneven")
     return long
 
 

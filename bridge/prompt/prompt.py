@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from bridge.errors import OptionError
-from bridge.prompt.dialect import DIALECTS
+from bridge.prompt.dialect import DIALECTS, DialectName
 from bridge.prompt.dialects.a1111_tags import LoraTag
 from bridge.prompt.syntax import (
     Alternation,
@@ -51,7 +51,7 @@ class Prompt:
     """
 
     source: str
-    dialect: str
+    dialect: DialectName
     spans: tuple[Span, ...]
     tree: Tree = field(compare=False, repr=False)
 
@@ -60,7 +60,7 @@ class Prompt:
         return self.source
 
 
-def parse(text: str, dialect: str = "a1111", *, negative: bool = False) -> Prompt:
+def parse(text: str, dialect: DialectName = "a1111", *, negative: bool = False) -> Prompt:
     """Read ``text`` in a dialect.
 
     Args:
@@ -91,7 +91,7 @@ class Tagged:
     taken: tuple[tuple[int, int], ...] = ()
 
 
-def take_tags(source: str, dialect: str = "a1111") -> Tagged:
+def take_tags(source: str, dialect: DialectName = "a1111") -> Tagged:
     """Take the tags out of a prompt; other dialects than A1111's have none.
 
     Raises:
@@ -107,7 +107,7 @@ def take_tags(source: str, dialect: str = "a1111") -> Tagged:
     return Tagged(source, text, tags, taken)
 
 
-def refuse_tags(source: str, dialect: str = "a1111") -> None:
+def refuse_tags(source: str, dialect: DialectName = "a1111") -> None:
     """Raise PromptError if a text that can have no LoRA tags has one."""
     find = DIALECTS[dialect].find_tags
     if find is None or "<" not in source:
@@ -204,7 +204,7 @@ def first_step(prompt: Prompt) -> Flat:
     return _flat(prompt.tree, prompt.source, prompt.dialect, _first)
 
 
-def _flat(tree: Tree, source: str, dialect: str, choose: Choose) -> Flat:
+def _flat(tree: Tree, source: str, dialect: DialectName, choose: Choose) -> Flat:
     spans = DIALECTS[dialect].spans
     parts = tuple(Part(spans(part, source, choose), part.weight) for part in parts_of(tree))
     match tree:

@@ -14,6 +14,7 @@ from itertools import groupby
 from typing import Any
 
 from bridge.markup import Markup, fill, joined
+from bridge.prompt.dialect import DialectName
 from bridge.prompt.prompt import Part, Prompt, Rule, intervals, parse, take_tags
 from bridge.prompt.syntax import Span
 from bridge.prompt.token_plan import Split, Token, TokenPlan, Window, as_written, plan_many
@@ -126,7 +127,7 @@ class TokenReport:
 def plan_report(
     prompt: str,
     tokenizers: Sequence[tuple[str, Any]],
-    dialect: str = "a1111",
+    dialect: DialectName = "a1111",
     split: Split = "comma",
     steps: int = 20,
     rule: Rule = "new",

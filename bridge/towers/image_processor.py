@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -31,6 +31,8 @@ from bridge.towers.checkpoint import reading
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+Alpha = Literal["white", "drop"]
+"""What becomes of transparency: a white ground, or the colour that lay hidden there."""
 # What a folder names, without "ImageProcessor" and in small letters -> transformers' class. Built
 # directly: AutoImageProcessor of transformers 5.17 wants torchvision even for the PIL backend.
 # LLaVA's two are CLIP's with something done to the picture first, `bridge.vlm.views`'s part.
@@ -121,7 +123,7 @@ def processor_settings(folder: Path) -> dict[str, Any]:
     )
 
 
-def to_pixels(processor: Any, images: Sequence[Any], alpha: str = "white") -> Any:
+def to_pixels(processor: Any, images: Sequence[Any], alpha: Alpha = "white") -> Any:
     """What the tower takes of PIL pictures: ``(B, 3, H, W)``, or a mapping of tensors.
 
     Transparency is laid over white, and greys of 16 bits keep their range, as `load_image` has it;
@@ -134,7 +136,7 @@ def to_pixels(processor: Any, images: Sequence[Any], alpha: str = "white") -> An
     """
     from PIL import Image
 
-    if alpha not in ("white", "drop"):
+    if alpha not in get_args(Alpha):
         raise OptionError(f'alpha is {alpha!r}; give "white" or "drop"')
     if not len(images):
         raise ImageError("images is empty; give one picture at least")

@@ -18,7 +18,7 @@ from bridge.towers.checkpoint import reading
 from bridge.towers.families import IMAGE_FAMILIES, TEXT_FAMILIES, family_of, family_of_config
 from bridge.towers.family import Parts, Scoring, TextFamily, TowerSpec
 from bridge.towers.fingerprinting import fingerprint
-from bridge.towers.image_processor import a_picture, to_pixels
+from bridge.towers.image_processor import Alpha, a_picture, to_pixels
 from bridge.towers.registry import find_source, find_tokenizer
 from bridge.towers.states import ImageStates, Layer, TextStates
 from bridge.towers.tokenizer import (
@@ -220,7 +220,7 @@ class ImageTower(_Tower):
 
     @torch.no_grad()
     def encode(
-        self, images: Any, layers: Sequence[int] = (-1,), alpha: str = "white"
+        self, images: Any, layers: Sequence[int] = (-1,), alpha: Alpha = "white"
     ) -> ImageStates:
         """One forward pass over all pictures.
 
@@ -241,7 +241,7 @@ class ImageTower(_Tower):
         return IMAGE_FAMILIES[self.family].encode(self.module, self.pixels(images, alpha), layers)
 
     @torch.no_grad()
-    def pool(self, images: Any, alpha: str = "white") -> Tensor:
+    def pool(self, images: Any, alpha: Alpha = "white") -> Tensor:
         """The pooled states of `encode` alone, by the shortest way that the family has.
 
         Args and errors as `encode`. Raises OptionError for a tower without a pooled state.
@@ -271,7 +271,7 @@ class ImageTower(_Tower):
         made = to_pixels(self.processor, [load_image(image)])
         return {k: v[0] for k, v in made.items()} if isinstance(made, dict) else made[0]
 
-    def pixels(self, images: Any, alpha: str = "white") -> Any:
+    def pixels(self, images: Any, alpha: Alpha = "white") -> Any:
         """What the module takes of a PIL picture, of several, or of what the processor made of
         them: ``(B, 3, H, W)``, or a mapping of tensors, in its dtype and on its device.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from bridge.checks import nearest
 from bridge.errors import OptionError
@@ -86,9 +87,9 @@ def vary(
     check_operations(operations, settings)
     found: dict[Variant, None] = {}
     for name in operations:
-        seen = {(prompt, "plain")}
+        seen: set[tuple[str, Any]] = {(prompt, "plain")}
         for text, detail, *dialect in OPERATIONS[name].make(prompt, settings):
-            key = (text, dialect[0] if dialect else "plain")
+            key: tuple[str, Any] = (text, dialect[0] if dialect else "plain")
             if key not in seen and text.strip():
                 seen.add(key)
                 found[Variant(name, text, detail, key[1])] = None

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 from inspect import Parameter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bridge.checks import Door, is_finite, is_whole, keywords, spelt_out
 from bridge.errors import OptionError
@@ -46,7 +46,7 @@ class TrainOptions:
         OptionError: a value out of range.
     """
 
-    stage: int = 1
+    stage: Literal[1, 2] = 1
     lora: int | None = None
     lora_alpha: float | None = None
     epochs: float = 1.0
@@ -58,7 +58,7 @@ class TrainOptions:
     warmup_ratio: float = 0.03
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
-    mixed_precision: str | None = None
+    mixed_precision: Literal["bf16", "no"] | None = None
     max_length: int | None = None
     seed: int = 0
     save_every: int = 200
