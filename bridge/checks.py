@@ -18,6 +18,7 @@ from typing import Any, TypeGuard, TypeVar
 from bridge.errors import KeywordError, MissingDependencyError, OptionError, first_line
 
 Door = TypeVar("Door", bound=Callable[..., Any])
+Value = TypeVar("Value")
 
 
 def is_whole(value: object, least: int | None = None, most: int | None = None) -> TypeGuard[int]:
@@ -63,6 +64,14 @@ def finite(value: object, what: str) -> float:
     if not is_finite(value):
         raise OptionError(f"{what} must be a finite number, not {value!r}.")
     return float(value)
+
+
+def either(first: Value | None, second: Value | None, names: str) -> Value | None:
+    """What one of two names of an option was given. Raises OptionError where both were; ``names``
+    has the two."""
+    if first is not None and second is not None:
+        raise OptionError(f"{names} say the same; give one of them.")
+    return second if first is None else first
 
 
 def choice(value: object, names: Iterable[str], what: str) -> None:

@@ -20,6 +20,7 @@ from bridge.encoding.model import Source, TextModel, kept_source, open_source
 from bridge.encoding.options import (
     Call,
     CallOptions,
+    Model,
     ModelOptions,
     RegionCallOptions,
     TextOptions,
@@ -29,7 +30,7 @@ from bridge.encoding.options import (
     read_rules,
     takes,
 )
-from bridge.encoding.prompt_schedule import PromptSchedule, ScheduleCall, read_schedule
+from bridge.encoding.prompt_schedule import PromptSchedule, ScheduleCall, read_schedule, steps_of
 from bridge.encoding.regions import (
     Region,
     RegionalCall,
@@ -83,7 +84,7 @@ class Encoder(AbstractContextManager["Encoder"]):
 
     @takes(EncoderOptions)
     def __init__(
-        self, model: Any, *, cache: int = DEFAULT_BYTES, **options: Unpack[EncoderOptions]
+        self, model: Model, *, cache: int = DEFAULT_BYTES, **options: Unpack[EncoderOptions]
     ) -> None:
         if not is_whole(cache, 0):
             raise OptionError(f"cache must be a whole number of bytes from 0 up, not {cache!r}.")
@@ -103,7 +104,7 @@ class Encoder(AbstractContextManager["Encoder"]):
         self._swapped: tuple[tuple[object, ...], TextModel] | None = None
 
     @classmethod
-    def over_kept(cls, model: Any, options: Mapping[str, Any]) -> Encoder:
+    def over_kept(cls, model: Model, options: Mapping[str, Any]) -> Encoder:
         """One over the source that the verbs keep for a model; ``options`` are ``ModelOptions``."""
         place = read_place(options)
         found = cls.__new__(cls)
@@ -127,13 +128,14 @@ class Encoder(AbstractContextManager["Encoder"]):
         prompt: Texts,
         negative_prompt: Texts | None = None,
         *,
-        steps: int,
+        steps: int | None = None,
+        num_inference_steps: int | None = None,
         rule: Rule = "new",
         **options: Unpack[CallOptions],
     ) -> PromptSchedule:
         """Encode prompts that change from step to step. As ``bridge.schedule``."""
         call = read_call(prompt, negative_prompt, self._with(options))
-        return self.run_schedule(read_schedule(call, steps, rule))
+        return self.run_schedule(read_schedule(call, steps_of(steps, num_inference_steps), rule))
 
     @takes(CallOptions)
     def compose(

@@ -8,14 +8,14 @@ before a model is opened.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Unpack
+from typing import Unpack
 
 from bridge.embedded import DRAWING
 from bridge.encoding.composition import Composition, read_composition
 from bridge.encoding.conditioning import Conditioning
 from bridge.encoding.encoder import Encoder, split_options
-from bridge.encoding.options import EncodeOptions, RegionOptions, Texts, read_call, takes
-from bridge.encoding.prompt_schedule import PromptSchedule, read_schedule
+from bridge.encoding.options import EncodeOptions, Model, RegionOptions, Texts, read_call, takes
+from bridge.encoding.prompt_schedule import PromptSchedule, read_schedule, steps_of
 from bridge.encoding.regions import Region, RegionalConditioning, read_regional
 from bridge.prompt.prompt import Rule
 
@@ -25,7 +25,7 @@ def condition(
     prompt: Texts,
     negative_prompt: Texts | None = None,
     *,
-    model: Any = DRAWING,
+    model: Model = DRAWING,
     **options: Unpack[EncodeOptions],
 ) -> Conditioning:
     """Encode prompts and negatives as the model's own diffusers pipeline would.
@@ -124,16 +124,18 @@ def schedule(
     prompt: Texts,
     negative_prompt: Texts | None = None,
     *,
-    steps: int,
-    model: Any = DRAWING,
+    steps: int | None = None,
+    num_inference_steps: int | None = None,
+    model: Model = DRAWING,
     rule: Rule = "new",
     **options: Unpack[EncodeOptions],
 ) -> PromptSchedule:
     """Encode prompts and negatives for a run of ``steps`` steps.
 
     Args:
-        steps: ``num_inference_steps`` of the run. Of a live pipeline whose solver calls the
-            model twice a step, ``when`` counts those calls, fractions of them too.
+        steps, num_inference_steps: of the run, by bridge's name or by diffusers'. Of a live
+            pipeline whose solver calls the model twice a step, ``when`` counts those calls,
+            fractions of them too.
         rule: how the numbers in ``[from:to:when]`` are read: ``new``, with a point a fraction of
             the steps, else a step; ``old``, below 1 a fraction.
         The others as in ``bridge.condition``.
@@ -142,7 +144,9 @@ def schedule(
         OptionError, PromptError and the others of ``bridge.condition``.
     """
     own, more = split_options(options)
-    asked = read_schedule(read_call(prompt, negative_prompt, more), steps, rule)
+    asked = read_schedule(
+        read_call(prompt, negative_prompt, more), steps_of(steps, num_inference_steps), rule
+    )
     return Encoder.over_kept(model, own).run_schedule(asked)
 
 
@@ -151,7 +155,7 @@ def compose(
     prompt: Texts,
     negative_prompt: Texts | None = None,
     *,
-    model: Any = DRAWING,
+    model: Model = DRAWING,
     **options: Unpack[EncodeOptions],
 ) -> Composition:
     """Encode prompts of several parts, ``a cat AND a dog :0.7``, in one pass a tower.
@@ -184,7 +188,7 @@ def regional(
     negative_prompt: str | None = None,
     *,
     base_weight: float = 0.0,
-    model: Any = DRAWING,
+    model: Model = DRAWING,
     **options: Unpack[RegionOptions],
 ) -> RegionalConditioning:
     """Encode a base prompt and the prompts of regions, in one pass a tower.

@@ -148,7 +148,7 @@ def test_names_that_a_door_has_not(sdxl: Any) -> None:
 
 def test_help_shows_every_option() -> None:
     """Verbs and doors spell their options out, and all verbs have the same ones."""
-    own = {"steps", "rule", "regions", "base_weight"}
+    own = {"steps", "num_inference_steps", "rule", "regions", "base_weight"}
     verbs = (bridge.condition, bridge.schedule, bridge.compose)
     declared = [{*inspect.signature(verb).parameters} - own for verb in verbs]
     assert all(each == declared[0] for each in declared)
