@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,10 @@ from bridge.markup import Markup, fill, joined
 from bridge.prompt import TokenPlan, TokenReport, report_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from bridge.encoding.algebra import Between
+    from bridge.encoding.options import Model
 
 TENSORS = (
     "prompt_embeds",
@@ -184,6 +188,23 @@ class Conditioning:
             *remarks_of(self.plans, self.traces, "prompt"),
             *remarks_of(self.negative_plans, self.negative_traces, "negative prompt"),
         )
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write it with its account as a safetensors file, whole or not at all. See
+        ``bridge.encoding.save_conditioning``."""
+        from bridge.encoding.interchange import save_conditioning
+
+        return save_conditioning(self, path)
+
+    @staticmethod
+    def load(
+        path: str | os.PathLike[str], *, model: Model | None = None, any_towers: bool = False
+    ) -> Conditioning:
+        """Read what ``save`` wrote. See ``bridge.encoding.load_conditioning``, which documents the
+        options and the errors."""
+        from bridge.encoding.interchange import load_conditioning
+
+        return load_conditioning(path, model=model, any_towers=any_towers)
 
     def interpolate(
         self, other: Conditioning, t: float, *, method: Between = "linear"

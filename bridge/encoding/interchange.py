@@ -24,7 +24,7 @@ from torch import Tensor
 from bridge.encoding.addons import AddOn
 from bridge.encoding.conditioning import BIASES, TENSORS, Conditioning
 from bridge.encoding.model import open_model
-from bridge.encoding.options import Sizes
+from bridge.encoding.options import Model, Sizes
 from bridge.encoding.recipes import RECIPES, Recipe
 from bridge.encoding.trace import Trace
 from bridge.errors import WeightsError
@@ -115,7 +115,7 @@ def save_conditioning(cond: Conditioning, path: str | os.PathLike[str]) -> Path:
 
 
 def load_conditioning(
-    path: str | os.PathLike[str], *, model: Any = None, any_towers: bool = False
+    path: str | os.PathLike[str], *, model: Model | None = None, any_towers: bool = False
 ) -> Conditioning:
     """Read what ``save_conditioning`` wrote; tensors are on the CPU.
 
