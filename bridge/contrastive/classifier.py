@@ -77,7 +77,7 @@ class Classifier:
         Raises:
             ImageError: a picture that cannot be read.
         """
-        from bridge.contrastive.clip import is_one
+        from bridge.contrastive.clip import is_one_image
 
         count = min(whole(k, "k", 1, 1 << 20), len(self.labels))
         best = self.probabilities(images).topk(count, dim=1)
@@ -85,7 +85,7 @@ class Classifier:
             [(self.labels[place], value) for place, value in zip(places, values, strict=True)]
             for places, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]
-        return found[0] if is_one(images) else found
+        return found[0] if is_one_image(images) else found
 
     def scores(self, images: Any) -> Tensor:
         """Logits ``(N, L)``; ``images`` as for a call."""

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from bridge.errors import ImageError, OptionError, UnsupportedModelError, WeightsError
 from bridge.files import read_json
+from bridge.images import open_image
 from bridge.model_folder import check_sizes
 from bridge.rgb import is_transparent, is_wide, to_rgb
 from bridge.towers.checkpoint import reading
@@ -124,7 +125,7 @@ def processor_settings(folder: Path) -> dict[str, Any]:
 
 
 def to_pixels(processor: Any, images: Sequence[Any], alpha: Alpha = "white") -> Any:
-    """What the tower takes of PIL pictures: ``(B, 3, H, W)``, or a mapping of tensors.
+    """What the tower takes of pictures: ``(B, 3, H, W)``, or a mapping of tensors.
 
     Transparency is laid over white, and greys of 16 bits keep their range, as `load_image` has it;
     with ``alpha="drop"`` PIL's own conversion to RGB takes off alpha and clips, as OpenAI's CLIP
@@ -140,17 +141,23 @@ def to_pixels(processor: Any, images: Sequence[Any], alpha: Alpha = "white") -> 
         raise OptionError(f'alpha is {alpha!r}; give "white" or "drop"')
     if not len(images):
         raise ImageError("images is empty; give one picture at least")
-    for place, image in enumerate(images):
-        if not isinstance(image, Image.Image):
-            raise ImageError(
-                f"images[{place}] is a {type(image).__name__}; give PIL pictures "
-                "(PIL.Image.open(...)), or the processor's tensor"
-            )
-    shown = [_over_white(each) if alpha == "white" else _as_it_is(each) for each in images]
+    pictures = [
+        each if isinstance(each, Image.Image) else _opened(each, place)
+        for place, each in enumerate(images)
+    ]
+    shown = [_over_white(each) if alpha == "white" else _as_it_is(each) for each in pictures]
     if not isinstance(processor, OpenClipPictures):  # which resizes in the picture's own mode
         shown = [each.convert("RGB") for each in shown]
     out = processor(shown, return_tensors="pt")
     return out["pixel_values"] if set(out) == {"pixel_values"} else dict(out)
+
+
+def _opened(image: Any, place: int) -> Any:
+    """A picture that is a path, bytes or an array. Raises ImageError, which says which one."""
+    try:
+        return open_image(image)
+    except ImageError as error:
+        raise ImageError(f"images[{place}]: {error}") from error
 
 
 def _over_white(picture: Any) -> Any:

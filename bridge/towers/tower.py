@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bridge.errors import ImageError, OptionError, UnsupportedModelError
-from bridge.images import load_image
+from bridge.images import is_one_image, load_image
 from bridge.runtime import building, resolve_device, resolve_dtype
 from bridge.towers.checkpoint import reading
 from bridge.towers.families import IMAGE_FAMILIES, TEXT_FAMILIES, family_of, family_of_config
@@ -225,7 +225,8 @@ class ImageTower(_Tower):
         """One forward pass over all pictures.
 
         Args:
-            images: a PIL picture, several, or what the tower's processor made of them.
+            images: a picture or several, as paths or anything that ``bridge.images.load_image``
+                reads; or what the tower's processor made of them.
             layers: layers wanted of the patches, counted from the end.
             alpha: what becomes of transparency, as in `pixels`.
 
@@ -272,8 +273,8 @@ class ImageTower(_Tower):
         return {k: v[0] for k, v in made.items()} if isinstance(made, dict) else made[0]
 
     def pixels(self, images: Any, alpha: Alpha = "white") -> Any:
-        """What the module takes of a PIL picture, of several, or of what the processor made of
-        them: ``(B, 3, H, W)``, or a mapping of tensors, in its dtype and on its device.
+        """What the module takes of a picture, of several, or of what the processor made of them:
+        ``(B, 3, H, W)``, or a mapping of tensors, in its dtype and on its device.
 
         Args:
             images: as in `encode`.
@@ -285,9 +286,12 @@ class ImageTower(_Tower):
             ImageError: no pictures, or a tensor of another size.
             OptionError: another ``alpha``.
         """
-        ready = isinstance(images, Tensor | dict)
-        some = images if ready or isinstance(images, Sequence) else [images]
-        found = some if ready else to_pixels(self.processor, some, alpha)
+        if isinstance(images, Tensor | dict):
+            found = images
+        else:
+            one = is_one_image(images) or not isinstance(images, Iterable)
+            some = [images] if one else list(images)
+            found = to_pixels(self.processor, some, alpha)
         self._check_size(found)
         return self._placed(found)
 

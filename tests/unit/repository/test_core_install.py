@@ -31,6 +31,8 @@ WORKS = {
     "condition": "str(bridge.condition('a (cafÃ©:1.3)', dialect='comfy', clean='ftfy').report())",
     "generate": "bridge.generate('a cat', seed=1, steps=1).images[0].save('cat.png')",
     "describe": "assert bridge.describe('cat.png', 'what is it?')",
+    "CLIP": "clip = bridge.CLIP('emoji-1'); clip.probabilities(clip.encode_image('cat.png'), "
+    "clip.encode_text(['a cat', 'a dog']))",
     "load_vlm": "bridge.load_vlm('emoji-llava').choose('cat.png', 'what is it?', ['cat', 'dog'])",
 }
 """What runs in one process, where ``bridge`` is imported."""
