@@ -33,6 +33,7 @@ from bridge.embedded import IMAGE_TOWER
 from bridge.errors import ImageError, OptionError, PromptError
 from bridge.images import is_one_image
 from bridge.progress import OnProgress, Progress, unwatched
+from bridge.runtime import Dtype
 from bridge.towers.family import Scoring, cosines
 from bridge.towers.registry import find_row
 from bridge.towers.tower import (
@@ -90,7 +91,7 @@ class CLIP:
         text: str | PathLike[str] | TextTower | None = None,
         image: str | PathLike[str] | ImageTower | None = None,
         device: torch.device | str | None = None,
-        dtype: torch.dtype | str | None = None,
+        dtype: Dtype | None = None,
         allow_pickle: bool = False,
     ) -> None:
         options = {"device": device, "dtype": dtype, "allow_pickle": allow_pickle}
@@ -129,9 +130,7 @@ class CLIP:
         """The width P of the shared space."""
         return self.image.spec.pooled_width
 
-    def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None
-    ) -> CLIP:
+    def to(self, device: torch.device | str | None = None, dtype: Dtype | None = None) -> CLIP:
         """Move both towers, or cast them; gives the CLIP itself. Raises OptionError."""
         from bridge.runtime import check_dtype, resolve_device
 

@@ -42,7 +42,7 @@ from bridge.encoding.prompt_schedule import PromptSchedule, read_schedule
 from bridge.errors import NumbersError, OptionError, UnsupportedModelError
 from bridge.kept import kept
 from bridge.prompt.prompt import Rule
-from bridge.runtime import check_dtype, resolve_device, resolve_dtype
+from bridge.runtime import Dtype, check_dtype, resolve_device, resolve_dtype
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -134,7 +134,7 @@ def generate(
     width: int | None = None,
     on_step: OnStep | None = None,
     device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = None,
+    dtype: Dtype | None = None,
     progress: bool = False,
     rule: Rule = "new",
     **encoding: Unpack[GenerateOptions],
@@ -259,7 +259,7 @@ def _named(
     model: str | os.PathLike[str],
     options: Options,
     device: str | torch.device | None,
-    dtype: str | torch.dtype | None,
+    dtype: Dtype | None,
 ) -> Any:
     place = resolve_device(device)
     check_dtype(dtype)

@@ -12,7 +12,7 @@ from bridge.embedded import DRAWING
 from bridge.errors import UnsupportedModelError, WeightsError
 from bridge.files import read_json
 from bridge.model_folder import check_part
-from bridge.runtime import check_dtype, quiet_loading, resolve_device, resolve_dtype
+from bridge.runtime import Dtype, check_dtype, quiet_loading, resolve_device, resolve_dtype
 from bridge.towers import reading
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def load_pipeline(
     model: str | os.PathLike[str] = DRAWING,
     *,
     device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = None,
+    dtype: Dtype | None = None,
     revision: str | None = None,
 ) -> Any:
     """Load a StableDiffusionPipeline or StableDiffusionXLPipeline, as diffusers would.

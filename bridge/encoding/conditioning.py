@@ -18,6 +18,7 @@ from bridge.encoding.trace import Trace, remarks_of
 from bridge.errors import OptionError
 from bridge.markup import Markup, fill, joined
 from bridge.prompt import TokenPlan, TokenReport, report_of
+from bridge.runtime import Dtype, check_dtype
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -161,12 +162,13 @@ class Conditioning:
         )
 
     def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+        self, device: torch.device | str | None = None, dtype: Dtype | None = None
     ) -> Conditioning:
         """The same on another device or in another dtype; masks of whole numbers keep theirs."""
+        kind = check_dtype(dtype)
 
         def moved(tensor: Tensor) -> Tensor:
-            return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+            return tensor.to(device=device, dtype=kind if tensor.is_floating_point() else None)
 
         return self.map_tensors(moved)
 

@@ -43,7 +43,7 @@ from bridge.encoding.state_cache import DEFAULT_BYTES, CacheInfo
 from bridge.errors import OptionError, noted, warn
 from bridge.prompt import TokenReport, plan_report
 from bridge.prompt.prompt import Rule
-from bridge.runtime import check_dtype, resolve_device
+from bridge.runtime import Dtype, check_dtype, resolve_device
 from bridge.towers.watch import is_repeatable, watched
 
 _MODEL = names_of(ModelOptions)
@@ -180,9 +180,7 @@ class Encoder(AbstractContextManager["Encoder"]):
 
     # ------------------------------------------------------------ what it owns
 
-    def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None
-    ) -> Encoder:
+    def to(self, device: torch.device | str | None = None, dtype: Dtype | None = None) -> Encoder:
         """Have towers and results elsewhere or in another precision; gives the encoder itself.
 
         A live pipeline's towers stay where they are, and the result alone is moved.

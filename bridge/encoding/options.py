@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import Parameter
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, TypeVar, Union, cast, get_args
 
 import torch
 
@@ -47,6 +47,7 @@ from bridge.prompt.syntax import (
 )
 from bridge.prompt.token_plan import Normalisation
 from bridge.prompt.windows import RULES, Join, LongPromptName, Pooled, Uneven
+from bridge.runtime import Dtype
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -55,11 +56,11 @@ if TYPE_CHECKING:
     from bridge.towers import TextTower
 
 Texts = str | Sequence[str]
-Model: TypeAlias = "str | os.PathLike[str] | DiffusionPipeline"
+Model: TypeAlias = Union[str, os.PathLike[str], "DiffusionPipeline"]
 """An embedded name, a short name, a folder, a hub id, or a live pipeline."""
-Tower: TypeAlias = "str | os.PathLike[str] | TextTower"
-Towers: TypeAlias = "Tower | Sequence[Tower | None] | Mapping[str, Tower]"
-AdapterInput: TypeAlias = "str | os.PathLike[str] | Adapter"
+Tower: TypeAlias = Union[str, os.PathLike[str], "TextTower"]
+Towers: TypeAlias = Tower | Sequence[Tower | None] | Mapping[str, Tower]
+AdapterInput: TypeAlias = Union[str, os.PathLike[str], "Adapter"]
 Each = TypeVar("Each")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -78,7 +79,7 @@ class ModelOptions(TypedDict, total=False):
     textual_inversions: TextualInversions | None
     loras: Loras | None
     device: torch.device | str | None
-    dtype: torch.dtype | str | None
+    dtype: Dtype | None
     revision: str | None
 
 
@@ -146,9 +147,12 @@ def takes(*options: type) -> Callable[[Function], Function]:
 
     def spelt(function: Function) -> Function:
         more = [
-            Parameter(name, Parameter.KEYWORD_ONLY, default=defaults.get(name), annotation=kind)
+            Parameter(
+                name, Parameter.KEYWORD_ONLY, default=defaults.get(name),
+                annotation=kind.__forward_arg__,  # as it is written, for help
+            )
             for name, kind in declared.items()
-        ]
+        ]  # fmt: skip
         return keywords(spelt_out(function, more), elsewhere=names_of(EncodeOptions))
 
     return spelt

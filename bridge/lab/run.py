@@ -32,7 +32,7 @@ from bridge.lab.tower_study import TowerStudy, pair_rows, study_tower
 from bridge.lab.variant_pictures import Renderer, draw_variants
 from bridge.lab.variants.operations import Variants
 from bridge.progress import OnProgress, unwatched
-from bridge.runtime import check_dtype, resolve_device
+from bridge.runtime import Dtype, check_dtype, resolve_device
 from bridge.towers import ImageTower, TextTower, open_image_tower
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def study(
     judge: Judge | None = None,
     cache: str | os.PathLike[str] | None = None,
     device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = None,
+    dtype: Dtype | None = None,
     on_progress: OnProgress | None = None,
 ) -> Study:
     """Compare phrasings of a prompt across text towers, and draw them if there is a model.
