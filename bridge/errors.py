@@ -55,7 +55,7 @@ class OffManifoldWarning(UserWarning):
 
 
 class UnknownModelError(BridgeError, LookupError):
-    """A model name that is no recipe, no embedded model, no folder and no hub id."""
+    """A model name that is no embedded name, no short name, no folder and no hub id."""
 
 
 class WeightsError(BridgeError, OSError):

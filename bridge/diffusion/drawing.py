@@ -147,7 +147,7 @@ def generate(
     Args:
         prompt: one or several.
         negative_prompt: one for all, or one for each prompt.
-        model: an embedded name, a recipe name, a folder or a hub id, kept loaded between calls, or
+        model: an embedded name, a short name, a folder or a hub id, kept loaded between calls, or
             a live pipeline, which keeps its own device and dtype.
         seed: picture i takes ``seed + i``, or the i-th of a list; None draws a seed, which the
             result reports. Noise is made on the CPU, so a seed means the same picture on every

@@ -39,7 +39,7 @@ def load_pipeline(
     """Load a StableDiffusionPipeline or StableDiffusionXLPipeline, as diffusers would.
 
     Args:
-        model: an embedded name, a recipe name, a folder or a hub id.
+        model: an embedded name, a short name, a folder or a hub id.
         device: by default CUDA if there is one.
         dtype: by default float32 for small models and on a CPU, else half precision.
         revision: branch, tag or commit of a hub's repository.

@@ -72,7 +72,7 @@ class Encoder(AbstractContextManager["Encoder"]):
     bytes; nothing is kept of a tower that changed. An encoder may be used by several threads.
 
     Args:
-        model: an embedded name, a recipe name (``sd15``, ``sd21``, ``sdxl``), a hub id, a folder in
+        model: an embedded name, a short name (``sd15``, ``sd21``, ``sdxl``), a hub id, a folder in
             diffusers' layout, or a live pipeline, which is read and never changed. Configs and
             tokenizers are read now, weights when they are first needed; with ``towers`` or
             ``adapter``, which are checked against them, now.

@@ -40,7 +40,7 @@ def condition(
             pipeline means: ``""`` for most; zeros for SDXL if its
             ``force_zeros_for_empty_prompt`` is set, else ``""``; zeros for CogView3-Plus; no
             negative at all for FLUX.1.
-        model: an embedded name, a recipe name (``sd15``, ``sd21``, ``sdxl``), a hub id, a
+        model: an embedded name, a short name (``sd15``, ``sd21``, ``sdxl``), a hub id, a
             folder in diffusers' layout, or a live pipeline, which is used as it is (its towers,
             device and dtype) and not changed. ``bridge.encoding.RECIPES`` are the kinds.
         towers: other text towers than the model's own: a name, hub id, folder or open
