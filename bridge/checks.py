@@ -162,9 +162,11 @@ def _with_keywords(function: Any, elsewhere: Collection[str]) -> Any:
     shown = function.__qualname__.removesuffix(".__init__")
     if shown.endswith(".__call__"):
         shown = shown.removesuffix(".__call__").lower()  # as one calls it: encoder()
+    parameters = inspect.signature(function).parameters.values()
+    assert all(each.kind is not each.VAR_KEYWORD for each in parameters), "spell them out"
     has = [
         each.name
-        for each in inspect.signature(function).parameters.values()
+        for each in parameters
         if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY) and each.name != "self"
     ]
     known = frozenset(has)

@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
+from bridge.checks import keywords
 from bridge.errors import ImageError
 from bridge.picture_files import MAX_PIXELS, open_path, open_stream
 from bridge.rgb import to_rgb
@@ -32,6 +33,7 @@ _ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
 
 
+@keywords
 def load_image(image: ImageInput) -> Image:
     """Read a picture as RGB, the right way up.
 

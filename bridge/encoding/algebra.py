@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 import torch
 from torch import Tensor
 
-from bridge.checks import finite
+from bridge.checks import finite, keywords
 from bridge.encoding.addons import taken
 from bridge.encoding.tower_pass import check_finite
 from bridge.encoding.trace import Drift, PooledSource, Trace
@@ -63,6 +63,7 @@ _INFINITE = (
 )
 
 
+@keywords
 def blend(
     conds: Sequence[Conditioning], weights: Sequence[float], *, normalize: bool = True
 ) -> Conditioning:

@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from bridge.checks import keywords
 from bridge.encoding.addons import AddOn
 from bridge.encoding.conditioning import BIASES, TENSORS, Conditioning
 from bridge.encoding.model import open_model
@@ -91,6 +92,7 @@ class Header:
                         yield f"{sign}traces[{row}].pooled[{at}] names no place in a window"
 
 
+@keywords
 def save_conditioning(cond: Conditioning, path: str | os.PathLike[str]) -> Path:
     """Write ``cond`` to ``path``, whole or not at all, and return the path."""
     tensors = {
@@ -114,6 +116,7 @@ def save_conditioning(cond: Conditioning, path: str | os.PathLike[str]) -> Path:
     return target
 
 
+@keywords
 def load_conditioning(
     path: str | os.PathLike[str], *, model: Model | None = None, any_towers: bool = False
 ) -> Conditioning:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 
 from bridge import store
+from bridge.checks import keywords
 from bridge.encoding.addons import NO_ADDONS, AddOn, AddOns
 from bridge.encoding.options import latent_scale
 from bridge.encoding.pipeline_state import calls_per_step, execution_device
@@ -306,6 +307,7 @@ def kept_source(
         return source
 
 
+@keywords
 def open_model(
     model: Any,
     *,
@@ -317,6 +319,7 @@ def open_model(
     return kept_source(model, device=device, dtype=dtype, revision=revision).model()
 
 
+@keywords
 def tokenizers_of(model: Any) -> list[tuple[str, Any]]:
     """``(tower name, tokenizer)`` pairs of a model, for ``bridge.prompt.plan_report``.
 

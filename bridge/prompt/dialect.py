@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from bridge.checks import keywords
 from bridge.errors import OptionError
 from bridge.prompt.dialects import a1111, comfy, compel, plain
 from bridge.prompt.dialects.a1111_tags import LoraTag, find_tags
@@ -137,6 +138,7 @@ DIALECTS = _Dialects((each.name, each) for each in _ALL)
 """The dialects by name; ``DIALECTS[name]`` raises OptionError where there is none."""
 
 
+@keywords
 def dialect_of(name: str) -> Dialect:
     """The dialect of a name. Raises OptionError."""
     return DIALECTS[name]

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from bridge.checks import keywords
 from bridge.errors import OptionError
 from bridge.prompt.dialect import DIALECTS, DialectName
 from bridge.prompt.dialects.a1111_tags import LoraTag
@@ -60,6 +61,7 @@ class Prompt:
         return self.source
 
 
+@keywords
 def parse(text: str, dialect: DialectName = "a1111", *, negative: bool = False) -> Prompt:
     """Read ``text`` in a dialect.
 
@@ -155,6 +157,7 @@ class Interval:
     flat: Flat
 
 
+@keywords
 def at_step(prompt: Prompt, step: int, steps: int, rule: Rule = "new") -> Flat:
     """The prompt that is drawn at ``step`` of ``steps``, both counted from 1.
 
@@ -186,6 +189,7 @@ def last_steps(prompt: Prompt, steps: int, rule: Rule = "new") -> list[int]:
     return sorted({min(end + 1, steps) for end in ends if end >= 1})
 
 
+@keywords
 def intervals(prompt: Prompt, steps: int, rule: Rule = "new") -> tuple[Interval, ...]:
     """The prompt over a run: one interval up to each of its ``last_steps``.
 

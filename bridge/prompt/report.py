@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
+from bridge.checks import keywords
 from bridge.markup import Markup, fill, joined
 from bridge.prompt.dialect import DialectName
 from bridge.prompt.prompt import Part, Prompt, Rule, intervals, parse, take_tags
@@ -124,6 +125,7 @@ class TokenReport:
         return {"prompt": self.prompt, "towers": [tower.to_dict() for tower in self.towers]}
 
 
+@keywords
 def plan_report(
     prompt: str,
     tokenizers: Sequence[tuple[str, Any]],
@@ -164,6 +166,7 @@ def plan_report(
     )
 
 
+@keywords
 def report_of(plans: Any) -> TokenReport:
     """The report of plans of one prompt, one a tower."""
     plans = tuple(plans)

@@ -23,6 +23,7 @@ from weakref import WeakKeyDictionary
 
 from tokenizers import Tokenizer
 
+from bridge.checks import keywords
 from bridge.cleaning import UNCHANGED, Origins, clean, clean_between, lowered
 from bridge.errors import PromptError, UnsupportedModelError, warn
 from bridge.prompt.dialect import DIALECTS, DialectName
@@ -203,6 +204,7 @@ class Reader:
     clean: str | None = None
 
 
+@keywords
 def plan(
     prompt: Prompt, tokenizer: Any, tower: str = "text_encoder", split: Split = None
 ) -> TokenPlan:
@@ -210,6 +212,7 @@ def plan(
     return plan_many((prompt,), tokenizer, tower, split)[0]
 
 
+@keywords
 def plan_many(
     prompts: Sequence[Prompt],
     tokenizer: Any,
@@ -310,6 +313,7 @@ def as_written(plan: TokenPlan, tagged: Tagged) -> TokenPlan:
     )
 
 
+@keywords
 def normalised(plan: TokenPlan, name: str) -> TokenPlan:
     """The plan with its weights adjusted before any emphasis, as ComfyUI_ADV_CLIP_emb does it.
 

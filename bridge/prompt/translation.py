@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from bridge.checks import keywords
 from bridge.prompt.dialect import DIALECTS, DialectName
 from bridge.prompt.prompt import Flat, Part, Prompt, first_step, parse
 from bridge.prompt.syntax import Alternation, Runs, Schedule, parts_of, walk, written_number
@@ -41,6 +42,7 @@ class Translation:
     losses: tuple[Loss, ...]
 
 
+@keywords
 def translate(prompt: Prompt, dialect: DialectName) -> Translation:
     """``prompt`` in another dialect. Into its own it stays as it is.
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bridge.checks import keywords
 from bridge.errors import ImageError, OptionError, UnsupportedModelError
 from bridge.images import is_one_image, load_image
 from bridge.runtime import building, resolve_device, resolve_dtype
@@ -321,6 +322,7 @@ def together(prepared: Sequence[Any]) -> Any:
     return torch.stack(list(prepared))
 
 
+@keywords
 def open_text_tower(
     source: str | Path,
     *,
@@ -357,6 +359,7 @@ def open_text_tower(
     return tower
 
 
+@keywords
 def open_image_tower(
     source: str | Path,
     *,

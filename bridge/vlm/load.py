@@ -339,6 +339,7 @@ def _language_model(
 # -- one part of a VLM --------------------------------------------------------------------
 
 
+@keywords
 def load_vision(
     source: str | os.PathLike[str],
     *,
@@ -383,6 +384,7 @@ def _look(tower: Any, processor: Any) -> None:
         tower(made["pixel_values"].to(next(tower.parameters())))
 
 
+@keywords
 def load_llm(
     source: str | os.PathLike[str],
     *,

@@ -24,6 +24,17 @@ from bridge.vlm.conversations import CONVERSATIONS
 
 RAISED = {"BridgeError"}
 """Public classes that a user does not make or call."""
+ROOMS = ("adapters", "diffusion", "encoding", "lab", "prompt", "vlm")
+
+
+def functions_of_rooms() -> Iterator[tuple[str, Callable[..., Any]]]:
+    """The public functions of the rooms."""
+    for room in ROOMS:
+        package = importlib.import_module(f"bridge.{room}")
+        for name in package.__all__:
+            # A projector's options are its own, and it has an error for them.
+            if inspect.isroutine(getattr(package, name)) and name != "build_projector":
+                yield name, getattr(package, name)
 
 
 def doors() -> Iterator[tuple[str, Callable[..., Any]]]:
@@ -56,9 +67,12 @@ def test_the_doors_are_there() -> None:
     assert {*wanted, "Encoder.__init__", "Region.__init__", "BridgeVLM.chat"} <= {*DOORS}
 
 
-@pytest.mark.parametrize("name", DOORS)
+EVERY = {**dict(functions_of_rooms()), **DOORS}
+
+
+@pytest.mark.parametrize("name", EVERY)
 def test_a_keyword_that_is_nearly_right_names_the_nearest(name: str) -> None:
-    door = DOORS[name]
+    door = EVERY[name]
     shown = name.removesuffix(".__init__")
     if shown.endswith(".__call__"):
         shown = shown.removesuffix(".__call__").lower()

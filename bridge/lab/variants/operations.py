@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias, cast
 
-from bridge.checks import nearest
+from bridge.checks import keywords, nearest
 from bridge.errors import OptionError
 from bridge.lab.variants.languages import check_names, languages
 from bridge.lab.variants.rewrites import (
@@ -86,6 +86,7 @@ def check_operations(names: Sequence[OperationName], settings: Settings) -> None
         OPERATIONS[name].check(settings)
 
 
+@keywords
 def vary(
     prompt: str, operations: Sequence[OperationName] = USUAL, settings: Settings = _DEFAULT
 ) -> list[Variant]:
@@ -112,6 +113,7 @@ def vary(
     return list(found)
 
 
+@keywords
 def own(texts: Sequence[str], label: str = "own") -> list[Variant]:
     """The user's own phrasings as variants, without repeats.
 

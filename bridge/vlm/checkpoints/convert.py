@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 
+from bridge.checks import keywords
 from bridge.errors import OptionError, UnsupportedModelError, WeightsError
 from bridge.files import check_output_file, home_path, read_json, whole_folder
 from bridge.store import resolve
@@ -60,6 +61,7 @@ Layout = Literal["hf", "llava"]
 Progress = Callable[[int], None]
 
 
+@keywords
 def convert(
     source: str | os.PathLike[str],
     out: str | os.PathLike[str],
