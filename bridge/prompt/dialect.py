@@ -127,7 +127,7 @@ _ALL = (
 )
 
 
-class _Dialects(dict[str, Dialect]):
+class _Dialects(dict[DialectName, Dialect]):
     """The dialects by name; one that does not exist is an OptionError."""
 
     def __missing__(self, name: str) -> Dialect:
@@ -139,6 +139,6 @@ DIALECTS = _Dialects((each.name, each) for each in _ALL)
 
 
 @keywords
-def dialect_of(name: str) -> Dialect:
+def dialect_of(name: DialectName) -> Dialect:
     """The dialect of a name. Raises OptionError."""
     return DIALECTS[name]
