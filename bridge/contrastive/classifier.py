@@ -21,6 +21,7 @@ from bridge.contrastive.head import Head
 from bridge.contrastive.templates import fill, read_templates
 from bridge.errors import OptionError, WeightsError
 from bridge.files import home_path, parse_json, write_whole
+from bridge.images import is_one_image
 from bridge.towers.family import Scoring
 from bridge.towers.tensors import check_finite, load_tensors
 
@@ -77,8 +78,6 @@ class Classifier:
         Raises:
             ImageError: a picture that cannot be read.
         """
-        from bridge.contrastive.clip import is_one_image
-
         count = min(whole(k, "k", 1, 1 << 20), len(self.labels))
         best = self.probabilities(images).topk(count, dim=1)
         found = [

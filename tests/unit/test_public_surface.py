@@ -98,7 +98,7 @@ OPEN = {
     # texts
     "prompt", "negative_prompt", "prompts", "prompt_2", "negative_prompt_2", "prompt_3",
     "negative_prompt_3", "question", "questions", "caption_question", "choices", "unrelated",
-    "texts", "chat_template", "image_token", "names",
+    "texts", "chat_template", "image_token", "names", "labels", "templates",
     # names that anybody gives: of models, parts, files, places
     "name", "model", "towers", "tower", "adapter", "vision", "llm", "base", "path", "folder",
     "data", "output", "image_folder", "feature_folder", "cache", "text", "image", "images",
