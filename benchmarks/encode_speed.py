@@ -4,10 +4,11 @@
 
 Text towers of the sizes of SD 1.5 (CLIP ViT-L/14) and SDXL (with OpenCLIP bigG/14) with random
 weights, in fp16 on CUDA and fp32 on a CPU; the other parts of the pipelines are small, since
-nobody draws. Each prompt has a negative. All sides are timed in turn, and what they give is
-compared: diffusers' ``encode_prompt``, compel, ``bridge.Encoder`` without its cache. On the shipped
-model the bare towers run beside them, on ids that are ready, and an encoder that knows the prompt.
-Results go to encode-speed.json, on CUDA to encode-speed-cuda.json.
+nobody draws. Each prompt has a negative; on a CPU torch has one thread, unless told otherwise. All
+sides are timed in turn, and what they give is compared: diffusers' ``encode_prompt``, compel,
+``bridge.Encoder`` without its cache. On the shipped model the bare towers run beside them, on ids
+that are ready, and an encoder that knows the prompt. Results go to encode-speed.json, on CUDA to
+encode-speed-cuda.json.
 """
 
 from __future__ import annotations
@@ -257,11 +258,13 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 8], help="prompts at once")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--shipped", type=int, default=50, help="rounds on the shipped model")
+    parser.add_argument("--threads", type=int, default=1, help="of torch on a CPU")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     commit()
     device = resolve_device(args.device)
     on_cuda = device.type == "cuda"
+    torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     rows: list[Row] = measure_shipped(device, args.shipped)
     for name, build in (("sd15", sd15), ("sdxl", sdxl)):

@@ -9,6 +9,7 @@ another prompt has loaded before. docs/architecture.md shows what it prints.
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 import warnings
 from collections.abc import Callable
@@ -22,9 +23,13 @@ PROMPT, NEGATIVE = "a (red:1.3) apple", "blurry"
 
 def traced(call: Callable[[], object]) -> tuple[list[str], list[str]]:
     """Run ``call``: the files of bridge that a function ran in, and the classes of bridge that an
-    instance was made of, each in the order of their first use."""
+    instance was made of, each in the order of their first use.
+
+    Made is what was initialised, or has a method run and was not there before.
+    """
     files: dict[str, None] = {}
     types: dict[str, None] = {}
+    there = {id(each) for each in gc.get_objects()}
 
     def watch(frame: FrameType, event: str, _: Any) -> None:
         if event != "call":
@@ -33,9 +38,11 @@ def traced(call: Callable[[], object]) -> tuple[list[str], list[str]]:
         path = Path(code.co_filename)
         if HOME in path.parents:
             files.setdefault(str(path.relative_to(HOME.parent)))
-        if code.co_name == "__init__" and "self" in frame.f_locals:
-            kind = type(frame.f_locals["self"])
-            if kind.__module__.startswith("bridge."):
+        if code.co_argcount and code.co_varnames[0] == "self":
+            own = frame.f_locals.get("self")
+            kind = type(own)
+            is_new = code.co_name == "__init__" or id(own) not in there
+            if is_new and kind.__module__.startswith("bridge."):
                 types.setdefault(f"{kind.__module__}.{kind.__qualname__}")
 
     sys.setprofile(watch)

@@ -16,7 +16,8 @@ from bridge.adapters.adapter import Adapter
 from bridge.adapters.reading import ForeignStates, NativeWindow, foreign_states
 from bridge.encoding.emphasis import EMPHASES, Emphasis, EmphasisName, TowerInput
 from bridge.encoding.joining import join_pooled
-from bridge.encoding.tower_pass import Encoded, Joining, RowPlan, finish
+from bridge.encoding.planning import Joining
+from bridge.encoding.tower_pass import Encoded, finish
 from bridge.errors import OptionError, warn
 from bridge.prompt import TokenPlan, TruncationWarning
 from bridge.towers import TextTower
@@ -89,7 +90,7 @@ class ForeignTower:
     def encode(
         self,
         component: str,
-        rows: Sequence[RowPlan],
+        plans: Sequence[TokenPlan],
         how: Joining,
         readings: Mapping[str, ForeignStates],
         device: torch.device,
@@ -97,14 +98,13 @@ class ForeignTower:
         """As ``tower_pass.encode_plans``, for the native tower ``component``; float32."""
         own = self.adapter.maps[component].to(device)
         places: dict[NativeWindow, int] = {}
-        for each in rows:
-            for window in each.plan.windows:
-                places.setdefault(NativeWindow.of(each.plan, window), len(places))
+        for plan in plans:
+            for window in plan.windows:
+                places.setdefault(NativeWindow.of(plan, window), len(places))
         states, pooled = own(list(places), readings)
         before, found, found_pooled = [], [], []
         figures: list[torch.Tensor] = []
-        for each in rows:
-            plan = each.plan
+        for plan in plans:
             at = [places[NativeWindow.of(plan, window)] for window in plan.windows]
             mine = states[at]
             filling = own.empty.expand(how.windows - len(at), -1, -1)
@@ -122,7 +122,13 @@ class ForeignTower:
             figures += moved
             if pooled is not None:
                 found_pooled.append(join_pooled(pooled[at], how.long))
-        return Encoded.of([each.plan for each in rows], before, found, found_pooled, figures)
+        return Encoded.of(
+            plans,
+            torch.stack(found),
+            torch.stack(found_pooled) if found_pooled else None,
+            torch.stack(before) if figures else None,
+            figures,
+        )
 
 
 def _is_linear(emphasis: Emphasis, plan: TokenPlan) -> bool:

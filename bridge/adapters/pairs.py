@@ -13,9 +13,10 @@ from bridge.adapters.reading import ForeignStates, NativeWindow, foreign_states
 from bridge.encoding.emphasis import EMPHASES
 from bridge.encoding.model import TextModel, Towers
 from bridge.encoding.options import read_rules
-from bridge.encoding.tower_pass import Joining, RowPlan, Tower, check_rows, encode_plans
+from bridge.encoding.planning import Joining
+from bridge.encoding.tower_pass import check_rows, encode_plans, tower_of
 from bridge.prompt import parse, plan_many
-from bridge.towers import Layer, TextTower
+from bridge.towers import LAST, Layer, TextTower
 
 BATCH = 32
 _PLAIN = read_rules({"dialect": "plain"})
@@ -43,14 +44,14 @@ def native_states(model: TextModel, towers: Towers, prompts: Sequence[str]) -> d
     uses = zip(model.recipe.towers, model.readers(), strict=True)
     for at, (use, reader) in enumerate(uses):
         own = plan_many(parsed, reader, use.component, _PLAIN.long_prompt.split)
-        masked = use.masked or (model.recipe.obeys_mask and model.specs[at].attention_mask)
         with torch.no_grad():
             encoded = encode_plans(
-                Tower(use.architecture, towers.modules[at], towers.device, masked),
-                [RowPlan(plan, use.layer or Layer()) for plan in own],
+                tower_of(model, towers, at),
+                own,
+                [use.layer or LAST] * len(own),
                 Joining(EMPHASES["none"], _PLAIN.long_prompt, 1, own[0].limit),
             )
-        check_rows([own], [encoded.faults], "none")
+        check_rows([own], [encoded.limits], "none")
         found[use.component] = Native(
             tuple(NativeWindow.of(plan, plan.windows[0]) for plan in own),
             encoded.states.float(),

@@ -116,20 +116,19 @@ def with_towers(
         uses[at] = replace(use, architecture=tower.spec.architecture)
         modules[at], specs[at] = tower.module, tower.spec
         tokenizers[at] = in_context(tower.tokenizer, tower.spec)
-        mark = watched(tower.module).fingerprint
+        mark = watched(tower.module).fingerprint()
         label = (
             NATIVE if _is_native(tower, use, model.specs[at], loaded.modules[at]) else SAME_WIDTH
         )
         accounts.append(
             AddOn(f"{label} tower", tower.name, tower.spec.source, mark, (use.component,))
         )
-    swapped = Towers(tuple(modules), loaded.device)
     return replace(
         model,
         recipe=replace(model.recipe, towers=tuple(uses)),
         specs=tuple(specs),
         tokenizers=tuple(tokenizers),
-        load=lambda: swapped,
+        load=lambda: Towers(tuple(modules), loaded.device),
         swaps=tuple(accounts),
         number=next_number(),
     )

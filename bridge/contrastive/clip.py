@@ -380,7 +380,7 @@ class CLIP:
                 the name; another head.
         """
         words = labels.items() if isinstance(labels, Mapping) else labels
-        key = (repr(list(words)), repr(templates), head, watched(self.text.module).version)
+        key = (repr(list(words)), repr(templates), head, watched(self.text.module).look())
         found = self._classifiers.get(key)
         if found is None:
             found = build_classifier(self, labels, templates, head)

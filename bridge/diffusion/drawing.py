@@ -24,7 +24,7 @@ from bridge.diffusion.load import SUPPORTED, load_folder, locate, size_factor
 from bridge.diffusion.options import Options, check_size, checked_options, default_guidance
 from bridge.diffusion.preview import render, watch_clean_estimate
 from bridge.embedded import DRAWING
-from bridge.encoding.addon_inputs import Loras, TextualInversions, read_addons
+from bridge.encoding.addons import Loras, TextualInversions, read_addons
 from bridge.encoding.composition import Composition
 from bridge.encoding.conditioning import Conditioning
 from bridge.encoding.encoder import Encoder, read_adapter, split_options

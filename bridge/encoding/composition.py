@@ -18,7 +18,6 @@ from itertools import accumulate
 from bridge.checks import keywords
 from bridge.encoding.conditioning import Conditioning, ConditioningReport
 from bridge.encoding.options import Call, Request, is_apart, repeated
-from bridge.encoding.planning import ParsedTexts
 from bridge.prompt import Flat, Prompt
 from bridge.prompt.prompt import first_step
 from bridge.prompt.syntax import Branch, parts_of
@@ -78,26 +77,27 @@ class ComposeCall:
 def read_composition(call: Call) -> ComposeCall:
     """Parse the prompts and take their parts apart. Raises PromptError."""
     rules = call.rules
-    prompts = call.prompts(lambda text, negative: rules.parse(text, apart=True))
-    negatives = call.negative_prompts(lambda text, negative: rules.parse(text, negative=True))
-    assert prompts.first is not None
-    parts = [part_prompts(each, first_step(each)) for each in prompts.first]
+
+    def parse(text: str, negative: bool) -> Prompt:
+        return rules.parse(text, negative=negative, apart=not negative)
+
+    (first, *later), negatives = call.parsed(parse)
+    assert first is not None
+    parts = [part_prompts(each, first_step(each)) for each in first]
     counts = tuple(len(some) for some in parts)
 
     def spread(texts: tuple[Prompt, ...] | None) -> tuple[Prompt, ...] | None:
         return None if texts is None else repeated(texts, counts)
 
     request = Request(
-        ParsedTexts(
-            tuple(part for some in parts for part in some), tuple(map(spread, prompts.later))
-        ),
-        ParsedTexts(spread(negatives.first), tuple(map(spread, negatives.later))),
+        (tuple(part for some in parts for part in some), *map(spread, later)),
+        tuple(map(spread, negatives)),
         repeated(call.tagged, counts),
         counts,
         call.sizes,
     )
-    weights = tuple(weights_of(each) for each in prompts.first)
-    return ComposeCall(call, request, weights, any(map(is_apart, prompts.first)))
+    weights = tuple(weights_of(each) for each in first)
+    return ComposeCall(call, request, weights, any(map(is_apart, first)))
 
 
 def part_prompts(prompt: Prompt, flat: Flat) -> tuple[Prompt, ...]:

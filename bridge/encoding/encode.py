@@ -7,7 +7,7 @@ part at its end.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,11 +26,10 @@ from bridge.encoding.joining import (
     prompt_masks,
 )
 from bridge.encoding.model import UNETS, TextModel, Towers
-from bridge.encoding.options import Request, SizeRequest, TextRules
+from bridge.encoding.options import ParsedTexts, Request, TextRules
 from bridge.encoding.planning import (
     Batch,
-    Lengths,
-    ParsedTexts,
+    Joining,
     Plans,
     Row,
     make_batch,
@@ -40,64 +39,61 @@ from bridge.encoding.planning import (
 )
 from bridge.encoding.recipes import TowerUse
 from bridge.encoding.state_cache import StateCache
-from bridge.encoding.tower_pass import (
-    Joining,
-    RowPlan,
-    Tower,
-    check_joined,
-    check_rows,
-    encode_plans,
-)
+from bridge.encoding.tower_pass import check_joined, check_rows, encode_plans, tower_of
 from bridge.encoding.trace import Drift, traces_of, warn_of_drifts
 from bridge.errors import OptionError, PromptError, UnsupportedModelError
 from bridge.prompt import parse
-from bridge.prompt.syntax import parts_of
 from bridge.prompt.token_plan import as_written
-from bridge.towers import Layer
+from bridge.towers import LAST, Layer
 
 if TYPE_CHECKING:
     from bridge.adapters.foreign_tower import ForeignTower
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Token states ``(N, T, D)`` and pooled states ``(N, P)`` of N rows over all towers, and for
-    each tower what emphasis did to each row."""
-
-    states: Tensor
-    pooled: Tensor | None
-    drifts: tuple[tuple[Drift | None, ...], ...]
-
-
 @torch.no_grad()
-def encode(model: TextModel, rules: TextRules, request: Request, cache: StateCache) -> Conditioning:
-    """Plan and encode. Errors as ``bridge.condition``."""
-    check_options(model, rules, request.sizes, request.prompts, request.negatives)
+def encode(
+    model: TextModel,
+    rules: TextRules,
+    request: Request,
+    cache: StateCache,
+    towers: Towers | None = None,
+) -> Conditioning:
+    """Plan and encode. Errors as ``bridge.condition``.
+
+    Args:
+        model: the model, add-ons bound to it.
+        rules, request: what is asked of it.
+        cache: states that are known, and where those that are new are kept.
+        towers: the model's, if this call has looked at them; else they load when all is planned.
+    """
+    check_options(model, rules, request)
     sizes = request.sizes.filled(model.default_size) if model.recipe.time_ids else None
     negatives = _negatives(model, rules, request)
     strengths = [model.addons.strengths(each) for each in request.tagged]
     batch = make_batch(request.prompts, negatives, strengths)
-    plans, lengths = plan_rows(model, rules, batch)
+    plans, joinings = plan_rows(model, rules, batch)
     bias = unet_bias(model, rules, plans, batch)
     counts = request.counts or (1,) * batch.count
-    alignment = alignment_of(model, rules, plans, batch, counts, lengths[0].states)
+    alignment = alignment_of(model, rules, plans, batch, counts, joinings[0].length)
     if model.mapped is not None:
         skip = rules.clip_skip or rules.negative_clip_skip
         model.mapped.check(rules.emphasis, skip, bool(model.addons.towers), plans)
-    towers = model.load()
-    rows = _run_towers(model, towers, rules, batch.rows, plans, lengths, cache)
-    own = [part_states(model, rules, plans, entry, rows.states.shape[1]) for entry in batch.entries]
-    whole = any(plan.raw is not None for tower in plans for plan in tower)
-    states, pooled = join_entries(rows.states, rows.pooled, batch, own, whole)
+    towers = towers or model.load()
+    states, pooled, drifts = _run_towers(model, towers, rules, batch.rows, plans, joinings, cache)
+    if batch.is_joined:
+        full = states.shape[1]
+        own = [part_states(model, rules, plans, entry, full) for entry in batch.entries]
+        whole = any(plan.raw is not None for tower in plans for plan in tower)
+        states, pooled = join_entries(states, pooled, batch, own, whole)
+        check_joined(batch, states)
     states, pooled = _without_empty(model, rules, batch, states, pooled)
-    check_joined(batch, states)
     tensors = _tensors(model, batch, plans, alignment, states, pooled, bias)
     by_entry = plans_by_entry(plans, batch)
     eos = [
         module.config.eos_token_id if use.pooled else None
         for use, module in zip(model.recipe.towers, towers.modules, strict=True)
     ]
-    traces = traces_of(eos, rules.long_prompt, by_entry, batch.entries, rows.drifts)
+    traces = traces_of(eos, rules.long_prompt, by_entry, batch.entries, drifts)
     warn_of_drifts(traces, batch.entries)
     own_plans, negative_plans = batch.by_role(by_entry)
     own_traces, negative_traces = batch.by_role(traces)
@@ -133,14 +129,14 @@ def _negatives(model: TextModel, rules: TextRules, request: Request) -> ParsedTe
     SDXL was trained with zeros in the place of an empty text. diffusers puts them where no negative
     is given and the pipeline's ``force_zeros_for_empty_prompt`` says so; ComfyUI encodes ``""``.
     """
-    if request.negatives.first is not None:
+    if request.negatives[0] is not None:
         return request.negatives
     zeros = model.zeros_for_none and rules.dialect.empty_negative != "encoded"
     if zeros or model.recipe.none_for_none:
         return request.negatives
-    assert request.prompts.first is not None
-    empty = (parse("", rules.dialect.name),) * len(request.prompts.first)
-    return replace(request.negatives, first=empty)
+    assert request.prompts[0] is not None
+    empty = (parse("", rules.dialect.name),) * len(request.prompts[0])
+    return (empty, *request.negatives[1:])
 
 
 def _without_empty(
@@ -170,45 +166,42 @@ def _run_towers(
     rules: TextRules,
     rows: Sequence[Row],
     plans: Plans,
-    lengths: Sequence[Lengths],
+    joinings: Sequence[Joining],
     cache: StateCache,
-) -> _Rows:
-    """The rows' states, joined over the towers. Raises NumbersError."""
+) -> tuple[Tensor, Tensor | None, list[Sequence[Drift | None]]]:
+    """Token states ``(N, T, D)`` and pooled states ``(N, P)`` of N rows over all towers, and for
+    each tower what emphasis did to each row. Raises NumbersError."""
     parts: list[tuple[TowerUse, Tensor]] = []
     pooled: list[Tensor] = []
-    drifts, faults = [], []
+    drifts: list[Sequence[Drift | None]] = []
+    limits = []
     mapped = model.mapped
     readings = mapped.read(plans, towers.device) if mapped else {}
     for at, use in enumerate(model.recipe.towers):
-        wanted = [
-            RowPlan(plan, _layer(use, rules, row), row.strengths)
-            for plan, row in zip(plans[at], rows, strict=True)
-        ]
-        # Pooled states are not weighted, so a tower without token states needs no copies.
-        emphasis = EMPHASES[rules.emphasis if use.layer else "none"]
         # Of what the pooled states are read instead; equal texts are encoded once.
-        raw = [
-            replace(each, plan=replace(each.plan, windows=(each.plan.raw,)))
-            for each in wanted
-            if each.plan.raw is not None
-        ]
-        how = Joining(emphasis, rules.long_prompt, lengths[at].windows, lengths[at].states)
+        raw = [replace(plan, windows=(plan.raw,)) for plan in plans[at] if plan.raw is not None]
+        every = [*plans[at], *raw]
         if mapped is not None:
-            encoded = mapped.encode(use.component, [*wanted, *raw], how, readings, towers.device)
+            encoded = mapped.encode(use.component, every, joinings[at], readings, towers.device)
         else:
-            encoded = encode_plans(_tower(model, towers, at), [*wanted, *raw], how, cache)
-        dtype = towers.modules[at].dtype
+            layers = [_layer(use, rules, row) for row in rows]
+            strengths = [row.strengths for row in rows]
+            if raw:
+                layers, strengths = layers * 2, strengths * 2
+            tower = tower_of(model, towers, at)
+            encoded = encode_plans(tower, every, layers, joinings[at], strengths, cache)
+        dtype = towers.watches[at].dtype
         if use.layer is not None:
             parts.append((use, encoded.states[: len(rows)].to(dtype)))
         if use.pooled and encoded.pooled is not None:
             pooled.append(encoded.pooled[len(raw) :].to(dtype))
-        faults.append(encoded.faults.view(-1, len(rows), 3).any(0))
+        limits.append(encoded.limits)
         drifts.append(encoded.drifts[: len(rows)] if use.layer else (None,) * len(rows))
     files = [*(each.source for each in model.addons.inversions)]
     files += [each.lora.source for each, _ in model.addons.loras]
-    check_rows(plans, faults, rules.emphasis, _adapter_of(mapped), files)
+    check_rows(plans, limits, rules.emphasis, _adapter_of(mapped), files)
     states = join_towers(parts, _zeros(model, rules))
-    return _Rows(states, torch.cat(pooled, dim=-1) if pooled else None, tuple(drifts))
+    return states, torch.cat(pooled, dim=-1) if pooled else None, drifts
 
 
 def _adapter_of(mapped: ForeignTower | None) -> str:
@@ -219,29 +212,11 @@ def _adapter_of(mapped: ForeignTower | None) -> str:
     return f"The adapter from {mapped.tower.name}{f' ({source})' if source else ''}"
 
 
-def _tower(model: TextModel, towers: Towers, at: int) -> Tower:
-    use = model.recipe.towers[at]
-    return Tower(
-        use.architecture,
-        towers.modules[at],
-        towers.device,
-        masked=use.masked or (model.recipe.obeys_mask and model.specs[at].attention_mask),
-        addons=model.addons.towers[at] if model.addons.towers else None,
-        addons_key=model.addons.key,
-    )
-
-
 def _layer(use: TowerUse, rules: TextRules, row: Row) -> Layer:
     """The layer that a row's states are taken from."""
-    base = use.layer or Layer()
-    if not _skips(use):
-        return base
-    return Layer(base.index - rules.skip(row.role == "negative_prompt"), base.norm)
-
-
-def _skips(use: TowerUse) -> bool:
-    """Whether ``clip_skip`` acts on a tower."""
-    return use.layer is not None and use.length is None
+    base = use.layer or LAST
+    skip = rules.skip(row.role == "negative_prompt") if use.skips else 0
+    return Layer(base.index - skip, base.norm) if skip else base
 
 
 def _zeros(model: TextModel, rules: TextRules) -> tuple[int, int] | None:
@@ -299,16 +274,10 @@ def _by_role(batch: Batch, name: str, entries: Tensor) -> dict[str, Tensor | Non
 _COUNTS = {1: "one", 2: "two", 3: "three"}
 
 
-def check_options(
-    model: TextModel,
-    rules: TextRules,
-    sizes: SizeRequest,
-    prompts: ParsedTexts,
-    negatives: ParsedTexts,
-) -> None:
+def check_options(model: TextModel, rules: TextRules, request: Request) -> None:
     """Refuse options that would be dropped or that reach past the tower's layers."""
     skipping = [
-        pair for pair in zip(model.recipe.towers, model.specs, strict=True) if _skips(pair[0])
+        pair for pair in zip(model.recipe.towers, model.specs, strict=True) if pair[0].skips
     ]
     skips = {"clip_skip": rules.clip_skip, "negative_clip_skip": rules.negative_clip_skip}
     for name, skip in skips.items():
@@ -318,7 +287,7 @@ def check_options(
                 "none, so leave it out."
             )
         for use, spec in skipping:
-            most = spec.layers + 1 + (use.layer or Layer()).index
+            most = spec.layers + 1 + (use.layer or LAST).index
             if skip is not None and skip > most:
                 raise OptionError(
                     f"{name}={skip} reaches past {use.component}, which has "
@@ -332,7 +301,8 @@ def check_options(
             "it out."
         )
     for number in (2, 3):
-        _check_later(model, number, prompts, negatives)
+        _check_later(model, number, request.prompts, request.negatives)
+    sizes = request.sizes
     named = (sizes.original_size, sizes.crops_coords_top_left, sizes.target_size)
     if not model.recipe.time_ids and any(size is not None for size in named):
         raise OptionError(
@@ -345,7 +315,7 @@ def _check_later(
     model: TextModel, number: int, prompts: ParsedTexts, negatives: ParsedTexts
 ) -> None:
     """Refuse a text of a later tower's own that would be dropped."""
-    own, negative = prompts.later[number - 2], negatives.later[number - 2]
+    own, negative = prompts[number - 1], negatives[number - 1]
     if own is None and negative is None:
         return
     name = f"prompt_{number}"
@@ -354,10 +324,7 @@ def _check_later(
             f"{name} and negative_{name} need {_COUNTS[number]} towers; {model.recipe.name} has "
             f"{_COUNTS[len(model.recipe.towers)]}."
         )
-    every = (*(prompts.first or ()), *(negatives.first or ()))
-    if any(len(parts_of(each.tree)) > 1 for each in every):
-        raise PromptError(f"{name} cannot go with a prompt of several parts; give one of them.")
-    missing = negatives.first is None and (model.zeros_for_none or model.recipe.none_for_none)
+    missing = negatives[0] is None and (model.zeros_for_none or model.recipe.none_for_none)
     if negative is not None and missing:
         # diffusers drops it without a word where None means zeros or nothing.
         raise PromptError(f"negative_{name} was given without negative_prompt; give both.")

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from types import TracebackType
 from typing import Any, Unpack
 
 import torch
 
 from bridge.checks import is_whole, keywords
-from bridge.encoding.addon_inputs import NO_INPUTS, AddOnInputs, read_addons
-from bridge.encoding.addons import bind_addons
+from bridge.encoding.addons import NO_INPUTS, AddOnInputs, bind_addons, read_addons
 from bridge.encoding.composition import ComposeCall, Composition, read_composition
 from bridge.encoding.conditioning import BIASES, TENSORS, Conditioning
 from bridge.encoding.encode import Request, check_unet, encode
-from bridge.encoding.model import Source, TextModel, kept_source, open_source
+from bridge.encoding.model import Source, TextModel, Towers, kept_source, open_source
 from bridge.encoding.options import (
     Call,
     CallOptions,
@@ -44,9 +42,10 @@ from bridge.errors import OptionError, noted, warn
 from bridge.prompt import TokenReport, plan_report
 from bridge.prompt.prompt import Rule
 from bridge.runtime import Dtype, check_dtype, resolve_device
-from bridge.towers.watch import is_repeatable, watched
+from bridge.towers.watch import is_repeatable
 
 _MODEL = names_of(ModelOptions)
+_ANYWHERE = {"device": None, "dtype": None}
 
 
 class EncoderOptions(ModelOptions, TextOptions, total=False):
@@ -163,19 +162,15 @@ class Encoder(AbstractContextManager["Encoder"]):
     def tokens(self, prompt: str, **options: Unpack[TextOptions]) -> TokenReport:
         """What each tower reads of a prompt; loads no weights. Errors as the call itself."""
         call = read_call(prompt, None, self._with(options))
-        model = bind_addons(self._current(), self._inputs(call), call.rules.dialect)
+        rules = call.rules
+        model = bind_addons(self._current(), self._inputs(call), rules.dialect)
+        names = [use.component for use in model.recipe.towers]
+        readers = model.readers(rules.max_sequence_length, rules.clean)
         return plan_report(
             call.tagged[0].source,
-            [
-                (use.component, replace(reader, clean=call.rules.clean))
-                for use, reader in zip(
-                    model.recipe.towers,
-                    model.readers(call.rules.max_sequence_length),
-                    strict=True,
-                )
-            ],
-            dialect=call.rules.dialect.name,
-            split=call.rules.long_prompt,
+            [*zip(names, readers, strict=True)],
+            dialect=rules.dialect.name,
+            split=rules.long_prompt,
         )
 
     # ------------------------------------------------------------ what it owns
@@ -223,15 +218,16 @@ class Encoder(AbstractContextManager["Encoder"]):
     def run(self, call: Call, request: Request | None = None) -> Conditioning:
         """Encode a call; ``request`` is what it says, if it was parsed before."""
         model, inputs, cache = self._current(), self._inputs(call), self._open().cache
-        # The key looks at the towers, which are not loaded where nothing can be known yet.
-        key = self._key(model, call, inputs) if len(cache) else None
+        # Where nothing can be known yet, the towers do not load before all is planned.
+        towers = model.load() if len(cache) and model.mapped is None else None
+        key = None if towers is None else self._key(model, call, inputs, towers)
         kept = None if key is None else cache.get(key)
         if kept is None:
             with noted() as notes:
-                found = self._encode(model, call, inputs, request or call.request())
+                found = self._encode(model, call, inputs, request or call.request(), towers)
             kept = found, tuple(notes)
             # Not of a tower that changed while it ran.
-            if key is not None and key == self._key(model, call, inputs):
+            if key is not None and towers is not None and towers.are_unchanged:
                 cache.put(key, (_copied(found), kept[1]), _bytes(found))
         else:
             found = _copied(kept[0])
@@ -275,11 +271,16 @@ class Encoder(AbstractContextManager["Encoder"]):
         return RegionalConditioning(joined, regions, asked.base_weight, has_base)
 
     def _encode(
-        self, model: TextModel, call: Call, inputs: AddOnInputs, request: Request
+        self,
+        model: TextModel,
+        call: Call,
+        inputs: AddOnInputs,
+        request: Request,
+        towers: Towers | None = None,
     ) -> Conditioning:
         bound = bind_addons(model, inputs, call.rules.dialect)
-        found = encode(bound, call.rules, request, self._open().cache)
-        return found.to(**self._place)
+        found = encode(bound, call.rules, request, self._open().cache, towers)
+        return found if self._place == _ANYWHERE else found.to(**self._place)
 
     # ------------------------------------------------------------ within
 
@@ -316,15 +317,13 @@ class Encoder(AbstractContextManager["Encoder"]):
             return NO_INPUTS
         return read_addons(inversions, loras, call.tagged)
 
-    def _key(self, model: TextModel, call: Call, inputs: AddOnInputs) -> tuple[object, ...] | None:
+    def _key(
+        self, model: TextModel, call: Call, inputs: AddOnInputs, towers: Towers
+    ) -> tuple[object, ...] | None:
         """What a whole result depends on; None where it may not be kept."""
-        if model.mapped is not None or not self._open().cache.limit:
-            return None
-        towers = model.load()
         if not all(map(is_repeatable, towers.modules)):
             return None
-        versions = tuple(watched(module).version for module in towers.modules)
-        return (model.number, call, inputs.key, versions, *self._place.values())
+        return (model.number, call, inputs.key, towers.versions, *self._place.values())
 
 
 def read_place(options: Mapping[str, Any]) -> dict[str, Any]:

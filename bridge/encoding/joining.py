@@ -152,8 +152,6 @@ def join_entries(
     Returns:
         ``(E, T', D)`` and ``(E, P)``, where T' is the length of the longest.
     """
-    if not batch.is_joined:
-        return states, pooled
     length = max(
         sum(counts) if entry.kind == "and" else states.shape[1]
         for entry, counts in zip(batch.entries, own, strict=True)
@@ -237,13 +235,9 @@ def _mask(seen: Tensor, entry: Entry, sequences: int) -> Tensor:
 _MOST = 4  # times the longest
 
 
-@dataclass(frozen=True)
-class Extent:
-    """The first ``own`` states of an entry are its text's; from there to ``until`` its last state
-    is repeated."""
-
-    own: int
-    until: int
+Extent = tuple[int, int]
+"""The first of an entry's states are its text's; from there to the second number its last state is
+repeated."""
 
 
 @dataclass(frozen=True)
@@ -263,18 +257,18 @@ class Alignment:
     def bring(self, entries: Tensor) -> Tensor:
         """Entries ``(E, T, ...)`` as ``(E, length, ...)``."""
         found = []
-        for states, extent in zip(entries, self.extents, strict=True):
-            own = states[: extent.own]
-            last = own[-1:].expand(extent.until - extent.own, *own.shape[1:])
+        for states, (count, until) in zip(entries, self.extents, strict=True):
+            own = states[:count]
+            last = own[-1:].expand(until - count, *own.shape[1:])
             whole = torch.cat([own, last])
-            times = -(-self.length // extent.until)
+            times = -(-self.length // until)
             found.append(torch.cat([whole] * times)[: self.length])
         return torch.stack(found)
 
     def hidden(self, like: Tensor) -> Tensor:
         """What hides the states that fill up: ``(E, length)``, added to attention's logits."""
         places = torch.arange(self.length, dtype=torch.int64)
-        past = torch.stack([places >= extent.until for extent in self.extents])
+        past = torch.stack([places >= until for _, until in self.extents])
         return torch.zeros(past.shape, dtype=like.dtype).masked_fill(past, -math.inf)
 
 
@@ -324,8 +318,8 @@ def alignment_of(
     extents = tuple(
         extent for lengths in batch.by_role(own) for extent in _extents(lengths, counts)
     )
-    lengths = {extent.until for extent in extents}
-    if len(lengths) == 1 and all(each.own == each.until for each in extents):
+    lengths = {until for _, until in extents}
+    if len(lengths) == 1 and all(count == until for count, until in extents):
         return None
     common = math.lcm(*lengths)
     hides = common > _MOST * max(lengths)
@@ -360,7 +354,7 @@ def _extents(own: Sequence[int], counts: Sequence[int]) -> tuple[Extent, ...]:
         for start, count in zip(starts, counts, strict=False)
         for longest_of_prompt in [max(longest[start : start + count], default=0)] * count
     ]
-    return tuple(Extent(longest[row % block], until[row % block]) for row in range(len(own)))
+    return tuple((longest[row % block], until[row % block]) for row in range(len(own)))
 
 
 # ---------------------------------------------------------------- a UNet's biases

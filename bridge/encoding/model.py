@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
+from torch import nn
 
 from bridge import store
 from bridge.checks import keywords
 from bridge.encoding.addons import NO_ADDONS, AddOn, AddOns
 from bridge.encoding.options import latent_scale
-from bridge.encoding.pipeline_state import calls_per_step, execution_device
+from bridge.encoding.pipeline_state import calls_per_step, execution_device, is_offloaded
 from bridge.encoding.recipes import RECIPES, Recipe, TowerUse, find_recipe
 from bridge.encoding.state_cache import DEFAULT_BYTES, StateCache
 from bridge.errors import OptionError, UnknownModelError, UnsupportedModelError, WeightsError
@@ -44,7 +45,7 @@ from bridge.towers import (
     reading,
     spec_of_config,
 )
-from bridge.towers.watch import watched
+from bridge.towers.watch import Watch, watched
 
 if TYPE_CHECKING:
     from bridge.adapters.foreign_tower import ForeignTower
@@ -74,7 +75,7 @@ _FORCE_ZEROS = "force_zeros_for_empty_prompt"
 
 @dataclass(frozen=True)
 class Towers:
-    """Loaded modules, one for each tower of the recipe.
+    """Loaded modules, one for each tower of the recipe, as one call sees them.
 
     Attributes:
         modules: they.
@@ -86,13 +87,32 @@ class Towers:
 
     @cached_property
     def device(self) -> torch.device:
-        """Where they run. A walk through all parts of a live pipeline, so it is asked once."""
+        """Where they run."""
         return self.place() if callable(self.place) else self.place
+
+    @cached_property
+    def watches(self) -> tuple[Watch, ...]:
+        """The watch of each module, which looks at it when this is first asked."""
+        found = tuple(map(watched, self.modules))
+        for watch in found:
+            watch.look()
+        return found
+
+    @cached_property
+    def versions(self) -> tuple[int, ...]:
+        """Of each module, as that look found it."""
+        return tuple(watch.version for watch in self.watches)
+
+    @property
+    def are_unchanged(self) -> bool:
+        """Whether no look since has found another version."""
+        return self.versions == tuple(watch.version for watch in self.watches)
 
     @property
     def fingerprints(self) -> tuple[str, ...]:
-        """Of each module as it is now."""
-        return tuple(watched(module).fingerprint for module in self.modules)
+        """Of each module."""
+        pairs = zip(self.watches, self.versions, strict=True)
+        return tuple(watch.fingerprint(version) for watch, version in pairs)
 
 
 @dataclass(frozen=True)
@@ -134,8 +154,9 @@ class TextModel:
         """Whether it draws with a UNet that reads CLIP."""
         return self.recipe.name in UNETS
 
-    def readers(self, length: int | None = None) -> tuple[Reader, ...]:
-        """How each tower reads text; ``length`` is the caller's ``max_sequence_length``."""
+    def readers(self, length: int | None = None, clean: str | None = None) -> tuple[Reader, ...]:
+        """How each tower reads text; ``length`` is the caller's ``max_sequence_length``, ``clean``
+        the caller's too."""
         concepts = self.addons.concepts or ((),) * len(self.tokenizers)
         return tuple(
             Reader(
@@ -144,6 +165,7 @@ class TextModel:
                 use.lower,
                 own,
                 least=() if length else use.least,
+                clean=clean,
             )
             for use, tokenizer, own in zip(
                 self.recipe.towers, self.tokenizers, concepts, strict=True
@@ -200,7 +222,7 @@ class FolderSource:
                 self._towers = _shared_towers(
                     self._folder, uses, _state(self._folder), self._dtype, self._device
                 )
-            return self._towers
+            return replace(self._towers)
 
 
 class PipelineSource:
@@ -221,7 +243,7 @@ class PipelineSource:
         """The model as the pipeline is now."""
         pipe = self._pipe()
         # One attribute, so that no thread sees the parts of one reading beside another's model.
-        parts, about, model = self._reading
+        parts, about, model, _ = self._reading
         if about != _settings(pipe, parts) or any(
             getattr(pipe, name, None) is not part for name, part in parts
         ):
@@ -241,15 +263,16 @@ class PipelineSource:
         """Let go of the states; the pipeline is its owner's."""
         self.cache.clear()
 
-    def _read(self, pipe: Any) -> tuple[_Parts, tuple[object, ...], TextModel]:
+    def _read(self, pipe: Any) -> tuple[_Parts, tuple[object, ...], TextModel, bool]:
         parts = tuple(pipe.components.items())
-        return parts, _settings(pipe, parts), _of_pipeline(pipe, self._load)
+        within = any(map(is_offloaded, _modules(parts)))
+        return parts, _settings(pipe, parts), _of_pipeline(pipe, self._load), within
 
     def _load(self) -> Towers:
         pipe = self._pipe()
-        parts, _, model = self._reading
+        parts, _, model, within = self._reading
         modules = tuple(getattr(pipe, use.component) for use in model.recipe.towers)
-        return Towers(modules, lambda: execution_device(pipe, [part for _, part in parts]))
+        return Towers(modules, lambda: execution_device(pipe, _modules(parts), within))
 
 
 Source: TypeAlias = FolderSource | PipelineSource
@@ -489,6 +512,10 @@ def _shared_towers(
 
 
 # ---------------------------------------------------------------- live pipeline
+
+
+def _modules(parts: _Parts) -> list[nn.Module]:
+    return [part for _, part in parts if isinstance(part, nn.Module)]
 
 
 def _settings(pipe: Any, parts: _Parts) -> tuple[object, ...]:

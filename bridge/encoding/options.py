@@ -10,8 +10,9 @@ A call is checked and parsed here as far as no model is needed for it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from inspect import Parameter
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, TypeVar, Union, cast, get_args
 
@@ -19,7 +20,7 @@ import torch
 
 from bridge.checks import choice, is_whole, keywords, spelt_out
 from bridge.cleaning import CLEANINGS, Cleaning
-from bridge.encoding.addon_inputs import Loras, TextualInversions
+from bridge.encoding.addons import Loras, TextualInversions
 from bridge.encoding.emphasis import EMPHASES, EmphasisName
 from bridge.errors import OptionError, PromptError
 from bridge.prompt import (
@@ -132,6 +133,7 @@ class RegionOptions(ModelOptions, RegionCallOptions, total=False):
     """``EncodeOptions`` of regions."""
 
 
+@cache
 def names_of(*options: type) -> frozenset[str]:
     """The names that option classes declare."""
     return frozenset(name for each in options for name in each.__annotations__)
@@ -258,6 +260,8 @@ def read_rules(given: Mapping[str, Any]) -> TextRules:
 
 def read_sizes(given: Mapping[str, Any]) -> SizeRequest:
     """Check ``SizeOptions``. Raises OptionError."""
+    if not given.keys() & names_of(SizeOptions):
+        return NO_SIZES
     return SizeRequest(
         check_length(given.get("height"), "height"),
         check_length(given.get("width"), "width"),
@@ -432,13 +436,9 @@ def check_pair(value: object, what: str, least: int) -> tuple[int, int] | None:
 # ---------------------------------------------------------------- calls
 
 
-@dataclass(frozen=True)
-class ParsedTexts:
-    """B texts of one role; ``later`` are those of the second and third tower's own. None for what
-    was not given."""
-
-    first: tuple[Prompt, ...] | None
-    later: tuple[tuple[Prompt, ...] | None, ...] = (None, None)
+ParsedTexts: TypeAlias = tuple[tuple[Prompt, ...] | None, ...]
+"""Of one role, B texts for the first tower, and those of the second's and the third's own; None for
+what was not given."""
 
 
 @dataclass(frozen=True)
@@ -470,32 +470,32 @@ class Call:
 
     Attributes:
         tagged: B prompts, their LoRA tags taken out.
-        negatives: B texts, or None.
-        later, later_negatives: of the second and the third tower.
+        later: texts of the second's and the third tower's own; None for what was not given.
+        negatives: those of the first, the second and the third tower, likewise.
         rules, sizes: the options.
     """
 
     tagged: tuple[Tagged, ...]
-    negatives: tuple[str, ...] | None
     later: tuple[tuple[str, ...] | None, ...]
-    later_negatives: tuple[tuple[str, ...] | None, ...]
+    negatives: tuple[tuple[str, ...] | None, ...]
     rules: TextRules
     sizes: SizeRequest
 
-    def prompts(self, parse: Parse) -> ParsedTexts:
-        """The prompts, parsed. Raises PromptError."""
-        first = tuple(parse(each.text, False) for each in self.tagged)
-        later = tuple(_parsed(some, parse, False) for some in self.later)
-        if any(some is not None for some in later) and any(map(is_apart, first)):
-            raise PromptError(
-                "prompt_2 and prompt_3 cannot go with a prompt of several parts; give one of them."
-            )
-        return ParsedTexts(first, later)
+    def parsed(self, parse: Parse) -> tuple[ParsedTexts, ParsedTexts]:
+        """The prompts and the negatives. Raises PromptError."""
 
-    def negative_prompts(self, parse: Parse) -> ParsedTexts:
-        """The negatives, parsed. Raises PromptError."""
-        later = tuple(_parsed(some, parse, True) for some in self.later_negatives)
-        return ParsedTexts(_parsed(self.negatives, parse, True), later)
+        def read(texts: Iterable[str] | None, negative: bool) -> tuple[Prompt, ...] | None:
+            return None if texts is None else tuple(parse(text, negative) for text in texts)
+
+        first = tuple(parse(each.text, False) for each in self.tagged)
+        prompts = (first, *(read(texts, False) for texts in self.later))
+        negatives = tuple(read(texts, True) for texts in self.negatives)
+        for number, own in enumerate(zip(prompts[1:], negatives[1:], strict=True), 2):
+            if own != (None, None) and any(map(_has_parts, (*first, *(negatives[0] or ())))):
+                raise PromptError(
+                    f"prompt_{number} cannot go with a prompt of several parts; give one of them."
+                )
+        return prompts, negatives
 
     def request(self) -> Request:
         """What is encoded of prompts that are one and the same at every step."""
@@ -503,9 +503,7 @@ class Call:
         def parse(text: str, negative: bool) -> Prompt:
             return self.rules.parse(text, negative=negative)
 
-        return Request(
-            self.prompts(parse), self.negative_prompts(parse), self.tagged, sizes=self.sizes
-        )
+        return Request(*self.parsed(parse), self.tagged, sizes=self.sizes)
 
 
 def read_call(prompt: Texts, negative_prompt: Texts | None, options: Mapping[str, Any]) -> Call:
@@ -520,17 +518,15 @@ def read_call(prompt: Texts, negative_prompt: Texts | None, options: Mapping[str
     """
     prompts = check_prompts(prompt)
     count = len(prompts)
-    later, later_negatives = (
-        tuple(
-            check_paired(options.get(name) or None, count, name)
-            for name in (f"{sign}prompt_2", f"{sign}prompt_3")
-        )
-        for sign in ("", "negative_")
+    later = (
+        check_paired(options.get(name) or None, count, name)
+        for name in ("prompt_2", "prompt_3", "negative_prompt_2", "negative_prompt_3")
     )
-    negatives = check_paired(negative_prompt, count)
+    second, third, *negatives = later
+    first = check_paired(negative_prompt, count)
     rules, sizes = read_rules(options), read_sizes(options)
     tagged = tuple(rules.tagged(text) for text in prompts)
-    return Call(tagged, negatives, later, later_negatives, rules, sizes)
+    return Call(tagged, (second, third), (first, *negatives), rules, sizes)
 
 
 def is_apart(prompt: Prompt) -> bool:
@@ -539,12 +535,10 @@ def is_apart(prompt: Prompt) -> bool:
     return DIALECTS[prompt.dialect].draws_parts_apart and isinstance(prompt.tree, Conjunction)
 
 
+def _has_parts(prompt: Prompt) -> bool:
+    return is_apart(prompt) or len(parts_of(prompt.tree)) > 1
+
+
 def repeated(items: Sequence[Each], counts: Sequence[int]) -> tuple[Each, ...]:
     """Each item as often as its count says."""
     return tuple(p for p, n in zip(items, counts, strict=True) for _ in range(n))
-
-
-def _parsed(
-    texts: tuple[str, ...] | None, parse: Parse, negative: bool
-) -> tuple[Prompt, ...] | None:
-    return None if texts is None else tuple(parse(text, negative) for text in texts)

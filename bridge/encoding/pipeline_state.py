@@ -3,7 +3,7 @@ parts run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from bridge.errors import UnsupportedModelError
-from bridge.towers.watch import is_offloaded
 
 
 def is_guided(pipe: Any) -> bool:
@@ -49,26 +48,52 @@ def step_of_call(pipe: Any, index: int, steps: int) -> int:
     return min(steps, max(0, index - again) // order + 1)
 
 
-def execution_device(pipe: Any, parts: Iterable[Any] | None = None) -> torch.device:
+def execution_device(pipe: Any, modules: Iterable[nn.Module], within: bool) -> torch.device:
     """The device that diffusers would run a pipeline's parts on, its ``_execution_device``.
 
     diffusers asks every part of every module several times, which takes it 10 ms with SDXL's UNet;
-    where all lies in one place and nothing is offloaded, the answer is that place.
+    where all lies in one place and nothing is offloaded, the answer is that place. Both libraries
+    that offload leave a hook on the way to a model's first tensor, whichever way they are asked to.
 
     Args:
         pipe: the pipeline.
-        parts: its components, if they are known.
+        modules: its components that are modules.
+        within: whether one of them was found to be offloaded (`is_offloaded`), perhaps in a part.
     """
-    own = pipe.components.values() if parts is None else parts
-    modules = [part for part in own if isinstance(part, nn.Module)]
     places = {_place(module) for module in modules}
-    place = places.pop() if len(places) == 1 else None
-    if place is None or any(map(is_offloaded, modules)):
-        place = pipe._execution_device
-    return place
+    place = places.pop() if len(places) == 1 and not within else None
+    return pipe._execution_device if place is None else place
+
+
+def is_offloaded(module: nn.Module) -> bool:
+    """Whether accelerate or diffusers brings the weights of any part when it runs."""
+    return any(map(_is_hooked, _parts(module)))
 
 
 def _place(module: nn.Module) -> torch.device | None:
-    """Where its first tensor lies, by which diffusers goes too; None if it has none."""
-    tensor = next(chain(module.parameters(), module.buffers()), None)
-    return None if tensor is None else tensor.device
+    """Where its first tensor lies, by which diffusers goes too; None if it has none, or if what
+    stands before it is offloaded."""
+    for own in _parts(module):
+        if _is_hooked(own):
+            return None
+        for tensor in chain(own["_parameters"].values(), own["_buffers"].values()):
+            if tensor is not None:
+                return tensor.device
+    return None
+
+
+def _is_hooked(part: dict[str, Any]) -> bool:
+    return "_hf_hook" in part or "_diffusers_hook" in part
+
+
+def _parts(module: nn.Module) -> Iterator[dict[str, Any]]:
+    """What each part holds, each before those in it.
+
+    Neither modules() nor hasattr: SDXL's UNet has two thousand parts, and asking a module for what
+    it lacks is slow.
+    """
+    waiting: list[nn.Module] = [module]
+    while waiting:
+        own = vars(waiting.pop())
+        yield own
+        waiting += [part for part in reversed(own["_modules"].values()) if part is not None]

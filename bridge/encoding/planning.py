@@ -33,12 +33,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import compress
 from typing import Literal, TypeVar
 
+from bridge.encoding.emphasis import EMPHASES, Emphasis
 from bridge.encoding.model import TextModel
 from bridge.encoding.options import ParsedTexts, TextRules
-from bridge.errors import warn
+from bridge.errors import quoted, warn
 from bridge.prompt import (
     LongPrompt,
     Prompt,
@@ -131,11 +131,11 @@ def make_batch(
         ("negative_prompt", negatives),
     )
     for role, texts in sides:
-        for number, prompt in enumerate(texts.first or ()):
+        for number, prompt in enumerate(texts[0] or ()):
             parts, kind, weights = _parts(prompt)
             own = tuple(range(len(rows), len(rows) + len(parts)))
             entries.append(Entry(role, number, kind, weights, own))
-            later = [None if some is None else some[number] for some in texts.later]
+            later = [None if some is None else some[number] for some in texts[1:]]
             rows += [
                 Row((part, *(other or part for other in later)), role, strengths[number])
                 for part in parts
@@ -174,19 +174,27 @@ WINDOWED = ("concat", "first_eos")
 """The joins in which windows that fill up a sequence are its end, so that it can go without."""
 Plans = tuple[tuple[TokenPlan, ...], ...]
 """For each tower, the plan of each row."""
-_QUOTED = 120
 
 
 @dataclass(frozen=True)
-class Lengths:
-    """What one tower brings all plans to: so many windows, and in the end so many states."""
+class Joining:
+    """How a tower's states become sequences.
 
+    Attributes:
+        emphasis: the formula for plans that are weighted.
+        long: how windows become one sequence.
+        windows: how many windows every plan is brought to with empty prompts.
+        length: how many states a plan is brought to, by the rule ``long.uneven``.
+    """
+
+    emphasis: Emphasis
+    long: LongPrompt
     windows: int
-    states: int
+    length: int
 
 
-def plan_rows(model: TextModel, rules: TextRules, batch: Batch) -> tuple[Plans, list[Lengths]]:
-    """For each tower, the plan of each row, and what all are brought to.
+def plan_rows(model: TextModel, rules: TextRules, batch: Batch) -> tuple[Plans, list[Joining]]:
+    """For each tower, the plan of each row, and how its states become sequences.
 
     What is cut off gives a ``TruncationWarning``.
     """
@@ -195,25 +203,34 @@ def plan_rows(model: TextModel, rules: TextRules, batch: Batch) -> tuple[Plans, 
             normalised(plan, rules.token_normalization)
             for plan in plan_many(
                 [row.texts[at] for row in batch.rows],
-                replace(reader, clean=rules.clean),
+                reader,
                 use.component,
                 rules.long_prompt,
                 raw=rules.dialect.pools_source and use.pooled and use.layer is not None,
             )
         )
         for at, (use, reader) in enumerate(
-            zip(model.recipe.towers, model.readers(rules.max_sequence_length), strict=True)
+            zip(
+                model.recipe.towers,
+                model.readers(rules.max_sequence_length, rules.clean),
+                strict=True,
+            )
         )
     )
     _warn_of_cuts(plans, batch)
-    windowed = [use.length is None for use in model.recipe.towers]
-    every = [*compress(plans, windowed)]
+    every = [own for use, own in zip(model.recipe.towers, plans, strict=True) if use.length is None]
     most, common = _most_by_context(every), common_states(every, rules.long_prompt)
-    lengths = [
-        Lengths(most[own[0].limit], common) if inside else Lengths(1, own[0].limit)
-        for inside, own in zip(windowed, plans, strict=True)
+    joinings = [
+        Joining(
+            # Pooled states are not weighted, so a tower without token states needs no copies.
+            EMPHASES[rules.emphasis if use.layer else "none"],
+            rules.long_prompt,
+            most[own[0].limit] if use.length is None else 1,
+            common if use.length is None else own[0].limit,
+        )
+        for use, own in zip(model.recipe.towers, plans, strict=True)
     ]
-    return _cut_to_states(plans, lengths, rules.long_prompt, batch), lengths
+    return _cut_to_states(plans, joinings, rules.long_prompt, batch), joinings
 
 
 def plans_by_entry(plans: Plans, batch: Batch) -> tuple[tuple[TokenPlan, ...], ...]:
@@ -288,14 +305,16 @@ def _warn_of_cuts(plans: Plans, batch: Batch) -> None:
             warn(
                 TruncationWarning,
                 f"{entry.name}: {tokens} tokens do not fit the {limit} of {tower_name} and are "
-                f"cut off: {_quoted(cut)}",
+                f"cut off: {quoted(cut, 120)}",
             )
 
 
 def _cut_to_states(
-    plans: Plans, lengths: Sequence[Lengths], long: LongPrompt, batch: Batch
+    plans: Plans, joinings: Sequence[Joining], long: LongPrompt, batch: Batch
 ) -> Plans:
     """The plans with what is lost where a tower of longer context is cut to one of shorter."""
+    if long.uneven != "cut":
+        return plans
     names = {row: entry.name for entry in batch.entries for row in entry.rows}
 
     def cut(plan: TokenPlan, states: int, row: int) -> TokenPlan:
@@ -306,18 +325,12 @@ def _cut_to_states(
         warn(
             TruncationWarning,
             f"{names[row]}: {len(lost)} tokens of {plan.tower} come after the {states} states "
-            f"that all towers have and are cut off: {_quoted(text)}. Other rules for towers of "
+            f"that all towers have and are cut off: {quoted(text, 120)}. Other rules for towers of "
             "unequal context keep them, such as LongPrompt(..., uneven='fill').",
         )
         return replace(plan, cut=text, cut_start=lost[0].start, cut_tokens=len(lost))
 
-    if long.uneven != "cut":
-        return plans
     return tuple(
-        tuple(cut(plan, each.states, row) for row, plan in enumerate(tower))
-        for tower, each in zip(plans, lengths, strict=True)
+        tuple(cut(plan, each.length, row) for row, plan in enumerate(tower))
+        for tower, each in zip(plans, joinings, strict=True)
     )
-
-
-def _quoted(text: str) -> str:
-    return repr(text if len(text) <= _QUOTED else text[:_QUOTED] + "…")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bridge.encoding.addon_inputs import read_addons
+from bridge.encoding.addons import read_addons
 from bridge.encoding.interchange import save_conditioning
 from bridge.encoding.verbs import condition
 from bridge.files import filled_folder, home_path, stamp, write_whole

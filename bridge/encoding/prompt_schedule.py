@@ -22,9 +22,8 @@ from torch import Tensor
 from bridge.checks import either, is_whole, keywords
 from bridge.encoding.composition import Composition, part_prompts, weights_of
 from bridge.encoding.conditioning import HOW_TO_INJECT, Conditioning
-from bridge.encoding.options import Call, Request, is_apart, repeated
+from bridge.encoding.options import Call, ParsedTexts, Request, is_apart, repeated
 from bridge.encoding.pipeline_state import call_of_run, is_guided
-from bridge.encoding.planning import ParsedTexts
 from bridge.errors import OptionError
 from bridge.prompt import Prompt
 from bridge.prompt.prompt import Rule, at_step, check_run, last_steps
@@ -117,21 +116,16 @@ class ScheduleCall:
     @property
     def is_apart(self) -> bool:
         """Whether any prompt has parts that are drawn apart."""
-        return any(map(is_apart, self.prompts.first or ()))
+        return any(map(is_apart, self.prompts[0] or ()))
 
     def last_steps(self, calls: int) -> list[int]:
         """Each call of the model after which what is drawn may change, in a run of ``calls``."""
-        every = (
-            prompt
-            for texts in (self.prompts, self.negatives)
-            for some in (texts.first, *texts.later)
-            for prompt in some or ()
-        )
+        every = (prompt for some in (*self.prompts, *self.negatives) for prompt in some or ())
         return sorted({end for each in every for end in last_steps(each, calls, self.rule)})
 
     def request(self, calls: int) -> Request:
         """All that is encoded for a run of ``calls``: the prompts at one step after the other."""
-        prompts = self.prompts.first or ()
+        prompts = self.prompts[0] or ()
         counts = tuple(len(weights_of(each)) for each in prompts)
         ends = self.last_steps(calls)
 
@@ -148,11 +142,11 @@ class ScheduleCall:
             )
 
         return Request(
-            ParsedTexts(
+            (
                 tuple(part for end in ends for each in prompts for part in at(each, end)),
-                tuple(map(spread, self.prompts.later)),
+                *map(spread, self.prompts[1:]),
             ),
-            ParsedTexts(spread(self.negatives.first), tuple(map(spread, self.negatives.later))),
+            tuple(map(spread, self.negatives)),
             repeated(self.call.tagged, counts) * len(ends),
             counts,
             self.call.sizes,
@@ -160,7 +154,7 @@ class ScheduleCall:
 
     def scheduled(self, found: Conditioning, each_step: int) -> PromptSchedule:
         """The schedule out of what ``request`` became; ``each_step``: calls of the model a step."""
-        weights = tuple(weights_of(each) for each in self.prompts.first or ())
+        weights = tuple(weights_of(each) for each in self.prompts[0] or ())
         count = sum(map(len, weights))
         ends = self.last_steps(self.steps * each_step)
         parts = [found.rows(start, start + count) for start in range(0, len(found), count)]
@@ -195,7 +189,7 @@ def read_schedule(call: Call, steps: object, rule: Rule) -> ScheduleCall:
     def read(text: str, negative: bool) -> Prompt:
         return call.rules.read(text, negative=negative)
 
-    return ScheduleCall(call, steps, rule, call.prompts(read), call.negative_prompts(read))
+    return ScheduleCall(call, steps, rule, *call.parsed(read))
 
 
 def _tensors(cond: Conditioning, guided: bool, tensors: dict[str, Any]) -> dict[str, Tensor]:

@@ -89,6 +89,11 @@ class TowerUse:
     least: tuple[tuple[str, int], ...] = ()
 
     @property
+    def skips(self) -> bool:
+        """Whether ``clip_skip`` acts on it."""
+        return self.layer is not None and self.length is None
+
+    @property
     def part(self) -> str:
         """What files of textual inversions call it."""
         if self.length is not None:

@@ -33,7 +33,6 @@ from torch.nn.functional import adaptive_avg_pool2d
 from bridge.checks import is_finite, keywords
 from bridge.encoding.conditioning import Conditioning, ConditioningReport
 from bridge.encoding.options import Call, Request, read_call
-from bridge.encoding.planning import ParsedTexts
 from bridge.errors import OptionError, PromptError
 from bridge.prompt import Prompt, TokenPlan
 
@@ -155,10 +154,10 @@ class RegionalCall:
         skip = 0 if has_base else 1
         used = self.prompts[skip:]
         negatives = None if self.negative is None else (self.negative,) * len(used)
+        nothing = (None, None)
         return Request(
-            ParsedTexts(used), ParsedTexts(negatives), self.call.tagged[skip:],
-            sizes=self.call.sizes,
-        )  # fmt: skip
+            (used, *nothing), (negatives, *nothing), self.call.tagged[skip:], sizes=self.call.sizes
+        )
 
 
 def read_regional(
@@ -184,7 +183,7 @@ def read_regional(
         raise OptionError(f"base_weight is {base_weight!r}; give a number from 0 to 1.")
     texts = [prompt, *(each.prompt for each in regions)]
     call = read_call(texts, negative_prompt, options)
-    rules, negatives = call.rules, call.negatives
+    rules, negatives = call.rules, call.negatives[0]
     return RegionalCall(
         call,
         tuple(regions),

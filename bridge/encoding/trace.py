@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from bridge.encoding.planning import Entry
-from bridge.errors import OffManifoldWarning, warn
+from bridge.errors import OffManifoldWarning, quoted, warn
 from bridge.markup import Markup, fill, joined
 from bridge.prompt import LongPrompt, TokenPlan
 
@@ -251,8 +251,6 @@ def _drift_line(drift: Drift) -> str:
 
 # ---------------------------------------------------------------- in words
 
-_QUOTED = 120
-
 
 def remarks_of(
     plans: Sequence[Sequence[TokenPlan]], traces: Sequence[Trace], what: str
@@ -265,10 +263,6 @@ def remarks_of(
         # Towers that cut the same text say so once.
         cuts = {(plan.cut, plan.cut_tokens): plan.tower for plan in towers or () if plan.cut}
         for (cut, tokens), tower in cuts.items():
-            yield f"{name}: {tokens} tokens do not fit {tower} and are cut off: {_quoted(cut)}"
+            yield f"{name}: {tokens} tokens do not fit {tower} and are cut off: {quoted(cut, 120)}"
         if trace is not None:
             yield from filter(None, [off_manifold(trace.drifts, name)])
-
-
-def _quoted(text: str) -> str:
-    return repr(text if len(text) <= _QUOTED else text[:_QUOTED] + "…")

@@ -10,14 +10,15 @@ from torch import Tensor
 
 from bridge.encoding.emphasis import EMPHASES
 from bridge.encoding.options import read_rules
-from bridge.encoding.tower_pass import Joining, RowPlan, Tower, check_rows, encode_plans
+from bridge.encoding.planning import Joining
+from bridge.encoding.tower_pass import Tower, check_rows, encode_plans
 from bridge.lab.cache import Cache
 from bridge.lab.cache_keys import key_of
 from bridge.lab.measures import Offsets, content
 from bridge.progress import OnProgress, Progress, unwatched
 from bridge.prompt import Reader, plan_many
 from bridge.prompt.dialect import DialectName
-from bridge.towers import TEXT_TOWERS, Layer, TextBatch, TextStates, TextTower, rollout
+from bridge.towers import LAST, TEXT_TOWERS, TextBatch, TextStates, TextTower, rollout
 
 # Tokens of one pass at most, padding included: 850 texts of CLIP. More go in several passes.
 MOST_TOKENS = 1 << 16
@@ -219,10 +220,11 @@ def _weigh(
     with torch.no_grad():
         out = encode_plans(
             Tower(architecture, tower.module, tower.device, architecture == "T5EncoderModel"),
-            [RowPlan(plan, Layer()) for plan in plans],
+            plans,
+            [LAST] * len(plans),
             Joining(EMPHASES[rules.emphasis], rules.long_prompt, 1, plans[0].limit),
         )
-    check_rows([plans], [out.faults], rules.emphasis)
+    check_rows([plans], [out.limits], rules.emphasis)
     made = {}
     for at, (text, plan) in enumerate(zip(texts, plans, strict=True)):
         (window,) = plan.windows

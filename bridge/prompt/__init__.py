@@ -5,7 +5,7 @@ of a run, ``translate`` writes it in another dialect. ``plan`` gives one tower's
 place in the source, and ``plan_report`` shows what becomes of a prompt.
 """
 
-from bridge.prompt.dialect import DIALECTS, Dialect, dialect_of
+from bridge.prompt.dialect import DIALECTS, Dialect
 from bridge.prompt.prompt import Flat, Interval, Part, Prompt, at_step, intervals, parse
 from bridge.prompt.report import TokenReport, TokenRow, TowerReport, plan_report, report_of
 from bridge.prompt.syntax import Span, check_paired, check_prompts, check_text
@@ -49,7 +49,6 @@ __all__ = [
     "check_paired",
     "check_prompts",
     "check_text",
-    "dialect_of",
     "expand",
     "intervals",
     "normalised",

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from bridge.checks import keywords
 from bridge.errors import OptionError
 from bridge.prompt.dialects import a1111, comfy, compel, plain
 from bridge.prompt.dialects.a1111_tags import LoraTag, find_tags
@@ -136,9 +135,3 @@ class _Dialects(dict[DialectName, Dialect]):
 
 DIALECTS = _Dialects((each.name, each) for each in _ALL)
 """The dialects by name; ``DIALECTS[name]`` raises OptionError where there is none."""
-
-
-@keywords
-def dialect_of(name: DialectName) -> Dialect:
-    """The dialect of a name. Raises OptionError."""
-    return DIALECTS[name]

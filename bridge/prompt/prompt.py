@@ -78,8 +78,9 @@ def parse(text: str, dialect: DialectName = "a1111", *, negative: bool = False) 
     """
     check_text(text)
     tree = DIALECTS[dialect].parse(text, negative)
-    flat = _flat(tree, text, dialect, _first)
-    return Prompt(text, dialect, tuple(s for part in flat.parts for s in part.spans), tree)
+    spans = DIALECTS[dialect].spans
+    flat = tuple(span for part in parts_of(tree) for span in spans(part, text, _first))
+    return Prompt(text, dialect, flat, tree)
 
 
 @dataclass(frozen=True)

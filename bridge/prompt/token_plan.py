@@ -405,8 +405,7 @@ class _Known:
     kept: re.Pattern[str] | None
 
 
-@_Remembered
-def _known(tokenizer: Any) -> _Known:
+def _find_known(tokenizer: Any) -> _Known:
     """Found by reading the empty text."""
     empty = tokenizer("", truncation=False, padding=False, verbose=False)["input_ids"]
     specials = tuple(
@@ -434,17 +433,20 @@ def _known(tokenizer: Any) -> _Known:
     )
 
 
+_known = _Remembered(_find_known)
+
+
 @_Remembered
-def _with_padding_as_text(tokenizer: Any) -> Any:
-    """A copy of a tokenizer in which the word that it pads with is one as any other. It takes half
-    a second for CLIP's vocabulary."""
+def _with_padding_as_text(tokenizer: Any) -> tuple[Any, _Known]:
+    """A copy of a tokenizer in which the word that it pads with is one as any other, and what it
+    knows. It takes half a second for CLIP's vocabulary."""
     whole = json.loads(tokenizer.backend_tokenizer.to_str())
     whole["added_tokens"] = [
         each for each in whole["added_tokens"] if each["content"] != tokenizer.pad_token
     ]
     copied = copy.copy(tokenizer)
     copied._tokenizer = Tokenizer.from_str(json.dumps(whole))
-    return copied
+    return copied, _find_known(copied)
 
 
 @dataclass(frozen=True)
@@ -509,8 +511,7 @@ def _use_of(reader: Reader, dialect: DialectName, tower: str) -> _Use:
             # Towers that are padded with a word are open_clip's, whose tokenizer the webui takes.
             clean = "lower" if known.pads_with_word else "ftfy"
         if known.pads_with_word and rules.padding_is_text:
-            tokenizer = _with_padding_as_text(tokenizer)
-            known = _known(tokenizer)
+            tokenizer, known = _with_padding_as_text(tokenizer)
     return _Use(
         tower,
         tokenizer,

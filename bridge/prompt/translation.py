@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bridge.checks import keywords
+from bridge.errors import quoted
 from bridge.prompt.dialect import DIALECTS, DialectName
 from bridge.prompt.prompt import Flat, Part, Prompt, first_step, parse
 from bridge.prompt.syntax import Alternation, Runs, Schedule, parts_of, walk, written_number
@@ -21,7 +22,6 @@ Kind = Literal["weight", "schedule", "alternation", "break", "conjunction", "ble
 
 # Weights nearer than this are one weight written with fewer digits.
 _SAME = 1e-6
-_QUOTED = 40
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _compare(old: Flat, new: Flat) -> Iterator[Loss]:
         lost, found = ("".join(c for c, _, _ in side) for side in changed)
         here = changed[0] or before[same - 1 : same] or [("", 1.0, 0)]
         yield Loss("text", here[0][2], here[-1][2] + 1,
-                   f"the text changes from {_quote(lost)} to {_quote(found)}")  # fmt: skip
+                   f"the text changes from {quoted(lost, 40)} to {quoted(found, 40)}")  # fmt: skip
 
 
 _Character = tuple[str, float, int]
@@ -176,7 +176,3 @@ def _weights(pairs: list[tuple[_Character, _Character]]) -> Iterator[Loss]:
 def _weight_loss(start: int, end: int, change: tuple[float, float]) -> Loss:
     old, new = (f"{weight:.4g}" for weight in change)
     return Loss("weight", start, end, f"weight changes from {old} to {new}")
-
-
-def _quote(text: str) -> str:
-    return repr(text if len(text) <= _QUOTED else text[:_QUOTED] + "…")

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
         TOKENIZERS,
     )
     from bridge.towers.family import Scoring, TowerSpec, read_spec, spec_of_config
-    from bridge.towers.fingerprinting import fingerprint, lasting_config
     from bridge.towers.lora import Lora, LowRank, file_of, misfit, name_of, read_lora
     from bridge.towers.registry import TowerRow, find_source, table_lines, towers
-    from bridge.towers.states import ImageStates, Layer, TextStates, rollout
+    from bridge.towers.states import LAST, ImageStates, Layer, TextStates, rollout
     from bridge.towers.textual_inversion import TextualInversion, read_textual_inversion
     from bridge.towers.tokenizer import TextBatch, check_ids, load_tokenizer
     from bridge.towers.tower import ImageTower, TextTower, open_image_tower, open_text_tower
+    from bridge.towers.watch import fingerprint, lasting_config
 
 __getattr__, __dir__, __all__ = lazy_imports(__name__)

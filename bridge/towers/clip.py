@@ -20,7 +20,7 @@ from bridge.towers.checkpoint import load_tower
 from bridge.towers.family import ImageFamily, Parts, Scoring, TextFamily, TowerSpec, spec_of_config
 from bridge.towers.image_processor import load_image_processor
 from bridge.towers.pooled import pool_image, pool_text
-from bridge.towers.states import ImageStates, Layer, TextStates
+from bridge.towers.states import LAST, ImageStates, Layer, TextStates
 from bridge.towers.tensors import read_named
 from bridge.towers.tokenizer import TokenRule
 
@@ -103,7 +103,7 @@ def read_scoring(folder: Path) -> Scoring | None:
 def encode(
     module: Any,
     ids: Tensor,
-    layers: Sequence[Layer] = (Layer(),),
+    layers: Sequence[Layer] = (LAST,),
     mask: Tensor | None = None,
     attentions: bool = False,
 ) -> TextStates:
@@ -181,7 +181,7 @@ def causal_mask(module: Any, mask: Tensor | None) -> Tensor | None:
 
 def needs_all(layers: Sequence[Layer]) -> bool:
     """Whether any layer but the published last one is wanted."""
-    return any(layer != Layer(-1, True) for layer in layers)
+    return any(layer != LAST for layer in layers)
 
 
 def pick(module: Any, out: Any, layers: Sequence[Layer]) -> tuple[Tensor, ...]:
@@ -190,7 +190,7 @@ def pick(module: Any, out: Any, layers: Sequence[Layer]) -> tuple[Tensor, ...]:
     norm = getattr(module, "text_model", module).final_layer_norm
 
     def one(layer: Layer) -> Tensor:
-        if layer == Layer(-1, True):
+        if layer == LAST:
             return out.last_hidden_state
         # hidden_states starts with the embeddings and ends with the last layer before the norm.
         state = out.hidden_states[layer.index]

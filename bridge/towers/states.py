@@ -22,6 +22,10 @@ class Layer:
     norm: bool = True
 
 
+LAST = Layer()
+"""The last, as CLIP publishes it."""
+
+
 @dataclass(frozen=True)
 class TextStates:
     """Token states, one tensor ``(B, T, D)`` for each layer asked for, in that order.

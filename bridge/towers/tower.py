@@ -18,7 +18,6 @@ from bridge.runtime import building, resolve_device, resolve_dtype
 from bridge.towers.checkpoint import reading
 from bridge.towers.families import IMAGE_FAMILIES, TEXT_FAMILIES, family_of, family_of_config
 from bridge.towers.family import Parts, Scoring, TextFamily, TowerSpec
-from bridge.towers.fingerprinting import fingerprint
 from bridge.towers.image_processor import Alpha, a_picture, to_pixels
 from bridge.towers.registry import find_source, find_tokenizer
 from bridge.towers.states import ImageStates, Layer, TextStates
@@ -30,6 +29,7 @@ from bridge.towers.tokenizer import (
     mask_of_ids,
     tokenize,
 )
+from bridge.towers.watch import fingerprint
 
 
 class _Tower:

@@ -431,6 +431,8 @@ def _weights(found: list[_Event]) -> list[float]:
     the round ones first: the web UI's own order, which decides the last bit, and so whether two
     neighbours are of equal weight.
     """
+    if not any(event.kind in _BRACKETS for event in found):
+        return [1.0] * len(found)
     import numpy as np  # heavier than all else that reads prompts, so not before it is needed
 
     weights = np.ones(sum(event.kind not in _BRACKETS for event in found))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from accelerate import cpu_offload, cpu_offload_with_hook
 from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
 from diffusers.hooks import apply_group_offloading
 from PIL import Image
@@ -402,18 +404,50 @@ def test_a_pipeline_with_offloaded_parts_says_where_it_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pipe = make("sd15")
+    modules = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+
+    def where() -> torch.device:
+        return execution_device(pipe, modules, any(map(is_offloaded, modules)))
+
     here = pipe._execution_device
     monkeypatch.setattr(type(pipe), "_execution_device", torch.device("meta"))
-    assert execution_device(pipe) == here
+    assert where() == here
     part = pipe.unet.mid_block
     add_hook_to_module(part, ModelHook())
     assert is_offloaded(pipe.unet)
-    assert execution_device(pipe).type == "meta"
+    assert where().type == "meta"
     remove_hook_from_module(part)
     assert not is_offloaded(pipe.unet)
-    assert execution_device(pipe) == here
+    assert where() == here
     apply_group_offloading(pipe.unet, onload_device=here, offload_type="leaf_level")
-    assert execution_device(pipe).type == "meta"
+    assert where().type == "meta"
+
+
+_CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["text_encoder", "unet", "vae"])
+@pytest.mark.parametrize(
+    "offload",
+    [
+        lambda part: apply_group_offloading(part, _CPU, offload_type="leaf_level"),
+        lambda part: apply_group_offloading(part, _CPU, num_blocks_per_group=1),
+        lambda part: cpu_offload(part, _CPU),
+        lambda part: cpu_offload_with_hook(part, _CPU),
+    ],
+    ids=["leaves", "blocks", "sequential", "whole"],
+)
+def test_offloading_is_seen_of_a_pipeline_in_use(
+    offload: Callable[[Any], object], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the way to a part's first tensor, without a walk through all of it at every call."""
+    pipe = make("sd15")
+    encoder = bridge.Encoder(pipe)
+    assert encoder("a cat").prompt_embeds.device.type == "cpu"
+    offload(getattr(pipe, name))
+    monkeypatch.setattr(type(pipe), "_execution_device", torch.device("meta"))
+    where = encoder._open().model().load().device
+    assert where.type == "meta"
 
 
 def test_dtype_and_device_options(pipes: dict[str, Any], folders: dict[str, Path]) -> None:

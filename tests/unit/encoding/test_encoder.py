@@ -23,6 +23,7 @@ from bridge.encoding import Encoder
 from bridge.encoding.conditioning import TENSORS
 from bridge.errors import OptionError, PromptError
 from bridge.prompt import TruncationWarning
+from bridge.towers.watch import Watch, watched
 
 TOLERANCE = 1e-5  # as in test_conditioning: rows of another batch size
 PROMPT, NEGATIVE = "a (red:1.3) apple", "blurry"
@@ -240,6 +241,26 @@ def test_without_a_cache_every_call_runs(sdxl: Any) -> None:
         encoder("a cat", "")
     assert rows == [2, 2]
     assert encoder.cache_info().entries == encoder.cache_info().bytes == 0
+
+
+def test_a_tower_is_looked_at_once_before_it_runs_and_once_after(
+    sdxl: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look takes a walk through a tower, and was made five times a call."""
+    looks: list[Any] = []
+    look = Watch.look
+    monkeypatch.setattr(Watch, "look", lambda watch: looks.append(watch) or look(watch))
+
+    def looked(encoder: Encoder, prompt: str) -> list[int]:
+        looks.clear()
+        encoder(prompt, "blurry")
+        return [looks.count(watched(tower)) for tower in (sdxl.text_encoder, sdxl.text_encoder_2)]
+
+    encoder = Encoder(sdxl)
+    assert looked(encoder, "a cat") == [2, 2]
+    assert looked(encoder, "a dog") == [2, 2]
+    assert looked(encoder, "a dog") == [1, 1]
+    assert looked(Encoder(sdxl, cache=0), "a dog") == [1, 1]
 
 
 def test_the_cache_is_bounded_and_drops_the_oldest(sdxl: Any) -> None:
