@@ -49,7 +49,7 @@ bench: $(STAMP)-test
 
 $(STAMP): $(INPUTS)
 	@rm -f $(VENV)/.installed*
-	@PYTHON=$(PYTHON) tools/install.sh $(VENV) "[lab]"
+	@PYTHON=$(PYTHON) tools/install.sh $(VENV) "[app]"
 	@touch $@
 
 $(STAMP)-test: $(INPUTS) tools/browser.sh

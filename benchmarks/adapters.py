@@ -17,13 +17,13 @@ from typing import Any
 from benchmarks.painting import as_array, paint, with_progress
 from benchmarks.results import Row, report, results_file, save, share_row, show
 from benchmarks.tasks import KINDS, Task, interleaved, judge_task
+from bridge.adapters.fitting import KINDS_OF_ADAPTER
 from emoji_world.captions import caption
 from emoji_world.judge import Judge
 from emoji_world.scenes import sample_scene
 
 TOWERS = ("emoji-1", "emoji-2", "emoji-llava's language model")
 HELD_OUT = 100  # captions that the states are compared on
-ADAPTERS = ("ridge", "procrustes", "random-features", "resampler")
 
 
 def run_adapters(args: argparse.Namespace) -> None:
@@ -48,7 +48,7 @@ def run_adapters(args: argparse.Namespace) -> None:
     fresh = [each for each in make_captions(2 * HELD_OUT, args.seed + 1) if each not in captions]
     for name in TOWERS:
         tower = open_tower(name, args.device)
-        for kind in ADAPTERS:
+        for kind in KINDS_OF_ADAPTER:
             begun = time.monotonic()
             adapter = bridge.fit_adapter(
                 tower, model=pipe, prompts=captions, kind=kind, steps=args.train_steps
@@ -65,7 +65,7 @@ def run_adapters(args: argparse.Namespace) -> None:
             ]
             show(new)
             rows += new
-            done = f"{len(explained)} of {len(TOWERS) * len(ADAPTERS)} adapters"
+            done = f"{len(explained)} of {len(TOWERS) * len(KINDS_OF_ADAPTER)} adapters"
             save(path, report(args.command, rows, pipe.device, done=done, **notes))
 
 

@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -28,9 +28,9 @@ from benchmarks.results import (
     show,
 )
 from bridge.encoding import Conditioning, condition
-from bridge.encoding.options import UNEVEN
 from bridge.pictures import save_figure
 from bridge.prompt import LongPrompt
+from bridge.prompt.windows import Uneven
 from bridge.towers import stretch_positions
 
 PROMPTS = (
@@ -49,12 +49,12 @@ class Way:
 
     name: str
     stretched: tuple[str, ...] = ()
-    rule: str = "fill"
+    rule: Uneven = "fill"
 
 
 WAYS = (
     Way("ordinary"),
-    *(Way(rule, ("text_encoder",), rule) for rule in UNEVEN),
+    *(Way(rule, ("text_encoder",), rule) for rule in get_args(Uneven)),
     Way("both_stretched", ("text_encoder", "text_encoder_2")),
 )
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmarks.painting import as_array, paint
 from benchmarks.results import Row, report, results_file, save, share_row, show
+from bridge.encoding.emphasis import EmphasisName
 from bridge.pictures import CHART, save_figure
 from emoji_world.captions import noun_phrase
 from emoji_world.concepts import CONCEPTS
@@ -75,7 +76,7 @@ def run_emphasis(args: argparse.Namespace) -> None:
 
 
 def _found(
-    pipe: Any, judge: Judge, pairs: Sequence[Pair], method: str, args: argparse.Namespace
+    pipe: Any, judge: Judge, pairs: Sequence[Pair], method: EmphasisName, args: argparse.Namespace
 ) -> list[tuple[bool, bool]]:
     """Whether the plain and the weighted thing were found, for each pair."""
     settings = {"steps": args.steps, "guidance": args.guidance, "batch": args.batch}

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from benchmarks.tasks import Task
+from bridge.encoding.emphasis import EmphasisName
 
 
 class Wanted(Protocol):
@@ -34,7 +35,7 @@ def paint(
     guidance: float,
     batch: int = 16,
     negative_prompt: str | None = None,
-    emphasis: str | None = None,
+    emphasis: EmphasisName | None = None,
     towers: Any = None,
     adapter: Any = None,
 ) -> Iterator[tuple[Item, Image.Image]]:

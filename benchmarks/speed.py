@@ -36,7 +36,7 @@ def run_speed(args: argparse.Namespace) -> None:
 
     def ours() -> Any:
         return generate(
-            _PROMPT, pipeline=pipe, seed=1, steps=args.steps, guidance_scale=args.guidance
+            _PROMPT, model=pipe, seed=1, steps=args.steps, guidance_scale=args.guidance
         ).images
 
     def stock() -> Any:

@@ -1,4 +1,4 @@
-"""What is checked of options everywhere: numbers, and names out of a table. No torch.
+"""What is checked everywhere: numbers, names out of a table, optional packages. No torch.
 
 ``True`` is an ``int`` to Python and never a number to us. ``is_...`` say whether a value will do,
 for those whose error has words of its own; the others raise OptionError.
@@ -6,13 +6,19 @@ for those whose error has words of its own; the others raise OptionError.
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from difflib import get_close_matches
+from functools import wraps
+from importlib import import_module
 from numbers import Integral, Real
-from typing import TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
-from bridge.errors import OptionError
+from bridge.errors import KeywordError, MissingDependencyError, OptionError, first_line
+
+Door = TypeVar("Door", bound=Callable[..., Any])
+Value = TypeVar("Value")
 
 
 def is_whole(value: object, least: int | None = None, most: int | None = None) -> TypeGuard[int]:
@@ -60,6 +66,14 @@ def finite(value: object, what: str) -> float:
     return float(value)
 
 
+def either(first: Value | None, second: Value | None, names: str) -> Value | None:
+    """What one of two names of an option was given. Raises OptionError where both were; ``names``
+    has the two."""
+    if first is not None and second is not None:
+        raise OptionError(f"{names} say the same; give one of them.")
+    return second if first is None else first
+
+
 def choice(value: object, names: Iterable[str], what: str) -> None:
     """Refuse what is none of ``names``; the nearest is named. Raises OptionError."""
     names = tuple(names)
@@ -83,3 +97,90 @@ def nearest(
 ) -> str:
     """Those of ``names`` that are nearest to ``name``, as "'this' or 'that'"; "" for none."""
     return " or ".join(map(shown, get_close_matches(name, list(names), most, cutoff)))
+
+
+def needed(module: str, extra: str, what: str) -> Any:
+    """A module of a package that only some of bridge needs.
+
+    Args:
+        module: its full name.
+        extra: of bridge, that installs it.
+        what: needs it, for the message.
+
+    Raises:
+        MissingDependencyError: it does not import; the message names the extra.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise MissingDependencyError(
+            f"{what} needs the package {package}, which does not import here "
+            f"({first_line(error)}); install it with: pip install 'bridge[{extra}]'"
+        ) from error
+
+
+def spelt_out(function: Door, options: Iterable[inspect.Parameter]) -> Door:
+    """The function, whose signature has these keywords in the place of its ``**options``: for
+    ``help``, for editors, and for ``keywords``."""
+    signature = inspect.signature(function)
+    own = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
+    function.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*own, *options]
+    )
+    return function
+
+
+def keywords(door: Door, *, elsewhere: Collection[str] = ()) -> Door:
+    """Have a public function refuse a keyword that it does not have, and name the nearest it has.
+
+    ``keywords`` is a decorator; of a class it is one of the constructor and of all public methods.
+    What a function has is what its signature says, which may spell out more than its definition
+    (``__signature__``).
+
+    Args:
+        door: a function, a method or a class.
+        elsewhere: options of other doors: that one has no meaning here is all that is said of it.
+
+    Raises, when it is called:
+        KeywordError: which is an OptionError and a TypeError.
+    """
+    if not isinstance(door, type):
+        return _with_keywords(door, elsewhere)
+    for name, method in [*vars(door).items()]:
+        if name.startswith("_") and name not in ("__init__", "__call__"):
+            continue
+        if isinstance(method, classmethod | staticmethod):
+            inner = _with_keywords(method.__func__, elsewhere)
+            setattr(door, name, type(method)(inner))
+        elif inspect.isfunction(method) and not hasattr(method, "has_keywords"):
+            setattr(door, name, _with_keywords(method, elsewhere))
+    return door
+
+
+def _with_keywords(function: Any, elsewhere: Collection[str]) -> Any:
+    shown = function.__qualname__.removesuffix(".__init__")
+    if shown.endswith(".__call__"):
+        shown = shown.removesuffix(".__call__").lower()  # as one calls it: encoder()
+    parameters = inspect.signature(function).parameters.values()
+    assert all(each.kind is not each.VAR_KEYWORD for each in parameters), "spell them out"
+    has = [
+        each.name
+        for each in parameters
+        if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY) and each.name != "self"
+    ]
+    known = frozenset(has)
+
+    @wraps(function)
+    def checked(*args: Any, **given: Any) -> Any:
+        for name in given:
+            if name in known:
+                continue
+            if name in elsewhere:
+                raise KeywordError(f"{name} has no meaning for {shown}; leave it out.")
+            hint = did_you_mean(name, has) or f" It has: {', '.join(has) or 'no keywords'}."
+            raise KeywordError(f"{shown}() got an unexpected keyword argument {name!r}.{hint}")
+        return function(*args, **given)
+
+    checked.has_keywords = known  # type: ignore[attr-defined]
+    return checked

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import pairwise
+from typing import Literal, get_args
 
 Origins = list[tuple[int, int]]
 """For each character of a text, the span of another text that it stands for."""
@@ -47,6 +48,7 @@ def _whitespace(text: str) -> str:
     return _spaced(html.unescape(html.unescape(_ftfy(text))))
 
 
+Cleaning = Literal["none", "ftfy", "whitespace", "lower", "canonicalize"]
 _CLEANERS: dict[str, Callable[[str], str]] = {
     "none": lambda text: text,
     "ftfy": lambda text: _spaced(_ftfy(text)).lower(),
@@ -54,7 +56,7 @@ _CLEANERS: dict[str, Callable[[str], str]] = {
     "lower": lambda text: _whitespace(text).lower(),
     "canonicalize": lambda text: _spaced(_whitespace(text).translate(_PUNCTUATION).lower()),
 }
-CLEANINGS = tuple(_CLEANERS)
+CLEANINGS = get_args(Cleaning)
 """The names of the table above."""
 UNCHANGED = {
     way: re.compile(f"(?:{letter}+(?: {letter}+)*)?")

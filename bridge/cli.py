@@ -451,13 +451,13 @@ def _models(options: argparse.Namespace) -> None:
         extra = missing_extra(root / name) if state == "ready" else None
         shown = state if extra is None else f"needs bridge[{extra}]"
         rows.append(_row(name, "embedded", root / name, shown))
-    rows += [_row(name, "recipe", hub_id, "on the hub") for name, hub_id in HUB_IDS.items()]
+    rows += [_row(name, "short name", hub_id, "on the hub") for name, hub_id in HUB_IDS.items()]
     if options.json:
         _print_json({"models": rows})
         return
     wide, high = (max(len(row[key]) for row in rows) for key in ("name", "state"))
     for row in rows:
-        print(f"{row['name']:<{wide}}  {row['kind']:<8}  {row['state']:<{high}}  {row['source']}")
+        print(f"{row['name']:<{wide}}  {row['kind']:<10}  {row['state']:<{high}}  {row['source']}")
 
 
 def _towers(options: argparse.Namespace) -> None:

@@ -19,6 +19,7 @@ from bridge.encoding import Conditioning, condition, load_conditioning
 from bridge.encoding.emphasis import EMPHASES
 from bridge.errors import OptionError
 from bridge.prompt import DIALECTS, LONG_PROMPTS
+from bridge.prompt.dialect import DialectName
 
 Pairs = list[list[Any]]
 
@@ -65,9 +66,9 @@ class BridgeTextEncode:
         model: str,
         prompt: str,
         negative_prompt: str,
-        dialect: str,
-        emphasis: str,
-        long_prompt: str,
+        dialect: DialectName,
+        emphasis: Any,
+        long_prompt: Any,
         clip_skip: int,
         width: int,
         height: int,

@@ -38,6 +38,10 @@ class OptionError(BridgeError, ValueError):
     """An option of a verb (steps, seed, size, layer ...) outside its range."""
 
 
+class KeywordError(OptionError, TypeError):
+    """A keyword that a function does not have; Python's own error for it is a TypeError."""
+
+
 class ImageError(BridgeError, ValueError):
     """An image that cannot be read, or that is outside the accepted sizes."""
 
@@ -51,7 +55,7 @@ class OffManifoldWarning(UserWarning):
 
 
 class UnknownModelError(BridgeError, LookupError):
-    """A model name that is no recipe, no embedded model, no folder and no hub id."""
+    """A model name that is no embedded name, no short name, no folder and no hub id."""
 
 
 class WeightsError(BridgeError, OSError):

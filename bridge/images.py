@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
+from bridge.checks import keywords
 from bridge.errors import ImageError
 from bridge.picture_files import MAX_PIXELS, open_path, open_stream
 from bridge.rgb import to_rgb
@@ -32,6 +33,7 @@ _ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
 
 
+@keywords
 def load_image(image: ImageInput) -> Image:
     """Read a picture as RGB, the right way up.
 
@@ -49,13 +51,19 @@ def load_image(image: ImageInput) -> Image:
         ImageError: a missing file, a folder, a file that is not an image or is cut short, a size
             out of range, another type.
     """
+    return to_rgb(open_image(image))
+
+
+def open_image(image: ImageInput) -> Image:
+    """As `load_image`, but in the picture's own mode: grey, with alpha, with a palette. Never
+    ``image`` itself."""
     import numpy as np
     from PIL import Image
 
     if isinstance(image, Image.Image):
         return _decode(image, "the PIL image")
     if isinstance(image, np.ndarray):
-        return to_rgb(_from_array(image))
+        return _from_array(image)
     if isinstance(image, bytes | bytearray | memoryview):
         data = bytes(image)
         return open_stream(
@@ -67,6 +75,16 @@ def load_image(image: ImageInput) -> Image:
         f"cannot read a picture from {type(image).__name__}; "
         "give a path, bytes, a PIL image or a numpy array"
     )
+
+
+def is_one_image(images: object) -> bool:
+    """Whether this is a picture and not several; of arrays, one of at most three dimensions."""
+    from numpy import ndarray
+    from PIL.Image import Image
+
+    if isinstance(images, ndarray):
+        return images.ndim < 4
+    return isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Image)
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -99,14 +117,14 @@ def load_images(images: ImagesInput) -> list[Image]:
 
 
 def _decode(picture: Image, name: str) -> Image:
-    """Judge the size, decode, turn upright, and give RGB. Never returns ``picture`` itself."""
+    """Judge the size, decode and turn upright. Never returns ``picture`` itself."""
     _check_size(*picture.size, name)
     try:
         picture.load()
     except Exception as error:
         # Damaged data surfaces in PIL's decoders as almost any exception class.
         raise ImageError(f"{name} is truncated or damaged: {error}") from error
-    return to_rgb(_upright(picture))
+    return _upright(picture)
 
 
 def _check_size(width: int, height: int, name: str) -> None:

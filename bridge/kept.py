@@ -11,6 +11,8 @@ from collections.abc import Callable
 from functools import _lru_cache_wrapper, lru_cache
 from typing import TypeVar
 
+from bridge.checks import keywords
+
 _Value = TypeVar("_Value")
 _droppers: list[Callable[[], None]] = []
 
@@ -31,6 +33,7 @@ def on_release(drop: Callable[[], None]) -> None:
     _droppers.append(drop)
 
 
+@keywords
 def release() -> None:
     """Let go of all that the verbs keep from one call to the next, to free its memory.
 

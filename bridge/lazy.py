@@ -17,7 +17,8 @@ def lazy_imports(package: str) -> tuple[Callable[[str], Any], Callable[[], list[
     """``__getattr__``, ``__dir__`` and ``__all__`` of a package, by its TYPE_CHECKING block.
 
     ``from package import room`` in the block makes a submodule an attribute without an import of
-    its own; it is not in ``__all__``.
+    its own; it is not in ``__all__``. ``dir()`` shows these and those, and no file that happens to
+    be imported.
     """
     homes, rooms = {}, []
     for module, name in _type_checked(Path(str(sys.modules[package].__file__))):
@@ -34,7 +35,7 @@ def lazy_imports(package: str) -> tuple[Callable[[str], Any], Callable[[], list[
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     def names() -> list[str]:
-        return sorted({*vars(sys.modules[package]), *homes, *rooms})
+        return sorted({*homes, *rooms})
 
     return load, names, sorted(homes)
 

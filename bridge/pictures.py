@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from bridge.errors import MissingDependencyError
+from bridge.checks import needed
 from bridge.files import write_whole
 
 SHEET, CHART, LINES = 64, 32, 16  # colours enough for pictures, shaded areas, lines and text
@@ -46,15 +46,10 @@ def draw_curve(
     """
     if not log:
         return
-    try:
-        # No pyplot: it would choose how the program's own figures are shown.
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependencyError(
-            "curves are drawn by matplotlib; install it with: pip install 'bridge[train]'"
-        ) from error
+    # No pyplot: it would choose how the program's own figures are shown.
+    figures = needed("matplotlib.figure", "train", "a curve")
     names = [n for n in log[-1] if n not in ("step", "minutes")]
-    figure = Figure(figsize=(4 * len(names), 3))
+    figure = figures.Figure(figsize=(4 * len(names), 3))
     axes = figure.subplots(1, len(names), squeeze=False)
     for axis, name in zip(axes[0], names, strict=True):
         rows = [row for row in log if name in row]

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from logging import WARNING
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias, Union, cast, get_args
 
 from bridge.errors import OptionError
 
@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 _SMALL = 1 << 30
 
-_DTYPES = {
+DtypeName = Literal[
+    "auto", "float64", "float32", "fp32", "float16", "fp16", "half", "bfloat16", "bf16"
+]
+Dtype: TypeAlias = Union[DtypeName, "torch.dtype"]
+"""What a caller may write for a floating type."""
+_DTYPES: dict[DtypeName, str] = {
     "float64": "float64",
     "float32": "float32",
     "fp32": "float32",
@@ -65,23 +70,23 @@ def resolve_device(device: str | torch.device | None = None) -> torch.device:
     return found
 
 
-def check_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+def check_dtype(dtype: Dtype | None) -> torch.dtype | None:
     """The floating type asked for, None for None and "auto". Raises OptionError for any other."""
     import torch
 
     if dtype is None or dtype == "auto":
         return None
     name = str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype
-    if not isinstance(name, str) or name not in _DTYPES:
+    if name not in get_args(DtypeName):
         names = ", ".join(sorted(set(_DTYPES.values())))
         raise OptionError(f"dtype {dtype!r} is not one of auto, {names}")
-    found = getattr(torch, _DTYPES[name])
+    found = getattr(torch, _DTYPES[cast(DtypeName, name)])
     assert isinstance(found, torch.dtype)
     return found
 
 
 def resolve_dtype(
-    dtype: str | torch.dtype | None, device: torch.device, folder: Path | None = None
+    dtype: Dtype | None, device: torch.device, folder: Path | None = None
 ) -> torch.dtype:
     """The floating type asked for. For None and "auto": fp32 on a CPU, and for small models.
 

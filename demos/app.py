@@ -23,10 +23,19 @@ from bridge.threads import is_shared, thread_settings
 # OpenMP reads it when torch loads, just below.
 os.environ.update(thread_settings(os.environ, shared=is_shared()))
 
+from bridge.checks import needed
+from bridge.errors import BridgeError, MissingDependencyError
+
+try:
+    needed("gradio", "app", "the app")
+except MissingDependencyError as error:
+    if __name__ != "__main__":
+        raise
+    sys.exit(f"bridge: {error}")
+
 import gradio as gr
 from starlette.middleware import Middleware
 
-from bridge.errors import BridgeError
 from bridge.prompt import TruncationWarning
 from demos.ask_tab import ask_tab
 from demos.door import Door

@@ -139,7 +139,7 @@ def _work(
     try:
         pipeline = models.pipeline()
         began = time.monotonic()
-        made = bridge.generate(pipeline=pipeline, on_step=on_step, **wish.options())
+        made = bridge.generate(model=pipeline, on_step=on_step, **wish.options())
         seconds = time.monotonic() - began
         reports.put(
             Drawn(made.images, made.seeds, seconds, made.steps_done, made.stopped, made.warnings)

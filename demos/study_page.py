@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from bridge.errors import BridgeError
 from bridge.lab import overlay
 from bridge.lab.variants import ORIGINAL
 from bridge.markup import Markup, fill, joined
 from bridge.prompt import DIALECTS
+from bridge.prompt.dialect import DialectName
 from demos.messages import note, warning
 from demos.pictures import data_uri
 from demos.studying import CHOICES, Inquiry, Step, Studied
@@ -137,7 +138,7 @@ def _phrasings(studied: Studied) -> Markup:
 
 
 def _phrasing(studied: Studied, operation: str, detail: str, text: str, dialect: str) -> Markup:
-    weighted = dialect not in DIALECTS or DIALECTS[dialect].has_weights
+    weighted = dialect not in DIALECTS or DIALECTS[cast(DialectName, dialect)].has_weights
     about = [operation, detail, dialect if weighted else ""]
     splits: dict[tuple[str, ...], list[str]] = {}
     if not weighted:

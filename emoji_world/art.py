@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bridge.errors import MissingDependencyError
+from bridge.checks import needed
 from bridge.files import default_cache, whole, write_whole
 from emoji_world.concepts import CONCEPTS, Concept
 from emoji_world.npm import read_package
@@ -71,12 +71,7 @@ def _svg(icons: dict[str, Any], name: str) -> str:
 
 def _draw(svg: str) -> Image.Image:
     """An SVG trimmed to its ink and centred on a square, so all hands fill their box alike."""
-    try:
-        import resvg_py
-    except ImportError as error:
-        raise MissingDependencyError(
-            "Rendering the emoji artwork needs resvg-py: pip install 'bridge[train]'."
-        ) from error
+    resvg_py = needed("resvg_py", "train", "the artwork")
     image = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg)))).convert("RGBA")
     box = image.getchannel("A").point(lambda a: 255 if a > 16 else 0).getbbox()
     image = image.crop(box)

@@ -24,6 +24,7 @@ from bridge.adapters.maps import TowerMap
 from bridge.adapters.reading import KINDS, PLACE_WIDTH
 from bridge.adapters.regression import LinearMap, RandomFeatures
 from bridge.adapters.resampler import Resampler
+from bridge.checks import keywords
 from bridge.encoding.addons import AddOn
 from bridge.errors import WeightsError
 from bridge.files import check_given, parse_json, write_whole
@@ -70,6 +71,7 @@ class TowerCard:
         return f"{self.name} ({next(iter(self.fingerprints.values()))})"
 
 
+@keywords
 @dataclass(frozen=True, eq=False, repr=False)
 class Adapter:
     """Maps from one foreign tower to the native towers of one model.
@@ -225,6 +227,7 @@ def save_adapter(adapter: Adapter, path: str | os.PathLike[str]) -> Path:
     return target
 
 
+@keywords
 def load_adapter(path: str | os.PathLike[str]) -> Adapter:
     """Read what ``Adapter.save`` wrote; its tensors are on the CPU.
 

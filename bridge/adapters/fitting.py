@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -17,16 +17,18 @@ from bridge.adapters.reading import Places, groups_of, inputs_of
 from bridge.adapters.regression import LinearMap, Moments, RandomFeatures, chosen_ridge, procrustes
 from bridge.adapters.swap import open_tower
 from bridge.adapters.training import train_resampler
-from bridge.checks import is_whole
+from bridge.checks import is_whole, keywords
 from bridge.embedded import DRAWING
 from bridge.encoding.model import TextModel, open_model
+from bridge.encoding.options import Model
 from bridge.errors import OptionError
 from bridge.progress import OnProgress, Progress, unwatched
 from bridge.prompt import check_prompts
 from bridge.runtime import resolve_device
 from bridge.towers import Layer, TextTower
 
-KINDS_OF_ADAPTER = ("ridge", "procrustes", "random-features", "resampler")
+KindOfAdapter = Literal["ridge", "procrustes", "random-features", "resampler"]
+KINDS_OF_ADAPTER = get_args(KindOfAdapter)
 _LINEAR = ("ridge", "procrustes")
 FEWEST = 32
 _CLIP = ("CLIPTextModel", "CLIPTextModelWithProjection", "CoCaText")
@@ -43,12 +45,13 @@ _Features = dict[str, dict[str, RandomFeatures]]
 _Sums = dict[tuple[str, str], list[Moments]]
 
 
+@keywords
 def fit_adapter(
     tower: str | Path | TextTower,
     *,
-    model: Any = DRAWING,
+    model: Model = DRAWING,
     prompts: Sequence[str],
-    kind: str = "ridge",
+    kind: KindOfAdapter = "ridge",
     layers: Layer | Sequence[Layer] | None = None,
     steps: int = 1500,
     seed: int = 0,

@@ -14,7 +14,7 @@ import torch
 
 from bridge.adapters.adapter import Adapter
 from bridge.adapters.reading import ForeignStates, NativeWindow, foreign_states
-from bridge.encoding.emphasis import EMPHASES, Emphasis, TowerInput
+from bridge.encoding.emphasis import EMPHASES, Emphasis, EmphasisName, TowerInput
 from bridge.encoding.joining import join_pooled
 from bridge.encoding.planning import Joining
 from bridge.encoding.tower_pass import Encoded, finish
@@ -32,7 +32,9 @@ class ForeignTower:
     adapter: Adapter
     tower: TextTower
 
-    def check(self, emphasis: str, clip_skip: int | None, has_addons: bool, plans: Plans) -> None:
+    def check(
+        self, emphasis: EmphasisName, clip_skip: int | None, has_addons: bool, plans: Plans
+    ) -> None:
         """Refuse, before a tower runs, what a mapped state has no meaning for.
 
         Raises OptionError.

@@ -22,6 +22,7 @@ import torch
 
 from bridge.adapters.adapter import Adapter, load_adapter
 from bridge.adapters.foreign_tower import ForeignTower
+from bridge.checks import keywords
 from bridge.embedded import DRAWING
 from bridge.encoding.addons import AddOn
 from bridge.encoding.model import TextModel, Towers, in_context, next_number, open_model
@@ -61,6 +62,7 @@ class Swap:
     reason: str
 
 
+@keywords
 def label_swap(tower: str | os.PathLike[str] | TextTower, model: Any = DRAWING) -> Swap:
     """How a text tower goes into a model: the table above.
 

@@ -21,6 +21,7 @@ from bridge.contrastive.head import Head
 from bridge.contrastive.templates import fill, read_templates
 from bridge.errors import OptionError, WeightsError
 from bridge.files import home_path, parse_json, write_whole
+from bridge.images import is_one_image
 from bridge.towers.family import Scoring
 from bridge.towers.tensors import check_finite, load_tensors
 
@@ -77,15 +78,13 @@ class Classifier:
         Raises:
             ImageError: a picture that cannot be read.
         """
-        from bridge.contrastive.clip import is_one
-
         count = min(whole(k, "k", 1, 1 << 20), len(self.labels))
         best = self.probabilities(images).topk(count, dim=1)
         found = [
             [(self.labels[place], value) for place, value in zip(places, values, strict=True)]
             for places, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]
-        return found[0] if is_one(images) else found
+        return found[0] if is_one_image(images) else found
 
     def scores(self, images: Any) -> Tensor:
         """Logits ``(N, L)``; ``images`` as for a call."""

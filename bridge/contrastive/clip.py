@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bridge.checks import keywords
 from bridge.contrastive.classifier import Classifier, HeadChoice, Labels, build_classifier
 from bridge.contrastive.embeddings import (
     Embeddings,
@@ -30,7 +31,9 @@ from bridge.contrastive.head import Head, own_head
 from bridge.contrastive.templates import TemplateSet
 from bridge.embedded import IMAGE_TOWER
 from bridge.errors import ImageError, OptionError, PromptError
+from bridge.images import is_one_image
 from bridge.progress import OnProgress, Progress, unwatched
+from bridge.runtime import Dtype
 from bridge.towers.family import Scoring, cosines
 from bridge.towers.registry import find_row
 from bridge.towers.tower import (
@@ -50,6 +53,7 @@ Vectors = Tensor
 """``(N, P)`` embeddings in the shared space."""
 
 
+@keywords
 class CLIP:
     """Both towers of one shared space.
 
@@ -87,7 +91,7 @@ class CLIP:
         text: str | PathLike[str] | TextTower | None = None,
         image: str | PathLike[str] | ImageTower | None = None,
         device: torch.device | str | None = None,
-        dtype: torch.dtype | str | None = None,
+        dtype: Dtype | None = None,
         allow_pickle: bool = False,
     ) -> None:
         options = {"device": device, "dtype": dtype, "allow_pickle": allow_pickle}
@@ -126,9 +130,7 @@ class CLIP:
         """The width P of the shared space."""
         return self.image.spec.pooled_width
 
-    def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None
-    ) -> CLIP:
+    def to(self, device: torch.device | str | None = None, dtype: Dtype | None = None) -> CLIP:
         """Move both towers, or cast them; gives the CLIP itself. Raises OptionError."""
         from bridge.runtime import check_dtype, resolve_device
 
@@ -317,7 +319,7 @@ class CLIP:
         return Embeddings(torch.cat(vectors), tuple(places), tuple(names), tuple(unreadable))
 
     def _read(self, images: Any, size: int, on_progress: OnProgress) -> Iterator[PictureBatch]:
-        given = [images] if is_one(images) else images
+        given = [images] if is_one_image(images) else images
         total = len(given) if isinstance(given, Sequence) else None
         left_out = 0
         for batch in read_pictures(given, self.image.prepare, size):
@@ -428,16 +430,6 @@ def _check_sides(model: Any, text: Any, image: Any) -> None:
         raise OptionError(f"{row.name} has no image side; `bridge towers` lists models with both")
     if text is None and not row.text_width:
         raise OptionError(f"{row.name} has no text side; `bridge towers` lists models with both")
-
-
-def is_one(images: Any) -> bool:
-    """Whether it is one picture and not several; an array of three dimensions is one."""
-    from numpy import ndarray
-    from PIL.Image import Image
-
-    if isinstance(images, ndarray):
-        return images.ndim < 4
-    return isinstance(images, str | PathLike | bytes | bytearray | memoryview | Image)
 
 
 def _length(text: Any) -> int:

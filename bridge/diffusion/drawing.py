@@ -11,13 +11,14 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
 
 import torch
 
+from bridge.checks import either, keywords
 from bridge.diffusion.injection import inject
 from bridge.diffusion.load import SUPPORTED, load_folder, locate, size_factor
 from bridge.diffusion.options import Options, check_size, checked_options, default_guidance
@@ -27,15 +28,27 @@ from bridge.encoding.addons import Loras, TextualInversions, read_addons
 from bridge.encoding.composition import Composition
 from bridge.encoding.conditioning import Conditioning
 from bridge.encoding.encoder import Encoder, read_adapter, split_options
-from bridge.encoding.options import LaterTexts, TextOptions, read_call, takes
+from bridge.encoding.options import (
+    AdapterInput,
+    LaterTexts,
+    Model,
+    TextOptions,
+    Texts,
+    Towers,
+    read_call,
+    takes,
+)
 from bridge.encoding.prompt_schedule import PromptSchedule, read_schedule
 from bridge.errors import NumbersError, OptionError, UnsupportedModelError
 from bridge.kept import kept
 from bridge.prompt.prompt import Rule
-from bridge.runtime import check_dtype, resolve_device, resolve_dtype
+from bridge.runtime import Dtype, check_dtype, resolve_device, resolve_dtype
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+_STEPS = 20
 
 
 class StopGeneration(Exception):
@@ -64,13 +77,15 @@ class StepPreview:
         return render(self._pipe, self.latents)
 
 
+@keywords
 @dataclass(frozen=True)
 class Generation:
     """Pictures with what made them.
 
     Attributes:
         images: all of the first prompt's, then the second's.
-        seeds: one for each; ``seeds[i]`` alone draws ``images[i]`` again.
+        seeds: one for each; ``seeds[i]`` alone draws ``images[i]`` again. Empty where a
+            ``generator`` made the noise.
         conditioning: that of the first step, for prompts that change from step to step; with
             ``AND`` in a prompt it has a row for every part.
         steps_done: how many steps were taken.
@@ -93,8 +108,8 @@ OnStep = Callable[[StepPreview], object]
 class GenerateOptions(TextOptions, LaterTexts, total=False):
     """What `generate` hands on to the encoder."""
 
-    towers: Any
-    adapter: Any
+    towers: Towers | None
+    adapter: AdapterInput | None
     textual_inversions: TextualInversions | None
     loras: Loras | None
     original_size: Sequence[int] | None
@@ -104,13 +119,14 @@ class GenerateOptions(TextOptions, LaterTexts, total=False):
 
 @takes(GenerateOptions)
 def generate(
-    prompt: str | Sequence[str],
+    prompt: Texts,
+    negative_prompt: Texts | None = None,
     *,
-    negative_prompt: str | Sequence[str] | None = None,
-    model: Any = DRAWING,
-    pipeline: Any = None,
+    model: Model = DRAWING,
     seed: int | Sequence[int] | None = None,
-    steps: int = 20,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    steps: int | None = None,
+    num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
     guidance_rescale: float = 0.0,
     num_images: int = 1,
@@ -118,7 +134,7 @@ def generate(
     width: int | None = None,
     on_step: OnStep | None = None,
     device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = None,
+    dtype: Dtype | None = None,
     progress: bool = False,
     rule: Rule = "new",
     **encoding: Unpack[GenerateOptions],
@@ -131,13 +147,15 @@ def generate(
     Args:
         prompt: one or several.
         negative_prompt: one for all, or one for each prompt.
-        model: an embedded name, a recipe name, a folder or a hub id, kept loaded between calls, or
+        model: an embedded name, a short name, a folder or a hub id, kept loaded between calls, or
             a live pipeline, which keeps its own device and dtype.
-        pipeline: says the same, and goes before ``model``.
         seed: picture i takes ``seed + i``, or the i-th of a list; None draws a seed, which the
             result reports. Noise is made on the CPU, so a seed means the same picture on every
             device, alone or in a batch.
-        steps: of the sampler.
+        generator: in place of ``seed``: what makes the noise, as diffusers takes it, one for all
+            pictures or one for each.
+        steps, num_inference_steps: of the sampler, by bridge's name or by diffusers'; 20 if neither
+            is given.
         guidance_scale: 1 and below turns guidance, and with it the negative prompt, off; None takes
             3 for an embedded name and 5 for any other model.
         guidance_rescale: 0 to 1; pulls back the contrast that strong guidance adds, for models
@@ -158,53 +176,90 @@ def generate(
             ``bridge.schedule`` raise: before any model loads, where that can be.
         NumbersError: the latents are not finite.
     """
-    of_model, of_call = split_options(encoding, "generate")
-    chosen = model if pipeline is None else pipeline
+    of_model, of_call = split_options(encoding)
+    if generator is not None:
+        either(seed, generator, "seed and generator")
+    count = either(steps, num_inference_steps, "steps and num_inference_steps")
     options = checked_options(
         prompt,
         negative_prompt,
         seed=seed,
-        steps=steps,
-        guidance_scale=default_guidance(chosen) if guidance_scale is None else guidance_scale,
+        steps=_STEPS if count is None else count,
+        guidance_scale=default_guidance(model) if guidance_scale is None else guidance_scale,
         guidance_rescale=guidance_rescale,
         num_images=num_images,
         size=(height, width),
     )
+    if generator is not None:
+        check_generator(generator, options.pictures)
+        options = replace(options, seeds=())
     if on_step is not None and not callable(on_step):
         raise OptionError(f"on_step is {on_step!r}; give a function that takes a StepPreview")
     negatives = None if options.negatives is None else list(options.negatives)
     sizes = {"height": options.height, "width": options.width}
-    call = read_call("generate", list(options.prompts), negatives, {**of_call, **sizes})
+    call = read_call(list(options.prompts), negatives, {**of_call, **sizes})
     asked = read_schedule(call, options.steps, rule)
     # Their files are read before a model is; the encoder finds them read.
     read_addons(of_model.get("textual_inversions"), of_model.get("loras"), asked.call.tagged)
     adapter = of_model.get("adapter")
     if adapter is not None:
         of_model["adapter"] = read_adapter(adapter)
-    by_name = pipeline is None and isinstance(model, (str, os.PathLike))
-    pipe = _named(model, options, device, dtype) if by_name else _live(chosen, options)
+    by_name = isinstance(model, (str, os.PathLike))
+    pipe = _named(model, options, device, dtype) if by_name else _live(model, options)
+    noise = _generators(generator, options, pipe)
     plan = Encoder.over_kept(pipe, of_model).run_schedule(asked)
     if by_name:
         _check_unet_parts(plan)
-    return _draw(pipe, options, plan, on_step, progress)
+    return _draw(pipe, options, noise, plan, on_step, progress)
 
 
-def _live(pipeline: Any, options: Options) -> Any:
-    name = type(pipeline).__name__
+Noise: TypeAlias = torch.Generator | Sequence[torch.Generator]
+
+
+def check_generator(given: object, pictures: int) -> None:
+    """Refuse what is neither a ``torch.Generator`` nor one for each picture. Raises OptionError."""
+    if isinstance(given, torch.Generator):
+        return
+    some = list(given) if isinstance(given, list | tuple) else [given]
+    odd = next((each for each in some if not isinstance(each, torch.Generator)), None)
+    if odd is not None:
+        raise OptionError(
+            "generator must be a torch.Generator, or a list of one for each picture, not "
+            f"{odd!r:.60}; a number goes in as seed"
+        )
+    if len(some) != pictures:
+        raise OptionError(f"{len(some)} generators for {pictures} pictures; give one a picture")
+
+
+def _generators(given: Noise | None, options: Options, pipe: Any) -> Noise:
+    """What the pipeline draws its noise from."""
+    if given is None:
+        return [torch.Generator("cpu").manual_seed(seed) for seed in options.seeds]
+    place = pipe.device.type
+    for each in [given] if isinstance(given, torch.Generator) else given:
+        if each.device.type not in ("cpu", place):
+            raise OptionError(
+                f"generator is on {each.device}, and the pipeline on {place}; make it on the CPU"
+            )
+    return given
+
+
+def _live(model: Any, options: Options) -> Any:
+    name = type(model).__name__
     if name not in SUPPORTED:
         raise UnsupportedModelError(
-            f"pipeline is a {name}; bridge draws with {' and '.join(SUPPORTED)}, "
+            f"model is a {name}; bridge draws with {' and '.join(SUPPORTED)}, "
             "live or by name, folder or hub id"
         )
-    check_size(options.height, options.width, pipeline.vae_scale_factor)
-    return pipeline
+    check_size(options.height, options.width, model.vae_scale_factor)
+    return model
 
 
 def _named(
     model: str | os.PathLike[str],
     options: Options,
     device: str | torch.device | None,
-    dtype: str | torch.dtype | None,
+    dtype: Dtype | None,
 ) -> Any:
     place = resolve_device(device)
     check_dtype(dtype)
@@ -236,7 +291,12 @@ def _parts(used: Conditioning | Composition) -> Conditioning:
 
 
 def _draw(
-    pipe: Any, options: Options, plan: PromptSchedule, on_step: OnStep | None, progress: bool
+    pipe: Any,
+    options: Options,
+    noise: Noise,
+    plan: PromptSchedule,
+    on_step: OnStep | None,
+    progress: bool,
 ) -> Generation:
     own = own_copy(pipe, progress)
     clean_estimate = watch_clean_estimate(own.scheduler) if on_step else None
@@ -269,11 +329,11 @@ def _draw(
                 num_inference_steps=options.steps,
                 guidance_scale=options.guidance_scale,
                 guidance_rescale=options.guidance_rescale,
-                generator=[torch.Generator("cpu").manual_seed(s) for s in options.seeds],
+                generator=noise,
             )
     except torch.OutOfMemoryError as error:
         raise OptionError(
-            f"no memory left for {len(options.seeds)} pictures at once; "
+            f"no memory left for {options.pictures} pictures at once; "
             "ask for fewer, or for smaller ones"
         ) from error
     _check_finite(finite, options)
@@ -288,9 +348,10 @@ def _check_finite(finite: Sequence[torch.Tensor], options: Options) -> None:
         if all(row):
             continue
         picture = row.index(False)
+        seed = f" (seed {options.seeds[picture]})" if options.seeds else ""
         raise NumbersError(
-            f"The latents of {options.prompts[picture // options.num_images]!r:.120} (seed "
-            f"{options.seeds[picture]}) are not finite (NaN or infinity) after step {step} of "
+            f"The latents of {options.prompts[picture // options.num_images]!r:.120}{seed} are not "
+            f"finite (NaN or infinity) after step {step} of "
             f"{options.steps}, so there is no picture. Draw in float32 or bfloat16, with a "
             "guidance_scale nearer to 5, or with another scheduler; or the UNet's weights are "
             "damaged."

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from bridge.checks import keywords
 from bridge.diffusion.attention import Call, grid
 from bridge.diffusion.hooks import Kwargs, around, by_name, unet_of
 from bridge.encoding.conditioning import Conditioning
@@ -37,6 +38,7 @@ from bridge.errors import OptionError, UnsupportedModelError
 from bridge.prompt import TokenPlan
 
 
+@keywords
 @contextmanager
 def heat_maps(pipe: Any, conditioning: Conditioning) -> Iterator[HeatMaps]:
     """While the block lasts, note where each key of ``conditioning`` is looked at.

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
+from bridge.checks import keywords
 from bridge.diffusion.attention import RegionalAttention, biased, cross_attentions
 from bridge.diffusion.hooks import around, unet_of
 from bridge.diffusion.noise import ComposedNoise
@@ -24,6 +25,7 @@ from bridge.encoding.regions import RegionalConditioning
 Injectable = Conditioning | Composition | RegionalConditioning | PromptSchedule
 
 
+@keywords
 @contextmanager
 def inject(
     pipe: Any, conditioning: Injectable, *, num_images: int = 1, then: OnStepEnd | None = None

@@ -7,11 +7,12 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bridge.checks import keywords
 from bridge.embedded import DRAWING
 from bridge.errors import UnsupportedModelError, WeightsError
 from bridge.files import read_json
 from bridge.model_folder import check_part
-from bridge.runtime import check_dtype, quiet_loading, resolve_device, resolve_dtype
+from bridge.runtime import Dtype, check_dtype, quiet_loading, resolve_device, resolve_dtype
 from bridge.towers import reading
 
 if TYPE_CHECKING:
@@ -27,17 +28,18 @@ _PARTS = re.compile(
 )
 
 
+@keywords
 def load_pipeline(
     model: str | os.PathLike[str] = DRAWING,
     *,
     device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = None,
+    dtype: Dtype | None = None,
     revision: str | None = None,
 ) -> Any:
     """Load a StableDiffusionPipeline or StableDiffusionXLPipeline, as diffusers would.
 
     Args:
-        model: an embedded name, a recipe name, a folder or a hub id.
+        model: an embedded name, a short name, a folder or a hub id.
         device: by default CUDA if there is one.
         dtype: by default float32 for small models and on a CPU, else half precision.
         revision: branch, tag or commit of a hub's repository.

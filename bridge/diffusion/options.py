@@ -24,13 +24,19 @@ class Options:
 
     prompts: tuple[str, ...]
     negatives: tuple[str, ...] | None
-    seeds: tuple[int, ...]  # one a picture: all of the first prompt's, then the second's ...
+    seeds: tuple[int, ...]  # one a picture: all of the first prompt's, then the second's ...; or
+    # none, where noise comes from elsewhere
     steps: int
     guidance_scale: float
     guidance_rescale: float
     num_images: int
     height: int | None
     width: int | None
+
+    @property
+    def pictures(self) -> int:
+        """How many are drawn."""
+        return len(self.prompts) * self.num_images
 
 
 def checked_options(

@@ -25,12 +25,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import reduce
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
 
-from bridge.checks import finite
+from bridge.checks import finite, keywords
 from bridge.encoding.addons import taken
 from bridge.encoding.tower_pass import check_finite
 from bridge.encoding.trace import Drift, PooledSource, Trace
@@ -45,7 +45,8 @@ Plans = tuple[TokenPlan, ...]
 Account = tuple[Plans, Trace]
 T = TypeVar("T", TokenPlan, PooledSource, Drift)
 
-METHODS = ("linear", "spherical")
+Between = Literal["linear", "spherical"]
+METHODS = get_args(Between)
 NEAR_PARALLEL = 0.9995
 """The cosine above which ``slerp`` goes along the line, as in the slerp of diffusers' community
 pipelines: the circle through two parallel vectors is undetermined, and here it is the line to
@@ -62,6 +63,7 @@ _INFINITE = (
 )
 
 
+@keywords
 def blend(
     conds: Sequence[Conditioning], weights: Sequence[float], *, normalize: bool = True
 ) -> Conditioning:
@@ -87,7 +89,7 @@ def blend(
 
 
 def interpolate(
-    first: Conditioning, second: Conditioning, t: float, *, method: str = "linear"
+    first: Conditioning, second: Conditioning, t: float, *, method: Between = "linear"
 ) -> Conditioning:
     """The conditioning at ``t`` between two: at 0 the first's states exactly, at 1 the second's.
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
+from bridge.checks import keywords
 from bridge.encoding.conditioning import Conditioning, ConditioningReport
 from bridge.encoding.options import Call, Request, is_apart, repeated
 from bridge.prompt import Flat, Prompt
@@ -25,6 +26,7 @@ Weights = tuple[tuple[float, ...], ...]
 """For each prompt the weights of its parts."""
 
 
+@keywords
 @dataclass(frozen=True, eq=False)
 class Composition:
     """B prompts of one or several parts each.

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from bridge.checks import is_whole
+from bridge.checks import is_whole, keywords
 from bridge.encoding.addons import AddOn, taken
 from bridge.encoding.options import Sizes
 from bridge.encoding.recipes import Recipe
@@ -17,6 +18,13 @@ from bridge.encoding.trace import Trace, remarks_of
 from bridge.errors import OptionError
 from bridge.markup import Markup, fill, joined
 from bridge.prompt import TokenPlan, TokenReport, report_of
+from bridge.runtime import Dtype, check_dtype
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bridge.encoding.algebra import Between
+    from bridge.encoding.options import Model
 
 TENSORS = (
     "prompt_embeds",
@@ -31,6 +39,7 @@ BIASES = ("attention_bias", "negative_attention_bias")
 HOW_TO_INJECT = "draw inside `with bridge.inject(pipe, conditioning) as kwargs: pipe(**kwargs)`."
 
 
+@keywords
 @dataclass(frozen=True, eq=False, repr=False)
 class Conditioning:
     """What a UNet or transformer is conditioned on, for B prompts and their B negatives.
@@ -153,12 +162,13 @@ class Conditioning:
         )
 
     def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+        self, device: torch.device | str | None = None, dtype: Dtype | None = None
     ) -> Conditioning:
         """The same on another device or in another dtype; masks of whole numbers keep theirs."""
+        kind = check_dtype(dtype)
 
         def moved(tensor: Tensor) -> Tensor:
-            return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+            return tensor.to(device=device, dtype=kind if tensor.is_floating_point() else None)
 
         return self.map_tensors(moved)
 
@@ -181,7 +191,26 @@ class Conditioning:
             *remarks_of(self.negative_plans, self.negative_traces, "negative prompt"),
         )
 
-    def interpolate(self, other: Conditioning, t: float, *, method: str = "linear") -> Conditioning:
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write it with its account as a safetensors file, whole or not at all. See
+        ``bridge.encoding.save_conditioning``."""
+        from bridge.encoding.interchange import save_conditioning
+
+        return save_conditioning(self, path)
+
+    @staticmethod
+    def load(
+        path: str | os.PathLike[str], *, model: Model | None = None, any_towers: bool = False
+    ) -> Conditioning:
+        """Read what ``save`` wrote. See ``bridge.encoding.load_conditioning``, which documents the
+        options and the errors."""
+        from bridge.encoding.interchange import load_conditioning
+
+        return load_conditioning(path, model=model, any_towers=any_towers)
+
+    def interpolate(
+        self, other: Conditioning, t: float, *, method: Between = "linear"
+    ) -> Conditioning:
         """What lies between this (``t=0``) and another (``t=1``). See ``algebra.interpolate``."""
         from bridge.encoding.algebra import interpolate
 

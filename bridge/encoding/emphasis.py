@@ -22,6 +22,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -365,7 +366,18 @@ UNET_ATTENTION_BIAS: Emphasis = replace(NONE, check=check_weights, biases=True, 
 """In the UNet."""
 
 
-EMPHASES: dict[str, Emphasis] = {
+EmphasisName = Literal[
+    "none",
+    "a1111",
+    "no_norm",
+    "comfy",
+    "compel",
+    "comfy++",
+    "down_weight",
+    "text_attention_bias",
+    "unet_attention_bias",
+]
+EMPHASES: dict[EmphasisName, Emphasis] = {
     "none": NONE,
     "a1111": A1111,
     "no_norm": NO_NORM,

@@ -9,7 +9,7 @@ from typing import Any, Unpack
 
 import torch
 
-from bridge.checks import is_whole
+from bridge.checks import is_whole, keywords
 from bridge.encoding.addons import NO_INPUTS, AddOnInputs, bind_addons, read_addons
 from bridge.encoding.composition import ComposeCall, Composition, read_composition
 from bridge.encoding.conditioning import BIASES, TENSORS, Conditioning
@@ -18,17 +18,17 @@ from bridge.encoding.model import Source, TextModel, Towers, kept_source, open_s
 from bridge.encoding.options import (
     Call,
     CallOptions,
-    EncodeOptions,
+    Model,
     ModelOptions,
+    RegionCallOptions,
     TextOptions,
     Texts,
-    check_names,
     names_of,
     read_call,
     read_rules,
     takes,
 )
-from bridge.encoding.prompt_schedule import PromptSchedule, ScheduleCall, read_schedule
+from bridge.encoding.prompt_schedule import PromptSchedule, ScheduleCall, read_schedule, steps_of
 from bridge.encoding.regions import (
     Region,
     RegionalCall,
@@ -41,7 +41,7 @@ from bridge.encoding.state_cache import DEFAULT_BYTES, CacheInfo
 from bridge.errors import OptionError, noted, warn
 from bridge.prompt import TokenReport, plan_report
 from bridge.prompt.prompt import Rule
-from bridge.runtime import check_dtype, resolve_device
+from bridge.runtime import Dtype, check_dtype, resolve_device
 from bridge.towers.watch import is_repeatable
 
 _MODEL = names_of(ModelOptions)
@@ -52,6 +52,7 @@ class EncoderOptions(ModelOptions, TextOptions, total=False):
     """What ``Encoder`` takes beside its model."""
 
 
+@keywords
 class Encoder(AbstractContextManager["Encoder"]):
     """Prompts in, the tensors of a diffusers pipeline out.
 
@@ -70,7 +71,7 @@ class Encoder(AbstractContextManager["Encoder"]):
     bytes; nothing is kept of a tower that changed. An encoder may be used by several threads.
 
     Args:
-        model: an embedded name, a recipe name (``sd15``, ``sd21``, ``sdxl``), a hub id, a folder in
+        model: an embedded name, a short name (``sd15``, ``sd21``, ``sdxl``), a hub id, a folder in
             diffusers' layout, or a live pipeline, which is read and never changed. Configs and
             tokenizers are read now, weights when they are first needed; with ``towers`` or
             ``adapter``, which are checked against them, now.
@@ -82,9 +83,8 @@ class Encoder(AbstractContextManager["Encoder"]):
 
     @takes(EncoderOptions)
     def __init__(
-        self, model: Any, *, cache: int = DEFAULT_BYTES, **options: Unpack[EncoderOptions]
+        self, model: Model, *, cache: int = DEFAULT_BYTES, **options: Unpack[EncoderOptions]
     ) -> None:
-        check_names(options, names_of(EncoderOptions), "Encoder")
         if not is_whole(cache, 0):
             raise OptionError(f"cache must be a whole number of bytes from 0 up, not {cache!r}.")
         place = read_place(options)
@@ -103,7 +103,7 @@ class Encoder(AbstractContextManager["Encoder"]):
         self._swapped: tuple[tuple[object, ...], TextModel] | None = None
 
     @classmethod
-    def over_kept(cls, model: Any, options: Mapping[str, Any]) -> Encoder:
+    def over_kept(cls, model: Model, options: Mapping[str, Any]) -> Encoder:
         """One over the source that the verbs keep for a model; ``options`` are ``ModelOptions``."""
         place = read_place(options)
         found = cls.__new__(cls)
@@ -119,7 +119,7 @@ class Encoder(AbstractContextManager["Encoder"]):
         self, prompt: Texts, negative_prompt: Texts | None = None, **options: Unpack[CallOptions]
     ) -> Conditioning:
         """Encode prompts and negatives. Args, result and errors as ``bridge.condition``."""
-        return self.run(read_call("encoder", prompt, negative_prompt, self._with(options)))
+        return self.run(read_call(prompt, negative_prompt, self._with(options)))
 
     @takes(CallOptions)
     def schedule(
@@ -127,23 +127,24 @@ class Encoder(AbstractContextManager["Encoder"]):
         prompt: Texts,
         negative_prompt: Texts | None = None,
         *,
-        steps: int,
+        steps: int | None = None,
+        num_inference_steps: int | None = None,
         rule: Rule = "new",
         **options: Unpack[CallOptions],
     ) -> PromptSchedule:
         """Encode prompts that change from step to step. As ``bridge.schedule``."""
-        call = read_call("schedule", prompt, negative_prompt, self._with(options))
-        return self.run_schedule(read_schedule(call, steps, rule))
+        call = read_call(prompt, negative_prompt, self._with(options))
+        return self.run_schedule(read_schedule(call, steps_of(steps, num_inference_steps), rule))
 
     @takes(CallOptions)
     def compose(
         self, prompt: Texts, negative_prompt: Texts | None = None, **options: Unpack[CallOptions]
     ) -> Composition:
         """Encode prompts of several parts that are drawn together. As ``bridge.compose``."""
-        call = read_call("compose", prompt, negative_prompt, self._with(options))
+        call = read_call(prompt, negative_prompt, self._with(options))
         return self.run_composition(read_composition(call))
 
-    @takes(CallOptions)
+    @takes(RegionCallOptions)
     def regional(
         self,
         prompt: str,
@@ -151,15 +152,16 @@ class Encoder(AbstractContextManager["Encoder"]):
         negative_prompt: str | None = None,
         *,
         base_weight: float = 0.0,
-        **options: Unpack[CallOptions],
+        **options: Unpack[RegionCallOptions],
     ) -> RegionalConditioning:
         """Encode a base prompt and those of regions. As ``bridge.regional``."""
         asked = read_regional(prompt, regions, negative_prompt, base_weight, self._with(options))
         return self.run_regional(asked)
 
+    @takes(TextOptions)
     def tokens(self, prompt: str, **options: Unpack[TextOptions]) -> TokenReport:
         """What each tower reads of a prompt; loads no weights. Errors as the call itself."""
-        call = read_call("tokens", prompt, None, self._with(options), names_of(TextOptions))
+        call = read_call(prompt, None, self._with(options))
         rules = call.rules
         model = bind_addons(self._current(), self._inputs(call), rules.dialect)
         names = [use.component for use in model.recipe.towers]
@@ -173,9 +175,7 @@ class Encoder(AbstractContextManager["Encoder"]):
 
     # ------------------------------------------------------------ what it owns
 
-    def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None
-    ) -> Encoder:
+    def to(self, device: torch.device | str | None = None, dtype: Dtype | None = None) -> Encoder:
         """Have towers and results elsewhere or in another precision; gives the encoder itself.
 
         A live pipeline's towers stay where they are, and the result alone is moved.
@@ -353,8 +353,7 @@ def _bytes(found: Conditioning) -> int:
     return sum(each.nbytes for each in tensors if each is not None)
 
 
-def split_options(options: Mapping[str, Any], door: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The options of the model, and those of the call. Raises as ``check_names``."""
-    check_names(options, names_of(EncodeOptions), door)
+def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options of the model, and those of the call."""
     own = {name: options[name] for name in options if name in _MODEL}
     return own, {name: options[name] for name in options if name not in _MODEL}

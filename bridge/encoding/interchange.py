@@ -21,10 +21,11 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from bridge.checks import keywords
 from bridge.encoding.addons import AddOn
 from bridge.encoding.conditioning import BIASES, TENSORS, Conditioning
 from bridge.encoding.model import open_model
-from bridge.encoding.options import Sizes
+from bridge.encoding.options import Model, Sizes
 from bridge.encoding.recipes import RECIPES, Recipe
 from bridge.encoding.trace import Trace
 from bridge.errors import WeightsError
@@ -91,6 +92,7 @@ class Header:
                         yield f"{sign}traces[{row}].pooled[{at}] names no place in a window"
 
 
+@keywords
 def save_conditioning(cond: Conditioning, path: str | os.PathLike[str]) -> Path:
     """Write ``cond`` to ``path``, whole or not at all, and return the path."""
     tensors = {
@@ -114,8 +116,9 @@ def save_conditioning(cond: Conditioning, path: str | os.PathLike[str]) -> Path:
     return target
 
 
+@keywords
 def load_conditioning(
-    path: str | os.PathLike[str], *, model: Any = None, any_towers: bool = False
+    path: str | os.PathLike[str], *, model: Model | None = None, any_towers: bool = False
 ) -> Conditioning:
     """Read what ``save_conditioning`` wrote; tensors are on the CPU.
 

@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from bridge import store
+from bridge.checks import keywords
 from bridge.encoding.addons import NO_ADDONS, AddOn, AddOns
 from bridge.encoding.options import latent_scale
 from bridge.encoding.pipeline_state import calls_per_step, execution_device, is_offloaded
@@ -329,6 +330,7 @@ def kept_source(
         return source
 
 
+@keywords
 def open_model(
     model: Any,
     *,
@@ -340,6 +342,7 @@ def open_model(
     return kept_source(model, device=device, dtype=dtype, revision=revision).model()
 
 
+@keywords
 def tokenizers_of(model: Any) -> list[tuple[str, Any]]:
     """``(tower name, tokenizer)`` pairs of a model, for ``bridge.prompt.plan_report``.
 

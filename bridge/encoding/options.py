@@ -9,18 +9,19 @@ A call is checked and parsed here as far as no model is needed for it.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeAlias, TypedDict, TypeVar
+from inspect import Parameter
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, TypeVar, Union, cast, get_args
 
 import torch
 
-from bridge.checks import choice, did_you_mean, is_whole
-from bridge.cleaning import CLEANINGS
+from bridge.checks import choice, is_whole, keywords, spelt_out
+from bridge.cleaning import CLEANINGS, Cleaning
 from bridge.encoding.addons import Loras, TextualInversions
-from bridge.encoding.emphasis import EMPHASES
+from bridge.encoding.emphasis import EMPHASES, EmphasisName
 from bridge.errors import OptionError, PromptError
 from bridge.prompt import (
     DIALECTS,
@@ -33,6 +34,7 @@ from bridge.prompt import (
     check_prompts,
     parse,
 )
+from bridge.prompt.dialect import Align, DialectName
 from bridge.prompt.prompt import Tagged, refuse_tags, take_tags
 from bridge.prompt.syntax import (
     Alternation,
@@ -44,17 +46,25 @@ from bridge.prompt.syntax import (
     prompt_error,
     walk,
 )
-from bridge.prompt.windows import RULES
+from bridge.prompt.token_plan import Normalisation
+from bridge.prompt.windows import RULES, Join, LongPromptName, Pooled, Uneven
+from bridge.runtime import Dtype
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+    from bridge.adapters import Adapter
+    from bridge.towers import TextTower
 
 Texts = str | Sequence[str]
+Model: TypeAlias = Union[str, os.PathLike[str], "DiffusionPipeline"]
+"""An embedded name, a short name, a folder, a hub id, or a live pipeline."""
+Tower: TypeAlias = Union[str, os.PathLike[str], "TextTower"]
+Towers: TypeAlias = Tower | Sequence[Tower | None] | Mapping[str, Tower]
+AdapterInput: TypeAlias = Union[str, os.PathLike[str], "Adapter"]
 Each = TypeVar("Each")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-UNEVEN = ("fill", "zeros", "cut")
-"""What is done with towers of unequal context (``planning``)."""
-_ALIGNS = ("repeat", "empty")
-_JOINS = ("concat", "first_eos", "no_bos_between", "average")
-_POOLED = ("first", "last", "mean")
 # What T5 was trained on, and what diffusers' SD 3 and FLUX.1 pipelines allow.
 _LONGEST = 512
 
@@ -65,24 +75,24 @@ _LONGEST = 512
 class ModelOptions(TypedDict, total=False):
     """What encodes, and where."""
 
-    towers: Any
-    adapter: Any
+    towers: Towers | None
+    adapter: AdapterInput | None
     textual_inversions: TextualInversions | None
     loras: Loras | None
     device: torch.device | str | None
-    dtype: torch.dtype | str | None
+    dtype: Dtype | None
     revision: str | None
 
 
 class TextOptions(TypedDict, total=False):
     """How texts become states."""
 
-    dialect: str
-    emphasis: str | None
-    token_normalization: str
-    long_prompt: str | LongPrompt | None
-    align: str | None
-    clean: str | None
+    dialect: DialectName
+    emphasis: EmphasisName | None
+    token_normalization: Normalisation
+    long_prompt: LongPromptName | LongPrompt | None
+    align: Align | None
+    clean: Cleaning | None
     clip_skip: int | None
     negative_clip_skip: int | None
     max_sequence_length: int | None
@@ -115,6 +125,14 @@ class EncodeOptions(ModelOptions, CallOptions, total=False):
     """What a verb takes beside its prompts and its model."""
 
 
+class RegionCallOptions(TextOptions, SizeOptions, total=False):
+    """``CallOptions`` of regions: a text of the later towers' own would be one for all of them."""
+
+
+class RegionOptions(ModelOptions, RegionCallOptions, total=False):
+    """``EncodeOptions`` of regions."""
+
+
 @cache
 def names_of(*options: type) -> frozenset[str]:
     """The names that option classes declare."""
@@ -122,44 +140,24 @@ def names_of(*options: type) -> frozenset[str]:
 
 
 def takes(*options: type) -> Callable[[Function], Function]:
-    """Spell out a function's ``**options`` in its signature, for ``help`` and editors."""
+    """Spell out a function's ``**options`` in its signature, for ``help`` and editors; any other
+    keyword is refused (``bridge.checks.keywords``)."""
     declared: dict[str, Any] = {}
     for each in options:
         declared |= each.__annotations__
     defaults = {"dialect": "a1111", "token_normalization": "none"}
 
     def spelt(function: Function) -> Function:
-        signature = inspect.signature(function)
-        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
         more = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY,
-                              default=defaults.get(name), annotation=kind)
+            Parameter(
+                name, Parameter.KEYWORD_ONLY, default=defaults.get(name),
+                annotation=kind.__forward_arg__,  # as it is written, for help
+            )
             for name, kind in declared.items()
         ]  # fmt: skip
-        function.__signature__ = signature.replace(  # type: ignore[attr-defined]
-            parameters=[*own, *more]
-        )
-        return function
+        return keywords(spelt_out(function, more), elsewhere=names_of(EncodeOptions))
 
     return spelt
-
-
-def check_names(given: Iterable[str], known: Collection[str], door: str) -> None:
-    """Refuse keywords that a door has not.
-
-    Raises:
-        OptionError: an option of other doors that has no meaning at this one.
-        TypeError: any other name, as Python does where arguments are spelt out.
-    """
-    for name in given:
-        if name in known:
-            continue
-        if name in names_of(EncodeOptions):
-            raise OptionError(f"{name} has no meaning for {door}; leave it out.")
-        hint = did_you_mean(name, known)
-        raise TypeError(
-            f"{door}() got an unexpected keyword argument {name!r}{'.' if hint else ''}{hint}"
-        )
 
 
 # ---------------------------------------------------------------- checked
@@ -171,11 +169,11 @@ class TextRules:
     decides."""
 
     dialect: Dialect
-    emphasis: str
-    token_normalization: str
+    emphasis: EmphasisName
+    token_normalization: Normalisation
     long_prompt: LongPrompt
-    align: str | None = None
-    clean: str | None = None
+    align: Align | None = None
+    clean: Cleaning | None = None
     clip_skip: int | None = None
     negative_clip_skip: int | None = None
     max_sequence_length: int | None = None
@@ -237,13 +235,13 @@ def read_rules(given: Mapping[str, Any]) -> TextRules:
     choice(name, DIALECTS, "dialect")
     dialect = DIALECTS[name]
     emphasis = given.get("emphasis")
-    chosen = dialect.emphasis if emphasis is None else emphasis
+    chosen: Any = dialect.emphasis if emphasis is None else emphasis
     choice(chosen, EMPHASES, "emphasis")
     normalization = given.get("token_normalization", "none")
     choice(normalization, NORMALISATIONS, "token_normalization")
     align = given.get("align")
     if align is not None:
-        choice(align, _ALIGNS, "align")
+        choice(align, get_args(Align), "align")
     clean = given.get("clean")
     if clean is not None:
         choice(clean, CLEANINGS, "clean")
@@ -277,7 +275,7 @@ def _long_prompt(given: object, dialect: Dialect) -> LongPrompt:
     long = dialect.long_prompt if given is None else given
     if not isinstance(long, LongPrompt):
         choice(long, LONG_PROMPTS, "long_prompt")
-        long = LONG_PROMPTS[str(long)]
+        long = LONG_PROMPTS[cast(LongPromptName, long)]
     if long.split is not None:
         choice(long.split, RULES, "long_prompt.split")
     if not is_whole(long.backtrack, 0):
@@ -285,9 +283,9 @@ def _long_prompt(given: object, dialect: Dialect) -> LongPrompt:
             "long_prompt.backtrack must be a whole number of tokens from 0 up, not "
             f"{long.backtrack!r}."
         )
-    choice(long.join, _JOINS, "long_prompt.join")
-    choice(long.pooled, _POOLED, "long_prompt.pooled")
-    choice(long.uneven, UNEVEN, "long_prompt.uneven")
+    choice(long.join, get_args(Join), "long_prompt.join")
+    choice(long.pooled, get_args(Pooled), "long_prompt.pooled")
+    choice(long.uneven, get_args(Uneven), "long_prompt.uneven")
     return long
 
 
@@ -508,26 +506,16 @@ class Call:
         return Request(*self.parsed(parse), self.tagged, sizes=self.sizes)
 
 
-def read_call(
-    door: str,
-    prompt: Texts,
-    negative_prompt: Texts | None,
-    options: Mapping[str, Any],
-    known: Collection[str] | None = None,
-) -> Call:
+def read_call(prompt: Texts, negative_prompt: Texts | None, options: Mapping[str, Any]) -> Call:
     """Check texts and options.
 
     Args:
-        door: what the caller called, for messages.
         prompt, negative_prompt: as in ``bridge.condition``.
         options: ``CallOptions``.
-        known: the options that have a meaning at this door; all, if it is not given.
 
     Raises:
         PromptError, OptionError: as ``bridge.condition``.
-        TypeError: a name that no door has.
     """
-    check_names(options, names_of(CallOptions) if known is None else known, door)
     prompts = check_prompts(prompt)
     count = len(prompts)
     later = (

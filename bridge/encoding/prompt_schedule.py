@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bridge.checks import is_whole
+from bridge.checks import either, is_whole, keywords
 from bridge.encoding.composition import Composition, part_prompts, weights_of
 from bridge.encoding.conditioning import HOW_TO_INJECT, Conditioning
 from bridge.encoding.options import Call, ParsedTexts, Request, is_apart, repeated
@@ -31,6 +31,7 @@ from bridge.prompt.prompt import Rule, at_step, check_run, last_steps
 OnStepEnd = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
 
 
+@keywords
 @dataclass(frozen=True)
 class PromptSchedule:
     """Conditionings over the steps of a run.
@@ -164,6 +165,14 @@ class ScheduleCall:
             tuple(parts if plain else [Composition(each, weights) for each in parts]),
             each_step,
         )
+
+
+def steps_of(steps: int | None, num_inference_steps: int | None) -> int:
+    """The length of a run by either of its names. Raises OptionError for none and for both."""
+    found = either(steps, num_inference_steps, "steps and num_inference_steps")
+    if found is None:
+        raise OptionError("schedule needs steps, the num_inference_steps of the run; give them.")
+    return found
 
 
 def read_schedule(call: Call, steps: object, rule: Rule) -> ScheduleCall:

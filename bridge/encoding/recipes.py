@@ -52,6 +52,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from bridge.checks import keywords
 from bridge.errors import UnsupportedModelError
 from bridge.towers import Layer
 
@@ -236,6 +237,7 @@ RECIPES = {row.name: row for row in _ROWS}
 """The table, in the order in which it is searched."""
 
 
+@keywords
 def find_recipe(
     components: Mapping[str, str | None],
     activation: str,

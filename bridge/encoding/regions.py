@@ -30,25 +30,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from bridge.checks import is_finite
+from bridge.checks import is_finite, keywords
 from bridge.encoding.conditioning import Conditioning, ConditioningReport
-from bridge.encoding.options import (
-    Call,
-    CallOptions,
-    LaterTexts,
-    Request,
-    names_of,
-    read_call,
-)
+from bridge.encoding.options import Call, Request, read_call
 from bridge.errors import OptionError, PromptError
 from bridge.prompt import Prompt, TokenPlan
 
-# A text of the later towers' own would be one for all regions.
-_OPTIONS = names_of(CallOptions) - names_of(LaterTexts)
 # Where shares are averaged over the area; boxes count by the exact area at any grid.
 _GRID = 64
 
 
+@keywords
 @dataclass(frozen=True, eq=False)
 class Region:
     """A prompt and its place: exactly one of ``box``, ``pixels`` and ``mask``.
@@ -107,6 +99,7 @@ class Region:
         return _overlap(top, bottom, height)[:, None] * _overlap(left, right, width)[None]
 
 
+@keywords
 @dataclass(frozen=True, eq=False)
 class RegionalConditioning:
     """One picture's regional prompts, encoded.
@@ -174,11 +167,11 @@ def read_regional(
     base_weight: float,
     options: Mapping[str, Any],
 ) -> RegionalCall:
-    """Check and parse what ``bridge.regional`` is asked for; ``options``: ``CallOptions``.
+    """Check and parse what ``bridge.regional`` is asked for; ``options``:
+    ``RegionCallOptions``.
 
     Raises:
         PromptError, OptionError: as ``bridge.regional``, but those that need a model.
-        TypeError: a name that no door has.
     """
     if not isinstance(prompt, str):
         raise PromptError("Regional prompts are those of one picture; give one base prompt.")
@@ -189,7 +182,7 @@ def read_regional(
     if not is_finite(base_weight, 0, 1):
         raise OptionError(f"base_weight is {base_weight!r}; give a number from 0 to 1.")
     texts = [prompt, *(each.prompt for each in regions)]
-    call = read_call("regional", texts, negative_prompt, options, _OPTIONS)
+    call = read_call(texts, negative_prompt, options)
     rules, negatives = call.rules, call.negatives[0]
     return RegionalCall(
         call,

@@ -8,14 +8,14 @@ before a model is opened.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Unpack
+from typing import Unpack
 
 from bridge.embedded import DRAWING
 from bridge.encoding.composition import Composition, read_composition
 from bridge.encoding.conditioning import Conditioning
 from bridge.encoding.encoder import Encoder, split_options
-from bridge.encoding.options import EncodeOptions, Texts, read_call, takes
-from bridge.encoding.prompt_schedule import PromptSchedule, read_schedule
+from bridge.encoding.options import EncodeOptions, Model, RegionOptions, Texts, read_call, takes
+from bridge.encoding.prompt_schedule import PromptSchedule, read_schedule, steps_of
 from bridge.encoding.regions import Region, RegionalConditioning, read_regional
 from bridge.prompt.prompt import Rule
 
@@ -25,7 +25,7 @@ def condition(
     prompt: Texts,
     negative_prompt: Texts | None = None,
     *,
-    model: Any = DRAWING,
+    model: Model = DRAWING,
     **options: Unpack[EncodeOptions],
 ) -> Conditioning:
     """Encode prompts and negatives as the model's own diffusers pipeline would.
@@ -40,7 +40,7 @@ def condition(
             pipeline means: ``""`` for most; zeros for SDXL if its
             ``force_zeros_for_empty_prompt`` is set, else ``""``; zeros for CogView3-Plus; no
             negative at all for FLUX.1.
-        model: an embedded name, a recipe name (``sd15``, ``sd21``, ``sdxl``), a hub id, a
+        model: an embedded name, a short name (``sd15``, ``sd21``, ``sdxl``), a hub id, a
             folder in diffusers' layout, or a live pipeline, which is used as it is (its towers,
             device and dtype) and not changed. ``bridge.encoding.RECIPES`` are the kinds.
         towers: other text towers than the model's own: a name, hub id, folder or open
@@ -113,8 +113,8 @@ def condition(
         UnsupportedModelError: there is no recipe for it; a tower that cannot feed cross-attention.
         NumbersError: states that are not finite, or that weights made all zero.
     """
-    own, more = split_options(options, "condition")
-    call = read_call("condition", prompt, negative_prompt, more)
+    own, more = split_options(options)
+    call = read_call(prompt, negative_prompt, more)
     request = call.request()
     return Encoder.over_kept(model, own).run(call, request)
 
@@ -124,16 +124,18 @@ def schedule(
     prompt: Texts,
     negative_prompt: Texts | None = None,
     *,
-    steps: int,
-    model: Any = DRAWING,
+    steps: int | None = None,
+    num_inference_steps: int | None = None,
+    model: Model = DRAWING,
     rule: Rule = "new",
     **options: Unpack[EncodeOptions],
 ) -> PromptSchedule:
     """Encode prompts and negatives for a run of ``steps`` steps.
 
     Args:
-        steps: ``num_inference_steps`` of the run. Of a live pipeline whose solver calls the
-            model twice a step, ``when`` counts those calls, fractions of them too.
+        steps, num_inference_steps: of the run, by bridge's name or by diffusers'. Of a live
+            pipeline whose solver calls the model twice a step, ``when`` counts those calls,
+            fractions of them too.
         rule: how the numbers in ``[from:to:when]`` are read: ``new``, with a point a fraction of
             the steps, else a step; ``old``, below 1 a fraction.
         The others as in ``bridge.condition``.
@@ -141,8 +143,10 @@ def schedule(
     Raises:
         OptionError, PromptError and the others of ``bridge.condition``.
     """
-    own, more = split_options(options, "schedule")
-    asked = read_schedule(read_call("schedule", prompt, negative_prompt, more), steps, rule)
+    own, more = split_options(options)
+    asked = read_schedule(
+        read_call(prompt, negative_prompt, more), steps_of(steps, num_inference_steps), rule
+    )
     return Encoder.over_kept(model, own).run_schedule(asked)
 
 
@@ -151,7 +155,7 @@ def compose(
     prompt: Texts,
     negative_prompt: Texts | None = None,
     *,
-    model: Any = DRAWING,
+    model: Model = DRAWING,
     **options: Unpack[EncodeOptions],
 ) -> Composition:
     """Encode prompts of several parts, ``a cat AND a dog :0.7``, in one pass a tower.
@@ -171,21 +175,21 @@ def compose(
     Raises:
         As ``bridge.condition``.
     """
-    own, more = split_options(options, "compose")
-    call = read_call("compose", prompt, negative_prompt, more)
+    own, more = split_options(options)
+    call = read_call(prompt, negative_prompt, more)
     asked = read_composition(call)
     return Encoder.over_kept(model, own).run_composition(asked)
 
 
-@takes(EncodeOptions)
+@takes(RegionOptions)
 def regional(
     prompt: str,
     regions: Sequence[Region],
     negative_prompt: str | None = None,
     *,
     base_weight: float = 0.0,
-    model: Any = DRAWING,
-    **options: Unpack[EncodeOptions],
+    model: Model = DRAWING,
+    **options: Unpack[RegionOptions],
 ) -> RegionalConditioning:
     """Encode a base prompt and the prompts of regions, in one pass a tower.
 
@@ -208,6 +212,6 @@ def regional(
         OptionError: no region, a region outside the picture, or a share that is none.
         PromptError and the others of ``bridge.condition``.
     """
-    own, more = split_options(options, "regional")
+    own, more = split_options(options)
     asked = read_regional(prompt, regions, negative_prompt, base_weight, more)
     return Encoder.over_kept(model, own).run_regional(asked)

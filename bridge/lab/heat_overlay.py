@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bridge.checks import keywords
 from bridge.rgb import to_rgb
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 _COLOURS = np.array([[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]])
 
 
+@keywords
 def overlay(image: Image, heat: Tensor, strength: float = 0.6) -> Image:
     """``image`` with ``heat (h, w)`` laid over it, scaled to its own largest value.
 

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
-from bridge.errors import MissingDependencyError
+from bridge.checks import needed
 from bridge.lab.variants.words import split_words
 
 _UNRELATED = (
@@ -53,14 +53,7 @@ def scipy_stats() -> Any:
     Raises:
         MissingDependencyError: without scipy.
     """
-    try:
-        from scipy import stats
-    except ImportError as error:
-        raise MissingDependencyError(
-            "bridge.study measures with scipy, which is not here; install it with: "
-            "pip install 'bridge[lab]'"
-        ) from error
-    return stats
+    return needed("scipy.stats", "lab", "bridge.study")
 
 
 # ---------------------------------------------------------------- tokens of words

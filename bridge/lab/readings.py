@@ -17,6 +17,7 @@ from bridge.lab.cache_keys import key_of
 from bridge.lab.measures import Offsets, content
 from bridge.progress import OnProgress, Progress, unwatched
 from bridge.prompt import Reader, plan_many
+from bridge.prompt.dialect import DialectName
 from bridge.towers import LAST, TEXT_TOWERS, TextBatch, TextStates, TextTower, rollout
 
 # Tokens of one pass at most, padding included: 850 texts of CLIP. More go in several passes.
@@ -181,7 +182,7 @@ def _lengths(tower: TextTower, batch: TextBatch, rows: Sequence[int]) -> list[li
 
 
 def read_weighted(
-    tower: TextTower, texts: Iterable[tuple[str, str]], cache: Cache, tower_key: str
+    tower: TextTower, texts: Iterable[tuple[str, DialectName]], cache: Cache, tower_key: str
 ) -> dict[tuple[str, str], Reading]:
     """The readings of ``(text, dialect)`` with weights, by each dialect's own formula.
 
@@ -193,7 +194,7 @@ def read_weighted(
     if architecture not in TEXT_TOWERS:
         return {}
     found: dict[tuple[str, str], Reading] = {}
-    by_dialect: dict[str, list[str]] = {}
+    by_dialect: dict[DialectName, list[str]] = {}
     for text, dialect in dict.fromkeys(texts):
         by_dialect.setdefault(dialect, []).append(text)
     for dialect, own in by_dialect.items():
@@ -211,7 +212,7 @@ def read_weighted(
 
 
 def _weigh(
-    tower: TextTower, architecture: str, texts: Sequence[str], dialect: str
+    tower: TextTower, architecture: str, texts: Sequence[str], dialect: DialectName
 ) -> dict[str, Reading]:
     rules = read_rules({"dialect": dialect, "long_prompt": "truncate"})
     reader = Reader(tower.tokenizer, tower.spec.context, clean=tower.rule.clean)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bridge.checks import keywords
 from bridge.errors import OptionError
 from bridge.files import write_whole
 
@@ -28,6 +29,7 @@ MEANS = ("pieces_per_word", "pooled_cosine", "pooled_above_chance", "pooled_cent
 """The columns of ``table`` that ``summary`` has the means of."""
 
 
+@keywords
 @dataclass(frozen=True, eq=False)
 class Study:
     """What a study found. Tables are tidy: a row per observation, a column per variable.

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.adapters import Swap, label_swap
 from bridge.adapters.swap import open_tower
+from bridge.checks import either, keywords, needed
 from bridge.diffusion.options import check_size, default_guidance
 from bridge.embedded import EMBEDDED, IMAGE_TOWER
 from bridge.encoding.model import TextModel, open_model
+from bridge.encoding.options import AdapterInput, Model, Tower
 from bridge.errors import OptionError
 from bridge.lab.cache import Cache
 from bridge.lab.measures import UNRELATED, scipy_stats
@@ -28,34 +30,40 @@ from bridge.lab.study_inputs import (
 from bridge.lab.tower_choices import drawable, read_adapters, read_choices
 from bridge.lab.tower_study import TowerStudy, pair_rows, study_tower
 from bridge.lab.variant_pictures import Renderer, draw_variants
+from bridge.lab.variants.operations import Variants
 from bridge.progress import OnProgress, unwatched
-from bridge.runtime import check_dtype, resolve_device
+from bridge.runtime import Dtype, check_dtype, resolve_device
 from bridge.towers import ImageTower, TextTower, open_image_tower
 
+if TYPE_CHECKING:
+    import torch
 
+
+@keywords
 def study(
     prompt: str | Sequence[str],
     *,
-    towers: Any = None,
-    variants: Any = None,
-    model: Any = None,
+    towers: Tower | Sequence[Tower] | None = None,
+    variants: Variants | None = None,
+    model: Model | None = None,
     seed: int = 0,
     names: Mapping[str, Mapping[str, str]] | Sequence[str] | None = None,
     weights: Sequence[float] | None = None,
     unrelated: Sequence[str] = UNRELATED,
     seeds: int | Sequence[int] = 0,
-    steps: int = 20,
+    steps: int | None = None,
+    num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
     height: int | None = None,
     width: int | None = None,
     choices: str | Sequence[str] | None = None,
-    adapters: Mapping[str, Any] | None = None,
+    adapters: Mapping[str, AdapterInput] | None = None,
     heat: bool = True,
-    image_tower: Any = None,
+    image_tower: str | os.PathLike[str] | ImageTower | None = None,
     judge: Judge | None = None,
     cache: str | os.PathLike[str] | None = None,
-    device: Any = None,
-    dtype: Any = None,
+    device: str | torch.device | None = None,
+    dtype: Dtype | None = None,
     on_progress: OnProgress | None = None,
 ) -> Study:
     """Compare phrasings of a prompt across text towers, and draw them if there is a model.
@@ -80,7 +88,7 @@ def study(
         weights: for the operation ``emphasis``.
         unrelated: texts that chance is measured on, two at least.
         seeds: of the pictures, the same for each variant.
-        steps, guidance_scale, height, width: as ``bridge.generate``.
+        steps, num_inference_steps, guidance_scale, height, width: as ``bridge.generate``.
         choices: what draws: ``whole``, the model as it is; a component of it (that tower's token
             states alone); ``pooled``; or the name of one of ``towers`` that stands in the place of
             one of the model's, or comes through its adapter. Default: ``whole``; ``"all"``.
@@ -102,11 +110,13 @@ def study(
         UnknownModelError, HubError, WeightsError, UnsupportedModelError: a tower or model that
             does not open.
     """
+    pandas = needed("pandas", "lab", "bridge.study")
     scipy_stats()
     subjects = read_subjects(prompt, variants, seed=seed, names=names, weights=weights)
     unrelated = read_unrelated(unrelated)
     scale = default_guidance(model) if guidance_scale is None else guidance_scale
-    settings = read_draw_settings(seeds, steps, scale, height, width)
+    count = either(steps, num_inference_steps, "steps and num_inference_steps")
+    settings = read_draw_settings(seeds, 20 if count is None else count, scale, height, width)
     kept = Cache(cache)
     if model is None and (choices is not None or adapters is not None):
         raise OptionError("choices and adapters say what of a model draws; pass model too.")
@@ -131,16 +141,14 @@ def study(
     drawn = [] if renderer is None else draw_variants(renderer, subjects, chosen, say)
     pictures = picture_rows(drawn, eye, judge)
 
-    from pandas import DataFrame
-
     return Study(
-        table=DataFrame([row for each in studies for row in each.rows(subjects)]),
-        words=DataFrame([row for each in studies for row in each.words(subjects)]),
-        sets=DataFrame([row for each in studies for row in each.sets(subjects)]),
-        towers=DataFrame(_tower_rows(studies, swaps)),
-        pairs=DataFrame(pair_rows(studies, subjects)),
-        pictures=DataFrame(pictures),
-        verdicts=DataFrame(verdict_rows(pictures)),
+        table=pandas.DataFrame([row for each in studies for row in each.rows(subjects)]),
+        words=pandas.DataFrame([row for each in studies for row in each.words(subjects)]),
+        sets=pandas.DataFrame([row for each in studies for row in each.sets(subjects)]),
+        towers=pandas.DataFrame(_tower_rows(studies, swaps)),
+        pairs=pandas.DataFrame(pair_rows(studies, subjects)),
+        pictures=pandas.DataFrame(pictures),
+        verdicts=pandas.DataFrame(verdict_rows(pictures)),
         drawn=tuple(picture for _, picture in drawn),
         settings=_settings(subjects, seed, model, settings, chosen),
     )

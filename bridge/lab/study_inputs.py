@@ -15,6 +15,7 @@ from bridge.errors import OptionError
 from bridge.lab.measures import texts_without
 from bridge.lab.variants import Settings, Variant, original, read_variants
 from bridge.prompt import check_prompts
+from bridge.prompt.dialect import DialectName
 from bridge.towers import TextTower
 
 
@@ -33,7 +34,7 @@ class Subject:
         return [*plain, *texts_without(self.prompt)]
 
     @property
-    def weighted_texts(self) -> list[tuple[str, str]]:
+    def weighted_texts(self) -> list[tuple[str, DialectName]]:
         """``(text, dialect)`` of the variants with a syntax of their own."""
         return [(each.text, each.dialect) for each in self.variants if each.dialect != "plain"]
 

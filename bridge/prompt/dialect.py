@@ -14,7 +14,11 @@ from bridge.errors import OptionError
 from bridge.prompt.dialects import a1111, comfy, compel, plain
 from bridge.prompt.dialects.a1111_tags import LoraTag, find_tags
 from bridge.prompt.syntax import Branch, Choose, Span, Tree, Written
+from bridge.prompt.windows import LongPromptName
 
+DialectName = Literal["plain", "a1111", "comfy", "compel"]
+Align = Literal["repeat", "empty"]
+"""How prompts and negatives come to one length (``bridge.encoding.joining``)."""
 FindTags: TypeAlias = Callable[[str], tuple[tuple[LoraTag, ...], tuple[tuple[int, int], ...]]]
 
 
@@ -51,13 +55,13 @@ class Dialect:
             empty text, too; the empty text is ``encoded`` always.
     """
 
-    name: str
+    name: DialectName
     parse: Callable[[str, bool], Tree]
     spans: Callable[[Branch, str, Choose], tuple[Span, ...]]
     write: Callable[[Written, str], str]
     emphasis: str = "none"
-    long_prompt: str = "truncate"
-    align: Literal["repeat", "empty"] = "empty"
+    long_prompt: LongPromptName = "truncate"
+    align: Align = "empty"
     skips_negative: bool = False
     find_tags: FindTags | None = None
     has_parts: bool = False
@@ -122,7 +126,7 @@ _ALL = (
 )
 
 
-class _Dialects(dict[str, Dialect]):
+class _Dialects(dict[DialectName, Dialect]):
     """The dialects by name; one that does not exist is an OptionError."""
 
     def __missing__(self, name: str) -> Dialect:

@@ -14,8 +14,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from bridge.checks import keywords
 from bridge.errors import OptionError
-from bridge.prompt.dialect import DIALECTS
+from bridge.prompt.dialect import DIALECTS, DialectName
 from bridge.prompt.dialects.a1111_tags import LoraTag
 from bridge.prompt.syntax import (
     Alternation,
@@ -51,7 +52,7 @@ class Prompt:
     """
 
     source: str
-    dialect: str
+    dialect: DialectName
     spans: tuple[Span, ...]
     tree: Tree = field(compare=False, repr=False)
 
@@ -60,7 +61,8 @@ class Prompt:
         return self.source
 
 
-def parse(text: str, dialect: str = "a1111", *, negative: bool = False) -> Prompt:
+@keywords
+def parse(text: str, dialect: DialectName = "a1111", *, negative: bool = False) -> Prompt:
     """Read ``text`` in a dialect.
 
     Args:
@@ -92,7 +94,7 @@ class Tagged:
     taken: tuple[tuple[int, int], ...] = ()
 
 
-def take_tags(source: str, dialect: str = "a1111") -> Tagged:
+def take_tags(source: str, dialect: DialectName = "a1111") -> Tagged:
     """Take the tags out of a prompt; other dialects than A1111's have none.
 
     Raises:
@@ -108,7 +110,7 @@ def take_tags(source: str, dialect: str = "a1111") -> Tagged:
     return Tagged(source, text, tags, taken)
 
 
-def refuse_tags(source: str, dialect: str = "a1111") -> None:
+def refuse_tags(source: str, dialect: DialectName = "a1111") -> None:
     """Raise PromptError if a text that can have no LoRA tags has one."""
     find = DIALECTS[dialect].find_tags
     if find is None or "<" not in source:
@@ -156,6 +158,7 @@ class Interval:
     flat: Flat
 
 
+@keywords
 def at_step(prompt: Prompt, step: int, steps: int, rule: Rule = "new") -> Flat:
     """The prompt that is drawn at ``step`` of ``steps``, both counted from 1.
 
@@ -187,6 +190,7 @@ def last_steps(prompt: Prompt, steps: int, rule: Rule = "new") -> list[int]:
     return sorted({min(end + 1, steps) for end in ends if end >= 1})
 
 
+@keywords
 def intervals(prompt: Prompt, steps: int, rule: Rule = "new") -> tuple[Interval, ...]:
     """The prompt over a run: one interval up to each of its ``last_steps``.
 
@@ -205,7 +209,7 @@ def first_step(prompt: Prompt) -> Flat:
     return _flat(prompt.tree, prompt.source, prompt.dialect, _first)
 
 
-def _flat(tree: Tree, source: str, dialect: str, choose: Choose) -> Flat:
+def _flat(tree: Tree, source: str, dialect: DialectName, choose: Choose) -> Flat:
     spans = DIALECTS[dialect].spans
     parts = tuple(Part(spans(part, source, choose), part.weight) for part in parts_of(tree))
     match tree:

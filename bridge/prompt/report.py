@@ -13,7 +13,9 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
+from bridge.checks import keywords
 from bridge.markup import Markup, fill, joined
+from bridge.prompt.dialect import DialectName
 from bridge.prompt.prompt import Part, Prompt, Rule, intervals, parse, take_tags
 from bridge.prompt.syntax import Span
 from bridge.prompt.token_plan import Split, Token, TokenPlan, Window, as_written, plan_many
@@ -123,10 +125,11 @@ class TokenReport:
         return {"prompt": self.prompt, "towers": [tower.to_dict() for tower in self.towers]}
 
 
+@keywords
 def plan_report(
     prompt: str,
     tokenizers: Sequence[tuple[str, Any]],
-    dialect: str = "a1111",
+    dialect: DialectName = "a1111",
     split: Split = "comma",
     steps: int = 20,
     rule: Rule = "new",
@@ -163,6 +166,7 @@ def plan_report(
     )
 
 
+@keywords
 def report_of(plans: Any) -> TokenReport:
     """The report of plans of one prompt, one a tower."""
     plans = tuple(plans)

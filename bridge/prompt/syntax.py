@@ -16,12 +16,14 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, TypeAlias
 
+from bridge.checks import keywords
 from bridge.errors import PromptError
 
 # A tokenizer keeps at most a few hundred tokens; a text this long is a mistake (a file, say).
 MAX_CHARACTERS = 1_000_000
 
 
+@keywords
 def check_text(text: object, what: str = "prompt") -> str:
     """Return ``text`` if it can be encoded, else raise PromptError.
 
@@ -51,6 +53,7 @@ def check_text(text: object, what: str = "prompt") -> str:
     return text
 
 
+@keywords
 def check_prompts(prompt: object, what: str = "prompt") -> tuple[str, ...]:
     """A string or a sequence of strings as a tuple of checked texts. Raises PromptError."""
     if isinstance(prompt, str):
@@ -64,6 +67,7 @@ def check_prompts(prompt: object, what: str = "prompt") -> tuple[str, ...]:
     return tuple(check_text(text, f"{what} {i}") for i, text in enumerate(prompt))
 
 
+@keywords
 def check_paired(
     text: object, count: int, what: str = "negative_prompt", beside: str = "prompt"
 ) -> tuple[str, ...] | None:

@@ -18,14 +18,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, TypeAlias, TypeVar, get_args
 from weakref import WeakKeyDictionary
 
 from tokenizers import Tokenizer
 
+from bridge.checks import keywords
 from bridge.cleaning import UNCHANGED, Origins, clean, clean_between, lowered
 from bridge.errors import PromptError, UnsupportedModelError, warn
-from bridge.prompt.dialect import DIALECTS
+from bridge.prompt.dialect import DIALECTS, DialectName
 from bridge.prompt.inversion import (
     MARK,
     Concept,
@@ -39,9 +40,10 @@ from bridge.prompt.inversion import (
 )
 from bridge.prompt.prompt import Prompt, Tagged, parse
 from bridge.prompt.syntax import Span, prompt_error
-from bridge.prompt.windows import Content, LongPrompt, Rule, rule_of, windows_of
+from bridge.prompt.windows import Content, LongPrompt, Rule, SplitName, rule_of, windows_of
 
-NORMALISATIONS = ("none", "length", "mean", "length+mean")
+Normalisation = Literal["none", "length", "mean", "length+mean"]
+NORMALISATIONS = get_args(Normalisation)
 """Ways of ``normalised`` with weights."""
 # transformers writes 1e30 where a tokenizer does not state its context.
 _LONGEST_CONTEXT = 1_000_000
@@ -53,7 +55,7 @@ _MASK_PIECES = ("+</w>", "▁+")
 # A tokenizer's backend starts threads for several texts, which costs more than a few short ones.
 _FEW = 32
 
-Split: TypeAlias = str | LongPrompt | Rule | None
+Split: TypeAlias = SplitName | LongPrompt | Rule | None
 """By which rule a long prompt goes on in further windows; by None it is cut off."""
 
 
@@ -202,6 +204,7 @@ class Reader:
     clean: str | None = None
 
 
+@keywords
 def plan(
     prompt: Prompt, tokenizer: Any, tower: str = "text_encoder", split: Split = None
 ) -> TokenPlan:
@@ -209,6 +212,7 @@ def plan(
     return plan_many((prompt,), tokenizer, tower, split)[0]
 
 
+@keywords
 def plan_many(
     prompts: Sequence[Prompt],
     tokenizer: Any,
@@ -309,6 +313,7 @@ def as_written(plan: TokenPlan, tagged: Tagged) -> TokenPlan:
     )
 
 
+@keywords
 def normalised(plan: TokenPlan, name: str) -> TokenPlan:
     """The plan with its weights adjusted before any emphasis, as ComfyUI_ADV_CLIP_emb does it.
 
@@ -495,7 +500,7 @@ class _Use:
         return before is not None and before.start == start and token in self.added
 
 
-def _use_of(reader: Reader, dialect: str, tower: str) -> _Use:
+def _use_of(reader: Reader, dialect: DialectName, tower: str) -> _Use:
     """The length, cleaning and reading of padding that the dialect's tool has."""
     tokenizer, rules = reader.tokenizer, DIALECTS[dialect]
     known = _known(tokenizer)
@@ -744,7 +749,7 @@ def _warn_of_unread(prompt: Prompt, stretches: list[list[Token]], concepts: _Nam
 
 
 def _deal(
-    stretches: list[list[Token]], split: str | LongPrompt | Rule, use: _Use
+    stretches: list[list[Token]], split: SplitName | LongPrompt | Rule, use: _Use
 ) -> tuple[Window, ...]:
     """As many windows as it takes. What fits one is one by every rule of ``RULES``."""
     windows: list[Window] = []

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from bridge.checks import keywords
 from bridge.errors import quoted
-from bridge.prompt.dialect import DIALECTS
+from bridge.prompt.dialect import DIALECTS, DialectName
 from bridge.prompt.prompt import Flat, Part, Prompt, first_step, parse
 from bridge.prompt.syntax import Alternation, Runs, Schedule, parts_of, walk, written_number
 
@@ -41,7 +42,8 @@ class Translation:
     losses: tuple[Loss, ...]
 
 
-def translate(prompt: Prompt, dialect: str) -> Translation:
+@keywords
+def translate(prompt: Prompt, dialect: DialectName) -> Translation:
     """``prompt`` in another dialect. Into its own it stays as it is.
 
     Schedules and alternations keep their first step. A1111's ``BREAK`` and compel's ``.and()``
@@ -76,7 +78,7 @@ def _windows(part: Part) -> list[Runs]:
     return [[("".join(pieces), weight) for pieces, weight in window] for window in windows]
 
 
-def _structure(flat: Flat, prompt: Prompt, dialect: str) -> Iterator[Loss]:
+def _structure(flat: Flat, prompt: Prompt, dialect: DialectName) -> Iterator[Loss]:
     """The losses that follow from the tree alone."""
     tree = prompt.tree
     for part in parts_of(tree):
@@ -100,7 +102,7 @@ def _structure(flat: Flat, prompt: Prompt, dialect: str) -> Iterator[Loss]:
         yield Loss(kind, tree.start, tree.end, message)
 
 
-def _combination(flat: Flat, prompt: Prompt, dialect: str) -> str | None:
+def _combination(flat: Flat, prompt: Prompt, dialect: DialectName) -> str | None:
     """What becomes of several prompts, or of one with a weight."""
     if flat.kind == "one":
         return None

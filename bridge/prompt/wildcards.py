@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from bridge.checks import did_you_mean
+from bridge.checks import did_you_mean, keywords
 from bridge.errors import PromptError
 from bridge.files import read_text
 from bridge.prompt.syntax import check_text, prompt_error
@@ -58,6 +58,7 @@ class _Drawing:
     drawn: int = 0
 
 
+@keywords
 def expand(text: str, seed: int, folder: Path | None = None) -> str:
     """The prompt that ``text`` stands for with ``seed``; the same for the same files.
 

@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 BACKTRACK = 20
 SHORT_WORD = 8
@@ -123,7 +123,7 @@ def sentences(tokens: Sequence[Content], room: int) -> Cuts:
 
 _PHRASE_ENDS = frozenset({".</w>", ",</w>", ";</w>", ":</w>"})
 
-RULES: dict[str, Rule] = {
+RULES: dict[SplitName, Rule] = {
     "hard": hard,
     "comma": comma,
     "segments": segments,
@@ -131,6 +131,13 @@ RULES: dict[str, Rule] = {
     "sentences": sentences,
 }
 """The rules by name."""
+
+
+SplitName = Literal["hard", "comma", "segments", "words", "sentences"]
+Join = Literal["concat", "first_eos", "no_bos_between", "average"]
+Pooled = Literal["first", "last", "mean"]
+Uneven = Literal["fill", "zeros", "cut"]
+LongPromptName = Literal["truncate", "a1111", "comfy", "compel", "sd_embed", "lpw", "average"]
 
 
 @dataclass(frozen=True)
@@ -152,10 +159,10 @@ class LongPrompt:
             up (the webui's ``comma_padding_backtrack``).
     """
 
-    split: str | None
-    join: str = "concat"
-    pooled: str = "first"
-    uneven: str = "fill"
+    split: SplitName | None
+    join: Join = "concat"
+    pooled: Pooled = "first"
+    uneven: Uneven = "fill"
     backtrack: int = BACKTRACK
 
     @property
@@ -164,7 +171,7 @@ class LongPrompt:
         return None if self.split is None else rule_of(self)
 
 
-LONG_PROMPTS = {
+LONG_PROMPTS: dict[LongPromptName, LongPrompt] = {
     "truncate": LongPrompt(None),
     "a1111": LongPrompt("comma"),
     "comfy": LongPrompt("segments", uneven="cut"),
@@ -180,11 +187,12 @@ and its last pooled state, the community pipeline lpw_stable_diffusion with
 ``average`` keeps the sequence at one window's length."""
 
 
-def rule_of(split: str | LongPrompt | Rule) -> Rule:
+def rule_of(split: SplitName | LongPrompt | Rule) -> Rule:
     """A rule by its name or by the ``LongPrompt`` that has it."""
     if isinstance(split, LongPrompt):
         comma_back = partial(comma, backtrack=split.backtrack)
-        return comma_back if split.split == "comma" else RULES[str(split.split)]
+        assert split.split is not None
+        return comma_back if split.split == "comma" else RULES[split.split]
     return RULES[split] if isinstance(split, str) else split
 
 

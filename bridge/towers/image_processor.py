@@ -17,13 +17,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from bridge.errors import ImageError, OptionError, UnsupportedModelError, WeightsError
 from bridge.files import read_json
+from bridge.images import open_image
 from bridge.model_folder import check_sizes
 from bridge.rgb import is_transparent, is_wide, to_rgb
 from bridge.towers.checkpoint import reading
@@ -31,6 +32,8 @@ from bridge.towers.checkpoint import reading
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+Alpha = Literal["white", "drop"]
+"""What becomes of transparency: a white ground, or the colour that lay hidden there."""
 # What a folder names, without "ImageProcessor" and in small letters -> transformers' class. Built
 # directly: AutoImageProcessor of transformers 5.17 wants torchvision even for the PIL backend.
 # LLaVA's two are CLIP's with something done to the picture first, `bridge.vlm.views`'s part.
@@ -121,8 +124,8 @@ def processor_settings(folder: Path) -> dict[str, Any]:
     )
 
 
-def to_pixels(processor: Any, images: Sequence[Any], alpha: str = "white") -> Any:
-    """What the tower takes of PIL pictures: ``(B, 3, H, W)``, or a mapping of tensors.
+def to_pixels(processor: Any, images: Sequence[Any], alpha: Alpha = "white") -> Any:
+    """What the tower takes of pictures: ``(B, 3, H, W)``, or a mapping of tensors.
 
     Transparency is laid over white, and greys of 16 bits keep their range, as `load_image` has it;
     with ``alpha="drop"`` PIL's own conversion to RGB takes off alpha and clips, as OpenAI's CLIP
@@ -134,21 +137,27 @@ def to_pixels(processor: Any, images: Sequence[Any], alpha: str = "white") -> An
     """
     from PIL import Image
 
-    if alpha not in ("white", "drop"):
+    if alpha not in get_args(Alpha):
         raise OptionError(f'alpha is {alpha!r}; give "white" or "drop"')
     if not len(images):
         raise ImageError("images is empty; give one picture at least")
-    for place, image in enumerate(images):
-        if not isinstance(image, Image.Image):
-            raise ImageError(
-                f"images[{place}] is a {type(image).__name__}; give PIL pictures "
-                "(PIL.Image.open(...)), or the processor's tensor"
-            )
-    shown = [_over_white(each) if alpha == "white" else _as_it_is(each) for each in images]
+    pictures = [
+        each if isinstance(each, Image.Image) else _opened(each, place)
+        for place, each in enumerate(images)
+    ]
+    shown = [_over_white(each) if alpha == "white" else _as_it_is(each) for each in pictures]
     if not isinstance(processor, OpenClipPictures):  # which resizes in the picture's own mode
         shown = [each.convert("RGB") for each in shown]
     out = processor(shown, return_tensors="pt")
     return out["pixel_values"] if set(out) == {"pixel_values"} else dict(out)
+
+
+def _opened(image: Any, place: int) -> Any:
+    """A picture that is a path, bytes or an array. Raises ImageError, which says which one."""
+    try:
+        return open_image(image)
+    except ImageError as error:
+        raise ImageError(f"images[{place}]: {error}") from error
 
 
 def _over_white(picture: Any) -> Any:

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bridge.checks import keywords
 from bridge.errors import ImageError, OptionError, UnsupportedModelError
-from bridge.images import load_image
+from bridge.images import is_one_image, load_image
 from bridge.runtime import building, resolve_device, resolve_dtype
 from bridge.towers.checkpoint import reading
 from bridge.towers.families import IMAGE_FAMILIES, TEXT_FAMILIES, family_of, family_of_config
 from bridge.towers.family import Parts, Scoring, TextFamily, TowerSpec
-from bridge.towers.image_processor import a_picture, to_pixels
+from bridge.towers.image_processor import Alpha, a_picture, to_pixels
 from bridge.towers.registry import find_source, find_tokenizer
 from bridge.towers.states import ImageStates, Layer, TextStates
 from bridge.towers.tokenizer import (
@@ -220,12 +221,13 @@ class ImageTower(_Tower):
 
     @torch.no_grad()
     def encode(
-        self, images: Any, layers: Sequence[int] = (-1,), alpha: str = "white"
+        self, images: Any, layers: Sequence[int] = (-1,), alpha: Alpha = "white"
     ) -> ImageStates:
         """One forward pass over all pictures.
 
         Args:
-            images: a PIL picture, several, or what the tower's processor made of them.
+            images: a picture or several, as paths or anything that ``bridge.images.load_image``
+                reads; or what the tower's processor made of them.
             layers: layers wanted of the patches, counted from the end.
             alpha: what becomes of transparency, as in `pixels`.
 
@@ -241,7 +243,7 @@ class ImageTower(_Tower):
         return IMAGE_FAMILIES[self.family].encode(self.module, self.pixels(images, alpha), layers)
 
     @torch.no_grad()
-    def pool(self, images: Any, alpha: str = "white") -> Tensor:
+    def pool(self, images: Any, alpha: Alpha = "white") -> Tensor:
         """The pooled states of `encode` alone, by the shortest way that the family has.
 
         Args and errors as `encode`. Raises OptionError for a tower without a pooled state.
@@ -271,9 +273,9 @@ class ImageTower(_Tower):
         made = to_pixels(self.processor, [load_image(image)])
         return {k: v[0] for k, v in made.items()} if isinstance(made, dict) else made[0]
 
-    def pixels(self, images: Any, alpha: str = "white") -> Any:
-        """What the module takes of a PIL picture, of several, or of what the processor made of
-        them: ``(B, 3, H, W)``, or a mapping of tensors, in its dtype and on its device.
+    def pixels(self, images: Any, alpha: Alpha = "white") -> Any:
+        """What the module takes of a picture, of several, or of what the processor made of them:
+        ``(B, 3, H, W)``, or a mapping of tensors, in its dtype and on its device.
 
         Args:
             images: as in `encode`.
@@ -285,9 +287,12 @@ class ImageTower(_Tower):
             ImageError: no pictures, or a tensor of another size.
             OptionError: another ``alpha``.
         """
-        ready = isinstance(images, Tensor | dict)
-        some = images if ready or isinstance(images, Sequence) else [images]
-        found = some if ready else to_pixels(self.processor, some, alpha)
+        if isinstance(images, Tensor | dict):
+            found = images
+        else:
+            one = is_one_image(images) or not isinstance(images, Iterable)
+            some = [images] if one else list(images)
+            found = to_pixels(self.processor, some, alpha)
         self._check_size(found)
         return self._placed(found)
 
@@ -317,6 +322,7 @@ def together(prepared: Sequence[Any]) -> Any:
     return torch.stack(list(prepared))
 
 
+@keywords
 def open_text_tower(
     source: str | Path,
     *,
@@ -353,6 +359,7 @@ def open_text_tower(
     return tower
 
 
+@keywords
 def open_image_tower(
     source: str | Path,
     *,

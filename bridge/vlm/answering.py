@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
+from bridge.checks import keywords
 from bridge.embedded import ANSWERING
 from bridge.errors import OptionError, UnsupportedModelError
 from bridge.images import ImagesInput, load_images
 from bridge.kept import kept
+from bridge.runtime import Dtype
 from bridge.vlm.chat import Turn, check_no_special_tokens, checked_max_new_tokens, checked_turns
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ def describe(
     max_new_tokens: int = ...,
     stream: Literal[False] = ...,
     device: str | torch.device | None = ...,
-    dtype: str | torch.dtype | None = ...,
+    dtype: Dtype | None = ...,
 ) -> str: ...
 
 
@@ -65,10 +67,11 @@ def describe(
     max_new_tokens: int = ...,
     stream: Literal[True],
     device: str | torch.device | None = ...,
-    dtype: str | torch.dtype | None = ...,
+    dtype: Dtype | None = ...,
 ) -> Iterator[str]: ...
 
 
+@keywords
 def describe(
     image: ImagesInput,
     question: str = "describe the picture.",
@@ -78,7 +81,7 @@ def describe(
     max_new_tokens: int = 64,
     stream: bool = False,
     device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = None,
+    dtype: Dtype | None = None,
 ) -> str | Iterator[str]:
     """Answer ``question`` about ``image``, greedily.
 
@@ -108,7 +111,7 @@ def describe(
 def _named(
     model: str | os.PathLike[str],
     device: str | torch.device | None,
-    dtype: str | torch.dtype | None,
+    dtype: Dtype | None,
 ) -> BridgeVLM:
     """The model of a name; its files are looked at on every call, loaded on the first."""
     from bridge.runtime import check_dtype, resolve_device, resolve_dtype

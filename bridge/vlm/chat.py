@@ -13,12 +13,15 @@ Messages are the form that transformers and chat servers share:
  {"role": "user", "content": "of which colour?"}]
 
 A picture is also taken as transformers ("url", "path") and OpenAI's servers ("image_url") write
-it: a `data:` address or a local file. Nothing is fetched.
+it: a `data:` address or a local file. Nothing is fetched. A part {"type": "image"} alone is a
+place, for the next of the pictures that are given beside the messages, as transformers' processors
+have it.
 """
 
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -179,18 +182,25 @@ def _shown(text: str) -> str:
 Messages = Sequence[Mapping[str, Any]]
 
 
-def read_messages(messages: Messages) -> tuple[list[ImageInput], str, list[Turn]]:
+def read_messages(
+    messages: Messages, given: Sequence[ImageInput] = ()
+) -> tuple[list[ImageInput], str, list[Turn]]:
     """The pictures in reading order, the last question, and the (question, answer)s before it.
+
+    Pictures that are ``given`` beside the messages fill the places that these have, in their
+    order; where these have neither place nor picture, they stand at the `<image>`s of the texts, or
+    before the first question.
 
     A picture's place is written into its question as `<image>`, but not where training leaves it
     to the chat layout as well: a single picture of the first message, or several before its text.
     Raises PromptError for a chat without a user turn, one that does not end in one, roles that do
-    not take turns or that a bridge chat does not have, parts of another type, and `<image>` in a
-    text without a picture of its own.
+    not take turns or that a bridge chat does not have, parts of another type, `<image>` in a
+    text without a picture of its own, and as many places as there are pictures given.
     """
     if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
         raise PromptError(f"messages is a {type(messages).__name__}; give a list of messages")
     images: list[ImageInput] = []
+    left = deque(given)
     texts: list[str] = []
     for number, message in enumerate(messages, start=1):
         role = message.get("role") if isinstance(message, Mapping) else None
@@ -205,11 +215,17 @@ def read_messages(messages: Messages) -> tuple[list[ImageInput], str, list[Turn]
                 f"message {number} is of the {role}, where the {wanted}'s turn is; a chat begins "
                 "with the user, and they take turns"
             )
-        texts.append(_text(message.get("content"), number, role, images))
+        texts.append(_text(message.get("content"), number, role, images, left))
     if not texts:
         raise PromptError("the chat has no user turn; ask something")
     if len(texts) % 2 == 0:
         raise PromptError("the chat ends with the assistant; end it with the user's question")
+    if left and images:
+        raise PromptError(
+            f"images has {len(given)} picture(s), and the messages have places "
+            f'({{"type": "image"}}) for {len(given) - len(left)}; give as many'
+        )
+    images += left
     turns: Sequence[Turn] = list(zip(texts[::2], [*texts[1::2], ""], strict=True))
     n_pictures_at_head(turns, len(images))  # refuses a mark that a text has of its own
     if images:
@@ -217,8 +233,11 @@ def read_messages(messages: Messages) -> tuple[list[ImageInput], str, list[Turn]
     return images, turns[-1][0], list(turns[:-1])
 
 
-def _text(content: object, number: int, role: str, images: list[ImageInput]) -> str:
-    """The text of one message; its pictures go to ``images``, and their marks into the text."""
+def _text(
+    content: object, number: int, role: str, images: list[ImageInput], left: deque[ImageInput]
+) -> str:
+    """The text of one message; its pictures go to ``images``, and their marks into the text.
+    ``left`` are those that are given for places."""
     if isinstance(content, str):
         return content
     if not isinstance(content, Sequence):
@@ -228,6 +247,15 @@ def _text(content: object, number: int, role: str, images: list[ImageInput]) -> 
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind == "text" and isinstance(part.get("text"), str):
             pieces.append(part["text"])
+        elif role == "user" and part == {"type": "image"}:
+            if not left:
+                raise PromptError(
+                    f"message {number} has a place for a picture, and none is left for it; give "
+                    'one for each place as images=[...], or write it into the message: {"type": '
+                    '"image", "image": picture}'
+                )
+            images.append(left.popleft())
+            pieces.append(f"{IMAGE_TOKEN}\n")
         elif role == "user" and (picture := _picture(part)) is not None:
             images.append(picture)
             pieces.append(f"{IMAGE_TOKEN}\n")

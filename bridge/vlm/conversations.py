@@ -10,7 +10,7 @@ LLaVA asks none of its own models so.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 from bridge.errors import OptionError
 from bridge.vlm.chat import IMAGE_TOKEN, jinja_text
@@ -123,7 +123,23 @@ _DIRECT = _marked("Answer the questions.")
 _VICUNA = _named(_polite("user"), _USER, _SPACE)
 _PLAIN = Conversation("", "", "\n", "", "\n", "")
 
-CONVERSATIONS = {
+ConversationName = Literal[
+    "llava_v0",
+    "v0_mmtag",
+    "v1",
+    "vicuna_v1",
+    "llava_v1",
+    "v1_mmtag",
+    "llama_2",
+    "llava_llama_2",
+    "mistral_instruct",
+    "chatml_direct",
+    "mistral_direct",
+    "mpt",
+    "plain",
+    "v0_plain",
+]
+CONVERSATIONS: dict[ConversationName, Conversation] = {
     "llava_v0": _named(_polite("human"), _HUMAN, _HASHES),
     "v0_mmtag": _named(_TAGGED, _HUMAN, _HASHES),
     "v1": _VICUNA,
@@ -142,7 +158,7 @@ CONVERSATIONS = {
 """LLaVA's name of a conversation -> the conversation."""
 
 # What LLaVA looks for in the name of a checkpoint, in this order (llava/eval/run_llava.py).
-_OF_NAMES = (
+_OF_NAMES: tuple[tuple[str, ConversationName], ...] = (
     ("llama-2", "llava_llama_2"),
     ("mistral", "mistral_instruct"),
     ("v1.6-34b", "chatml_direct"),
@@ -151,16 +167,16 @@ _OF_NAMES = (
 )
 
 
-def checked_conversation(name: object) -> str:
+def checked_conversation(name: object) -> ConversationName:
     """Raises OptionError unless it is a name of `CONVERSATIONS`."""
-    if isinstance(name, str) and name in CONVERSATIONS:
-        return name
+    if name in get_args(ConversationName):
+        return cast(ConversationName, name)
     known = ", ".join(CONVERSATIONS)
     hint = "; LLaVA asks its first models in llava_v0" if name in ("v0", "default") else ""
     raise OptionError(f"conversation is {name!r}; one of {known}{hint}")
 
 
-def conversation_of(name: str, config: dict[str, Any]) -> str:
+def conversation_of(name: str, config: dict[str, Any]) -> ConversationName:
     """The conversation that LLaVA chooses for a checkpoint, by name.
 
     Args:

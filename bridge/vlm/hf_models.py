@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from bridge.checks import keywords
 from bridge.errors import UnsupportedModelError
 from bridge.runtime import building
 from bridge.vlm.chat import CHAT_TEMPLATE, END_OF_ANSWER, IMAGE_TOKEN
@@ -29,6 +30,7 @@ from bridge.vlm.views import SQUARE, AnyRes, ImageAspect, OneView, mean_colour
 from bridge.vlm.vision import SelectFeature, n_extra_states, patch_size
 
 
+@keywords
 def from_llava(
     model: Any,
     tokenizer: Any,
@@ -258,6 +260,7 @@ class Blip2Tower(nn.Module):
         return SimpleNamespace(last_hidden_state=states, hidden_states=(states,))
 
 
+@keywords
 def from_blip2(
     model: Any, tokenizer: Any, image_processor: Any, *, name: str = "BLIP-2"
 ) -> BridgeVLM:

@@ -23,11 +23,12 @@ from typing import Any
 
 import torch
 
+from bridge.checks import keywords
 from bridge.embedded import ANSWERING
 from bridge.errors import MissingDependencyError, OptionError, UnsupportedModelError, WeightsError
 from bridge.files import read_json
 from bridge.model_folder import check_described, files_size
-from bridge.runtime import check_dtype, quiet_loading, resolve_device, resolve_dtype
+from bridge.runtime import Dtype, check_dtype, quiet_loading, resolve_device, resolve_dtype
 from bridge.store import resolve
 from bridge.towers import reading
 from bridge.towers.checkpoint import read_config
@@ -43,7 +44,7 @@ from bridge.vlm.chat import IMAGE_TOKEN
 from bridge.vlm.checkpoints.llava_layout import is_original, read_settings
 from bridge.vlm.checkpoints.original import load_original, open_original, refuse_lora
 from bridge.vlm.checkpoints.tokenizer import chat_template_of
-from bridge.vlm.conversations import CONVERSATIONS, checked_conversation
+from bridge.vlm.conversations import CONVERSATIONS, ConversationName, checked_conversation
 from bridge.vlm.hf_models import blip2_refusal, check_tower, from_blip2, from_llava
 from bridge.vlm.lora import load_lora
 from bridge.vlm.model import BridgeVLM
@@ -75,15 +76,16 @@ _WANTED = {
 # -- a whole VLM --------------------------------------------------------------------------
 
 
+@keywords
 def load_vlm(
     model: str | os.PathLike[str] = ANSWERING,
     *,
     device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = None,
+    dtype: Dtype | None = None,
     revision: str | None = None,
     allow_pickle: bool = False,
     base: str | os.PathLike[str] | None = None,
-    conversation: str | None = None,
+    conversation: ConversationName | None = None,
 ) -> BridgeVLM:
     """Load a checkpoint of LLaVA 1.5, LLaVA 1.6 or BLIP-2, or what `save_vlm` wrote.
 
@@ -148,7 +150,7 @@ def load_folder(
     *,
     allow_pickle: bool = False,
     base: str | os.PathLike[str] | None = None,
-    conversation: str | None = None,
+    conversation: ConversationName | None = None,
 ) -> BridgeVLM:
     """`load_vlm` once the model is a folder and device and dtype are settled."""
     with reading(f"{folder}: the model cannot load"):
@@ -184,7 +186,7 @@ def _load_hf(
     device: torch.device,
     dtype: torch.dtype,
     name: str,
-    conversation: str | None,
+    conversation: ConversationName | None,
 ) -> BridgeVLM:
     """A folder in transformers' layout."""
     import transformers
@@ -337,11 +339,12 @@ def _language_model(
 # -- one part of a VLM --------------------------------------------------------------------
 
 
+@keywords
 def load_vision(
     source: str | os.PathLike[str],
     *,
     device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = None,
+    dtype: Dtype | None = None,
     revision: str | None = None,
 ) -> tuple[Any, Any]:
     """The image tower of a checkpoint, and its image processor, or None where it has none.
@@ -381,11 +384,12 @@ def _look(tower: Any, processor: Any) -> None:
         tower(made["pixel_values"].to(next(tower.parameters())))
 
 
+@keywords
 def load_llm(
     source: str | os.PathLike[str],
     *,
     device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = None,
+    dtype: Dtype | None = None,
     revision: str | None = None,
 ) -> tuple[Any, Any]:
     """The causal language model of a checkpoint, or of a VLM, and its tokenizer.
@@ -465,7 +469,7 @@ def _part_folder(source: str | os.PathLike[str], revision: str | None) -> tuple[
 
 
 def _where(
-    device: str | torch.device | None, dtype: str | torch.dtype | None, folder: Path
+    device: str | torch.device | None, dtype: Dtype | None, folder: Path
 ) -> tuple[torch.device, torch.dtype]:
     place = resolve_device(device)
     check_dtype(dtype)

@@ -11,6 +11,7 @@ equal in logits and in greedy answers.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from bridge.checks import keywords
 from bridge.errors import OptionError, UnsupportedModelError
 from bridge.images import ImagesInput, load_images
 from bridge.vlm.answering import Choice, Normalise, Question, choose, read_question, stream_text
@@ -47,9 +49,12 @@ from bridge.vlm.views import SQUARE, ImageAspect, Size, Views, view_pixels
 from bridge.vlm.vision import SelectFeature, SelectLayer, SoftTokens, image_states, soft_tokens_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from PIL.Image import Image
 
 
+@keywords
 @dataclass(frozen=True, eq=False, repr=False)
 class BridgeVLM:
     """A vision-language model made of parts.
@@ -299,10 +304,35 @@ class BridgeVLM:
         limit = checked_max_new_tokens(max_new_tokens)
         return self.stream_answer(read_question(image, question, history), limit)
 
-    def chat(self, messages: Messages, *, max_new_tokens: int = 64) -> str:
-        """The greedy answer to the last of ``messages`` (see `bridge.vlm.chat`)."""
-        images, question, history = read_messages(messages)
-        return self.answer(images, question, history=history, max_new_tokens=max_new_tokens)
+    def chat(
+        self, messages: Messages, images: ImagesInput = None, *, max_new_tokens: int = 64
+    ) -> str:
+        """The greedy answer to the last of ``messages``, which are written as for transformers and
+        OpenAI's servers (see `bridge.vlm.chat`).
+
+        Args:
+            messages: ``[{"role": "user", "content": "what is this?"}, ...]``; a content is a text,
+                or a list of texts and pictures.
+            images: one picture or a list, for the places ``{"type": "image"}`` that the messages
+                have; without such a place they stand before the first question.
+            max_new_tokens: 1 to 4096.
+
+        Raises:
+            PromptError: messages out of form, as many pictures as there are no places for.
+            And what `answer` raises.
+        """
+        given = () if images is None else images if isinstance(images, list | tuple) else (images,)
+        pictures, question, history = read_messages(messages, given)
+        return self.answer(pictures, question, history=history, max_new_tokens=max_new_tokens)
+
+    def save(
+        self, folder: str | os.PathLike[str], *, vision: str | None = None, llm: str | None = None
+    ) -> Path:
+        """Write the whole model to a folder that `bridge.load_vlm` opens. See
+        `bridge.vlm.save_vlm`, which documents the options and the errors."""
+        from bridge.vlm.save import save_vlm
+
+        return save_vlm(self, folder, vision=vision, llm=llm)
 
     def choose(
         self,

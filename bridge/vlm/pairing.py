@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from bridge.checks import keywords
 from bridge.errors import OptionError, UnsupportedModelError
 from bridge.vlm.chat import IMAGE_TOKEN
 from bridge.vlm.chat_writer import special_tokens
@@ -18,6 +19,7 @@ from bridge.vlm.validation import check_llm, check_vision, llm_width
 from bridge.vlm.vision import SelectFeature, SelectLayer, patch_size, states_width
 
 
+@keywords
 def pair(
     vision: Any,
     llm: Any,

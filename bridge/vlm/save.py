@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from bridge.checks import keywords
 from bridge.errors import UnsupportedModelError
 from bridge.files import filled_folder, home_path
 from bridge.runtime import quiet_loading
@@ -21,6 +22,7 @@ from bridge.vlm.validation import is_quantised
 from bridge.vlm.views import OneView
 
 
+@keywords
 def save_vlm(
     vlm: BridgeVLM,
     folder: str | os.PathLike[str],

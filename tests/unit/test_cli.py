@@ -329,7 +329,7 @@ def test_models(capsys: Any, tmp_path: Path, monkeypatch: Any) -> None:
     assert "missing" in lines["emoji-xl"]
     assert main(["models", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["models"]
-    assert {row["kind"] for row in rows} == {"embedded", "recipe"}
+    assert {row["kind"] for row in rows} == {"embedded", "short name"}
     assert {row["state"] for row in rows} == {"ready", "damaged", "missing", "on the hub"}
 
 

@@ -89,6 +89,14 @@ def test_no_file_of_a_room_hides_a_public_name(room: str) -> None:
     assert not files & set(package.__all__)
 
 
+def test_dir_shows_what_is_public_and_nothing_else() -> None:
+    """Before and after files of no room were imported, as all that is used imports some."""
+    shown = "sorted({*bridge.__all__, 'adapters', 'comfyui', 'contrastive', 'diffusion', "
+    shown += "'encoding', 'errors', 'lab', 'prompt', 'towers', 'vlm'})"
+    code = f"import bridge\nassert dir(bridge) == {shown}, dir(bridge)\n"
+    modules_after(f"{code}import bridge.files, bridge.kept, bridge.towers.registry\n{code}")
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     import bridge
 

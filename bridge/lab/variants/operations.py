@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias, cast
 
-from bridge.checks import nearest
+from bridge.checks import keywords, nearest
 from bridge.errors import OptionError
 from bridge.lab.variants.languages import check_names, languages
 from bridge.lab.variants.rewrites import (
@@ -26,7 +27,23 @@ from bridge.lab.variants.rewrites import (
 from bridge.lab.variants.variant import ORIGINAL, Operation, Settings, Variant
 from bridge.prompt import check_text
 
-OPERATIONS: dict[str, Operation] = {
+OperationName = Literal[
+    "template",
+    "article",
+    "punctuation",
+    "case",
+    "word-order",
+    "negation",
+    "number",
+    "adjective-swap",
+    "emphasis",
+    "truncation",
+    "repetition",
+    "typo",
+    "synonym",
+    "language",
+]
+OPERATIONS: dict[OperationName, Operation] = {
     "template": Operation("the prompt in other frames: a photo of, a drawing of ...", templates),
     "article": Operation("a, an, the, and none", articles),
     "punctuation": Operation("signs at the end, commas, quotes", punctuation),
@@ -48,7 +65,7 @@ USUAL = tuple(name for name, operation in OPERATIONS.items() if operation.usual)
 _DEFAULT = Settings()
 
 
-def check_operations(names: Sequence[str], settings: Settings) -> None:
+def check_operations(names: Sequence[OperationName], settings: Settings) -> None:
     """Refuse what ``vary`` could not run.
 
     Raises:
@@ -69,8 +86,9 @@ def check_operations(names: Sequence[str], settings: Settings) -> None:
         OPERATIONS[name].check(settings)
 
 
+@keywords
 def vary(
-    prompt: str, operations: Sequence[str] = USUAL, settings: Settings = _DEFAULT
+    prompt: str, operations: Sequence[OperationName] = USUAL, settings: Settings = _DEFAULT
 ) -> list[Variant]:
     """The variants of a prompt, in the order of ``operations``.
 
@@ -86,15 +104,16 @@ def vary(
     check_operations(operations, settings)
     found: dict[Variant, None] = {}
     for name in operations:
-        seen = {(prompt, "plain")}
+        seen: set[tuple[str, Any]] = {(prompt, "plain")}
         for text, detail, *dialect in OPERATIONS[name].make(prompt, settings):
-            key = (text, dialect[0] if dialect else "plain")
+            key: tuple[str, Any] = (text, dialect[0] if dialect else "plain")
             if key not in seen and text.strip():
                 seen.add(key)
                 found[Variant(name, text, detail, key[1])] = None
     return list(found)
 
 
+@keywords
 def own(texts: Sequence[str], label: str = "own") -> list[Variant]:
     """The user's own phrasings as variants, without repeats.
 
@@ -113,6 +132,12 @@ def original(prompt: str) -> Variant:
     return Variant(ORIGINAL, check_text(prompt))
 
 
+Variants: TypeAlias = (
+    OperationName | Sequence[OperationName | Variant] | Mapping[str, Sequence[str]]
+)
+"""Names of operations, ready variants, or labels with texts of the user's own."""
+
+
 def read_variants(variants: object, prompt: str, settings: Settings) -> list[Variant]:
     """What a caller may write for ``variants``, as the variants of one prompt.
 
@@ -128,7 +153,7 @@ def read_variants(variants: object, prompt: str, settings: Settings) -> list[Var
     if variants is None:
         return vary(prompt, USUAL, settings)
     if isinstance(variants, str):
-        return vary(prompt, [variants], settings)
+        return vary(prompt, [cast(OperationName, variants)], settings)
     if isinstance(variants, Mapping) and variants:
         return [each for label, texts in variants.items() for each in own(texts, str(label))]
     if not isinstance(variants, Sequence):
@@ -136,7 +161,7 @@ def read_variants(variants: object, prompt: str, settings: Settings) -> list[Var
             f"variants must be names of operations, Variants or a mapping of own texts, not "
             f"{type(variants).__name__}."
         )
-    names = [each for each in variants if not isinstance(each, Variant)]
+    names: list[Any] = [each for each in variants if not isinstance(each, Variant)]
     ready = [each for each in variants if isinstance(each, Variant)]
     for each in ready:
         check_text(each.text, "variant")

@@ -22,6 +22,7 @@ from bridge.lab.variants.words import (
     value_of,
 )
 from bridge.prompt import DIALECTS, parse
+from bridge.prompt.dialect import DialectName
 from bridge.prompt.prompt import refuse_tags
 from bridge.prompt.syntax import Runs
 
@@ -353,14 +354,14 @@ def emphasis(prompt: str, settings: Settings) -> Iterator[tuple[str, str, str]]:
                     yield text, f"{words.words[at]} × {weight:g}, {dialect}", dialect
 
 
-def _written(window: Runs) -> Iterator[tuple[str, str]]:
+def _written(window: Runs) -> Iterator[tuple[DialectName, str]]:
     """The window as each dialect that has weights writes it."""
-    for name, dialect in DIALECTS.items():
+    for dialect in DIALECTS.values():
         if dialect.has_weights:
-            yield name, dialect.write([([window], 1.0)], "one")
+            yield dialect.name, dialect.write([([window], 1.0)], "one")
 
 
-def _reads_back(text: str, dialect: str, window: Runs) -> bool:
+def _reads_back(text: str, dialect: DialectName, window: Runs) -> bool:
     """Whether the dialect reads the same characters at the same weights; blanks do not count."""
     try:
         refuse_tags(text, dialect)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bridge.prompt.dialect import DialectName
+
 ORIGINAL = "original"
 """The operation of the prompt itself."""
 
@@ -25,7 +27,7 @@ class Variant:
     operation: str
     text: str
     detail: str = ""
-    dialect: str = "plain"
+    dialect: DialectName = "plain"
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 
+from bridge.checks import keywords
 from bridge.errors import OptionError, UnsupportedModelError, WeightsError
 from bridge.files import check_output_file, home_path, read_json, whole_folder
 from bridge.store import resolve
@@ -52,7 +53,7 @@ from bridge.vlm.checkpoints.tokenizer import (
     write_for_hf,
     write_for_llava,
 )
-from bridge.vlm.conversations import checked_conversation
+from bridge.vlm.conversations import ConversationName, checked_conversation
 
 Tensors = Iterator[tuple[str, torch.Tensor]]
 
@@ -60,6 +61,7 @@ Layout = Literal["hf", "llava"]
 Progress = Callable[[int], None]
 
 
+@keywords
 def convert(
     source: str | os.PathLike[str],
     out: str | os.PathLike[str],
@@ -68,7 +70,7 @@ def convert(
     allow_pickle: bool = False,
     base: str | os.PathLike[str] | None = None,
     vision_tower: str | None = None,
-    conversation: str | None = None,
+    conversation: ConversationName | None = None,
     on_tensor: Progress | None = None,
 ) -> Path:
     """Write ``source`` to the new folder ``out`` in the other layout, and give its path.
@@ -124,7 +126,9 @@ def _read(tensors: Tensors, claim: str) -> Tensors:
         yield found
 
 
-def _to_hf(source: OriginalCheckpoint, part: Path, conversation: str | None) -> Tensors:
+def _to_hf(
+    source: OriginalCheckpoint, part: Path, conversation: ConversationName | None
+) -> Tensors:
     """Writes all but the tensors, and gives those by their other names."""
     tokenizer = tokenizer_with_image(source.llm, source.settings.llm)
     image_id = int(tokenizer.convert_tokens_to_ids("<image>"))
@@ -150,7 +154,7 @@ def _to_hf(source: OriginalCheckpoint, part: Path, conversation: str | None) -> 
 
 
 def _to_llava(
-    folder: Path, part: Path, vision_tower: str | None, conversation: str | None
+    folder: Path, part: Path, vision_tower: str | None, conversation: ConversationName | None
 ) -> Tensors:
     """As `_to_hf`."""
     from transformers import AutoConfig

@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -43,7 +43,7 @@ from bridge.vlm.checkpoints.llava_layout import (
     tower_name,
 )
 from bridge.vlm.checkpoints.tokenizer import tokenizer_with_image
-from bridge.vlm.conversations import CONVERSATIONS, conversation_of
+from bridge.vlm.conversations import CONVERSATIONS, ConversationName, conversation_of
 from bridge.vlm.model import BridgeVLM
 from bridge.vlm.projectors import build_projector
 from bridge.vlm.validation import check_generation
@@ -63,15 +63,15 @@ class OriginalCheckpoint:
     allow_pickle: bool
     config: dict[str, Any]  # config.json as it is
 
-    def conversation(self, name: str) -> str | None:
+    def conversation(self, name: str) -> ConversationName | None:
         """What the checkpoint is asked in: what `bridge convert` noted, else what LLaVA takes for
         the ``name`` that it was asked for by; None where a template was noted that is neither."""
         noted = self.config.get(CONVERSATION)
         if noted in CONVERSATIONS:
-            return str(noted)
+            return cast(ConversationName, noted)
         return None if self._noted_template else conversation_of(name, self.config)
 
-    def chat_template(self, conversation: str | None, mark: str = IMAGE_TOKEN) -> str:
+    def chat_template(self, conversation: ConversationName | None, mark: str = IMAGE_TOKEN) -> str:
         """That of ``conversation``, or for None what `bridge convert` noted."""
         if conversation is None:
             return self._noted_template or CHAT_TEMPLATE
@@ -203,7 +203,7 @@ def load_original(
     device: torch.device,
     dtype: torch.dtype,
     name: str,
-    conversation: str | None = None,
+    conversation: ConversationName | None = None,
 ) -> BridgeVLM:
     """A BridgeVLM of what `open_original` found.
 

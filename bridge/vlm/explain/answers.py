@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bridge.checks import keywords
 from bridge.errors import OptionError, PromptError
 from bridge.vlm.answering import n_common
 from bridge.vlm.chat import Turn, check_no_special_tokens, checked_turns
@@ -122,6 +123,7 @@ class SideBySide:
         return len(set(self.answers)) == 1
 
 
+@keywords
 def side_by_side(
     vlms: Sequence[BridgeVLM], image: Any, question: str, *, history: Sequence[Turn] = ()
 ) -> SideBySide:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from bridge.checks import whole
+from bridge.checks import keywords, whole
 from bridge.errors import OptionError, UnsupportedModelError
 from bridge.vlm.chat_writer import special_tokens
 from bridge.vlm.explain.pictures import View, check_index, one_picture, views_of
@@ -59,6 +59,7 @@ class Lens:
         return Counter(text for text in self.cells(view).ravel() if text).most_common()
 
 
+@keywords
 @torch.inference_mode()
 def lens(
     vlm: BridgeVLM, image: Any, *, method: Method = "embeddings", top: int = 5, layer: int = -1

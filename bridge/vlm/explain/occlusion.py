@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from bridge.checks import whole
+from bridge.checks import keywords, whole
 from bridge.errors import OptionError
 from bridge.rgb import to_rgb
 from bridge.vlm.chat import Turn, checked_turns
@@ -187,6 +187,7 @@ class Occlusion:
         return total / self.windows.sum(0)
 
 
+@keywords
 def occlusion(
     vlm: BridgeVLM,
     image: Any,
@@ -259,6 +260,7 @@ class Ablation:
     picture: Image  # as the tower saw it, blanked patches in the mean colour
 
 
+@keywords
 def answer_without(
     vlm: BridgeVLM,
     image: Any,

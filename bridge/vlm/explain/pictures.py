@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from bridge.checks import keywords
 from bridge.errors import OptionError, UnsupportedModelError
 from bridge.images import load_images
 from bridge.rgb import to_rgb
@@ -143,6 +144,7 @@ FOR, AGAINST = (213, 94, 0), (0, 114, 178)
 _OPACITY = 0.8
 
 
+@keywords
 def heat_overlay(
     picture: Image, cells: np.ndarray, *, scale: float | None = None, side: int = 512
 ) -> Image:
@@ -174,6 +176,7 @@ def heat_overlay(
     return Image.fromarray(np.rint(pale * (1 - opacity) + colour * opacity).astype(np.uint8))
 
 
+@keywords
 def lens_overlay(picture: Image, words: np.ndarray, *, side: int = 768) -> Image:
     """``words`` (rows, columns) of texts, each in its cell over the paled picture."""
     from PIL import Image

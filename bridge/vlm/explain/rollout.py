@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bridge.checks import keywords
 from bridge.errors import UnsupportedModelError
 from bridge.towers import rollout
 from bridge.vlm.chat import Turn, checked_turns
@@ -41,6 +42,7 @@ class AttentionRollout:
         return seen.cells(self.soft[check_index(word, len(self.words), "word")])
 
 
+@keywords
 @torch.inference_mode()
 def attention_rollout(
     vlm: BridgeVLM,

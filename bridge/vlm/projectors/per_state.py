@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from bridge.checks import keywords
 from bridge.errors import OptionError
 from bridge.vlm.projectors.protocol import Grid, n_states
 
@@ -172,6 +173,7 @@ class PairSums:
         )
 
 
+@keywords
 def fit_linear_projector(
     pairs: PairSums | Iterable[tuple[torch.Tensor, torch.Tensor]], *, ridge: float = 1e-3
 ) -> LinearProjector:

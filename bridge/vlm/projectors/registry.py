@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bridge.checks import keywords
 from bridge.errors import BridgeError, OptionError, WeightsError
 from bridge.files import home_path, read_json, write_whole
 from bridge.runtime import building
@@ -70,6 +71,7 @@ _LAYERS = ("depth", "num_hidden_layers")
 _LARGE = 65_536
 
 
+@keywords
 def save_projector(projector: Projector, folder: str | os.PathLike[str]) -> None:
     """Write kind, widths, options and weights to ``folder``, each file whole or not at all."""
     from safetensors.torch import save
@@ -89,6 +91,7 @@ def save_projector(projector: Projector, folder: str | os.PathLike[str]) -> None
     write_whole(place / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
 
 
+@keywords
 def load_projector(folder: str | os.PathLike[str]) -> Projector:
     """What `save_projector` wrote, on the CPU, in the saved dtype, for inference.
 

@@ -9,13 +9,15 @@ import argparse
 import math
 from dataclasses import dataclass, fields
 from functools import partial
+from inspect import Parameter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from bridge.checks import is_finite, is_whole
+from bridge.checks import Door, is_finite, is_whole, keywords, spelt_out
 from bridge.errors import OptionError
 
 
+@keywords
 @dataclass(frozen=True)
 class TrainOptions:
     """How a bridge is trained, by AdamW (0.9, 0.999).
@@ -44,7 +46,7 @@ class TrainOptions:
         OptionError: a value out of range.
     """
 
-    stage: int = 1
+    stage: Literal[1, 2] = 1
     lora: int | None = None
     lora_alpha: float | None = None
     epochs: float = 1.0
@@ -56,7 +58,7 @@ class TrainOptions:
     warmup_ratio: float = 0.03
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
-    mixed_precision: str | None = None
+    mixed_precision: Literal["bf16", "no"] | None = None
     max_length: int | None = None
     seed: int = 0
     save_every: int = 200
@@ -148,13 +150,13 @@ class TrainOptions:
             raise OptionError(f"{name} is {value!r}; give a number {least}")
 
 
-def train_options(settings: dict[str, Any]) -> TrainOptions:
-    """`TrainOptions` of keywords. Raises OptionError for one that there is not."""
-    known = [field.name for field in fields(TrainOptions)]
-    for name in settings:
-        if name not in known:
-            raise OptionError(f"there is no option {name!r}; there are {', '.join(known)}")
-    return TrainOptions(**settings)
+def takes_train_options(function: Door) -> Door:
+    """A function whose ``**options`` are those of `TrainOptions`, spelt out and checked."""
+    more = (
+        Parameter(each.name, Parameter.KEYWORD_ONLY, default=each.default, annotation=each.type)
+        for each in fields(TrainOptions)
+    )
+    return keywords(spelt_out(function, more))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from bridge.checks import keywords
 from bridge.errors import DataError, OptionError, UnsupportedModelError
 from bridge.files import check_output_folder, home_path, write_whole
 from bridge.progress import OnProgress, Progress, ProgressLine, unwatched
@@ -28,7 +29,7 @@ from bridge.vlm.save import check_can_save, save_vlm
 from bridge.vlm.train.batches import LabelledRow, Order, encode, make_batch
 from bridge.vlm.train.data import CAPTION_QUESTION, Data, Row, read_data
 from bridge.vlm.train.feature_cache import FeatureSource, LiveStates, StoredStates, view_size
-from bridge.vlm.train.options import TrainOptions, train_options
+from bridge.vlm.train.options import TrainOptions, takes_train_options
 from bridge.vlm.train.run_state import (
     CHECKPOINT,
     Journal,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 _FREE = ("micro_batch", "save_every", "sample_every", "samples")
 
 
+@keywords
 @dataclass(frozen=True, eq=False)
 class Training:
     """A finished run: the trained model, its folder, and a row of figures a step."""
@@ -59,6 +61,7 @@ class Training:
         return [row["loss"] for row in self.log]
 
 
+@takes_train_options
 def train_vlm(
     model: str | os.PathLike[str] | BridgeVLM | Callable[[torch.device], BridgeVLM],
     data: Data,
@@ -94,7 +97,7 @@ def train_vlm(
     Data and options are checked before a model loads. Raises DataError, ImageError, OptionError,
     UnsupportedModelError, and what `load_vlm` raises.
     """
-    settings = train_options(options)
+    settings = TrainOptions(**options)
     rows = read_data(data, image_folder=image_folder, caption_question=caption_question)
     if settings.stage == 1 and not any(row.pictures for row in rows):
         raise DataError("no row has a picture; stage 1 learns from pictures alone")

@@ -96,7 +96,7 @@ def test_pictures_equal_the_stock_pipeline(pipe: Any, negative: Any, guidance: f
     got = generate(
         PROMPT,
         negative_prompt=negative,
-        pipeline=pipe,
+        model=pipe,
         seed=7,
         steps=3,
         guidance_scale=guidance,
@@ -109,16 +109,16 @@ def test_guidance_rescale_equals_stock(sd: Any) -> None:
     options = {"guidance_scale": 9.0, "guidance_rescale": 0.7}
     sd.set_progress_bar_config(disable=True)
     want = sd(PROMPT, num_inference_steps=2, generator=seeds(1), **options).images[0]
-    got = generate(PROMPT, pipeline=sd, seed=1, steps=2, **options)
+    got = generate(PROMPT, model=sd, seed=1, steps=2, **options)
     assert np.abs(arrays(got)[0] - np.asarray(want, dtype=int)).max() <= 1
-    plain = generate(PROMPT, pipeline=sd, seed=1, steps=2, guidance_scale=9.0)
+    plain = generate(PROMPT, model=sd, seed=1, steps=2, guidance_scale=9.0)
     assert not np.array_equal(arrays(got), arrays(plain))
 
 
 def test_another_size_equals_stock(pipe: Any) -> None:
     options = {"height": 48, "width": 80}
     want = pipe(PROMPT, num_inference_steps=2, generator=seeds(1), guidance_scale=4.0, **options)
-    got = generate(PROMPT, pipeline=pipe, seed=1, steps=2, guidance_scale=4.0, **options)
+    got = generate(PROMPT, model=pipe, seed=1, steps=2, guidance_scale=4.0, **options)
     assert got.images[0].size == (80, 48)
     assert np.abs(arrays(got)[0] - np.asarray(want.images[0], dtype=int)).max() <= 1
 
@@ -127,32 +127,32 @@ def test_another_size_equals_stock(pipe: Any) -> None:
 
 
 def test_a_seed_means_one_picture(pipe: Any) -> None:
-    first = generate(PROMPT, pipeline=pipe, seed=3, steps=2)
-    again = generate(PROMPT, pipeline=pipe, seed=3, steps=2)
-    other = generate(PROMPT, pipeline=pipe, seed=4, steps=2)
+    first = generate(PROMPT, model=pipe, seed=3, steps=2)
+    again = generate(PROMPT, model=pipe, seed=3, steps=2)
+    other = generate(PROMPT, model=pipe, seed=4, steps=2)
     assert np.array_equal(arrays(first), arrays(again))
     assert not np.array_equal(arrays(first), arrays(other))
 
 
 def test_a_picture_of_a_batch_equals_its_single_run(pipe: Any) -> None:
-    batch = generate(PROMPT, pipeline=pipe, seed=10, steps=2, num_images=3)
+    batch = generate(PROMPT, model=pipe, seed=10, steps=2, num_images=3)
     assert batch.seeds == (10, 11, 12)
     for index, seed in enumerate(batch.seeds):
-        single = generate(PROMPT, pipeline=pipe, seed=seed, steps=2)
+        single = generate(PROMPT, model=pipe, seed=seed, steps=2)
         assert np.abs(arrays(batch)[index] - arrays(single)[0]).max() <= 1
 
 
 def test_several_prompts_with_their_negatives(pipe: Any) -> None:
     prompts, negatives = ["a cat", "the dog in red"], ["dog", ""]
     batch = generate(
-        prompts, negative_prompt=negatives, pipeline=pipe, seed=[5, 9, 5, 9], steps=2, num_images=2
+        prompts, negative_prompt=negatives, model=pipe, seed=[5, 9, 5, 9], steps=2, num_images=2
     )
     assert batch.seeds == (5, 9, 5, 9)
     for index in range(4):
         single = generate(
             prompts[index // 2],
             negative_prompt=negatives[index // 2],
-            pipeline=pipe,
+            model=pipe,
             seed=batch.seeds[index],
             steps=2,
         )
@@ -160,16 +160,16 @@ def test_several_prompts_with_their_negatives(pipe: Any) -> None:
 
 
 def test_no_seed_picks_one_and_reports_it(sd: Any) -> None:
-    first = generate(PROMPT, pipeline=sd, steps=1)
-    assert first.seeds != generate(PROMPT, pipeline=sd, steps=1).seeds
-    again = generate(PROMPT, pipeline=sd, steps=1, seed=first.seeds[0])
+    first = generate(PROMPT, model=sd, steps=1)
+    assert first.seeds != generate(PROMPT, model=sd, steps=1).seeds
+    again = generate(PROMPT, model=sd, steps=1, seed=first.seeds[0])
     assert np.array_equal(arrays(first), arrays(again))
 
 
 def test_the_live_pipeline_is_left_as_it_was(sd: Any) -> None:
     scheduler, config = sd.scheduler, dict(getattr(sd, "_progress_bar_config", {}))
     before = dict(vars(scheduler))
-    generate(PROMPT, pipeline=sd, seed=0, steps=2, on_step=lambda preview: False)
+    generate(PROMPT, model=sd, seed=0, steps=2, on_step=lambda preview: False)
     assert sd.scheduler is scheduler
     assert scheduler.step.__func__ is type(scheduler).step
     assert set(vars(scheduler)) == set(before)
@@ -178,11 +178,11 @@ def test_the_live_pipeline_is_left_as_it_was(sd: Any) -> None:
 
 
 def test_two_threads_draw_with_one_pipeline(sd: Any) -> None:
-    want = {seed: arrays(generate(PROMPT, pipeline=sd, seed=seed, steps=4)) for seed in (1, 2)}
+    want = {seed: arrays(generate(PROMPT, model=sd, seed=seed, steps=4)) for seed in (1, 2)}
     got: dict[int, np.ndarray] = {}
 
     def work(seed: int) -> None:
-        got[seed] = arrays(generate(PROMPT, pipeline=sd, seed=seed, steps=4))
+        got[seed] = arrays(generate(PROMPT, model=sd, seed=seed, steps=4))
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in want]
     for thread in threads:
@@ -194,9 +194,9 @@ def test_two_threads_draw_with_one_pipeline(sd: Any) -> None:
 
 
 def test_no_bars_on_the_terminal(sd: Any, capfd: pytest.CaptureFixture[str]) -> None:
-    generate(PROMPT, pipeline=sd, seed=0, steps=2)
+    generate(PROMPT, model=sd, seed=0, steps=2)
     assert capfd.readouterr().err == ""
-    generate(PROMPT, pipeline=sd, seed=0, steps=2, progress=True)
+    generate(PROMPT, model=sd, seed=0, steps=2, progress=True)
     assert "2/2" in capfd.readouterr().err
 
 
@@ -205,7 +205,7 @@ def test_no_bars_on_the_terminal(sd: Any, capfd: pytest.CaptureFixture[str]) -> 
 
 def test_previews_come_every_step_and_end_at_the_picture(pipe: Any) -> None:
     seen: list[StepPreview] = []
-    result = generate(PROMPT, pipeline=pipe, seed=2, steps=4, num_images=2, on_step=seen.append)
+    result = generate(PROMPT, model=pipe, seed=2, steps=4, num_images=2, on_step=seen.append)
     assert [(p.step, p.steps) for p in seen] == [(1, 4), (2, 4), (3, 4), (4, 4)]
     for preview in seen:
         assert preview.latents.shape == (2, 4, LATENT_SIZE, LATENT_SIZE)
@@ -220,8 +220,8 @@ def test_previews_come_every_step_and_end_at_the_picture(pipe: Any) -> None:
 
 
 def test_watching_does_not_change_the_picture(pipe: Any) -> None:
-    watched = generate(PROMPT, pipeline=pipe, seed=2, steps=3, on_step=lambda p: p.images)
-    plain = generate(PROMPT, pipeline=pipe, seed=2, steps=3)
+    watched = generate(PROMPT, model=pipe, seed=2, steps=3, on_step=lambda p: p.images)
+    plain = generate(PROMPT, model=pipe, seed=2, steps=3)
     assert np.array_equal(arrays(watched), arrays(plain))
 
 
@@ -242,16 +242,16 @@ def test_stopping_early_gives_the_picture_so_far(pipe: Any, on_step: Any) -> Non
         last.append(preview)
         return on_step(preview)
 
-    result = generate(PROMPT, pipeline=pipe, seed=2, steps=9, on_step=step)
+    result = generate(PROMPT, model=pipe, seed=2, steps=9, on_step=step)
     assert (result.steps_done, result.stopped) == (2, True)
     shown = np.asarray(last[-1].images[0], dtype=int)
     assert np.abs(arrays(result)[0] - shown).max() <= 1
 
 
 def test_stopping_at_the_last_step_is_no_stop(sd: Any) -> None:
-    result = generate(PROMPT, pipeline=sd, seed=2, steps=2, on_step=lambda p: p.step < 2)
+    result = generate(PROMPT, model=sd, seed=2, steps=2, on_step=lambda p: p.step < 2)
     assert (result.steps_done, result.stopped) == (2, False)
-    assert np.array_equal(arrays(result), arrays(generate(PROMPT, pipeline=sd, seed=2, steps=2)))
+    assert np.array_equal(arrays(result), arrays(generate(PROMPT, model=sd, seed=2, steps=2)))
 
 
 def test_an_error_in_on_step_passes_through(sd: Any) -> None:
@@ -259,7 +259,7 @@ def test_an_error_in_on_step_passes_through(sd: Any) -> None:
         raise KeyError("mine")
 
     with pytest.raises(KeyError, match="mine"):
-        generate(PROMPT, pipeline=sd, seed=2, steps=2, on_step=breaks)
+        generate(PROMPT, model=sd, seed=2, steps=2, on_step=breaks)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
@@ -292,7 +292,7 @@ def test_an_unscaled_sampler_without_estimates_falls_back_to_its_latents() -> No
     pipe = tiny_sd_pipeline()
     pipe.scheduler = KDPM2DiscreteScheduler.from_config(pipe.scheduler.config)
     seen: list[StepPreview] = []
-    generate(PROMPT, pipeline=pipe, seed=0, steps=2, on_step=seen.append)
+    generate(PROMPT, model=pipe, seed=0, steps=2, on_step=seen.append)
     assert seen[-1].step == seen[-1].steps
     assert seen[-1].images[0].size == (PICTURE_SIZE, PICTURE_SIZE)
 
@@ -317,7 +317,7 @@ def test_an_autoencoder_tiny_previews_and_equals_stock(
     pipe.vae = AutoencoderTiny(**blocks, scaling_factor=3.5).eval()
     pipe.set_progress_bar_config(disable=True)
     seen: list[StepPreview] = []
-    got = generate(PROMPT, pipeline=pipe, seed=0, steps=2, on_step=seen.append)
+    got = generate(PROMPT, model=pipe, seed=0, steps=2, on_step=seen.append)
     want = pipe(PROMPT, num_inference_steps=2, guidance_scale=5.0, generator=seeds(0)).images[0]
     assert np.abs(arrays(got)[0] - np.asarray(want, dtype=int)).max() <= 1
     assert [image.size for image in seen[-1].images] == [(PICTURE_SIZE, PICTURE_SIZE)]
@@ -326,9 +326,9 @@ def test_an_autoencoder_tiny_previews_and_equals_stock(
 def test_without_a_guidance_scale_the_model_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = tiny_sd_pipeline()
     pipe.set_progress_bar_config(disable=True)
-    got = generate(PROMPT, pipeline=pipe, seed=1, steps=2)
-    five = generate(PROMPT, pipeline=pipe, seed=1, steps=2, guidance_scale=5)
-    three = generate(PROMPT, pipeline=pipe, seed=1, steps=2, guidance_scale=3)
+    got = generate(PROMPT, model=pipe, seed=1, steps=2)
+    five = generate(PROMPT, model=pipe, seed=1, steps=2, guidance_scale=5)
+    three = generate(PROMPT, model=pipe, seed=1, steps=2, guidance_scale=3)
     assert np.array_equal(arrays(got), arrays(five)) and (arrays(got) != arrays(three)).any()
     # An embedded name, here of the same pipeline, has its own.
     monkeypatch.setattr(drawing, "_named", lambda *_: pipe)
@@ -376,7 +376,7 @@ def test_a_folder_draws_what_its_pipeline_draws_and_stays_loaded(sd: Any, sd_fol
     after = _loaded.cache_info()
     assert (after.misses - before.misses, after.hits - before.hits) == (1, 1)
     assert np.array_equal(arrays(first), arrays(again))
-    live = generate(PROMPT, pipeline=sd, seed=1, steps=2)
+    live = generate(PROMPT, model=sd, seed=1, steps=2)
     assert np.abs(arrays(first) - arrays(live)).max() <= 1
 
 
@@ -421,8 +421,8 @@ def test_unknown_unsupported_and_damaged_models(sd_folder: Path, tmp_path: Path)
     (other / "model_index.json").write_text("{")
     with pytest.raises(WeightsError, match="JSON"):
         load_pipeline(other)
-    with pytest.raises(UnsupportedModelError, match="pipeline is a dict"):
-        generate(PROMPT, pipeline={})
+    with pytest.raises(UnsupportedModelError, match="model is a dict"):
+        generate(PROMPT, model={})  # type: ignore[arg-type]
     cut = tmp_path / "cut"
     shutil.copytree(sd_folder, cut)
     file = cut / "unet" / "diffusion_pytorch_model.safetensors"
@@ -447,7 +447,9 @@ def test_size_is_judged_before_a_folder_loads(sd_folder: Path, tmp_path: Path) -
 # -- bad options --------------------------------------------------------------------------
 
 BAD = {
-    "steps": [0, -1, 1001, 2.5, True, "20", None],
+    "steps": [0, -1, 1001, 2.5, True, "20"],
+    "num_inference_steps": [0, 1001, "20"],
+    "generator": [7, "7", [], [torch.Generator()] * 2, [torch.Generator(), 7]],
     "guidance_scale": [-0.1, float("nan"), float("inf"), "5", True],
     "guidance_rescale": [-0.1, 1.1, float("nan"), "0.5", True],
     "num_images": [0, 65, 1.0, True],
@@ -465,6 +467,42 @@ def test_another_tower_draws_as_a_pipeline_that_has_it(sd: Any) -> None:
     found = generate(PROMPT, model=sd, towers=tower, **call)
     assert (arrays(found) == arrays(generate(PROMPT, model=swapped, **call))).all()
     assert (arrays(found) != arrays(generate(PROMPT, model=sd, **call))).any()
+
+
+def test_the_names_that_diffusers_has(sd: Any) -> None:
+    """Noise of a generator is that of diffusers' own call, one for all pictures or one for each."""
+    cond = bridge.condition(PROMPT, model=sd)
+    one = torch.Generator().manual_seed(5)
+    wanted = sd(
+        **cond.kwargs(2), num_inference_steps=3, guidance_scale=4.0,
+        generator=torch.Generator().manual_seed(5), output_type="np",
+    ).images  # fmt: skip
+    drawn = generate(
+        PROMPT, model=sd, num_inference_steps=3, generator=one, guidance_scale=4.0, num_images=2
+    )
+    assert (arrays(drawn) == (wanted * 255).round().astype("uint8")).all()
+    assert drawn.steps_done == 3 and drawn.seeds == ()
+    each = [torch.Generator().manual_seed(seed) for seed in (8, 9)]
+    listed = generate(PROMPT, model=sd, steps=2, generator=each, num_images=2)
+    seeded = generate(PROMPT, model=sd, steps=2, seed=8, num_images=2)
+    assert (arrays(listed) == arrays(seeded)).all() and seeded.seeds == (8, 9)
+
+
+def test_an_option_by_both_of_its_names(sd: Any) -> None:
+    for call in (generate, bridge.schedule, bridge.Encoder(sd).schedule):
+        both: Any = {"steps": 3, "num_inference_steps": 3}
+        with pytest.raises(OptionError, match="steps and num_inference_steps say the same"):
+            call("a cat", **both)
+    with pytest.raises(OptionError, match="seed and generator say the same; give one"):
+        generate("a cat", model="/no/such", seed=1, generator=torch.Generator())
+    with pytest.raises(OptionError, match="steps and num_inference_steps say the same"):
+        bridge.study("a cat", model="/no/such", steps=3, num_inference_steps=4)
+    with pytest.raises(OptionError, match="schedule needs steps, the num_inference_steps"):
+        bridge.schedule("a cat", model="/no/such")
+    plan = bridge.schedule("a [cat:dog:0.5]", model=sd, num_inference_steps=4)
+    assert plan.last_steps == bridge.schedule("a [cat:dog:0.5]", model=sd, steps=4).last_steps
+    with pytest.raises(OptionError, match="not 7; a number goes in as seed"):
+        generate("a cat", model="/no/such", generator=7)  # type: ignore[arg-type]
 
 
 def test_options_of_the_wording_are_those_of_schedule(sd: Any) -> None:
@@ -544,7 +582,7 @@ def test_a_device_that_cannot_compute_here(sd: Any, sd_folder: Path, device: str
 def test_a_pipeline_may_be_given_as_the_model(sd: Any) -> None:
     """As `bridge.condition` takes it; what is neither a name nor a pipeline is refused."""
     one = generate(PROMPT, model=sd, seed=3, steps=1)
-    two = generate(PROMPT, pipeline=sd, seed=3, steps=1)
+    two = generate(PROMPT, model=sd, seed=3, steps=1)
     assert one.images[0].tobytes() == two.images[0].tobytes()
     for wrong in (None, 3, sd.unet):
         with pytest.raises(UnsupportedModelError, match="bridge draws with"):
@@ -553,7 +591,7 @@ def test_a_pipeline_may_be_given_as_the_model(sd: Any) -> None:
 
 def test_a_result_is_shown_in_a_line_or_two(sd: Any) -> None:
     """At a prompt the result is echoed; tensors and token plans would run over pages."""
-    made = generate(PROMPT, pipeline=sd, seed=3, steps=1)
+    made = generate(PROMPT, model=sd, seed=3, steps=1)
     assert len(repr(made)) < 300 and "seeds=(3,)" in repr(made)
     assert repr(made.conditioning).startswith("Conditioning(sd15, prompt_embeds (1, 77, ")
 
@@ -599,9 +637,9 @@ def test_unusual_prompts_draw(sd: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for prompt in ("🐈 🍎", "חתול אדום", "cat " * 200):
-            assert generate(prompt, pipeline=sd, seed=0, steps=1).images[0].mode == "RGB"
+            assert generate(prompt, model=sd, seed=0, steps=1).images[0].mode == "RGB"
     with pytest.raises(PromptError, match="windows of 77 tokens"):
-        generate("cat " * 10_000, pipeline=sd, seed=0, steps=1)
+        generate("cat " * 10_000, model=sd, seed=0, steps=1)
 
 
 def test_options_spell_out_seeds() -> None:

@@ -231,13 +231,13 @@ def test_parts_change_at_their_steps_and_again_in_a_second_call(pipe: Any) -> No
 
 def test_generate_draws_parts(pipe: Any) -> None:
     def draw(prompt: str) -> np.ndarray:
-        made = bridge.generate(prompt, pipeline=pipe, seed=1, steps=2)
+        made = bridge.generate(prompt, model=pipe, seed=1, steps=2)
         return np.asarray(made.images[0], dtype=int)
 
     assert np.abs(draw("a cat :0.5 AND a cat :0.5") - draw("a cat")).max() <= 1
     assert np.abs(draw("a cat AND [a dog:red:1]") - draw("a cat AND red")).max() > 1
     assert no_hooks(pipe)
-    made = bridge.generate("a cat AND a dog", pipeline=pipe, seed=1, steps=1)
+    made = bridge.generate("a cat AND a dog", model=pipe, seed=1, steps=1)
     assert len(made.conditioning) == 2
 
 

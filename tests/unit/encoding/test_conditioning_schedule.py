@@ -209,7 +209,7 @@ def test_t5_is_given_as_many_tokens_as_are_asked_for() -> None:
 
 def test_generate_reads_schedules(pipe: Any) -> None:
     def draw(prompt: str) -> bytes:
-        return bridge.generate(prompt, pipeline=pipe, seed=1, steps=4).images[0].tobytes()
+        return bridge.generate(prompt, model=pipe, seed=1, steps=4).images[0].tobytes()
 
     changed = draw("a [cat:dog:1]")
     assert changed != draw("a cat") and changed != draw("a dog")

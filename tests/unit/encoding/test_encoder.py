@@ -133,7 +133,7 @@ def test_the_second_text_changes_with_the_steps(sdxl: Any) -> None:
 
 def test_names_that_a_door_has_not(sdxl: Any) -> None:
     encoder = Encoder(sdxl)
-    with pytest.raises(OptionError, match="prompt_2 has no meaning for regional"):
+    with pytest.raises(OptionError, match=r"prompt_2 has no meaning for Encoder\.regional"):
         encoder.regional("a", [bridge.Region("b", box=(0, 0, 1, 1))], prompt_2="c")  # type: ignore[call-arg]
     with pytest.raises(OptionError, match="loras has no meaning for encoder"):
         encoder("a", loras="x")  # type: ignore[call-arg]
@@ -149,10 +149,12 @@ def test_names_that_a_door_has_not(sdxl: Any) -> None:
 
 def test_help_shows_every_option() -> None:
     """Verbs and doors spell their options out, and all verbs have the same ones."""
-    own = {"steps", "rule", "regions", "base_weight"}
-    verbs = (bridge.condition, bridge.schedule, bridge.compose, bridge.regional)
+    own = {"steps", "num_inference_steps", "rule", "regions", "base_weight"}
+    verbs = (bridge.condition, bridge.schedule, bridge.compose)
     declared = [{*inspect.signature(verb).parameters} - own for verb in verbs]
     assert all(each == declared[0] for each in declared)
+    later = {name for name in declared[0] if name.endswith(("_2", "_3"))}
+    assert {*inspect.signature(bridge.regional).parameters} - own == declared[0] - later
     assert {"dialect", "loras", "towers", "prompt_2", "target_size"} <= declared[0]
     assert "options" not in declared[0]
 

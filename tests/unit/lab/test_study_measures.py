@@ -179,6 +179,6 @@ def test_intervals() -> None:
 
 
 def test_a_study_without_scipy_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "scipy", None)
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'bridge\[lab\]'"):
         bridge.study("a cat", towers="no such tower", variants=["case"])

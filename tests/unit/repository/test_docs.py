@@ -29,7 +29,8 @@ from support.places import ROOT
 from bridge.cli import main
 from bridge.vlm.projectors import PROJECTORS
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "SECURITY.md"]
+PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md"))]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
 TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in PAGES}
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.S | re.M)
 
@@ -37,6 +38,7 @@ FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.S | re.M)
 NOT_RUN = {
     "make app": "installs everything and serves for ever; test_install.py installs on stubs",
     "make fuzz": "takes an hour",
+    "make test": "runs this",
     "pip install 'bridge[gemma]'": "fetches 240 MB",
 }
 

@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import tomllib
-from collections.abc import Iterator
-from functools import cache
-from importlib import metadata
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from support.places import ROOT
+from support.requirements import closure
 
 # Notes its arguments; as $INSTALLED it has a torch, and beside a file "pip" it has a pip.
 PYTHON = """#!/bin/sh
@@ -82,24 +79,8 @@ def test_make_installs_again_for_another_build_of_torch_only(copy: Path) -> None
     assert found == [True, False, True, False, True, True, False]
 
 
-def needed(wishes: list[str], extra: str = "") -> Iterator[str]:
-    """The names of what requirements ask for on this machine, and what those ask for."""
-    for wish in map(Requirement, wishes):
-        if wish.marker is None or wish.marker.evaluate({"extra": extra}):
-            yield canonicalize_name(wish.name)
-            for own in wish.extras or {""}:
-                yield from needed_by(canonicalize_name(wish.name), own)
-
-
-@cache
-def needed_by(name: str, extra: str) -> frozenset[str]:
-    return frozenset(needed(metadata.requires(name) or [], extra))
-
-
 def test_every_package_that_is_installed_is_pinned() -> None:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = {canonicalize_name(line.partition("==")[0]) for line in lines if "==" in line}
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wishes = [*project["dependencies"], *project["optional-dependencies"]["test"]]
-    found = set(needed(wishes))
+    found = closure("test")
     assert len(found) > 60 and found <= pins, found - pins

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -24,7 +25,7 @@ import bridge
 from bridge.errors import ImageError, OptionError, UnsupportedModelError
 from bridge.images import load_image
 from bridge.towers import ImageTower, open_image_tower
-from bridge.towers.image_processor import open_clip_pictures
+from bridge.towers.image_processor import Alpha, open_clip_pictures
 
 SAID = json.loads((DATA / "open_clip_pictures.json").read_text())
 
@@ -92,6 +93,37 @@ def test_alpha_is_dropped_where_that_is_asked_for(tower: ImageTower, clip: Image
         assert each.pixels(hidden.convert("LA").convert("La"), alpha="drop").isfinite().all()
         with pytest.raises(OptionError, match="'black'"):
             each.pixels(hidden, alpha="black")
+
+
+def test_a_tower_reads_paths_bytes_and_arrays(
+    tower: ImageTower, clip: ImageTower, tmp_path: Path
+) -> None:
+    """As a VLM does: the right way up; with its alpha dropped where that is asked for."""
+    image = picture(0, (150, 140))
+    hidden = Image.merge("RGBA", [*image.split(), Image.new("L", image.size, 0)])
+    image.save(tmp_path / "a.png")
+    hidden.save(tmp_path / "b.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "turned.png", exif=exif)
+    for each in (tower, clip):
+        wanted = each.pixels(image)
+        read = (tmp_path / "a.png").read_bytes()
+        for given in (str(tmp_path / "a.png"), tmp_path / "a.png", read, np.asarray(image)):
+            assert torch.equal(each.pixels(given), wanted)
+            assert torch.equal(each.pixels([given, image]), torch.cat([wanted, wanted]))
+        assert torch.equal(each.pixels(np.stack([np.asarray(image)] * 2)), torch.cat([wanted] * 2))
+        for alpha in get_args(Alpha):
+            shown = each.pixels(tmp_path / "b.png", alpha=alpha)
+            assert torch.equal(shown, each.pixels(hidden, alpha=alpha))
+        turned = image.transpose(Image.Transpose.ROTATE_270)
+        assert torch.equal(each.pixels(tmp_path / "turned.png"), each.pixels(turned))
+        assert torch.equal(each.encode(tmp_path / "a.png").pooled, each.encode(image).pooled)
+        with pytest.raises(ImageError, match=r"images\[1\]: no such image file: '/no/such\.png'"):
+            each.encode([image, "/no/such.png"])
+        for nothing, why in (([], "images is empty"), (None, r"images\[0\]: .*NoneType")):
+            with pytest.raises(ImageError, match=why):
+                each.encode(nothing)
 
 
 def test_a_tensor_of_another_size_is_refused(tower: ImageTower, clip: ImageTower) -> None:

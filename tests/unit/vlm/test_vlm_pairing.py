@@ -416,6 +416,50 @@ def test_messages() -> None:
     assert vlm.answer([picture(3), picture(2), picture(1)], **asked) != want
 
 
+def test_pictures_beside_the_messages() -> None:
+    """For the places that the messages have, as for transformers' processors; else at the head."""
+    vlm, place = tiny_pair(), {"type": "image"}
+    pictures = [picture(seed) for seed in (1, 2, 3)]
+
+    def talk(*parts: dict[str, Any]) -> list[dict[str, Any]]:
+        first, second, third = parts
+        return [
+            {"role": "user", "content": [first, {"type": "text", "text": "is it"}, second]},
+            {"role": "assistant", "content": "a cat"},
+            {"role": "user", "content": [{"type": "text", "text": "and it?"}, third]},
+        ]
+
+    shown = [{"type": "image", "image": each} for each in pictures]
+    want = vlm.chat(talk(*shown), max_new_tokens=8)
+    assert vlm.chat(talk(place, place, place), pictures, max_new_tokens=8) == want
+    # Some in the messages, the others beside them.
+    mixed = talk(place, shown[1], place)
+    assert vlm.chat(mixed, images=[pictures[0], pictures[2]], max_new_tokens=8) == want
+    assert vlm.chat(talk(place, place, place), pictures[::-1], max_new_tokens=8) != want
+    # Without a place they come first, or where a text says so.
+    plain = [{"role": "user", "content": "what is it?"}]
+    want = vlm.answer(pictures[0], "what is it?", max_new_tokens=8)
+    assert vlm.chat(plain, pictures[0], max_new_tokens=8) == want
+    marked = [{"role": "user", "content": "what is <image> to <image>?"}]
+    want = vlm.answer(pictures[:2], "what is <image> to <image>?", max_new_tokens=8)
+    assert vlm.chat(marked, pictures[:2], max_new_tokens=8) == want
+
+
+@pytest.mark.parametrize(
+    ("content", "given", "match"),
+    [
+        ([{"type": "image"}], 0, r"message 1 has a place for a picture, .*images=\[\.\.\.\]"),
+        ([{"type": "image"}] * 2, 1, "none is left for it"),
+        ([{"type": "image"}], 2, r"images has 2 picture\(s\), .* for 1; give as many"),
+        ([{"type": "image", "image": picture(1)}], 1, r"has 1 picture\(s\), .* for 0"),
+        ("<image> what?", 2, r"1 <image> mark\(s\) and 2 picture"),
+    ],
+)
+def test_as_many_pictures_as_places(content: Any, given: int, match: str) -> None:
+    with pytest.raises(PromptError, match=match):
+        tiny_pair().chat([{"role": "user", "content": content}], [picture(1)] * given)
+
+
 IMAGES = [{"type": "image", "image": picture(seed)} for seed in (1, 2)]
 WHAT = {"type": "text", "text": "what is it?"}
 

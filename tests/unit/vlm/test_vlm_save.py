@@ -64,7 +64,7 @@ def test_loaded_is_saved(name: str, tmp_path: Path) -> None:
     vlm = tiny_vlm(**(STOCK | OWN)[name])
     before = [p.clone() for p in vlm.llm.parameters()]
     assert (why_not(vlm) is None) == (name in STOCK)
-    save_vlm(vlm, tmp_path / "saved")
+    assert vlm.save(tmp_path / "saved") == tmp_path / "saved"
     loaded = load_vlm(tmp_path / "saved", device="cpu")
     assert loaded.select_layer == vlm.select_layer
     assert torch.equal(logits(loaded), logits(vlm))

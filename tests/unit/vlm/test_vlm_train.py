@@ -381,7 +381,7 @@ def test_the_folder_loads_and_answers_alike(tmp_path: Path) -> None:
         ({"learning_rate": -1.0}, "learning_rate is -1.0"),
         ({"mixed_precision": "fp16"}, "mixed_precision is 'fp16'"),
         ({"warmup_ratio": 2.0}, "warmup_ratio"),
-        ({"epoch": 2}, "no option 'epoch'"),
+        ({"epoch": 2}, "'epoch'. Did you mean 'epochs'"),
     ],
 )
 def test_bad_options(options: dict[str, Any], match: str, tmp_path: Path) -> None:
