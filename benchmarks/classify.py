@@ -67,7 +67,7 @@ def rows_of(name: str, classify: Classifier, vectors: Tensor, seed: int) -> list
     """Ten-way and 320-way."""
     scores = classify.scores(vectors)
     truth = [*ALL] * len(STYLES)
-    right = (scores.argmax(1) == torch.tensor(truth)).tolist()
+    right = (scores.argmax(1) == torch.tensor(truth, dtype=torch.long)).tolist()
     return [
         share_row(f"classify/{name}/of_10", among(scores, truth, ALL, seed)),
         share_row(f"classify/{name}/of_320", right),

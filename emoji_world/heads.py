@@ -44,7 +44,7 @@ def fit(clip: CLIP, some: Sequence[Scene], kept: Sequence[int] | None = None) ->
     texts = class_vectors(clip, [[CONCEPTS[each].name] for each in concepts], TEMPLATES)
     rows = [place[scene.groups[0].concept] for scene in used]
     vectors = clip.encode_image(_drawn(used), batch_size=64)
-    return fit_head(vectors, texts, torch.tensor(rows), templates=TEMPLATES)
+    return fit_head(vectors, texts, torch.tensor(rows, dtype=torch.long), templates=TEMPLATES)
 
 
 def _drawn(some: Sequence[Scene]) -> Iterator[Image.Image]:

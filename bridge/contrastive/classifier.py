@@ -271,7 +271,8 @@ def template_gains(
     places = {label: place for place, label in enumerate(_names(labels))}
     for each in truth:
         choice(each, places, "label")
-    wanted = torch.tensor([places[each] for each in truth], device=vectors.device)
+    rows = [places[each] for each in truth]
+    wanted = torch.tensor(rows, dtype=torch.long, device=vectors.device)
     if len(wanted) != len(vectors):
         raise OptionError(f"truth has {len(wanted)} labels for {len(vectors)} pictures")
 

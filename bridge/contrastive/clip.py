@@ -232,7 +232,7 @@ class CLIP:
                 done += len(places)
                 on_progress(Progress("texts", done, total, "texts"))
             back = torch.empty(len(order), dtype=torch.long)
-            back[order] = torch.arange(len(order))
+            back[order] = torch.arange(len(order), dtype=torch.long)
             parts.append(torch.cat(found)[back.to(found[0].device)])
         if not parts:
             raise PromptError("texts is empty; give one text at least")

@@ -38,7 +38,7 @@ def pool_text(module: Any, ids: Tensor, mask: Tensor) -> Tensor:
     later = torch.full((length, length), -torch.inf, device=ids.device, dtype=state.dtype).triu(1)
     for layer in layers[:-1]:
         state = _state(layer(state, attention_mask=later[None, None]))
-    seen = torch.arange(length, device=ids.device) <= ends[:, None]
+    seen = torch.arange(length, dtype=torch.long, device=ids.device) <= ends[:, None]
     last = text.final_layer_norm(_last_row(layers[-1], state, ends, seen[:, None, None]))
     return module.text_projection(last) if hasattr(module, "text_projection") else last
 
@@ -65,7 +65,7 @@ def _last_row(layer: Any, state: Tensor, places: Tensor, seen: Tensor | None) ->
         places: ``(B,)``, the place that is wanted.
         seen: bool, ``(B, 1, 1, T)``, what that place may look at; None for all.
     """
-    rows = torch.arange(len(state), device=state.device)
+    rows = torch.arange(len(state), dtype=torch.long, device=state.device)
     attention = layer.self_attn
 
     def in_heads(flat: Tensor) -> Tensor:
