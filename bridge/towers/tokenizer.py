@@ -197,7 +197,7 @@ def mask_of_ids(ids: Tensor, tokenizer: Any, rule: TokenRule) -> Tensor:
         )
     pad = _padding(tokenizer) if rule.pad is None else rule.pad
     ends = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
-    place = torch.arange(ids.shape[1], device=ids.device)
+    place = torch.arange(ids.shape[1], dtype=torch.long, device=ids.device)
     length = ((ids != pad) * (place + 1)).amax(1) + int(pad == ends)
     return (place < length[:, None]).long()
 
