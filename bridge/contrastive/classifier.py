@@ -100,6 +100,14 @@ class Classifier:
         scores = self.scores(images)
         return scores.sigmoid() if self.scoring.sigmoid else scores.softmax(1)
 
+    def __repr__(self) -> str:
+        labels = ", ".join(self.labels[:3]) + (", ..." if len(self.labels) > 3 else "")
+        head = ", with a head" if self.head is not None else ""
+        return (
+            f"Classifier({self.clip.name}: {len(self.labels)} labels ({labels}), "
+            f"{len(self.templates)} templates{head})"
+        )
+
     # ------------------------------------------------------------ several labels a picture
 
     def calibrate(self, images: Any, truth: Tensor | Sequence[Sequence[bool]]) -> Classifier:

@@ -54,6 +54,10 @@ class Embeddings:
     names: tuple[str, ...]
     unreadable: tuple[Unreadable, ...] = ()
 
+    def __repr__(self) -> str:
+        left_out = f", {len(self.unreadable)} unreadable" if self.unreadable else ""
+        return f"Embeddings({len(self)} of width {self.vectors.shape[-1]}{left_out})"
+
     def __len__(self) -> int:
         return len(self.vectors)
 

@@ -52,6 +52,10 @@ class Head:
     scale: float
     templates: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        width, rank = self.image_map.shape
+        return f"Head(width {width}, rank {rank}, scale {self.scale:g})"
+
     def images(self, vectors: Tensor) -> Tensor:
         """``(N, K)`` of length 1 from pictures ``(N, P)`` of length 1."""
         place = vectors.device
