@@ -1,4 +1,13 @@
-"""CLIP itself: both towers of one shared space, compared, classified with and measured."""
+"""CLIP itself: both towers of one shared space, compared, classified with, measured and trained.
+
+    clip.py           both towers, opened and asked
+    losses.py         InfoNCE, sigmoid, captioning; hard negatives, popularity, equal captions, a bank
+    distributed.py    vectors and gradients between processes
+    grad_cache.py     the gradient of a large batch in the memory of a small one
+    patch_masking.py  a picture tower that sees some of a picture's patches while it trains
+
+Names load on first use: `import bridge` needs no torch.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -8,7 +17,19 @@ if TYPE_CHECKING:
     from bridge.contrastive.classifier import Classifier, TemplateGain, template_gains
     from bridge.contrastive.clip import CLIP
     from bridge.contrastive.embeddings import Embeddings, Unreadable
+    from bridge.contrastive.grad_cache import cached_backward
     from bridge.contrastive.head import Head, fit_head
+    from bridge.contrastive.losses import (
+        CoCaLoss,
+        InfoNCE,
+        MemoryBank,
+        PooledPairs,
+        SigmoidLoss,
+        caption_groups,
+        clamp_scale_,
+        log_popularity,
+    )
+    from bridge.contrastive.patch_masking import masked_patches
     from bridge.contrastive.templates import TEMPLATES
 
 __getattr__, __dir__, __all__ = lazy_imports(__name__)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.places import ROOT, TESTS
 from support.tiny_training import conversations, tiny_vlm
+from support.two_processes import run_script
 
 from bridge.vlm import load_vlm, train_vlm
 from bridge.vlm.train import run_state
@@ -31,14 +28,7 @@ def test_two_processes_are_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(run_state, "draw_curve", lambda *_, **__: None)
     data, out = conversations(tmp_path / "data"), tmp_path / "two"
     out.mkdir()
-    paths = f"{TESTS}{os.pathsep}{ROOT}"
-    subprocess.run(
-        [sys.executable, TESTS / "support" / "two_processes.py", data, out, json.dumps(RUNS)],
-        # On the CPU: two processes want two GPUs, or none.
-        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        check=True,
-        timeout=600,
-    )
+    run_script("two_processes.py", data, out, json.dumps(RUNS))
     for name, options in RUNS.items():
         one = tiny_vlm()
         done = train_vlm(one, data, tmp_path / name, **options)
