@@ -1,7 +1,7 @@
 """CLIP itself: both towers of one shared space, compared, classified with, measured and trained.
 
     clip.py           both towers, opened and asked
-    losses.py         InfoNCE, sigmoid, captioning; hard negatives, popularity, equal captions, a bank
+    losses.py         InfoNCE, sigmoid, captioning; equal captions, popularity, hard negatives
     distributed.py    vectors and gradients between processes
     grad_cache.py     the gradient of a large batch in the memory of a small one
     patch_masking.py  a picture tower that sees some of a picture's patches while it trains
