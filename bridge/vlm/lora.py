@@ -1,20 +1,18 @@
 """LoRA (Hu et al. 2021): low-rank updates of a language model's linear layers, and their files.
 
-Small enough to have here, so that it needs no further package: two matrices beside each layer.
-They are added to its weight at the end, so that what is saved is a plain checkpoint, or saved by
-themselves in the layout of Hugging Face's `peft`, which reads it too:
+The layers are those of `bridge.training.lora`. They are added to the weights at the end, so that
+what is saved is a plain checkpoint, or saved by themselves in the layout of Hugging Face's `peft`,
+which reads it too:
 
 adapter_config.json         rank, alpha, names of the layers, the model it stands on
 adapter_model.safetensors   "base_model.model.<layer>.lora_A.weight" and "...lora_B.weight"
 
-As in LLaVA, every linear layer gets one but the output head, unless some are named; A is random,
-B zero, so training starts from the model as it is.
+As in LLaVA, every linear layer gets one but the output head, unless some are named.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -22,47 +20,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from bridge.checks import is_finite
 from bridge.errors import UnsupportedModelError, WeightsError
 from bridge.files import home_path, read_json, write_whole
-from bridge.runtime import building
 from bridge.towers.tensors import check_computable, read_tensors
-
-
-class LoraLinear(nn.Module):
-    """``base(x) + alpha / rank * B A x``, ``base`` frozen, A (rank, in) and B (out, rank) fp32."""
-
-    def __init__(self, base: nn.Linear, rank: int, alpha: float) -> None:
-        super().__init__()
-        self.base = base
-        start = torch.empty(rank, base.in_features, dtype=torch.float32)
-        nn.init.kaiming_uniform_(start, a=math.sqrt(5))  # drawn on the CPU: alike on every device
-        place = base.weight.device
-        self.lora_A = nn.Parameter(start.to(place))
-        self.lora_B = nn.Parameter(
-            torch.zeros(base.out_features, rank, device=place, dtype=torch.float32)
-        )
-        self.scale = alpha / rank
-
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        out = self.base(states)
-        low = F.linear(F.linear(states.to(self.lora_A.dtype), self.lora_A), self.lora_B)
-        return out + (self.scale * low).to(out.dtype)
-
-    def half_(self) -> None:
-        """Round both matrices to fp16, in which they are to be saved."""
-        for matrix in (self.lora_A, self.lora_B):
-            matrix.data = matrix.data.half()
-
-    @torch.no_grad()
-    def merged(self) -> nn.Linear:
-        """The base layer itself, the update added to its weight in fp32."""
-        weight = self.base.weight
-        update = self.scale * (self.lora_B.float() @ self.lora_A.float())
-        weight.copy_(weight.float() + update)
-        return self.base
+from bridge.training.lora import lora_layers, put_lora, take_lora
 
 
 def add_lora(
@@ -93,22 +56,8 @@ def add_lora(
             f"{type(llm).__name__} has no linear layer{named} that LoRA could be put on; "
             "train it whole"
         )
-    with building(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for name in found:
-            llm.set_submodule(name, LoraLinear(llm.get_submodule(name), rank, alpha))
+    put_lora(llm, found, rank, alpha, seed)
     return found
-
-
-def take_lora(llm: Any, *, merge: bool) -> None:
-    """The plain layers back in their places, with the updates added if ``merge``."""
-    for name, layer in lora_layers(llm).items():
-        llm.set_submodule(name, layer.merged() if merge else layer.base)
-
-
-def lora_layers(llm: Any) -> dict[str, LoraLinear]:
-    """The layers of a model that have a LoRA, by name."""
-    return {name: m for name, m in llm.named_modules() if isinstance(m, LoraLinear)}
 
 
 @contextmanager

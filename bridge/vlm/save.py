@@ -12,10 +12,11 @@ from bridge.checks import keywords
 from bridge.errors import UnsupportedModelError
 from bridge.files import filled_folder, home_path
 from bridge.runtime import quiet_loading
+from bridge.training.lora import lora_layers
 from bridge.vlm.checkpoints.tokenizer import keep_rules
 from bridge.vlm.hf_models import why_not, with_template, write_hf_llava
 from bridge.vlm.load import MODEL_TYPE
-from bridge.vlm.lora import lora_layers, save_lora
+from bridge.vlm.lora import save_lora
 from bridge.vlm.model import BridgeVLM
 from bridge.vlm.projectors import save_projector
 from bridge.vlm.validation import is_quantised

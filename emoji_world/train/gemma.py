@@ -24,8 +24,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from bridge.training.lora import lora_layers
 from bridge.vlm import BridgeVLM, load_llm, load_projector, load_vision, pair, save_vlm
-from bridge.vlm.lora import add_lora, load_lora, lora_layers
+from bridge.vlm.lora import add_lora, load_lora
 from bridge.vlm.projectors import build_projector
 from bridge.vlm.projectors.per_state import LinearProjector, fit_linear_projector
 from bridge.vlm.train.batches import IGNORE_LABEL

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from bridge.files import write_whole
 from bridge.pictures import draw_curve
 from bridge.towers.tensors import check_finite, load_tensors
-from bridge.vlm.train.run_state import moments_of, put_moments, write_state
+from bridge.training.run_state import moments_of, put_moments, write_state
 
 Trained = TypeVar("Trained", bound=nn.Module)
 

@@ -31,10 +31,11 @@ import bridge
 from bridge.encoding import load_conditioning, save_conditioning
 from bridge.errors import BridgeError
 from bridge.towers import TextTower, read_lora, read_textual_inversion
+from bridge.training.lora import take_lora
+from bridge.training.run_state import load_checkpoint, save_checkpoint
 from bridge.vlm import build_projector, load_projector, save_projector
 from bridge.vlm.load import load_vlm
-from bridge.vlm.lora import add_lora, load_lora, save_lora, take_lora
-from bridge.vlm.train.run_state import load_checkpoint, save_checkpoint
+from bridge.vlm.lora import add_lora, load_lora, save_lora
 
 ROW = "damaged safetensors that end in a traceback"
 SECONDS = 120

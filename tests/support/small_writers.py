@@ -28,9 +28,9 @@ from bridge.lab.cache import Cache
 from bridge.lab.result import TABLES, Study
 from bridge.manifest import check_embedded, read_manifest, write_manifest
 from bridge.towers import Layer
+from bridge.training.run_state import Journal, load_checkpoint, save_checkpoint
 from bridge.vlm import convert, load_vlm, save_vlm
 from bridge.vlm.projectors import load_projector, save_projector
-from bridge.vlm.train.run_state import Journal, load_checkpoint, save_checkpoint
 from support.tiny_models import tiny_sd_pipeline
 from support.tiny_training import tiny_vlm
 from support.tiny_vlm import tiny_llava

@@ -51,8 +51,8 @@ def run_script(script: str, *arguments: object) -> None:
 def main() -> None:
     import accelerate  # noqa: F401
 
+    from bridge.training import run_state
     from bridge.vlm import train_vlm
-    from bridge.vlm.train import run_state
     from support.tiny_training import tiny_vlm
 
     run_state.draw_curve = lambda *_, **__: None  # takes longer than training here

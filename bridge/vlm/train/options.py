@@ -125,17 +125,6 @@ class TrainOptions:
             )
         return self.micro_batch
 
-    def rate_at(self, step: int, steps: int) -> float:
-        """Part of the highest learning rate in a step: linear warm-up, then half a cosine.
-
-        As transformers' `get_cosine_schedule_with_warmup`. The first step of a warm-up has the
-        rate 0, so a step that is left after it there always is.
-        """
-        warm = min(math.ceil(self.warmup_ratio * steps), steps - 1)
-        if step < warm:
-            return step / warm
-        return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
-
     def _check_whole(self, name: str, least: int) -> None:
         value = getattr(self, name)
         if not is_whole(value, least):

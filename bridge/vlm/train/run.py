@@ -9,8 +9,8 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,24 +20,22 @@ import torch
 from bridge.checks import keywords
 from bridge.errors import DataError, OptionError, UnsupportedModelError
 from bridge.files import check_output_folder, home_path, write_whole
-from bridge.progress import OnProgress, Progress, ProgressLine, unwatched
-from bridge.runtime import has_bf16, resolve_device
+from bridge.progress import OnProgress, ProgressLine, unwatched
+from bridge.runtime import resolve_device
 from bridge.towers import fingerprint
+from bridge.training.loop import Loop, check_step
+from bridge.training.optimization import rate_at, set_rates
+from bridge.training.order import Order
+from bridge.training.processes import accelerator_of
+from bridge.training.run_state import CHECKPOINT, Journal, load_checkpoint, save_checkpoint
 from bridge.vlm.load import load_vlm
 from bridge.vlm.model import BridgeVLM
 from bridge.vlm.save import check_can_save, save_vlm
-from bridge.vlm.train.batches import LabelledRow, Order, encode, make_batch
+from bridge.vlm.train.batches import LabelledRow, encode, make_batch
 from bridge.vlm.train.data import CAPTION_QUESTION, Data, Row, read_data
 from bridge.vlm.train.feature_cache import FeatureSource, LiveStates, StoredStates, view_size
 from bridge.vlm.train.options import TrainOptions, takes_train_options
-from bridge.vlm.train.run_state import (
-    CHECKPOINT,
-    Journal,
-    ask_samples,
-    askable,
-    load_checkpoint,
-    save_checkpoint,
-)
+from bridge.vlm.train.samples import ask_samples, askable
 from bridge.vlm.train.trainable import Trainee, groups, set_mode, trained_parts
 
 if TYPE_CHECKING:
@@ -165,24 +163,24 @@ def _train(
         module, optimizer = accelerator.prepare(plain, adam)
         batch = options.rows_a_step(len(rows))
         order = Order([len(row.ids) for row in encoded], batch, steps, options.seed)
-        each = Steps(accelerator, module, optimizer, options, order, encoded, features, vlm.pad_id)
+        each = Steps(
+            accelerator, module, optimizer, options, order, encoded, features, vlm.pad_id, folder
+        )
         asked = askable(rows, options.samples)
-        set_mode(vlm, options, training=True)
-        for step in range(start, steps):
-            journal.log.append(each.take(step))
-            loss = f"loss {journal.log[-1]['loss']:.4f}"
-            on_progress(Progress("training", step + 1, steps, "steps", loss))
-            done, last = step + 1, step + 1 == steps
+
+        def ask(done: int, last: bool) -> None:
             if asked and (last or done % options.sample_every == 0):
                 set_mode(vlm, options, training=False)
                 if accelerator.is_main_process:
                     journal.samples += ask_samples(vlm, asked, done)
                 set_mode(vlm, options, training=True)
-            if last or done % options.save_every == 0:
-                if accelerator.is_main_process:
-                    journal.write()
-                    save_checkpoint(path, plain, adam, done, identity)
-                accelerator.wait_for_everyone()
+
+        def save(done: int) -> None:
+            save_checkpoint(path, plain, adam, done, identity)
+
+        set_mode(vlm, options, training=True)
+        loop = Loop(steps, each.take, save, options.save_every, accelerator, ask)
+        loop.run(journal, start, on_progress)
     return journal
 
 
@@ -250,6 +248,7 @@ class Steps:
     rows: Sequence[LabelledRow]
     features: FeatureSource
     pad_id: int
+    folder: Path
 
     def take(self, step: int) -> dict[str, float]:
         """One step: a whole batch, its gradient, an update. Gives what is logged of it.
@@ -263,9 +262,7 @@ class Steps:
             (options.seed * 1_000_003 + step) * accelerator.num_processes
             + accelerator.process_index
         )
-        part = options.rate_at(step, self.order.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["rate"] * part
+        set_rates(self.optimizer, rate_at(step, self.order.steps, options.warmup_ratio))
         batch = self.order.batch(step)
         n_learnt = sum(self.rows[index].n_learnt for index in batch)
         total = torch.zeros((), device=accelerator.device, dtype=torch.float32)
@@ -280,11 +277,12 @@ class Steps:
                 # Gradients are averaged over the processes, and each holds only its own rows.
                 accelerator.backward(loss * (accelerator.num_processes / n_learnt))
             total += loss.detach()
-        norm = self._clip()
+        norm, loss = self._clip(), float(accelerator.reduce(total, "sum")) / n_learnt
+        check_step(step, loss, norm, self.folder, options.save_every)
         self.optimizer.step()
         return {
             "step": step + 1,
-            "loss": float(accelerator.reduce(total, "sum")) / n_learnt,
+            "loss": loss,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "grad_norm": norm,
         }
@@ -300,34 +298,3 @@ class Steps:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         most = self.options.max_grad_norm or float("inf")
         return float(self.accelerator.clip_grad_norm_(parameters, most))
-
-
-@contextmanager
-def accelerator_of(device: torch.device, mixed_precision: str | None) -> Iterator[Any]:
-    """An `Accelerator` for the processes that this program was launched as.
-
-    accelerate's device is plain "cuda", whichever GPU is current; a single process has ``device``
-    as its current one inside the block. Of several, each has the GPU of its rank.
-
-    accelerate keeps its state for the whole process; if it was ours alone it is put away after
-    the block, so that the next run may choose another precision. Raises OptionError when what is
-    left of an `Accelerator` made elsewhere contradicts this one.
-    """
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState, PartialState
-
-    if mixed_precision is None:
-        mixed_precision = "bf16" if device.type == "cuda" and has_bf16() else "no"
-    ours = not PartialState._shared_state
-    try:
-        accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed_precision)
-    except ValueError as error:
-        raise OptionError(f"accelerate cannot run so here: {error}") from error
-    alone = accelerator.num_processes == 1
-    named = alone and device.type == "cuda" and device.index is not None
-    try:
-        with torch.cuda.device(device) if named else nullcontext():
-            yield accelerator
-    finally:
-        if ours and alone:
-            AcceleratorState._reset_state(reset_partial_state=True)

@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from bridge.errors import OptionError
-from bridge.vlm.lora import add_lora, take_lora
+from bridge.training.lora import take_lora
+from bridge.vlm.lora import add_lora
 from bridge.vlm.merge_embeddings import llm_logits, merge_embeddings
 from bridge.vlm.model import BridgeVLM
 from bridge.vlm.projectors import Grid

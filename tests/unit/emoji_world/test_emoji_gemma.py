@@ -16,8 +16,9 @@ from support.tiny_world import scenes_at, synthetic_sprites
 from torch.nn import functional as F
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
+from bridge.training.lora import lora_layers
 from bridge.vlm import BridgeVLM, load_llm, load_vision, load_vlm
-from bridge.vlm.lora import add_lora, lora_layers
+from bridge.vlm.lora import add_lora
 from bridge.vlm.projectors import build_projector
 from bridge.vlm.train.batches import IGNORE_LABEL
 from emoji_world.llava_folder import chat_encoder

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from torch import nn
 
 from bridge.pictures import draw_curve
-from bridge.vlm.train import run_state
+from bridge.training import run_state
 from emoji_world.train.loop import Recipe, Run
 
 STEP = 1.0  # seconds of our clock a step takes

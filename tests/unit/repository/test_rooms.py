@@ -15,8 +15,9 @@ HOME = ROOT / "bridge"
 ROOMS = {
     "prompt": set(),
     "towers": set(),
-    "contrastive": {"towers"},
-    "vlm": {"prompt", "towers"},
+    "training": {"towers"},
+    "contrastive": {"towers", "training"},
+    "vlm": {"prompt", "towers", "training"},
     "adapters": {"prompt", "towers", "encoding"},
     "encoding": {"prompt", "towers", "adapters"},
     "diffusion": {"prompt", "towers", "adapters", "encoding"},

@@ -24,9 +24,10 @@ from bridge.encoding import load_conditioning, save_conditioning
 from bridge.errors import WeightsError
 from bridge.towers import read_lora, read_textual_inversion
 from bridge.towers.layer_pattern import LayerPatternError, matches
+from bridge.training.lora import lora_layers, take_lora
+from bridge.training.run_state import load_checkpoint, save_checkpoint
 from bridge.vlm import build_projector, load_projector, save_projector
-from bridge.vlm.lora import add_lora, load_lora, lora_layers, save_lora, take_lora
-from bridge.vlm.train.run_state import load_checkpoint, save_checkpoint
+from bridge.vlm.lora import add_lora, load_lora, save_lora
 
 NOT_FINITE = (float("nan"), float("inf"))
 LAYER = "lora_te_text_model_encoder_layers_0_mlp_fc1"

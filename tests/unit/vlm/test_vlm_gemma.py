@@ -19,6 +19,7 @@ from tokenizers import Tokenizer, models
 
 from benchmarks import forgetting
 from bridge.errors import MissingDependencyError, UnsupportedModelError, WeightsError, WriteError
+from bridge.training.lora import lora_layers
 from bridge.vlm import (
     BridgeVLM,
     load_llm,
@@ -28,7 +29,7 @@ from bridge.vlm import (
     save_vlm,
     train_vlm,
 )
-from bridge.vlm.lora import add_lora, load_lora, lora_layers, save_lora, without_lora
+from bridge.vlm.lora import add_lora, load_lora, save_lora, without_lora
 from emoji_world.train.gemma import LAYERS, join
 
 CHATS = [[("what is on the left?", "")], [("what is it?", "a cat"), ("is there a dog?", "")]]

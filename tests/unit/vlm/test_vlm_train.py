@@ -14,11 +14,13 @@ import torch
 from support.tiny_training import COLOURS, conversations, tiny_vlm
 
 from bridge.errors import DataError, OptionError, UnsupportedModelError
+from bridge.training import run_state
+from bridge.training.lora import LoraLinear, lora_layers, take_lora
+from bridge.training.optimization import rate_at
+from bridge.training.run_state import CHECKPOINT
 from bridge.vlm import BridgeVLM, TrainOptions, load_vlm, train_vlm
-from bridge.vlm.lora import LoraLinear, add_lora, lora_layers, take_lora
+from bridge.vlm.lora import add_lora
 from bridge.vlm.train import run as run_module
-from bridge.vlm.train import run_state
-from bridge.vlm.train.run_state import CHECKPOINT
 from bridge.vlm.train.trainable import trained_parts
 from bridge.vlm.views import OneView
 
@@ -405,7 +407,9 @@ def test_the_learning_rate_is_transformers_cosine() -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
     schedule = get_cosine_schedule_with_warmup(optimizer, 4, 40)
     for step in range(40):
-        assert options.rate_at(step, 40) == pytest.approx(schedule.get_last_lr()[0], abs=1e-9)
+        assert rate_at(step, 40, options.warmup_ratio) == pytest.approx(
+            schedule.get_last_lr()[0], abs=1e-9
+        )
         optimizer.step()
         schedule.step()
 

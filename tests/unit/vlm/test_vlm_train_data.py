@@ -22,9 +22,10 @@ from support.tiny_training import coloured, conversations
 
 from bridge.errors import DataError, ImageError
 from bridge.images import image_size, load_image
+from bridge.training.order import Order
 from bridge.vlm.chat import CHAT_TEMPLATE, chat_text
 from bridge.vlm.chat_writer import ChatWriter
-from bridge.vlm.train.batches import IGNORE_LABEL, Order, encode
+from bridge.vlm.train.batches import IGNORE_LABEL, encode
 from bridge.vlm.train.data import CAPTION_QUESTION, Picture, Row, read_data
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from bridge.vlm.train.run import accelerator_of
+from bridge.training.processes import accelerator_of
 
 
 @pytest.mark.parametrize(

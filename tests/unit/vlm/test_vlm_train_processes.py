@@ -10,8 +10,8 @@ import pytest
 from support.tiny_training import conversations, tiny_vlm
 from support.two_processes import run_script
 
+from bridge.training import run_state
 from bridge.vlm import load_vlm, train_vlm
-from bridge.vlm.train import run_state
 
 # Gradients are summed in another order; Adam divides by their size, so rounding in the smallest
 # shows. A gradient that is wrong by a factor, or that lacks a process, is off by 1e-2 and more.

@@ -8,8 +8,9 @@ import pytest
 import torch
 from support.tiny_training import conversations, tiny_vlm
 
+from bridge.training import run_state
+from bridge.training.optimization import rate_at
 from bridge.vlm import TrainOptions, train_vlm
-from bridge.vlm.train import run_state
 
 
 def test_the_defaults_train_on_nine_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,7 +28,7 @@ def test_the_defaults_train_on_nine_rows(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("warmup_ratio", [0.0, 0.03, 1.0])
 def test_no_run_is_warm_up_alone(steps: int, warmup_ratio: float) -> None:
     options = TrainOptions(warmup_ratio=warmup_ratio)
-    assert max(options.rate_at(step, steps) for step in range(steps)) == 1.0
+    assert max(rate_at(step, steps, options.warmup_ratio) for step in range(steps)) == 1.0
 
 
 def test_the_default_batch_is_no_larger_than_the_data() -> None:

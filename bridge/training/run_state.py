@@ -8,7 +8,7 @@ that is left to keep, and a run that was stopped goes on exactly as if it had no
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,8 +22,6 @@ from bridge.errors import MissingDependencyError, OptionError, WeightsError
 from bridge.files import parse_json, whole, write_whole
 from bridge.pictures import draw_curve
 from bridge.towers.tensors import check_finite, load_tensors
-from bridge.vlm.model import BridgeVLM
-from bridge.vlm.train.data import Row
 
 CHECKPOINT = "checkpoint.safetensors"
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -136,8 +134,6 @@ def _state(
 
 # -- log, curve and samples -------------------------------------------------------------
 
-_ANSWER_TOKENS = 48
-
 
 @dataclass
 class Journal:
@@ -159,32 +155,6 @@ class Journal:
         write_whole(self.folder / "samples.json", shown.encode())
         with suppress(MissingDependencyError):  # the rows say the same
             draw_curve(self.log, self.folder / "loss.png", self.folder.name, along="step")
-
-
-@torch.inference_mode()
-def ask_samples(vlm: BridgeVLM, rows: Sequence[Row], step: int) -> list[dict[str, Any]]:
-    """What the model answers to each row's first question, beside what the row says."""
-    told = []
-    for row in rows:
-        question, wanted = row.turns[0]
-        pictures: Any = [picture.load() for picture in row.pictures]
-        answer = vlm.answer(pictures, question, max_new_tokens=_ANSWER_TOKENS)
-        told.append(
-            {
-                "step": step,
-                "row": row.where,
-                "question": question,
-                "answer": answer,
-                "wanted": wanted,
-            }
-        )
-    return told
-
-
-def askable(rows: Sequence[Row], count: int) -> list[Row]:
-    """Up to ``count`` rows, spread over the data, all of whose pictures the first turn is about."""
-    single = [row for row in rows if len(row.turns) == 1 or len(row.pictures) <= 1]
-    return [single[at * len(single) // count] for at in range(min(count, len(single)))]
 
 
 def _up_to(step: int, path: Path) -> list[dict[str, Any]]:
