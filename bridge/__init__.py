@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         vlm,
     )
     from bridge.adapters import Adapter, fit_adapter, load_adapter
-    from bridge.contrastive import CLIP
+    from bridge.contrastive import CLIP, ClipTraining, ClipTrainOptions, train_clip
     from bridge.diffusion import Generation, generate, inject, load_pipeline
     from bridge.encoding import (
         Composition,

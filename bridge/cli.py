@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from bridge import __version__
 from bridge.console import ends_with_its_reader
+from bridge.contrastive.train.options import add_arguments as add_clip_training_arguments
+from bridge.contrastive.train.options import run_command as train_clip_command
 from bridge.errors import BridgeError, ImageError, OptionError, PromptError, quoted
 from bridge.files import (
     check_output_file,
@@ -179,6 +181,11 @@ def _parser() -> _Parser:
     )
     add_training_arguments(train)
     train.set_defaults(run=_train_vlm)
+    train_clip = commands.add_parser(
+        "train-clip", parents=[shared, placed], help="train or adapt a CLIP on captioned pictures"
+    )
+    add_clip_training_arguments(train_clip)
+    train_clip.set_defaults(run=_train_clip)
 
     models = commands.add_parser("models", parents=[shared], help="list the known models")
     models.set_defaults(run=_models)
@@ -408,6 +415,25 @@ def _train_vlm(options: argparse.Namespace) -> None:
     else:
         losses = f"loss {done['first_loss']:.3f} to {done['last_loss']:.3f}"
         print(f"{done['output']}: {done['steps']} steps, {losses}")
+
+
+def _train_clip(options: argparse.Namespace) -> None:
+    done = train_clip_command(options)
+    if options.json:
+        _print_json(done)
+        return
+    losses = f"loss {done['first_loss']:.3f} to {done['last_loss']:.3f}"
+    print(f"{done['output']}: {done['steps']} steps, {losses}")
+    if done["skipped"]:
+        print(f"{done['skipped']} pictures could not be read; skipped.json lists them")
+    sets = {row["set"]: row for row in done["retrieval"]}
+    for name, last in sets.items():
+        first = next(row for row in done["retrieval"] if row["set"] == name)
+        told = ", ".join(
+            f"{metric} {100 * first[metric]:.1f} to {100 * last[metric]:.1f} %"
+            for metric in ("text_to_image@1", "image_to_text@1")
+        )
+        print(f"{name}: {told}")
 
 
 def _prompt_lines(source: str) -> list[str]:

@@ -5,6 +5,7 @@
     distributed.py    vectors and gradients between processes
     grad_cache.py     the gradient of a large batch in the memory of a small one
     patch_masking.py  a picture tower that sees some of a picture's patches while it trains
+    train/            from pairs to a trained folder
 
 Names load on first use: `import bridge` needs no torch.
 """
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
         log_popularity,
     )
     from bridge.contrastive.patch_masking import masked_patches
+    from bridge.contrastive.train.options import ClipTrainOptions
+    from bridge.contrastive.train.run import ClipTraining, train_clip
+    from bridge.contrastive.train.saving import interpolate, save_clip
     from bridge.contrastive.templates import TEMPLATES
 
 __getattr__, __dir__, __all__ = lazy_imports(__name__)

@@ -38,12 +38,15 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     step: int,
     told: Mapping[str, Any],
+    extra: Mapping[str, torch.Tensor] = {},
 ) -> None:
     """Write the run's state after ``step`` steps; ``told`` is what another run must share with
-    this one to go on from it. The old file stays until the new one is whole."""
+    this one to go on from it, ``extra`` what it has besides weights: averages, a bank. The old file
+    stays until the new one is whole."""
     parameters = trained(module)
     tensors = {f"weight.{name}": parameter.detach() for name, parameter in parameters.items()}
     tensors |= moments_of(optimizer, parameters)
+    tensors |= {f"extra.{name}": tensor.detach() for name, tensor in extra.items()}
     write_state(path, tensors, {"step": str(step), "told": json.dumps(told)})
 
 
@@ -84,9 +87,13 @@ def write_state(
 
 @torch.no_grad()
 def load_checkpoint(
-    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, told: Mapping[str, Any]
+    path: Path,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    told: Mapping[str, Any],
+    extra: Mapping[str, torch.Tensor] = {},
 ) -> int:
-    """Put the state of ``path`` in place, and give its step.
+    """Put the state of ``path`` in place, into the tensors of ``extra`` too, and give its step.
 
     Raises OptionError, naming what differs, for the checkpoint of a run with other settings,
     WeightsError for a damaged one.
@@ -110,6 +117,11 @@ def load_checkpoint(
         raise WeightsError(f"{path} holds other weights than are trained here; delete it")
     # All are checked before the first is put in place.
     states = {name: _state(path, name, own, tensors) for name, own in parameters.items()}
+    kept = {n.removeprefix("extra."): t for n, t in tensors.items() if n.startswith("extra.")}
+    if {n: t.shape for n, t in kept.items()} != {n: t.shape for n, t in extra.items()}:
+        raise WeightsError(f"{path} holds other averages than are kept here; delete it")
+    for name, tensor in extra.items():
+        tensor.copy_(kept[name])
     for name, parameter in parameters.items():
         moments = states[name]
         parameter.copy_(tensors[f"weight.{name}"])
@@ -137,22 +149,23 @@ def _state(
 
 @dataclass
 class Journal:
-    """The rows of a run so far, in ``folder``."""
+    """The rows of a run so far, in ``folder``; ``samples_file`` holds what was tried on the way."""
 
     folder: Path
     log: list[dict[str, float]] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
+    samples_file: str = "samples.json"
 
     def resume(self, step: int) -> None:
         """Read back what was written up to ``step``; a killed run may have written more."""
         self.log = _up_to(step, self.folder / "log.json")
-        self.samples = _up_to(step, self.folder / "samples.json")
+        self.samples = _up_to(step, self.folder / self.samples_file)
 
     def write(self) -> None:
         """The two JSON files, and the curve where matplotlib is installed."""
         write_whole(self.folder / "log.json", json.dumps(self.log).encode())
         shown = json.dumps(self.samples, ensure_ascii=False, indent=1)
-        write_whole(self.folder / "samples.json", shown.encode())
+        write_whole(self.folder / self.samples_file, shown.encode())
         with suppress(MissingDependencyError):  # the rows say the same
             draw_curve(self.log, self.folder / "loss.png", self.folder.name, along="step")
 

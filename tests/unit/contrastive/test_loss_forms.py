@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.clip_training import RUNS, train
 from support.loss_cases import LOSSES, TinyModel, all_rows, gradients
+from support.tiny_folders import KINDS
 from support.two_processes import run_script
 from torch import Tensor, nn
 
 from bridge.contrastive.grad_cache import Encoded, cached_backward, check_rows_alone
 from bridge.contrastive.losses import InfoNCE, PooledPairs
 from bridge.errors import OptionError
+from bridge.training import run_state
 
 TOLERANCE = 1e-10  # the issue asks for 1e-6
 MUCH = 1 << 30
@@ -74,8 +78,19 @@ def test_what_parts_would_change_is_refused() -> None:
         cached_backward(lambda part: part, [], lambda pairs: pairs.image.sum())
 
 
-def test_two_processes_are_one(tmp_path: Path) -> None:
+def test_two_processes_are_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Losses, and whole runs of `train_clip`: one program, so that torch loads once."""
+    monkeypatch.setattr(run_state, "draw_curve", lambda *_, **__: None)
+    root, tmp_path = tmp_path, tmp_path / "two"
+    tmp_path.mkdir()
+    KINDS["clip"].make(root / "clip")
     run_script("two_losses.py", tmp_path)
+    for name, options in RUNS.items():
+        one = train(root / "clip", root / name, **options)
+        log = json.loads((tmp_path / name / "log.json").read_text())
+        for found, want in zip(log, one.log, strict=True):
+            # The gradient's norm too: Adam would hide a factor in it.
+            assert found == pytest.approx(want, rel=1e-4), name
     for name in LOSSES:
         want = gradients(name, form="whole")
         want.pop("next draw")

@@ -1,0 +1,9 @@
+"""Training and adapting a CLIP. `bridge.train_clip` is the way in.
+
+options.py     every setting, and `bridge train-clip`
+pairs.py       rows as pictures with captions, and batches of them, read ahead
+trainee.py     which parameters are trained, in which precision, and the towers' pass
+evaluation.py  retrieval while it trains
+saving.py      the result as a folder, its card, and weights between two models
+run.py         a step, and all before and after the loop of them (`bridge/training`)
+"""

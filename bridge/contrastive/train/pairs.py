@@ -1,0 +1,196 @@
+"""Rows of training data as pictures with captions, and batches of them, read ahead in threads."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from bridge.contrastive.losses import caption_groups, log_popularity
+from bridge.errors import DataError, ImageError
+from bridge.towers.tower import ImageTower, TextTower, together
+from bridge.training.records import Data, Picture, Record, Skipped, name_of, read_records
+
+_CAPTIONS = ("text", "caption", "captions", "title")
+_AHEAD = 2  # batches that are begun before they are asked for
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A picture and what is said of it: one caption, or several of which each epoch draws one.
+
+    ``picture`` is None where text alone is learnt from; ``translation`` is what a student reads.
+    """
+
+    picture: Picture | None
+    captions: tuple[str, ...]
+    where: str
+    translation: str | None = None
+
+    def caption(self, seed: int, step: int) -> str:
+        """The caption that a step sees."""
+        if len(self.captions) == 1:
+            return self.captions[0]
+        return random.Random(f"caption {seed} {step} {self.where}").choice(self.captions)
+
+
+def read_pairs(
+    data: Data,
+    *,
+    image_folder: str | os.PathLike[str] | None = None,
+    skipped: Skipped | None = None,
+    pictures: bool = True,
+) -> list[Pair]:
+    """Rows as `bridge.training.records.read_records` reads them, each with its picture and caption.
+
+    Captions are the field ``text``, ``caption``, ``captions`` or ``title``: a text, or several.
+
+    Args:
+        data, image_folder, skipped: as there.
+        pictures: False where texts alone are learnt from; then none is asked for.
+
+    Raises:
+        DataError: a row without caption, with an empty one, or without exactly one picture; no row.
+    """
+    records = read_records(data, image_folder=image_folder, skipped=skipped)
+    pairs = [_pair(record, pictures) for record in records]
+    if not pairs:
+        raise DataError(f"{name_of(data)} has no row to train on")
+    return pairs
+
+
+def _pair(record: Record, pictures: bool) -> Pair:
+    if pictures and len(record.pictures) != 1:
+        raise DataError(
+            f"{record.where} has {len(record.pictures)} pictures; a pair is one picture and its "
+            "caption: give 'image' or 'file_name'"
+        )
+    found = next(
+        (record.fields[key] for key in _CAPTIONS if record.fields.get(key) is not None), None
+    )
+    captions = [found] if isinstance(found, str) else found
+    if not isinstance(captions, Sequence) or not all(isinstance(each, str) for each in captions):
+        told = ", ".join(map(repr, record.fields)) or "none"
+        raise DataError(
+            f"{record.where} has the fields {told}; its caption is missing: give 'text' or "
+            "'caption'"
+        )
+    texts = tuple(each.strip() for each in captions)
+    if not texts or not all(texts):
+        raise DataError(f"{record.where}: the caption is empty; write it or drop the row")
+    translation = record.fields.get("translation")
+    return Pair(
+        record.pictures[0] if pictures else None,
+        texts,
+        record.where,
+        translation.strip() if isinstance(translation, str) else None,
+    )
+
+
+def digest(pairs: Sequence[Pair]) -> str:
+    """16 hex digits of all texts, of where rows stand and of their pictures' sizes."""
+    told = hashlib.sha256()
+    for pair in pairs:
+        size = pair.picture.size if pair.picture is not None else None
+        told.update(repr((pair.where, pair.captions, pair.translation, size)).encode())
+    return told.hexdigest()[:16]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One process' rows of a step, on the CPU.
+
+    ``pixels`` is what the image tower takes, ``(b, 3, H, W)`` or a mapping; ids and mask ``(b,
+    T)``; groups and log_q as `PooledPairs` has them.
+    """
+
+    pixels: Any
+    ids: Tensor
+    mask: Tensor
+    groups: Tensor
+    log_q: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def part(self, start: int, stop: int) -> Batch:
+        """Some of the rows."""
+        at = slice(start, stop)
+        pixels = self.pixels
+        some = {k: v[at] for k, v in pixels.items()} if isinstance(pixels, Mapping) else pixels[at]
+        log_q = None if self.log_q is None else self.log_q[at]
+        return Batch(some, self.ids[at], self.mask[at], self.groups[at], log_q)
+
+
+class Batches:
+    """The batches of a run, each read and prepared while earlier ones are computed.
+
+    A picture whose pixels turn out to be damaged is told to ``skipped``, and the next row that can
+    be read stands in its place: so a batch stays whole, and the same in every run.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        rows_of: Callable[[int], Sequence[int]],
+        towers: tuple[TextTower, ImageTower],
+        seed: int,
+        popularity: bool,
+        skipped: Skipped,
+    ) -> None:
+        self._pairs, self._rows_of, self._seed = pairs, rows_of, seed
+        self._text, self._image = towers
+        self._skipped = skipped
+        self._told: set[int] = set()
+        self._log_q = log_popularity([pair.captions[0] for pair in pairs]) if popularity else None
+
+    @contextmanager
+    def reading(self, workers: int, start: int, stop: int) -> Iterator[Callable[[int], Batch]]:
+        """Within the block, what gives the batch of a step; steps from ``start`` on, in order."""
+        with ThreadPoolExecutor(workers, "bridge-train") as threads:
+            begun: dict[int, tuple[list[int], list[Future[Any]]]] = {}
+
+            def begin(step: int) -> None:
+                if step < stop and step not in begun:
+                    rows = list(self._rows_of(step))
+                    begun[step] = rows, [threads.submit(self._read, row) for row in rows]
+
+            def batch(step: int) -> Batch:
+                for each in range(step, step + 1 + _AHEAD):
+                    begin(each)
+                rows, futures = begun.pop(step)
+                return self._made(step, rows, [future.result() for future in futures])
+
+            try:
+                yield batch
+            finally:
+                threads.shutdown(wait=False, cancel_futures=True)
+
+    def _read(self, row: int) -> tuple[int, Any]:
+        """The row itself, or the next that can be read, and its pixels."""
+        for place in range(len(self._pairs)):
+            found = (row + place) % len(self._pairs)
+            picture = self._pairs[found].picture
+            assert picture is not None
+            try:
+                return found, self._image.prepare(picture.load())
+            except ImageError as error:
+                if found not in self._told:
+                    self._told.add(found)
+                    self._skipped(self._pairs[found].where, str(error))
+        raise DataError("no picture of the data can be read")
+
+    def _made(self, step: int, rows: Sequence[int], read: Sequence[tuple[int, Any]]) -> Batch:
+        found = [row for row, _ in read]
+        captions = [self._pairs[row].caption(self._seed, step) for row in found]
+        batch = self._text.tokenize(captions)
+        log_q = None if self._log_q is None else self._log_q[found]
+        pixels = together([pixels for _, pixels in read])
+        return Batch(pixels, batch.ids, batch.mask, caption_groups(captions), log_q)

@@ -1,0 +1,175 @@
+"""What is trained: which parameters, in which precision, and the towers' pass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bridge.contrastive.clip import CLIP
+from bridge.contrastive.losses import CLIP_START
+from bridge.contrastive.train.options import ClipTrainOptions
+from bridge.errors import UnsupportedModelError
+from bridge.runtime import building
+from bridge.towers.families import IMAGE_FAMILIES, TEXT_FAMILIES
+from bridge.towers.states import Layer
+from bridge.towers.tower import ImageTower, TextTower
+from bridge.training.lora import put_lora, take_lora
+
+FAMILIES = ("clip", "open_clip", "siglip")
+"""Families that are trained: those whose result has a layout that transformers opens."""
+_SIGLIP_START, _SIGLIP_BIAS = math.log(10.0), -10.0
+# The last linear layers into the shared space, by the end of their names.
+_HEADS = ("text_projection", "visual_projection", "head")
+
+
+class Trainee(nn.Module):
+    """Both towers of a CLIP with its temperature, and a bias where pairs are judged alone."""
+
+    def __init__(self, clip: CLIP, sigmoid: bool) -> None:
+        super().__init__()
+        self._towers = (clip.text, clip.image)
+        self.text, self.image = clip.text.module, clip.image.module
+        scoring = clip.scoring
+        same = scoring is not None and scoring.sigmoid == sigmoid
+        scale = math.log(scoring.scale) if scoring is not None and same else None
+        bias = scoring.bias if scoring is not None and same else None
+        start = _SIGLIP_START if sigmoid else CLIP_START
+        self.logit_scale = _scalar(start if scale is None else scale, clip.device)
+        self.logit_bias = (
+            _scalar(_SIGLIP_BIAS if bias is None else bias, clip.device) if sigmoid else None
+        )
+
+    def encode_image(self, pixels: Any) -> Tensor:
+        """Pooled states ``(B, P)``, with a gradient."""
+        return pooled_image(self._towers[1], pixels)
+
+    def encode_text(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Pooled states ``(B, P)``, with a gradient."""
+        return pooled_text(self._towers[0], ids, mask)
+
+
+def pooled_text(tower: TextTower, ids: Tensor, mask: Tensor) -> Tensor:
+    """As `TextTower.pool`, with a gradient; the short way drops no attention weights."""
+    family = TEXT_FAMILIES[tower.family]
+    if family.pool is not None and not _drops_attention(tower.module):
+        return family.pool(tower.module, ids, mask)
+    found = family.encode(tower.module, ids, (Layer(),), mask, False).pooled
+    assert found is not None
+    return found
+
+
+def pooled_image(tower: ImageTower, pixels: Any) -> Tensor:
+    """As `ImageTower.pool`, with a gradient."""
+    family = IMAGE_FAMILIES[tower.family]
+    if family.pool is not None and not _drops_attention(tower.module):
+        return family.pool(tower.module, pixels)
+    found = family.encode(tower.module, pixels, (-1,)).pooled
+    assert found is not None
+    return found
+
+
+def check_trainable(clip: CLIP) -> None:
+    """Refuse families whose result could not be saved. Raises UnsupportedModelError."""
+    for side, tower in (("text", clip.text), ("image", clip.image)):
+        if tower.family not in FAMILIES:
+            raise UnsupportedModelError(
+                f"{tower.name}: the {side} tower is of the family {tower.family}, which train_clip "
+                f"cannot save; it trains {', '.join(FAMILIES)}"
+            )
+    if (clip.text.family == "siglip") != (clip.image.family == "siglip"):
+        raise UnsupportedModelError(
+            f"{clip.name} joins a CLIP's tower with a SigLIP's, which no layout of transformers "
+            "holds; train two towers of one kind"
+        )
+
+
+@contextmanager
+def trained_parts(trainee: Trainee, options: ClipTrainOptions) -> Iterator[None]:
+    """Within the block, what the mode trains is in fp32, wants gradients and has its LoRA.
+
+    Afterwards dtypes and flags are as they were, and the LoRA is in the weights; it is dropped if
+    the block failed.
+    """
+    before = [(p, p.dtype) for p in trainee.parameters()]
+    merge = False
+    try:
+        trainee.requires_grad_(False)
+        _choose(trainee, options)
+        for parameter in trainee.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+        trainee.eval()
+        yield
+        merge = True
+    finally:
+        for module in (trainee.text, trainee.image):
+            take_lora(module, merge=merge)
+        for parameter, dtype in before:
+            parameter.data = parameter.data.to(dtype)
+            parameter.grad = None
+            parameter.requires_grad_(False)
+        trainee.eval()
+
+
+def set_mode(trainee: Trainee, options: ClipTrainOptions, *, training: bool) -> None:
+    """Dropout, where a model has any, in towers that are trained and not in locked ones."""
+    trainee.eval()
+    if training and options.mode != "probe":
+        trainee.text.train()
+        if options.mode != "lit":
+            trainee.image.train()
+
+
+def _choose(trainee: Trainee, options: ClipTrainOptions) -> None:
+    trainee.logit_scale.requires_grad_(True)
+    if trainee.logit_bias is not None:
+        trainee.logit_bias.requires_grad_(True)
+    if options.mode in ("full", "scratch"):
+        trainee.requires_grad_(True)
+        if options.mode == "scratch":
+            begin_anew(trainee, options.seed)
+    elif options.mode == "lit":
+        trainee.text.requires_grad_(True)
+    elif options.mode == "probe":
+        for module in (trainee.text, trainee.image):
+            for head in _HEADS:
+                if hasattr(module, head):
+                    getattr(module, head).requires_grad_(True)
+    elif options.mode == "lora":
+        for number, module in enumerate((trainee.text, trainee.image)):
+            # What lies in the layers only: an attention pooler reads its weights past its modules.
+            names = [
+                name
+                for name, part in module.named_modules()
+                if isinstance(part, nn.Linear) and ".layers." in f".{name}"
+            ]
+            alpha = options.lora_alpha or 2.0 * options.rank
+            put_lora(module, names, options.rank, alpha, options.seed + number)
+
+
+@torch.no_grad()
+def begin_anew(trainee: Trainee, seed: int) -> None:
+    """Random weights in the place of all, as transformers makes them for a new model, and the
+    temperature that training starts from."""
+    with building(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for module in (trainee.text, trainee.image):
+            fresh = type(module)(module.config)
+            module.load_state_dict(fresh.state_dict())
+    sigmoid = trainee.logit_bias is not None
+    trainee.logit_scale.fill_(_SIGLIP_START if sigmoid else CLIP_START)
+    if trainee.logit_bias is not None:
+        trainee.logit_bias.fill_(_SIGLIP_BIAS)
+
+
+def _scalar(value: float, device: torch.device) -> nn.Parameter:
+    return nn.Parameter(torch.tensor(value, dtype=torch.float32, device=device))
+
+
+def _drops_attention(module: Any) -> bool:
+    return module.training and getattr(module.config, "attention_dropout", 0.0) > 0

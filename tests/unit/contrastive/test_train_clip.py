@@ -1,0 +1,369 @@
+"""`bridge.train_clip`: what each mode trains, equal forms, resumption, the folder, bad input."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from PIL import Image
+from safetensors.torch import load_file
+from support.clip_training import COLOURS, FAST, rows, train
+from support.tiny_folders import KINDS
+from torch.nn.functional import normalize
+
+import bridge
+from bridge.cli import main
+from bridge.contrastive import interpolate
+from bridge.contrastive.train import run as run_module
+from bridge.contrastive.train.options import ClipTrainOptions
+from bridge.errors import DataError, NumbersError, OptionError, UnsupportedModelError
+from bridge.training import run_state
+from bridge.training.run_state import CHECKPOINT
+
+
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Drawing takes longer than training here; the one test that looks at a curve has it."""
+    if request.node.name != "test_the_folder_says_what_was_gained":
+        monkeypatch.setattr(run_state, "draw_curve", lambda *_, **__: None)
+        monkeypatch.setattr(run_module, "draw_retrieval", lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("models") / "clip"
+    KINDS["clip"].make(place)
+    return place
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def changed(before: Path, after: Path) -> set[str]:
+    one, two = weights(before), weights(after)
+    assert one.keys() == two.keys()
+    return {name for name, tensor in one.items() if not torch.equal(tensor, two[name])}
+
+
+def sides(names: set[str]) -> set[str]:
+    return {name.partition(".")[0] for name in names}
+
+
+TEXT = {"text_model", "text_projection"}
+IMAGE = {"vision_model", "visual_projection"}
+
+
+@pytest.mark.parametrize(
+    ("mode", "trained"),
+    [
+        ("full", {*TEXT, *IMAGE, "logit_scale"}),
+        ("scratch", {*TEXT, *IMAGE, "logit_scale"}),
+        ("probe", {"text_projection", "visual_projection", "logit_scale"}),
+        ("lora", {"text_model", "vision_model", "logit_scale"}),
+        ("lit", {*TEXT, "logit_scale"}),
+    ],
+)
+def test_each_mode_trains_its_parts(
+    mode: str, trained: set[str], folder: Path, tmp_path: Path
+) -> None:
+    done = train(folder, tmp_path / "out", mode=mode, steps=10)
+    moved = changed(folder, tmp_path / "out")
+    assert sides(moved) == trained
+    if mode == "lora":
+        one, two = weights(folder), weights(tmp_path / "out")
+        assert all(".layers." in name or name == "logit_scale" for name in moved)
+        for name in moved - {"logit_scale"}:
+            assert torch.linalg.matrix_rank(two[name] - one[name], rtol=1e-4) <= 8
+    assert done.losses[-1] < 0.85 * done.losses[0]
+    found = bridge.CLIP(tmp_path / "out", device="cpu")
+    for mine, theirs in ((found, done.clip),):
+        one, two = mine.encode_text(["a red cat"]), theirs.encode_text(["a red cat"])
+        assert torch.allclose(one, two, atol=1e-6)
+    assert not any(p.requires_grad for p in done.clip.text.module.parameters())
+
+
+def test_scratch_begins_with_nothing_that_was_learnt(folder: Path, tmp_path: Path) -> None:
+    one = train(folder, tmp_path / "a", mode="scratch", steps=1)
+    other = tmp_path / "other"
+    KINDS["clip"].make(other)
+    moved = transformers.CLIPModel.from_pretrained(other)
+    with torch.no_grad():
+        for parameter in moved.parameters():
+            parameter.mul_(1.3)
+    moved.save_pretrained(other)
+    two = train(other, tmp_path / "b", mode="scratch", steps=1)
+    assert one.losses == two.losses
+    assert changed(tmp_path / "a", tmp_path / "b") == set()
+
+
+def test_the_result_opens_in_transformers(folder: Path, tmp_path: Path) -> None:
+    done = train(folder, tmp_path / "out")
+    model = transformers.CLIPModel.from_pretrained(tmp_path / "out").eval()
+    words = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    texts = [f"a {name} cat" for name in COLOURS]
+    ids = words(texts, padding="max_length", max_length=77, return_tensors="pt").input_ids
+    pictures = [row["image"] for row in rows()]
+    with torch.no_grad():
+        pixels = torch.stack([done.clip.preprocess(each) for each in pictures])
+        whole = model(input_ids=ids, pixel_values=pixels)
+    scores = done.clip.scores(done.clip.encode_image(pictures), done.clip.encode_text(texts))
+    assert torch.allclose(scores, whole.logits_per_image, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["open_clip", "siglip"])
+def test_other_families_are_trained_and_saved(kind: str, tmp_path: Path) -> None:
+    KINDS[kind].make(tmp_path / kind)
+    if kind == "open_clip":  # its processor here squeezes pictures, which transformers cannot say
+        with pytest.raises(UnsupportedModelError, match="'squash'"):
+            train(tmp_path / kind, tmp_path / "out")
+        config = tmp_path / kind / "open_clip_config.json"
+        config.write_text(json.dumps({**json.loads(config.read_text()), "preprocess_cfg": {}}))
+    done = train(tmp_path / kind, tmp_path / "out", steps=10)
+    assert done.losses[-1] < done.losses[0]
+    found = bridge.CLIP(tmp_path / "out", device="cpu")
+    pictures, texts = [row["image"] for row in rows()], ["a red cat", "a blue cat"]
+    assert torch.allclose(found.encode_image(pictures), done.clip.encode_image(pictures), atol=1e-5)
+    assert torch.allclose(found.encode_text(texts), done.clip.encode_text(texts), atol=1e-5)
+    assert found.scoring is not None and done.clip.scoring is not None
+    assert found.scoring.scale == pytest.approx(done.clip.scoring.scale, rel=1e-6)
+    assert found.scoring.sigmoid == (kind == "siglip")
+
+
+# ---------------------------------------------------------------- forms that are one
+
+
+def test_parts_are_the_whole(folder: Path, tmp_path: Path) -> None:
+    whole = train(folder, tmp_path / "whole")
+    parts = train(folder, tmp_path / "parts", micro_batch=3, graph_memory=0.0)
+    assert parts.losses == pytest.approx(whole.losses, rel=1e-4)
+    assert [r["grad_norm"] for r in parts.log] == pytest.approx(
+        [r["grad_norm"] for r in whole.log], rel=1e-3
+    )
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"mode": "lora", "ema": 0.9}, {"bank": 5, "patch_masking": 0.5, "unmasked_ratio": 0.2}],
+    ids=["full", "lora with an average", "bank and masks"],
+)
+def test_a_killed_run_goes_on_to_the_same_losses(
+    options: dict[str, Any], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {**options, "steps": 9, "batch_size": 4, "save_every": 2, "popularity": True}
+    straight = train(folder, tmp_path / "straight", **settings)
+    take = run_module._Steps.take
+    moments = random.Random(str(options)).sample(range(9), 3)
+    killed = 0
+
+    def dies(self: Any, step: int, batch: Any) -> dict[str, float]:
+        nonlocal killed
+        if moments and step >= min(moments):
+            moments.remove(min(moments))
+            killed += 1
+            raise Killed
+        return take(self, step, batch)
+
+    monkeypatch.setattr(run_module._Steps, "take", dies)
+    while moments:
+        with pytest.raises(Killed):
+            train(folder, tmp_path / "out", **settings)
+    assert killed == 3
+    done = train(folder, tmp_path / "out", **settings)
+    assert done.log == straight.log
+    assert changed(tmp_path / "straight", tmp_path / "out") == set()
+    assert not (tmp_path / "out" / CHECKPOINT).exists()
+
+
+def test_another_run_does_not_go_on_in_its_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "save_clip", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(folder, tmp_path / "out")
+    with pytest.raises(OptionError, match=r"a run with learning_rate 0\.01, and this one has 0\.1"):
+        train(folder, tmp_path / "out", learning_rate=0.1)
+    with pytest.raises(OptionError, match="a run with data "):
+        train(folder, tmp_path / "out", [*rows()[:-1], {**rows()[-1], "text": "a dog"}])
+
+
+# ---------------------------------------------------------------- data and figures
+
+
+def test_the_folder_says_what_was_gained(folder: Path, tmp_path: Path) -> None:
+    old = [{**row, "text": f"*{row['text']}*"} for row in rows()]
+    done = train(
+        folder,
+        tmp_path / "out",
+        steps=20,
+        evaluation={"new": rows(), "old | one": old},
+        evaluate_every=10,
+        save_every=10,
+    )
+    assert [(row["step"], row["set"]) for row in done.evaluations] == [
+        (step, name) for step in (0, 10, 20) for name in ("new", "old | one")
+    ]
+    new = [row["text_to_image@1"] for row in done.evaluations if row["set"] == "new"]
+    assert new[-1] >= 0.75 > new[0]
+    out = tmp_path / "out"
+    assert json.loads((out / "evaluations.json").read_text()) == list(done.evaluations)
+    card = (out / "README.md").read_text()
+    assert f"| new | {100 * new[0]:.1f} % | {100 * new[-1]:.1f} % |" in card
+    assert "old \\| one" in card and "mode full" in card
+    for name in ("loss.png", "retrieval.png"):
+        assert Image.open(out / name).width > 300
+
+
+def test_retrieval_counts_equal_captions_as_right(folder: Path, tmp_path: Path) -> None:
+    same = [{**row, "text": "a cat"} for row in rows()]
+    done = train(folder, tmp_path / "out", steps=1, evaluation=same)
+    assert all(row["text_to_image@1"] == 1 for row in done.evaluations)
+
+
+def test_unreadable_pictures_are_skipped_counted_and_listed(folder: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for name, rgb in COLOURS.items():
+        Image.new("RGB", (64, 64), rgb).save(data / f"{name}.png")
+        (data / f"{name}.txt").write_text(f"a {name} cat")
+    (data / "red.png").write_bytes(b"no picture")
+    noise = Image.effect_noise((64, 64), 90).convert("RGB")
+    noise.save(data / "blue.png")
+    whole = (data / "blue.png").read_bytes()
+    (data / "blue.png").write_bytes(whole[: len(whole) // 2])  # its header is fine
+    done = train(folder, tmp_path / "out", data, batch_size=7)
+    assert {Path(where).name for where, _ in done.skipped} == {"red.png", "blue.png"}
+    listed = json.loads((tmp_path / "out" / "skipped.json").read_text())
+    assert [each["row"] for each in listed] == [where for where, _ in done.skipped]
+    assert len(done.log) == FAST["steps"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"text": "  "}, r"row 2: the caption is empty"),
+        ({"text": None}, r"row 2 has the fields 'image', 'text'; its caption is missing"),
+        ({"image": []}, r"row 2 has 0 pictures; a pair is one picture"),
+    ],
+)
+def test_bad_rows_are_told(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    data = rows()
+    data[1] = {**data[1], **change}
+    with pytest.raises(DataError, match=message):
+        train("no/such-model", tmp_path / "out", data)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 1}, "batch_size is 1; give 2 or more, or loss='sigmoid'"),
+        ({"batch_size": 9}, "there are 8 rows; give 8 at most"),
+        ({"mode": "lokr"}, "mode of training"),
+        ({"loss": "sigmoid", "bank": 4}, "of InfoNCE"),
+        ({"lora": 4}, "goes with mode='lora'"),
+        ({"patch_masking": 1.0}, "patch_masking is 1.0"),
+        ({"bath_size": 4}, "Did you mean 'batch_size'"),
+        ({"mode": "distill"}, "student goes with mode='distill'"),
+        ({"wise_ft": 1.5}, "wise_ft is 1.5"),
+        ({"steps": 0}, "steps is 0"),
+    ],
+)
+def test_bad_options_are_told(
+    options: dict[str, Any], message: str, folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(OptionError, match=message):
+        train(folder, tmp_path / "out", **options)
+    assert not (tmp_path / "out" / "config.json").exists()
+
+
+def test_one_pair_at_a_time_by_the_sigmoid_loss(folder: Path, tmp_path: Path) -> None:
+    done = train(folder, tmp_path / "out", batch_size=1, loss="sigmoid", steps=2)
+    assert done.clip.scoring is not None and done.clip.scoring.sigmoid
+
+
+def test_numbers_that_are_none_leave_the_last_checkpoint(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = run_module._Steps._encode
+    calls = 0
+
+    def breaks(self: Any, part: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        made = encode(self, part)
+        if calls == 5:
+            made.pairs.image.data[0, 0] = float("nan")
+        return made
+
+    monkeypatch.setattr(run_module._Steps, "_encode", breaks)
+    with pytest.raises(NumbersError, match=r"step 5 has a loss of nan .* after step 4"):
+        train(folder, tmp_path / "out", save_every=2)
+    state = load_file(tmp_path / "out" / CHECKPOINT)
+    assert all(tensor.isfinite().all() for tensor in state.values())
+    assert len(json.loads((tmp_path / "out" / "log.json").read_text())) == 4
+    straight = train(folder, tmp_path / "straight", save_every=2)
+    assert train(folder, tmp_path / "out", save_every=2).losses == straight.losses
+
+
+# ---------------------------------------------------------------- afterwards
+
+
+def test_wise_ft_lies_between(folder: Path, tmp_path: Path) -> None:
+    for mode in ("full", "lora"):
+        whole, half = tmp_path / mode, tmp_path / f"half-{mode}"
+        train(folder, whole, mode=mode)
+        train(folder, half, mode=mode, wise_ft=0.5)
+        start, end, between = weights(folder), weights(whole), weights(half)
+        for name, tensor in between.items():
+            want = torch.lerp(start[name], end[name], 0.5)
+            assert torch.allclose(tensor, want, atol=1e-5), name
+    made = interpolate(folder, tmp_path / "full", 0.5, tmp_path / "made")
+    for name, tensor in weights(made).items():
+        assert torch.allclose(tensor, weights(tmp_path / "half-full")[name], atol=1e-5), name
+    with pytest.raises(OptionError, match="alpha is 2"):
+        interpolate(folder, tmp_path / "full", 2, tmp_path / "more")
+
+
+def test_a_student_learns_to_land_where_its_teacher_does(folder: Path, tmp_path: Path) -> None:
+    student = train(folder, tmp_path / "student", mode="scratch", steps=1)
+    texts = [{"text": f"a {name} cat", "translation": f"{name} dog"} for name in COLOURS]
+    done = train(folder, tmp_path / "out", texts, mode="distill", student=student.folder, steps=120)
+    assert done.losses[-1] < 0.1 * done.losses[0]
+    both = bridge.CLIP(folder, text=tmp_path / "out", device="cpu")
+    found = both.encode_text([row["translation"] for row in texts])
+    want = bridge.CLIP(folder, device="cpu").encode_text([row["text"] for row in texts])
+    assert (normalize(found) * normalize(want)).sum(1).min() > 0.9
+    assert torch.allclose(done.clip.encode_text(["red dog"]), both.encode_text(["red dog"]))
+
+
+def test_the_command_trains_and_tells(folder: Path, tmp_path: Path, capsys: Any) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for name, rgb in COLOURS.items():
+        Image.new("RGB", (40, 32), rgb).save(data / f"{name}.png")
+        (data / f"{name}.txt").write_text(f"a {name} cat")
+    common = ["-m", str(folder), "--steps", "4", "--batch-size", "8", "--device", "cpu"]
+    more = ["--learning-rate", "0.01", "--evaluate", f"cats={data}"]
+    out = tmp_path / "out"
+    assert main(["train-clip", str(data), "-o", str(out), *common, *more]) == 0
+    said = capsys.readouterr().out
+    assert f"{out}: 4 steps, loss " in said and "cats: text_to_image@1 " in said
+    assert bridge.CLIP(out, device="cpu").width == 24
+    assert main(["train-clip", str(data), "-o", str(out), *common]) == 2
+    assert "holds a model already" in capsys.readouterr().err
+    assert main(["train-clip", str(data), "-o", "x", "--evaluate", "cats"]) == 2
+    assert "give NAME=DATA" in capsys.readouterr().err
+
+
+def test_masks_end_before_the_run_does() -> None:
+    options = ClipTrainOptions(patch_masking=0.5, unmasked_ratio=0.2)
+    assert [options.masking_at(step, 10) for step in (0, 7, 8, 9)] == [0.5, 0.5, 0, 0]
