@@ -73,7 +73,7 @@ class ClipTrainOptions:
     steps: int | None = None
     batch_size: int | None = None
     micro_batch: int | None = None
-    graph_memory: float = 2.0
+    graph_memory: float = 1.0
     learning_rate: float | None = None
     weight_decay: float = 0.1
     warmup_ratio: float = 0.05
@@ -198,7 +198,7 @@ _ARGUMENTS: dict[str, tuple[Any, str]] = {
     "steps": (int, "or: how many steps"),
     "batch_size": (int, "pairs that are compared (default: 256, or fewer for fewer rows)"),
     "micro_batch": (int, "pairs through the towers at once (default: all)"),
-    "graph_memory": (float, "GB of states kept with --micro-batch (default: 2)"),
+    "graph_memory": (float, "GB of states kept with --micro-batch (default: 1)"),
     "learning_rate": (float, "default: by mode, 1e-5 for full"),
     "weight_decay": (float, "default: 0.1"),
     "warmup_ratio": (float, "default: 0.05"),

@@ -19,7 +19,9 @@ from bridge.towers.tower import ImageTower, TextTower, together
 from bridge.training.records import Data, Picture, Record, Skipped, name_of, read_records
 
 _CAPTIONS = ("text", "caption", "captions", "title")
-_AHEAD = 2  # batches that are begun before they are asked for
+# Batches that are begun before they are asked for, of so many rows at most: prepared pixels of
+# thousands of rows are gigabytes, and what is compared with thousands is not waiting for data.
+_AHEAD, _ROWS_AHEAD = 2, 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,9 +165,11 @@ class Batches:
                     begun[step] = rows, [threads.submit(self._read, row) for row in rows]
 
             def batch(step: int) -> Batch:
-                for each in range(step, step + 1 + _AHEAD):
-                    begin(each)
+                begin(step)
                 rows, futures = begun.pop(step)
+                for number in range(1, 1 + _AHEAD):
+                    if number * len(rows) <= _ROWS_AHEAD:
+                        begin(step + number)
                 return self._made(step, rows, [future.result() for future in futures])
 
             try:

@@ -139,7 +139,7 @@ def train_clip(
         clip.to(accelerator.device)
         check_trainable(clip)
         check_can_save(clip)
-        run = _Run(clip, clip.name, pairs, tried, settings, folder, accelerator, share, skipped)
+        run = Run(clip, clip.name, pairs, tried, settings, folder, accelerator, share, skipped)
         with ProgressLine(sys.stderr) as show:
             watched = show if progress and accelerator.is_main_process else unwatched
             journal, scoring = run.train(watched)
@@ -175,7 +175,7 @@ def _checked_output(output: str | os.PathLike[str]) -> Path:
 
 
 @dataclass(eq=False)
-class _Run:
+class Run:
     """All of a run between loading and saving."""
 
     clip: CLIP
@@ -229,7 +229,7 @@ class _Run:
                 first = load_checkpoint(path, trainee, adam, identity, extra)
                 journal.resume(first)
             order = Shuffled(len(self.pairs), self.share * accelerator.num_processes, options.seed)
-            each = _Steps(self, trainee, adam, average, bank)
+            each = Steps(self, trainee, adam, average, bank)
             batches = Batches(
                 self.pairs,
                 lambda step: self._mine(order.batch(step)),
@@ -313,10 +313,10 @@ class _Run:
 
 
 @dataclass(frozen=True, eq=False)
-class _Steps:
+class Steps:
     """What every step needs."""
 
-    run: _Run
+    run: Run
     trainee: Trainee
     optimizer: torch.optim.Optimizer
     average: Average | None

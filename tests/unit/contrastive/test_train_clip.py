@@ -161,7 +161,7 @@ def test_a_killed_run_goes_on_to_the_same_losses(
 ) -> None:
     settings = {**options, "steps": 9, "batch_size": 4, "save_every": 2, "popularity": True}
     straight = train(folder, tmp_path / "straight", **settings)
-    take = run_module._Steps.take
+    take = run_module.Steps.take
     moments = random.Random(str(options)).sample(range(9), 3)
     killed = 0
 
@@ -173,7 +173,7 @@ def test_a_killed_run_goes_on_to_the_same_losses(
             raise Killed
         return take(self, step, batch)
 
-    monkeypatch.setattr(run_module._Steps, "take", dies)
+    monkeypatch.setattr(run_module.Steps, "take", dies)
     while moments:
         with pytest.raises(Killed):
             train(folder, tmp_path / "out", **settings)
@@ -293,7 +293,7 @@ def test_one_pair_at_a_time_by_the_sigmoid_loss(folder: Path, tmp_path: Path) ->
 def test_numbers_that_are_none_leave_the_last_checkpoint(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encode = run_module._Steps._encode
+    encode = run_module.Steps._encode
     calls = 0
 
     def breaks(self: Any, part: Any) -> Any:
@@ -304,7 +304,7 @@ def test_numbers_that_are_none_leave_the_last_checkpoint(
             made.pairs.image.data[0, 0] = float("nan")
         return made
 
-    monkeypatch.setattr(run_module._Steps, "_encode", breaks)
+    monkeypatch.setattr(run_module.Steps, "_encode", breaks)
     with pytest.raises(NumbersError, match=r"step 5 has a loss of nan .* after step 4"):
         train(folder, tmp_path / "out", save_every=2)
     state = load_file(tmp_path / "out" / CHECKPOINT)
