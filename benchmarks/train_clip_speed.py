@@ -53,6 +53,14 @@ from bridge.training.processes import accelerator_of
 from emoji_world.captions import caption
 from emoji_world.scenes import sample_scene
 
+# torchvision's wheel, which open_clip needs, asks the CPU build of torch for operators that it has
+# not; their names are enough.
+_LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
+for _schema in ("nms(Tensor a, Tensor b, float c) -> Tensor",
+                "qnms(Tensor a, Tensor b, float c) -> Tensor"):  # fmt: skip
+    if not hasattr(torch.ops.torchvision, _schema.partition("(")[0]):
+        _LIBRARY.define(_schema)
+
 _PART = 64
 _SIDE = 128
 _FORMS: dict[str, dict[str, Any]] = {
@@ -141,11 +149,6 @@ def one(form: str, count: int) -> None:
 
 def measure_peer(clip: bridge.CLIP, count: int, repeats: int, folder: Path) -> list[Row]:
     """Steps a second of processor time: the trainer's beside open_clip's ``train_one_epoch``."""
-    for schema in ("nms(Tensor a, Tensor b, float c) -> Tensor",
-                   "qnms(Tensor a, Tensor b, float c) -> Tensor"):  # fmt: skip
-        # torchvision's wheel asks the CPU build of torch for operators that it has not.
-        if not hasattr(torch.ops.torchvision, schema.partition("(")[0]):
-            _LIBRARY.define(schema)
     from open_clip import CLIP as Peer
     from open_clip.loss import ClipLoss
     from open_clip_train.train import train_one_epoch
@@ -191,9 +194,6 @@ def measure_peer(clip: bridge.CLIP, count: int, repeats: int, folder: Path) -> l
         median_row(f"step/{count}/open_clip", [b for _, b in rounds], "s"),
         median_row(f"step/{count}/steps_over_open_clip", [b / a for a, b in rounds], "x"),
     ]
-
-
-_LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
 
 
 class _Loader(list[Any]):

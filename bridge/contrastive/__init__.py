@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         log_popularity,
     )
     from bridge.contrastive.patch_masking import masked_patches
+    from bridge.contrastive.train.open_clip_layout import save_open_clip
     from bridge.contrastive.train.options import ClipTrainOptions
     from bridge.contrastive.train.run import ClipTraining, train_clip
     from bridge.contrastive.train.saving import interpolate, save_clip

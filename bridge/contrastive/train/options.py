@@ -228,6 +228,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--popularity", action="store_const", const=True, help="correct for frequent captions")
     add("--mixed-precision", choices=("bf16", "no"), help="default: bf16 where there is a GPU")
     add("--image-folder", metavar="DIR", help="where the data's pictures lie (default: beside it)")
+    add("--open-clip", action="store_true", help="also write OUTPUT/open_clip, in its layout")
     add(
         "--evaluate",
         metavar="NAME=DATA",
@@ -258,6 +259,7 @@ def run_command(options: argparse.Namespace) -> dict[str, Any]:
         image_folder=options.image_folder,
         evaluation=evaluation,
         student=options.student,
+        open_clip=options.open_clip,
         device=options.device,
         **{name: value for name, value in given.items() if value is not None},
     )

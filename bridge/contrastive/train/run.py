@@ -33,6 +33,7 @@ from bridge.contrastive.losses import (
 )
 from bridge.contrastive.patch_masking import masked_patches
 from bridge.contrastive.train.evaluation import draw_retrieval, retrieval
+from bridge.contrastive.train.open_clip_layout import check_layout, save_open_clip
 from bridge.contrastive.train.options import ClipTrainOptions, clip_train_options
 from bridge.contrastive.train.pairs import Batch, Batches, Pair, digest, read_pairs
 from bridge.contrastive.train.saving import check_can_save, save_clip, write_card
@@ -85,6 +86,7 @@ def train_clip(
     image_folder: str | os.PathLike[str] | None = None,
     evaluation: Data | Mapping[str, Data] | None = None,
     student: str | os.PathLike[str] | None = None,
+    open_clip: bool = False,
     device: str | torch.device | None = None,
     progress: bool = True,
     **options: Any,
@@ -105,6 +107,7 @@ def train_clip(
         student: with ``mode="distill"``, the text tower that is taught, a CLIP's: name or folder.
             Rows need no pictures then; ``translation`` is what the student reads in the place of
             the caption.
+        open_clip: write the model in open_clip's layout too, to ``output``/open_clip.
         device: CUDA if there is one; of an open CLIP, its own.
         progress: show a line with the loss and the time left.
         options: those of `ClipTrainOptions`: ``mode``, ``epochs``, ``batch_size`` ...
@@ -139,6 +142,8 @@ def train_clip(
         clip.to(accelerator.device)
         check_trainable(clip)
         check_can_save(clip)
+        if open_clip:
+            check_layout(clip)
         run = Run(clip, clip.name, pairs, tried, settings, folder, accelerator, share, skipped)
         with ProgressLine(sys.stderr) as show:
             watched = show if progress and accelerator.is_main_process else unwatched
@@ -146,6 +151,8 @@ def train_clip(
         clip.scoring = scoring
         if accelerator.is_main_process:
             save_clip(clip, folder, scoring)
+            if open_clip:
+                save_open_clip(clip, folder / "open_clip")
             told = {
                 "model": run.name,
                 "rows": len(pairs),

@@ -116,6 +116,26 @@ def test_the_result_opens_in_transformers(folder: Path, tmp_path: Path) -> None:
     assert torch.allclose(scores, whole.logits_per_image, atol=1e-4)
 
 
+def test_the_result_in_open_clips_layout_is_the_same(folder: Path, tmp_path: Path) -> None:
+    """What open_clip itself makes of it: tests/parity."""
+    done = train(folder, tmp_path / "out", open_clip=True)
+    config = tmp_path / "out" / "open_clip" / "open_clip_config.json"
+    told = json.loads(config.read_text())
+    # Which tokenizer open_clip takes; bridge takes the one that lies there.
+    assert told["model_cfg"]["text_cfg"].pop("hf_tokenizer_name")
+    config.write_text(json.dumps(told))
+    found = bridge.CLIP(tmp_path / "out" / "open_clip", device="cpu")
+    assert found.image.family == "open_clip"
+    pictures, texts = [row["image"] for row in rows()], ["a red cat", "", "a blue cat"]
+    assert torch.allclose(found.encode_image(pictures), done.clip.encode_image(pictures), atol=1e-5)
+    assert torch.allclose(found.encode_text(texts), done.clip.encode_text(texts), atol=1e-5)
+    assert found.scoring is not None and done.clip.scoring is not None
+    assert found.scoring.scale == pytest.approx(done.clip.scoring.scale, rel=1e-6)
+    KINDS["siglip"].make(tmp_path / "siglip")
+    with pytest.raises(UnsupportedModelError, match="cannot be said in open_clip's layout"):
+        train(tmp_path / "siglip", tmp_path / "more", open_clip=True)
+
+
 @pytest.mark.parametrize("kind", ["open_clip", "siglip"])
 def test_other_families_are_trained_and_saved(kind: str, tmp_path: Path) -> None:
     KINDS[kind].make(tmp_path / kind)
