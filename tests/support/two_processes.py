@@ -31,11 +31,11 @@ def in_two(meeting: Path, work: Callable[[], None]) -> None:
         sys.exit(os.waitstatus_to_exitcode(status))
 
 
-def run_script(script: str, *arguments: object) -> None:
-    """Run a script of this folder that uses `in_two`, on the CPU: two processes want two GPUs."""
+def run_script(script: str, *arguments: object) -> str:
+    """What a script of this folder prints, on the CPU: two processes want two GPUs, or none."""
     from support.places import ROOT, TESTS
 
-    subprocess.run(
+    done = subprocess.run(
         [sys.executable, str(TESTS / "support" / script), *map(str, arguments)],
         env={
             **os.environ,
@@ -45,7 +45,10 @@ def run_script(script: str, *arguments: object) -> None:
         },
         check=True,
         timeout=600,
+        stdout=subprocess.PIPE,
+        text=True,
     )
+    return done.stdout
 
 
 def main() -> None:
