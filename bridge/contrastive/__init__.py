@@ -1,6 +1,8 @@
 """CLIP itself: both towers of one shared space, compared, classified with, measured and trained.
 
     clip.py           both towers, opened and asked
+    embeddings.py     pictures without end into vectors
+    classifier.py, templates.py, head.py   what a picture shows, of given names
     losses.py         InfoNCE, sigmoid, captioning; equal captions, popularity, hard negatives
     distributed.py    vectors and gradients between processes
     grad_cache.py     the gradient of a large batch in the memory of a small one
@@ -31,10 +33,10 @@ if TYPE_CHECKING:
         log_popularity,
     )
     from bridge.contrastive.patch_masking import masked_patches
+    from bridge.contrastive.templates import TEMPLATES
     from bridge.contrastive.train.open_clip_layout import save_open_clip
     from bridge.contrastive.train.options import ClipTrainOptions
     from bridge.contrastive.train.run import ClipTraining, train_clip
     from bridge.contrastive.train.saving import interpolate, save_clip
-    from bridge.contrastive.templates import TEMPLATES
 
 __getattr__, __dir__, __all__ = lazy_imports(__name__)

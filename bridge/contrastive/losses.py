@@ -221,11 +221,12 @@ class InfoNCE:
         own = F.one_hot(target, logits.shape[1]).bool()
         same = own if same is None else same
         if self.hardness:
+            # A row without a negative has nothing to weigh; zeros keep its gradient finite.
             hard = (self.hardness * logits).masked_fill(same, -torch.inf)
-            count = (~same).sum(1, keepdim=True).to(logits)
+            hard = hard.masked_fill(same.all(1, keepdim=True), 0.0)
+            count = (~same).sum(1, keepdim=True).clamp(min=1).to(logits)
             weight = hard - hard.logsumexp(1, keepdim=True) + count.log()
-            # A row without a negative has no weights; its place in the loss stays as it is.
-            logits = torch.where(same, logits, logits + weight)
+            logits = torch.where(same, logits, logits + weight.masked_fill(same, 0.0))
         if self.same_caption == "mask":
             return F.cross_entropy(logits.masked_fill(same & ~own, -torch.inf), target)
         if self.same_caption == "positive":

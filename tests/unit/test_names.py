@@ -33,6 +33,10 @@ DOORS: dict[str, Callable[[str], Any]] = {
     "a vision tower": load_vision,
     "a language model": load_llm,
     "data": lambda name: bridge.train_vlm("emoji-llava", name, "out"),
+    "pairs": lambda name: bridge.train_clip("emoji-clip", name, "out"),
+    "a student": lambda name: bridge.train_clip(
+        "emoji-clip", [{"text": "a"}], "out", mode="distill", student=name
+    ),
 }
 
 

@@ -101,7 +101,7 @@ def train_clip(
         output: a new folder, or that of a run that was stopped: it goes on to the same losses. It
             gets the model, its card (README.md), `log.json`, `loss.png`, and with ``evaluation``
             `evaluations.json` and `retrieval.png`.
-        image_folder: where the data's pictures lie, by default beside it.
+        image_folder: where the pictures of all data lie, by default beside each.
         evaluation: pairs that retrieval is measured on before, while and after; or several sets by
             name, such as the new domain and an old one that must not be forgotten.
         student: with ``mode="distill"``, the text tower that is taught, a CLIP's: name or folder.

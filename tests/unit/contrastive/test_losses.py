@@ -75,6 +75,16 @@ def test_equal_captions_count_only_when_asked() -> None:
     assert max(alone) - min(alone) < 1e-12
 
 
+@pytest.mark.parametrize("way", ["mask", "positive"])
+@pytest.mark.parametrize("beta", [0.0, 0.5])
+def test_a_batch_of_one_caption_has_finite_gradients(way: str, beta: float) -> None:
+    some = pairs(["a cat"] * N)
+    image = some.image.clone().requires_grad_(True)
+    loss = InfoNCE(way, beta)(PooledPairs(image, some.text, some.groups), SCALE)
+    loss.backward()
+    assert torch.isfinite(loss) and image.grad is not None and image.grad.isfinite().all()
+
+
 def test_popular_captions_weigh_less_as_negatives() -> None:
     some = pairs(popular=True)
     shares = torch.tensor([CAPTIONS.count(each) / N for each in CAPTIONS], dtype=torch.float64)
