@@ -40,14 +40,14 @@ def masked_patches(module: nn.Module, share: float) -> Iterator[None]:
     """
     if not is_finite(share, 0) or share >= 1:
         raise OptionError(f"patch_masking is {share!r}; give a part from 0 to below 1, as 0.5 is")
-    vision = _transformer(module)
+    vision, embedded, first = _transformer(module)
     if share == 0:
         yield
         return
-    draw = _Draw(share, 1 if hasattr(vision.embeddings, "class_embedding") else 0)
+    draw = _Draw(share, first)
     hooks = [
         vision.register_forward_pre_hook(draw.before, with_kwargs=True),
-        vision.embeddings.register_forward_hook(draw.after_embedding),
+        embedded.register_forward_hook(draw.after_embedding),
     ]
     try:
         yield
@@ -56,12 +56,17 @@ def masked_patches(module: nn.Module, share: float) -> Iterator[None]:
             hook.remove()
 
 
-def _transformer(module: nn.Module) -> Any:
-    """The part that embeds patches and then encodes them."""
+def _transformer(module: nn.Module) -> tuple[nn.Module, nn.Module, int]:
+    """The part that embeds patches and then encodes them; what gives the embeddings, positions
+    added; and how many states stand before the patches."""
     for part in module.modules():
         embeddings = getattr(part, "embeddings", None)
         if isinstance(embeddings, nn.Module) and hasattr(embeddings, "patch_embedding"):
-            return part
+            return part, embeddings, int(hasattr(embeddings, "class_embedding"))
+        if all(hasattr(part, name) for name in ("conv1", "class_embedding", "ln_pre")):
+            norm = part.ln_pre  # open_clip's own; a norm acts on each state by itself
+            assert isinstance(norm, nn.Module)
+            return part, norm, 1
     raise UnsupportedModelError(
         f"{type(module).__name__} does not cut pictures into patches, so none can be left out; "
         "train it with patch_masking 0"

@@ -33,7 +33,7 @@ def save_clip(clip: CLIP, folder: str | os.PathLike[str], scoring: Scoring | Non
     ``config.json`` last.
 
     Args:
-        clip: of the families `FAMILIES`.
+        clip: a CLIP, SigLIP or SigLIP 2 of transformers' classes.
         folder: new, or that of an earlier model.
         scoring: the learnt scale and bias, where they are not the CLIP's own.
 
@@ -80,9 +80,7 @@ def _whole(clip: CLIP, scoring: Scoring | None) -> Any:
     """Both towers as one model of transformers; weights are shared, not copied."""
     import transformers
 
-    kind = "Siglip" if clip.text.family == "siglip" else "CLIP"
-    if type(clip.image.module).__name__.startswith("Siglip2"):
-        kind = "Siglip2"
+    kind = type(clip.image.module).__name__.partition("Vision")[0]
     sides = {"text_config": clip.text.module.config, "vision_config": clip.image.module.config}
     told: dict[str, Any] = {name: side.to_dict() for name, side in sides.items()}
     if kind == "CLIP":

@@ -20,8 +20,12 @@ from bridge.towers.states import Layer
 from bridge.towers.tower import ImageTower, TextTower
 from bridge.training.lora import put_lora, take_lora
 
-FAMILIES = ("clip", "open_clip", "siglip")
-"""Families that are trained: those whose result has a layout that transformers opens."""
+# Classes of towers, text and image side, that one model of transformers holds.
+_PAIRS = {
+    "CLIPTextModelWithProjection": "CLIPVisionModelWithProjection",
+    "SiglipTextModel": "SiglipVisionModel",
+    "Siglip2TextModel": "Siglip2VisionModel",
+}
 _SIGLIP_START, _SIGLIP_BIAS = math.log(10.0), -10.0
 # The last linear layers into the shared space, by the end of their names.
 _HEADS = ("text_projection", "visual_projection", "head")
@@ -74,17 +78,12 @@ def pooled_image(tower: ImageTower, pixels: Any) -> Tensor:
 
 
 def check_trainable(clip: CLIP) -> None:
-    """Refuse families whose result could not be saved. Raises UnsupportedModelError."""
-    for side, tower in (("text", clip.text), ("image", clip.image)):
-        if tower.family not in FAMILIES:
-            raise UnsupportedModelError(
-                f"{tower.name}: the {side} tower is of the family {tower.family}, which train_clip "
-                f"cannot save; it trains {', '.join(FAMILIES)}"
-            )
-    if (clip.text.family == "siglip") != (clip.image.family == "siglip"):
+    """Refuse towers whose result could not be saved. Raises UnsupportedModelError."""
+    kinds = [type(tower.module).__name__ for tower in (clip.text, clip.image)]
+    if _PAIRS.get(kinds[0]) != kinds[1]:
         raise UnsupportedModelError(
-            f"{clip.name} joins a CLIP's tower with a SigLIP's, which no layout of transformers "
-            "holds; train two towers of one kind"
+            f"{clip.name} is a {kinds[0]} and a {kinds[1]}, which no model of transformers holds "
+            "together, so what is trained could not be saved; train a CLIP, SigLIP or SigLIP 2"
         )
 
 

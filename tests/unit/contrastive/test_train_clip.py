@@ -156,6 +156,18 @@ def test_other_families_are_trained_and_saved(kind: str, tmp_path: Path) -> None
     assert found.scoring.sigmoid == (kind == "siglip")
 
 
+def test_towers_that_no_model_of_transformers_holds_are_refused(
+    folder: Path, tmp_path: Path
+) -> None:
+    KINDS["multilingual"].make(tmp_path / "words")
+    mixed = bridge.CLIP(folder, text=tmp_path / "words", device="cpu")
+    with pytest.raises(
+        UnsupportedModelError, match="which no model of transformers holds together"
+    ):
+        train(mixed, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 # ---------------------------------------------------------------- forms that are one
 
 
