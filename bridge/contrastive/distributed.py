@@ -65,18 +65,19 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     every = [each for each in parameters if each.requires_grad] if processes > 1 else []
     if not every:
         return
-    has = torch.tensor([p.grad is not None for p in every], device=every[0].device).int()
+    found = [int(p.grad is not None) for p in every]
+    has = torch.tensor(found, device=every[0].device, dtype=torch.int64)
     reached = sum_over_processes(has).tolist()
     wanted = [each for each, count in zip(every, reached, strict=True) if count]
     for dtype in dict.fromkeys(each.dtype for each in wanted):
         alike = [each for each in wanted if each.dtype == dtype]
-        found = [torch.zeros_like(p) if p.grad is None else p.grad for p in alike]
-        flat = torch.cat([gradient.flatten() for gradient in found])
+        slopes = [torch.zeros_like(p) if p.grad is None else p.grad for p in alike]
+        flat = torch.cat([slope.flatten() for slope in slopes])
         dist.all_reduce(flat)
         flat /= processes
         parts = flat.split([each.numel() for each in alike])
-        for parameter, gradient, part in zip(alike, found, parts, strict=True):
-            parameter.grad = gradient.copy_(part.view_as(gradient))
+        for parameter, slope, part in zip(alike, slopes, parts, strict=True):
+            parameter.grad = slope.copy_(part.view_as(slope))
 
 
 class _Gather(torch.autograd.Function):

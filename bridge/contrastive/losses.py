@@ -131,7 +131,8 @@ class MemoryBank(nn.Module):
             gather_rows(F.normalize(each.detach(), dim=-1)) for each in (pairs.image, pairs.text)
         )
         size, new = len(self.image), len(image)
-        places = (self.count + torch.arange(new, device=image.device)) % size
+        order = torch.arange(new, device=image.device, dtype=torch.int64)
+        places = (self.count + order) % size
         for name, rows in (("groups", pairs.groups), ("log_q", pairs.log_q)):
             if rows is not None:
                 getattr(self, name)[places[-size:]] = gather_rows(rows)[-size:]

@@ -92,8 +92,8 @@ class _Draw:
         wanted = (counts * (1 - self._share)).round().clamp(min=1).long()
         most = int(wanted.max())
         self._kept = _drawn(mask.shape, most, mask)
-        shown = torch.arange(most, device=mask.device) < wanted[:, None]
-        kept = shown.to(mask.dtype)
+        order = torch.arange(most, device=mask.device, dtype=torch.int64)
+        kept = (order < wanted[:, None]).to(mask.dtype)
         if named in kwargs:
             return args, {**kwargs, named: kept}
         return (args[0], kept, *args[2:]), kwargs

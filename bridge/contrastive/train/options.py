@@ -41,8 +41,8 @@ class ClipTrainOptions:
             are as many rows).
         micro_batch: pairs that go through the towers at once in each process; the loss still
             compares the whole batch (GradCache). Default: all of them.
-        graph_memory: GB of intermediate states that may be kept so as not to compute them twice,
-            where ``micro_batch`` is given.
+        graph_memory: GB that a batch's pixels and intermediate states may take where
+            ``micro_batch`` is given; states that are kept are not computed twice.
         learning_rate: the highest (default: 1e-5 full, 5e-4 scratch, 1e-3 probe, 2e-4 lora, 1e-4
             lit and distill).
         weight_decay: of matrices; gains, biases and the temperature never decay.
@@ -73,7 +73,7 @@ class ClipTrainOptions:
     steps: int | None = None
     batch_size: int | None = None
     micro_batch: int | None = None
-    graph_memory: float = 1.0
+    graph_memory: float = 2.0
     learning_rate: float | None = None
     weight_decay: float = 0.1
     warmup_ratio: float = 0.05
@@ -198,7 +198,7 @@ _ARGUMENTS: dict[str, tuple[Any, str]] = {
     "steps": (int, "or: how many steps"),
     "batch_size": (int, "pairs that are compared (default: 256, or fewer for fewer rows)"),
     "micro_batch": (int, "pairs through the towers at once (default: all)"),
-    "graph_memory": (float, "GB of states kept with --micro-batch (default: 1)"),
+    "graph_memory": (float, "GB for a batch in parts, states kept (default: 2)"),
     "learning_rate": (float, "default: by mode, 1e-5 for full"),
     "weight_decay": (float, "default: 0.1"),
     "warmup_ratio": (float, "default: 0.05"),

@@ -122,6 +122,13 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def nbytes(self) -> int:
+        """What its pixels take."""
+        pixels = self.pixels
+        tensors = pixels.values() if isinstance(pixels, Mapping) else [pixels]
+        return sum(each.nbytes for each in tensors)
+
     def part(self, start: int, stop: int) -> Batch:
         """Some of the rows."""
         at = slice(start, stop)

@@ -339,7 +339,7 @@ class Steps:
         parts = [batch.part(at, at + size) for at in range(0, len(batch), size)]
         keep = _ALL
         if len(parts) > 1:
-            keep = int(options.graph_memory * 1e9)
+            keep = max(0, int(options.graph_memory * 1e9) - batch.nbytes)
             check_rows_alone(trainee)
         with (
             masked_patches(trainee.image, options.masking_at(step, run.steps))
