@@ -39,7 +39,7 @@ from bridge.images import ImageInput, image_size, load_image
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Data: TypeAlias = "str | os.PathLike[str] | Iterable[Mapping[str, Any]]"
+Data: TypeAlias = str | os.PathLike[str] | Iterable[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,33 +23,43 @@ def main() -> None:
 
     run_state.draw_curve = lambda *_, **__: None  # takes longer than training here
     model, out, count = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-    options = {"steps": 12, "batch_size": 4, "save_every": 1, "ema": 0.9, "bank": 4}
+    options = {"steps": 24, "batch_size": 4, "save_every": 1, "ema": 0.9, "bank": 4}
 
-    def forked(folder: Path, kill_after: float | None = None) -> None:
+    def begun(folder: Path) -> int:
         child = os.fork()
         if not child:
             train(model, folder, **options)
             os._exit(0)
-        if kill_after is not None:
-            time.sleep(kill_after)
-            os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        if kill_after is None and status:
+        return child
+
+    def finish(folder: Path) -> None:
+        _, status = os.waitpid(begun(folder), 0)
+        if status:
             sys.exit(f"the run in {folder} failed")
 
-    forked(out / "straight")  # the first opens files that the others find open
-    begun = time.monotonic()
-    forked(out / "timed")
-    whole = time.monotonic() - begun
+    def wait_for(path: Path) -> float:
+        while not path.exists():
+            time.sleep(0.002)
+        return time.monotonic()
+
+    finish(out / "straight")
+    timed = begun(out / "timed")  # from its first checkpoint to its end
+    first = wait_for(out / "timed" / run_state.CHECKPOINT)
+    os.waitpid(timed, 0)
+    span = time.monotonic() - first
     log = (out / "straight" / "log.json").read_bytes()
     weights = load_file(out / "straight" / "model.safetensors")
     rng, amid = random.Random(1), 0
     for number in range(count):
         folder = out / f"killed-{number}"
-        forked(folder, rng.uniform(0, whole))
-        amid += (folder / run_state.CHECKPOINT).exists()
-        if not (folder / "config.json").exists() or (folder / run_state.CHECKPOINT).exists():
-            forked(folder)
+        child = begun(folder)
+        wait_for(folder / run_state.CHECKPOINT)
+        time.sleep(rng.uniform(0, span))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        if (folder / run_state.CHECKPOINT).exists():
+            amid += 1
+            finish(folder)
         assert (folder / "log.json").read_bytes() == log, folder
         for name, tensor in load_file(folder / "model.safetensors").items():
             assert tensor.equal(weights[name]), (folder, name)

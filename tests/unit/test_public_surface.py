@@ -14,6 +14,8 @@ import pytest
 
 import bridge
 from bridge.cleaning import _CLEANERS
+from bridge.contrastive.losses import SAME_CAPTION
+from bridge.contrastive.train.options import LOSSES, MODES
 from bridge.encoding.algebra import METHODS
 from bridge.encoding.emphasis import EMPHASES
 from bridge.errors import BridgeError, KeywordError, OptionError
@@ -102,11 +104,13 @@ OPEN = {
     # names that anybody gives: of models, parts, files, places
     "name", "model", "towers", "tower", "adapter", "vision", "llm", "base", "path", "folder",
     "data", "output", "image_folder", "feature_folder", "cache", "text", "image", "images",
+    "evaluation", "student",
     "image_tower",
     "device", "revision", "textual_inversions", "loras", "histories", "history", "chats", "rows",
     "messages", "turns", "adapters",
     # results that bridge itself makes
     "recipe", "source", "fingerprints", "addons", "warnings", "settings", "kind", "modules",
+    "skipped",
 }  # fmt: skip
 """Parameters that any text may be given for. A new option of a closed set is not among them: it is
 a Literal, and ``CLOSED`` has its table."""
@@ -128,6 +132,9 @@ CLOSED = {
     "select_feature": ("patch", "cls_patch", "drop_first"),
     "stage": (1, 2),
     "mixed_precision": ("bf16", "no"),
+    "mode": MODES,
+    "loss": LOSSES,
+    "same_caption": SAME_CAPTION,
 }
 
 
@@ -142,7 +149,12 @@ def names_in(module: str) -> dict[str, Any]:
 
 
 # Where the options are declared that others spell out.
-DECLARED = ("bridge.encoding.options", "bridge.vlm.train.options", "bridge.diffusion.drawing")
+DECLARED = (
+    "bridge.encoding.options",
+    "bridge.vlm.train.options",
+    "bridge.contrastive.train.options",
+    "bridge.diffusion.drawing",
+)
 
 
 def resolved(annotation: Any, module: str) -> Any:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import math
 from dataclasses import dataclass, fields
+from inspect import Parameter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from bridge.checks import choice, did_you_mean, is_finite, is_whole
+from bridge.checks import Door, choice, is_finite, is_whole, keywords, spelt_out
 from bridge.errors import OptionError
 
 MODES = ("full", "scratch", "probe", "lora", "lit", "distill")
@@ -17,6 +18,7 @@ _RATES = {"full": 1e-5, "scratch": 5e-4, "probe": 1e-3, "lora": 2e-4, "lit": 1e-
 _USUAL_BATCH = 256
 
 
+@keywords
 @dataclass(frozen=True)
 class ClipTrainOptions:
     """How a CLIP is trained, by AdamW (0.9, 0.98; epsilon 1e-6: Radford et al. 2021).
@@ -59,9 +61,9 @@ class ClipTrainOptions:
         OptionError: a value out of range.
     """
 
-    mode: str = "full"
-    loss: str | None = None
-    same_caption: str = "negative"
+    mode: Literal["full", "scratch", "probe", "lora", "lit", "distill"] = "full"
+    loss: Literal["infonce", "sigmoid"] | None = None
+    same_caption: Literal["negative", "mask", "positive"] = "negative"
     hardness: float = 0.0
     popularity: bool = False
     bank: int = 0
@@ -80,7 +82,7 @@ class ClipTrainOptions:
     max_grad_norm: float = 1.0
     ema: float | None = None
     wise_ft: float | None = None
-    mixed_precision: str | None = None
+    mixed_precision: Literal["bf16", "no"] | None = None
     seed: int = 0
     workers: int = 2
     save_every: int = 200
@@ -180,16 +182,13 @@ class ClipTrainOptions:
             )
 
 
-def clip_train_options(settings: dict[str, Any]) -> ClipTrainOptions:
-    """`ClipTrainOptions` of keywords. Raises OptionError for one that there is not."""
-    known = [field.name for field in fields(ClipTrainOptions)]
-    for name in settings:
-        if name not in known:
-            raise OptionError(
-                f"there is no option {name!r}; there are {', '.join(known)}."
-                f"{did_you_mean(name, known)}"
-            )
-    return ClipTrainOptions(**settings)
+def takes_clip_train_options(function: Door) -> Door:
+    """A function whose ``**options`` are those of `ClipTrainOptions`, spelt out and checked."""
+    more = (
+        Parameter(each.name, Parameter.KEYWORD_ONLY, default=each.default, annotation=each.type)
+        for each in fields(ClipTrainOptions)
+    )
+    return keywords(spelt_out(function, more))
 
 
 # name -> type, what help says; bool for a flag.
