@@ -1,0 +1,242 @@
+"""One CLIP measured on one set of pictures: every task that the data has what it needs for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bridge.checks import choice
+from bridge.contrastive.clip import CLIP
+from bridge.contrastive.embeddings import Embeddings, Unreadable
+from bridge.contrastive.eval_data import EvalData, read_eval_data
+from bridge.contrastive.evaluation import (
+    Classification,
+    Retrieval,
+    Share,
+    retrieval,
+    zero_shot,
+)
+from bridge.contrastive.linear_probe import LinearProbe, hold_back, linear_probe
+from bridge.errors import DataError, OptionError
+from bridge.progress import OnProgress, unwatched
+
+TASKS = ("classification", "retrieval", "probe")
+RECALLS = (1, 5, 10)
+"""The k of retrieval's R@k."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What was measured of a CLIP; a task that was not asked for, or not possible, is None.
+
+    Attributes:
+        model: the CLIP's name.
+        data: where the pictures are from.
+        paths: of the pictures that could be read, in the order of every result.
+        unreadable: those that could not, of the training pictures too.
+        classification: zero-shot.
+        retrieval: captions by pictures and pictures by captions.
+        probe: a linear probe; its pictures are those of ``probe_places`` among ``paths``.
+        probe_places: see there.
+        notes: why a task was left out.
+    """
+
+    model: str
+    data: str
+    paths: tuple[Path, ...]
+    unreadable: tuple[Unreadable, ...]
+    classification: Classification | None = None
+    retrieval: Retrieval | None = None
+    probe: LinearProbe | None = None
+    probe_places: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def figures(self) -> Mapping[str, Share]:
+        """Every figure with its interval, by names such as ``classification/top_1``."""
+        found: dict[str, Share | None] = {}
+        if self.classification is not None:
+            found |= _classified("classification", self.classification)
+        if self.probe is not None:
+            found |= _classified("probe", self.probe.classification)
+        if self.retrieval is not None:
+            for k in RECALLS:
+                found[f"retrieval/image_recall_at_{k}"] = self.retrieval.image_recall(k)
+                found[f"retrieval/text_recall_at_{k}"] = self.retrieval.text_recall(k)
+        return {name: share for name, share in found.items() if share is not None}
+
+
+def _classified(task: str, found: Classification) -> dict[str, Share | None]:
+    calibrated = found.calibration
+    return {
+        f"{task}/top_1": found.top(1),
+        f"{task}/top_5": found.top(5),
+        f"{task}/mean_per_class_recall": found.mean_per_class_recall,
+        f"{task}/calibration_error": None if calibrated is None else calibrated.error,
+    }
+
+
+def evaluate(
+    clip: CLIP,
+    data: EvalData | str | PathLike[str],
+    *,
+    task: str = "all",
+    templates: Any = None,
+    train: EvalData | str | PathLike[str] | None = None,
+    seed: int = 0,
+    batch_size: int = 32,
+    on_progress: OnProgress = unwatched,
+) -> Evaluation:
+    """Measure a CLIP on pictures with labels, with captions, or with both.
+
+    Args:
+        clip: the model.
+        data: what `read_eval_data` reads, or has read.
+        task: ``classification`` (zero-shot), ``retrieval``, ``probe``, or ``all`` that the data
+            has what it needs for.
+        templates: how labels are said, as in ``CLIP.classifier``.
+        train: pictures to fit the probe on; without them on half of ``data``, by chance within
+            each label, and it is measured on the other half.
+        seed: of that choice.
+        batch_size: pictures and texts a pass.
+        on_progress: told of pictures, texts and fits.
+
+    Raises:
+        DataError: as `read_eval_data`; data that lacks what the task needs; training pictures of
+            other labels.
+        OptionError: another task; training pictures where no probe is fitted; as
+            ``CLIP.classifier``.
+        ImageError: none of the pictures can be read.
+    """
+    if not isinstance(data, EvalData):
+        data = read_eval_data(data)
+    tasks = check_tasks(data, task)
+    if train is not None and not isinstance(train, EvalData):
+        train = read_eval_data(train)
+    _check_train(data, train, tasks)
+    run = _Run(clip, data, templates, seed, batch_size, on_progress)
+    for each in tasks:
+        if each == "classification":
+            run.classify()
+        elif each == "retrieval":
+            run.retrieve()
+        else:
+            run.fit_probe(train, wanted=task == "probe")
+    return run.result()
+
+
+def check_tasks(data: EvalData, task: str) -> tuple[str, ...]:
+    """The tasks of a word that the data has what it needs for. Raises OptionError, DataError."""
+    choice(task, (*TASKS, "all"), "task")
+    needs = {"classification": data.labels, "retrieval": data.captions, "probe": data.labels}
+    if task == "all":
+        return tuple(each for each in TASKS if needs[each])
+    if not needs[task]:
+        what = "captions" if task == "retrieval" else "labels"
+        raise DataError(f"{task} needs {what}, and {data.source} has none")
+    return (task,)
+
+
+def _check_train(data: EvalData, train: EvalData | None, tasks: Sequence[str]) -> None:
+    if train is None:
+        return
+    if "probe" not in tasks:
+        raise OptionError("train is for a linear probe, which is not among the tasks")
+    if strange := sorted({*train.labels} - {*data.labels}) or (not train.labels and ["(none)"]):
+        raise DataError(
+            f"{train.source} has the label {strange[0]!r}, which is not among those of "
+            f"{data.source}"
+        )
+
+
+@dataclass(eq=False)
+class _Run:
+    """An evaluation as it comes about: pictures are embedded once for all tasks."""
+
+    clip: CLIP
+    data: EvalData
+    templates: Any
+    seed: int
+    batch_size: int
+    on_progress: OnProgress
+    unreadable: list[Unreadable] = field(default_factory=list)
+    found: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.images = self._embed(self.data)
+        self.targets = _targets(self.data, self.images)
+
+    def _embed(self, data: EvalData) -> Embeddings:
+        found = self.clip.embed_images(
+            data.paths, batch_size=self.batch_size, on_progress=self.on_progress
+        )
+        self.unreadable += found.unreadable
+        return found
+
+    def classify(self) -> None:
+        weights = self.clip.classifier(self.data.labels, templates=self.templates).weights
+        self.found["classification"] = zero_shot(
+            self.images.vectors, weights.cpu(), self.targets, self.data.labels, self.clip.scoring
+        )
+
+    def retrieve(self) -> None:
+        theirs = [self.data.captions[place] for place in self.images.places]
+        owners = [at for at, captions in enumerate(theirs) for _ in captions]
+        texts = self.clip.encode_text(
+            [caption for captions in theirs for caption in captions],
+            batch_size=self.batch_size,
+            on_progress=self.on_progress,
+        )
+        self.found["retrieval"] = retrieval(self.images.vectors, texts, torch.tensor(owners))
+
+    def fit_probe(self, train: EvalData | None, wanted: bool) -> None:
+        """Raises DataError where it cannot be fitted and was wanted; else that is noted."""
+        vectors = self.images.vectors
+        if train is not None:
+            learned = self._embed(train)
+            places = torch.tensor([self.data.labels.index(label) for label in train.labels])
+            fitted = learned.vectors, places[_targets(train, learned)]
+            tested = torch.arange(len(vectors))
+        else:
+            tested, kept = hold_back(self.targets, 0.5, self.seed)
+            fitted = vectors[kept], self.targets[kept]
+        why = _no_probe(vectors, fitted[1], tested)
+        if why and wanted:
+            raise DataError(f"{self.data.source}: {why}")
+        if why:
+            self.found["notes"] = (why,)
+            return
+        self.found["probe_places"] = tuple(tested.tolist())
+        self.found["probe"] = linear_probe(
+            fitted,
+            (vectors[tested], self.targets[tested]),
+            self.data.labels,
+            seed=self.seed,
+            on_progress=self.on_progress,
+        )
+
+    def result(self) -> Evaluation:
+        paths = tuple(self.data.paths[place] for place in self.images.places)
+        return Evaluation(
+            self.clip.name, self.data.source, paths, tuple(self.unreadable), **self.found
+        )
+
+
+def _targets(data: EvalData, images: Embeddings) -> Tensor:
+    """The right label of each picture that could be read; none for data without labels."""
+    places: Iterator[int] = iter(images.places if data.targets else ())
+    return torch.tensor([data.targets[place] for place in places], dtype=torch.long)
+
+
+def _no_probe(vectors: Tensor, fitted: Tensor, tested: Tensor) -> str:
+    """Why a probe cannot be fitted; "" where it can."""
+    if vectors.ndim != 2:
+        return f"no linear probe: this model makes {vectors.shape[1]} vectors of a picture"
+    if not len(tested) or len(fitted.unique()) < 2:
+        return "no linear probe: it needs two labels, and two pictures of one of them; or --train"
+    return ""
