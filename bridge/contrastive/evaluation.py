@@ -9,7 +9,7 @@ that comes first counts as the better, so that a figure does not depend on how a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,6 +24,7 @@ BINS = 15
 
 _Z = 1.959963984540054  # the normal distribution's 97.5 % point
 _RESAMPLES = 2000
+_DRAWN = 1 << 20  # places of resamples that are in memory at once
 _BLOCK = 1024  # rows of a similarity matrix that are in memory at once
 
 
@@ -77,13 +78,18 @@ def _grouped(parts: Tensor, wholes: Tensor) -> Share:
     if share in (0.0, 1.0) or len(wholes) == 1:
         ends = wilson(round(share * len(wholes)), len(wholes))
         return Share(share, min(share, ends.low), max(share, ends.high), n)
-    rng = torch.Generator().manual_seed(0)
-    found = torch.empty(_RESAMPLES, dtype=torch.float64)
-    for at in range(_RESAMPLES):
-        drawn = torch.randint(len(wholes), (len(wholes),), generator=rng)
-        found[at] = parts[drawn].sum() / wholes[drawn].sum()
+    found = torch.cat(
+        [parts[drawn].sum(1) / wholes[drawn].sum(1) for drawn in _resamples(len(wholes))]
+    )
     low, high = torch.quantile(found, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return Share(share, min(share, low), max(share, high), n)
+
+
+def _resamples(n: int) -> Iterator[Tensor]:
+    """Places of the bootstrap's resamples, ``(some, n)`` at a time; a fixed seed."""
+    rng = torch.Generator().manual_seed(0)
+    for some in torch.arange(_RESAMPLES).split(max(1, _DRAWN // n)):
+        yield torch.randint(n, (len(some), n), generator=rng)
 
 
 # ---------------------------------------------------------------- calibration
@@ -154,20 +160,20 @@ def calibration(confidences: Tensor, right: Tensor, bins: int = BINS) -> Calibra
             )
         )
     gaps = sure - true
-    error = _calibration_error(places, gaps, bins)
-    rng = torch.Generator().manual_seed(0)
-    again = torch.empty(_RESAMPLES // 4, dtype=torch.float64)
-    for at in range(len(again)):
-        drawn = torch.randint(len(gaps), (len(gaps),), generator=rng)
-        again[at] = _calibration_error(places[drawn], gaps[drawn], bins)
+    error = float(_calibration_errors(torch.arange(len(gaps))[None], places, gaps, bins))
+    again = torch.cat(
+        [_calibration_errors(drawn, places, gaps, bins) for drawn in _resamples(len(gaps))]
+    )
     half = _Z * float(again.std())
     share = Share(error, max(0.0, error - half), min(1.0, error + half), len(gaps))
     return Calibration(tuple(found), share, float(sure.mean()))
 
 
-def _calibration_error(places: Tensor, gaps: Tensor, bins: int) -> float:
-    sums = torch.zeros(bins, dtype=torch.float64).index_add_(0, places, gaps)
-    return float(sums.abs().sum() / len(gaps))
+def _calibration_errors(drawn: Tensor, places: Tensor, gaps: Tensor, bins: int) -> Tensor:
+    """Of each row of drawn predictions: the gaps of a bin, added up with their signs, are its own
+    gap times the number of predictions in it."""
+    sums = torch.zeros(len(drawn), bins, dtype=torch.float64)
+    return sums.scatter_add_(1, places[drawn], gaps[drawn]).abs().sum(1) / drawn.shape[1]
 
 
 # ---------------------------------------------------------------- classification

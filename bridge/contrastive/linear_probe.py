@@ -174,7 +174,7 @@ def fit(
     def loss() -> Tensor:
         search.zero_grad()
         found = cross_entropy(vectors @ weight.T + bias, targets) + shrink * weight.square().sum()
-        found.backward()  # type: ignore[no-untyped-call]
+        found.backward()
         return found
 
     with torch.enable_grad():

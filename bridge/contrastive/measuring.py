@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -23,7 +23,7 @@ from bridge.contrastive.evaluation import (
     zero_shot,
 )
 from bridge.contrastive.linear_probe import LinearProbe, hold_back, linear_probe
-from bridge.errors import DataError, OptionError
+from bridge.errors import DataError, OptionError, quoted
 from bridge.progress import OnProgress, unwatched
 
 TASKS = ("classification", "retrieval", "probe")
@@ -115,10 +115,9 @@ def evaluate(
     """
     if not isinstance(data, EvalData):
         data = read_eval_data(data)
-    tasks = check_tasks(data, task)
     if train is not None and not isinstance(train, EvalData):
         train = read_eval_data(train)
-    _check_train(data, train, tasks)
+    tasks = check_run(data, task, train)
     run = _Run(clip, data, templates, seed, batch_size, on_progress)
     for each in tasks:
         if each == "classification":
@@ -130,28 +129,30 @@ def evaluate(
     return run.result()
 
 
-def check_tasks(data: EvalData, task: str) -> tuple[str, ...]:
-    """The tasks of a word that the data has what it needs for. Raises OptionError, DataError."""
+def check_run(data: EvalData, task: str, train: EvalData | None = None) -> tuple[str, ...]:
+    """The tasks that a word means for this data.
+
+    Raises:
+        OptionError, DataError: as `evaluate`, of what can be told before a model is open.
+    """
     choice(task, (*TASKS, "all"), "task")
     needs = {"classification": data.labels, "retrieval": data.captions, "probe": data.labels}
-    if task == "all":
-        return tuple(each for each in TASKS if needs[each])
-    if not needs[task]:
+    tasks = tuple(each for each in TASKS if needs[each]) if task == "all" else (task,)
+    if not needs[tasks[0]]:
         what = "captions" if task == "retrieval" else "labels"
-        raise DataError(f"{task} needs {what}, and {data.source} has none")
-    return (task,)
-
-
-def _check_train(data: EvalData, train: EvalData | None, tasks: Sequence[str]) -> None:
+        raise DataError(f"{task} needs {what}, and {quoted(data.source)} has none")
     if train is None:
-        return
+        return tasks
     if "probe" not in tasks:
         raise OptionError("train is for a linear probe, which is not among the tasks")
-    if strange := sorted({*train.labels} - {*data.labels}) or (not train.labels and ["(none)"]):
+    if not train.labels:
+        raise DataError(f"a linear probe needs labels, and {quoted(train.source)} has none")
+    if strange := sorted({*train.labels} - {*data.labels}):
         raise DataError(
-            f"{train.source} has the label {strange[0]!r}, which is not among those of "
-            f"{data.source}"
+            f"{quoted(train.source)} has the label {quoted(strange[0])}, which is not among those "
+            f"of {quoted(data.source)}"
         )
+    return tasks
 
 
 @dataclass(eq=False)
@@ -207,7 +208,7 @@ class _Run:
             fitted = vectors[kept], self.targets[kept]
         why = _no_probe(vectors, fitted[1], tested)
         if why and wanted:
-            raise DataError(f"{self.data.source}: {why}")
+            raise DataError(f"{quoted(self.data.source)}: {why}")
         if why:
             self.found["notes"] = (why,)
             return
