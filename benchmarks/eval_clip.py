@@ -107,8 +107,11 @@ def measure(
     found: dict[str, Classification] = {}
     with bridge.CLIP(model) as clip, ProgressLine(sys.stderr) as show_progress:
         watched: dict[str, Any] = {"on_progress": show_progress}
-        for name in templates:
-            done = evaluate(clip, data, task="classification", templates=name, **watched)
+        ways = {name: clip.classifier(data.labels, name, head=None) for name in templates}
+        if clip.head is not None:
+            ways["head"] = clip.classifier(data.labels)
+        for name, by in ways.items():
+            done = evaluate(clip, data, task="classification", classifier=by, **watched)
             assert done.classification is not None
             found[name] = done.classification
             rows += classification_rows(f"{model}/zero_shot/{name}", done.classification)

@@ -8,6 +8,7 @@ import platform
 import shlex
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--task", default="all", choices=TASKS, help="default: all that the data allows"
     )
     parser.add_argument("--labels", metavar="FILE", help="names to choose among, one a line")
-    parser.add_argument("--templates", metavar="NAME", help="how labels are said")
+    parser.add_argument(
+        "--templates", metavar="NAME", help="name, photo, clip-7, clip-80, or 'a sketch of a {}'"
+    )
     parser.add_argument("--images", metavar="FOLDER", help="where a table's pictures are")
     parser.add_argument(
         "--train", metavar="DATA", help="to fit the probe on (default: half of the pictures)"
@@ -70,26 +73,41 @@ def run_eval(options: Namespace, on_progress: OnProgress) -> tuple[dict[str, Any
     out = None if options.out is None else _folder(options.out)
     data = read_eval_data(options.data, labels=options.labels, images=options.images)
     train = None if options.train is None else read_eval_data(options.train, images=options.images)
-    check_run(data, options.task, train)
+    tasks = check_run(data, options.task, train)
+    sentences = _templates(options.templates, tasks)
     found = []
     for model in (options.model, options.beside):
         if model is None:
             continue
         with CLIP(model, text=options.text, device=options.device, dtype=options.dtype) as clip:
+            by = clip.classifier(data.labels, templates=sentences) if sentences else None
             found.append(
                 evaluate(
                     clip,
                     data,
                     task=options.task,
-                    templates=options.templates,
+                    classifier=by,
                     train=train,
                     seed=options.seed,
                     batch_size=options.batch_size,
                     on_progress=on_progress,
                 )
             )
+    if len({each.model for each in found}) < len(found):  # two folders of one name
+        found = [replace(each, model=f"{each.model} {at}") for at, each in enumerate(found, 1)]
     results = _results(options, found)
     return results, [] if out is None else _write(out, found, results, _settings(options))
+
+
+def _templates(given: str | None, tasks: Sequence[str]) -> tuple[str, ...] | None:
+    """The sentences of a set's name, or the one that was given; None for the model's own way."""
+    from bridge.contrastive.templates import read_templates
+
+    if given is None:
+        return None
+    if "classification" not in tasks:
+        raise OptionError("templates is for classification, which is not among the tasks")
+    return read_templates(given)
 
 
 def _folder(given: str) -> Path:

@@ -163,7 +163,7 @@ def _folder(root: Path, names: _Names | None) -> EvalData:
         names, where = _named(spoken, f"the folder {quoted(root)}"), ""
     names = _by_folder(names, folders)
     if strange := [name for name in folders if name not in names]:
-        raise DataError(f"{_few('folder', strange)} of {quoted(root)}: not among {where}")
+        raise DataError(f"{quoted(root)} has {_few('folder', strange)}, not among {where}")
     paths: list[Path] = []
     targets: list[int] = []
     for at, (key, name) in enumerate(names.items()):
@@ -240,7 +240,7 @@ def _table(path: Path, base: Path, names: _Names | None) -> EvalData:
     labels = {key: at for at, key in enumerate(names)}
     if strange := [name for name in dict.fromkeys(given.values()) if name not in labels]:
         hint = did_you_mean(strange[0], labels)
-        raise DataError(f"{_few('label', strange)} of {quoted(path)}: not among the labels.{hint}")
+        raise DataError(f"{quoted(path)} has {_few('label', strange)}, not among labels.{hint}")
     if bare := [name for key, name in names.items() if key not in given.values()]:
         raise DataError(
             f"the class {quoted(bare[0])} has no pictures in {quoted(path)}; take it away"
@@ -293,7 +293,7 @@ def _coco(path: Path, base: Path) -> EvalData:
     if not files:
         raise DataError(f"{quoted(path)} has no pictures: {wanted}")
     if bare := [files[number] for number, texts in captions.items() if not texts]:
-        raise DataError(f"{_few('picture', bare)} of {quoted(path)}: without a caption")
+        raise DataError(f"{quoted(path)} has no caption of {_few('picture', bare)}")
     paths = tuple(base / home_path(name) for name in files.values())
     return EvalData(str(path), paths, captions=tuple(map(tuple, captions.values())))
 
@@ -320,7 +320,7 @@ def _text(path: Path) -> str:
 
 
 def _few(what: str, names: Sequence[str]) -> str:
-    """Some names of many: "label 'a', 'b' and 7 more"."""
+    """Some names of many: "the labels 'a', 'b' and 7 more"."""
     shown = ", ".join(map(quoted, names[:_SHOWN]))
     more = len(names) - _SHOWN
-    return f"{what} {shown}" + (f" and {more} more" if more > 0 else "")
+    return f"the {what}{'s' * (len(names) > 1)} {shown}" + (f" and {more} more" if more > 0 else "")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from bridge.checks import choice
+from bridge.contrastive.classifier import Classifier
 from bridge.contrastive.clip import CLIP
 from bridge.contrastive.embeddings import Embeddings, Unreadable
 from bridge.contrastive.eval_data import EvalData, read_eval_data
@@ -36,7 +37,7 @@ class Evaluation:
     """What was measured of a CLIP; a task that was not asked for, or not possible, is None.
 
     Attributes:
-        model: the CLIP's name.
+        model: the CLIP's name; of a folder its last part.
         data: where the pictures are from.
         paths: of the pictures that could be read, in the order of every result.
         unreadable: those that could not, of the training pictures too.
@@ -86,7 +87,7 @@ def evaluate(
     data: EvalData | str | PathLike[str],
     *,
     task: str = "all",
-    templates: Any = None,
+    classifier: Classifier | None = None,
     train: EvalData | str | PathLike[str] | None = None,
     seed: int = 0,
     batch_size: int = 32,
@@ -99,7 +100,8 @@ def evaluate(
         data: what `read_eval_data` reads, or has read.
         task: ``classification`` (zero-shot), ``retrieval``, ``probe``, or ``all`` that the data
             has what it needs for.
-        templates: how labels are said, as in ``CLIP.classifier``.
+        classifier: how labels are said, ``clip.classifier(data.labels, templates=...)``; None for
+            the model's usual way.
         train: pictures to fit the probe on; without them on half of ``data``, by chance within
             each label, and it is measured on the other half.
         seed: of that choice.
@@ -109,8 +111,8 @@ def evaluate(
     Raises:
         DataError: as `read_eval_data`; data that lacks what the task needs; training pictures of
             other labels.
-        OptionError: another task; training pictures where no probe is fitted; as
-            ``CLIP.classifier``.
+        OptionError: another task; training pictures where no probe is fitted; a classifier of
+            other labels.
         ImageError: none of the pictures can be read.
     """
     if not isinstance(data, EvalData):
@@ -118,10 +120,12 @@ def evaluate(
     if train is not None and not isinstance(train, EvalData):
         train = read_eval_data(train)
     tasks = check_run(data, task, train)
-    run = _Run(clip, data, templates, seed, batch_size, on_progress)
+    if classifier is not None and classifier.labels != data.labels:
+        raise OptionError(f"the classifier has other labels than {quoted(data.source)}")
+    run = _Run(clip, data, seed, batch_size, on_progress)
     for each in tasks:
         if each == "classification":
-            run.classify()
+            run.classify(clip.classifier(data.labels) if classifier is None else classifier)
         elif each == "retrieval":
             run.retrieve()
         else:
@@ -161,7 +165,6 @@ class _Run:
 
     clip: CLIP
     data: EvalData
-    templates: Any
     seed: int
     batch_size: int
     on_progress: OnProgress
@@ -179,10 +182,17 @@ class _Run:
         self.unreadable += found.unreadable
         return found
 
-    def classify(self) -> None:
-        weights = self.clip.classifier(self.data.labels, templates=self.templates).weights
+    def classify(self, by: Classifier) -> None:
+        vectors = self.images.vectors
+        if by.head is not None:
+            vectors = by.head.images(vectors.to(by.weights.device)).cpu()
+        is_scored = by.head is not None or self.clip.scoring is not None
         self.found["classification"] = zero_shot(
-            self.images.vectors, weights.cpu(), self.targets, self.data.labels, self.clip.scoring
+            vectors,
+            by.weights.cpu(),
+            self.targets,
+            self.data.labels,
+            by.scoring if is_scored else None,
         )
 
     def retrieve(self) -> None:
@@ -223,9 +233,9 @@ class _Run:
 
     def result(self) -> Evaluation:
         paths = tuple(self.data.paths[place] for place in self.images.places)
-        return Evaluation(
-            self.clip.name, self.data.source, paths, tuple(self.unreadable), **self.found
-        )
+        name = self.clip.name
+        model = Path(name).name if Path(name).is_dir() else name
+        return Evaluation(model, self.data.source, paths, tuple(self.unreadable), **self.found)
 
 
 def _targets(data: EvalData, images: Embeddings) -> Tensor:
