@@ -26,7 +26,7 @@ STRENGTHS = tuple(10.0 ** (at / 8 - 6) for at in range(97))
 
 _FIRST = 16  # two decades between values at first, then halved around the best
 _ITERATIONS = 1000
-_HELD_BACK = 5  # one training picture in five of each label chooses C
+_HELD_BACK = 5  # one training picture in five of each label chooses C, but one at least
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,14 +185,14 @@ def fit(
 def hold_back(targets: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
     """Two lists of places, by chance: so much of each label, and the rest.
 
-    A label's number is rounded down, so that one of few pictures keeps them.
+    A label's number is rounded down, but is one at least where it has two pictures.
     """
     rng = torch.Generator().manual_seed(seed)
     back, kept = [], []
     for label in targets.unique().tolist():
         places = (targets == label).nonzero()[:, 0]
         places = places[torch.randperm(len(places), generator=rng)]
-        count = int(len(places) * share + 1e-9)
+        count = max(int(len(places) * share + 1e-9), min(1, len(places) - 1))
         back.append(places[:count])
         kept.append(places[count:])
     return torch.cat(back).sort().values, torch.cat(kept).sort().values
