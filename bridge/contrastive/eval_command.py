@@ -125,14 +125,19 @@ def _settings(options: Namespace) -> dict[str, Any]:
 
 
 def summary(results: Mapping[str, Any]) -> str:
-    """The rows as aligned lines."""
+    """The rows as aligned lines, then what was left out."""
     rows = results["rows"]
     width = max((len(row["name"]) for row in rows), default=0)
-    return "\n".join(
+    lines = [
         f"{row['name']:<{width}}  {row['value']:6.2f} %  [{row['low']:.2f}, {row['high']:.2f}]  "
         f"n={row['n']}"
         for row in rows
-    )
+    ]
+    lines += [f"{model}: {note}" for model, notes in results["notes"].items() for note in notes]
+    if left_out := {each["name"]: each["why"] for each in results["unreadable"]}:
+        first = next(iter(left_out.values()))
+        lines.append(f"pictures that could not be read: {len(left_out)}; the first: {first}")
+    return "\n".join(lines)
 
 
 # ---------------------------------------------------------------- results and files

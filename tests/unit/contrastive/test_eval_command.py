@@ -94,6 +94,7 @@ def test_a_folder_is_classified_and_probed(
     files = {path.name for path in out.iterdir()}
     assert files == {"report.html", "results.json", "confusions.svg", "calibration.svg"}
     assert all(str(out / name) in told for name in files)
+    assert "pictures that could not be read: 1; the first: '" in told and "broken.png" in told
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
     names = [row["name"].partition("/")[2] for row in results["rows"]]
     assert names == [
