@@ -1,6 +1,6 @@
 """The shipped CLIPs by the field's figures, on pictures that a user could have in folders.
 
-    python -m benchmarks.eval_clip               # some two minutes on one core
+    python -m benchmarks.eval_clip               # some four minutes on one core
 
 A folder for each of the 320 things of the embedded world with pictures of it in all three styles,
 natural colours, on backgrounds and at places by chance, is written as a user would have it, and
