@@ -72,7 +72,10 @@ def run_eval(options: Namespace, on_progress: OnProgress) -> tuple[dict[str, Any
 
     out = None if options.out is None else _folder(options.out)
     data = read_eval_data(options.data, labels=options.labels, images=options.images)
-    train = None if options.train is None else read_eval_data(options.train, images=options.images)
+    train = None
+    if options.train is not None:
+        images = None if os.path.isdir(options.train) else options.images
+        train = read_eval_data(options.train, labels=options.labels, images=images)
     tasks = check_run(data, options.task, train)
     sentences = _templates(options.templates, tasks)
     found = []

@@ -179,6 +179,18 @@ def test_a_probe_is_fitted_on_pictures_of_its_own(
     assert not (probe.classification.predicted == 1).any()  # green was never learned
 
 
+def test_names_of_a_list_are_those_of_the_training_pictures_too(
+    model: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Folders of both have the same names, and the list says what they mean."""
+    listed = tmp_path / "names.txt"
+    listed.write_text("".join(f"{name}_square\t{name} thing\n" for name in COLOURS))
+    options = ("--labels", listed, "--train", pictures, "--task", "probe")
+    found = result(capsys, model, pictures, *options)
+    assert {row["n"] for row in found["rows"]} == {18}
+    assert f"--labels {listed}" in found["command"]
+
+
 def test_two_models_side_by_side(
     model: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
