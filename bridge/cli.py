@@ -1,4 +1,4 @@
-"""The ``bridge`` command: draw, ask, encode, study, convert, train, list tokens and models.
+"""The ``bridge`` command: draw, ask, encode, study, measure, convert, train, list what there is.
 
 Starts light: torch loads only once a command has passed its own checks. A bad input is one
 line on standard error and exit status 2; ``--debug`` shows the traceback instead.
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from bridge import __version__
 from bridge.console import ends_with_its_reader
+from bridge.contrastive.eval_command import add_arguments as add_eval_arguments
 from bridge.errors import BridgeError, ImageError, OptionError, PromptError, quoted
 from bridge.files import (
     check_output_file,
@@ -179,6 +180,12 @@ def _parser() -> _Parser:
     )
     add_training_arguments(train)
     train.set_defaults(run=_train_vlm)
+
+    measured = commands.add_parser(
+        "eval-clip", parents=[shared, placed], help="measure a CLIP on your own pictures"
+    )
+    add_eval_arguments(measured)
+    measured.set_defaults(run=_eval_clip)
 
     models = commands.add_parser("models", parents=[shared], help="list the known models")
     models.set_defaults(run=_models)
@@ -408,6 +415,19 @@ def _train_vlm(options: argparse.Namespace) -> None:
     else:
         losses = f"loss {done['first_loss']:.3f} to {done['last_loss']:.3f}"
         print(f"{done['output']}: {done['steps']} steps, {losses}")
+
+
+def _eval_clip(options: argparse.Namespace) -> None:
+    from bridge.contrastive.eval_command import run_eval, summary
+
+    with ProgressLine(sys.stderr) as show:
+        found, written = run_eval(options, show)
+    if options.json:
+        _print_json(found)
+        return
+    print(summary(found))
+    for path in written:
+        print(path)
 
 
 def _prompt_lines(source: str) -> list[str]:
