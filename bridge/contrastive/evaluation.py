@@ -88,7 +88,7 @@ def _grouped(parts: Tensor, wholes: Tensor) -> Share:
 def _resamples(n: int) -> Iterator[Tensor]:
     """Places of the bootstrap's resamples, ``(some, n)`` at a time; a fixed seed."""
     rng = torch.Generator().manual_seed(0)
-    for some in torch.arange(_RESAMPLES).split(max(1, _DRAWN // n)):
+    for some in torch.arange(_RESAMPLES, dtype=torch.long).split(max(1, _DRAWN // n)):
         yield torch.randint(n, (len(some), n), generator=rng)
 
 
@@ -160,7 +160,9 @@ def calibration(confidences: Tensor, right: Tensor, bins: int = BINS) -> Calibra
             )
         )
     gaps = sure - true
-    error = float(_calibration_errors(torch.arange(len(gaps))[None], places, gaps, bins))
+    error = float(
+        _calibration_errors(torch.arange(len(gaps), dtype=torch.long)[None], places, gaps, bins)
+    )
     again = torch.cat(
         [_calibration_errors(drawn, places, gaps, bins) for drawn in _resamples(len(gaps))]
     )
@@ -344,7 +346,7 @@ def classification(
     scores, targets = scores.float().cpu(), targets.long().cpu()
     _check(scores, targets, labels)
     own = scores.gather(1, targets[:, None])
-    places = torch.arange(len(labels))
+    places = torch.arange(len(labels), dtype=torch.long)
     ranks = torch.empty(len(scores), dtype=torch.long)
     for start in range(0, len(scores), _BLOCK):
         some = slice(start, start + _BLOCK)
@@ -388,7 +390,7 @@ def average_precision(scores: Tensor, truth: Tensor) -> Tensor:
     Returns:
         ``(L,)`` float32; 0 for a label without pictures. Their mean is the mAP.
     """
-    ranks = torch.arange(1, len(scores) + 1)
+    ranks = torch.arange(1, len(scores) + 1, dtype=torch.long)
     found = torch.zeros(scores.shape[1], dtype=torch.float32)
     for label in range(scores.shape[1]):
         order = torch.sort(scores[:, label], descending=True, stable=True).indices
@@ -425,7 +427,10 @@ class Retrieval:
         if len(self.owners) == len(self.text_ranks):
             return wilson(int(hits.sum()), len(hits))
         captions = torch.bincount(self.owners, minlength=len(self.text_ranks))
-        return _grouped(torch.zeros(len(captions)).index_add_(0, self.owners, hits + 0.0), captions)
+        return _grouped(
+            torch.zeros(len(captions), dtype=torch.float32).index_add_(0, self.owners, hits + 0.0),
+            captions,
+        )
 
     def text_recall(self, k: int) -> Share | None:
         """Text retrieval: the share of pictures that find one of their captions at least among the
@@ -455,18 +460,18 @@ def retrieval(images: Tensor, texts: Tensor, owners: Tensor) -> Retrieval:
         )
     if owners.min() < 0 or not captions.all():
         raise OptionError("each picture needs one caption at least, and each caption a picture")
-    places = torch.arange(len(images))
+    places = torch.arange(len(images), dtype=torch.long)
     image_ranks = torch.empty(len(texts), dtype=torch.long)
     for start in range(0, len(texts), _BLOCK):
         some = slice(start, start + _BLOCK)
         scores, own = cosines(texts[some], images), owners[some, None]
         image_ranks[some] = _rank(scores, scores.gather(1, own), own, places)
     text_ranks = torch.empty(len(images), dtype=torch.long)
-    places = torch.arange(len(texts))
+    places = torch.arange(len(texts), dtype=torch.long)
     for start in range(0, len(images), _BLOCK):
         some = slice(start, start + _BLOCK)
         scores = cosines(texts, images[some]).T
-        mine = owners == torch.arange(len(images))[some, None]
+        mine = owners == torch.arange(len(images), dtype=torch.long)[some, None]
         own = _first_best(scores.masked_fill(~mine, -math.inf))[:, None]
         text_ranks[some] = _rank(scores, scores.gather(1, own), own, places)
     return Retrieval(owners, image_ranks, text_ranks)

@@ -203,16 +203,20 @@ class _Run:
             batch_size=self.batch_size,
             on_progress=self.on_progress,
         )
-        self.found["retrieval"] = retrieval(self.images.vectors, texts, torch.tensor(owners))
+        self.found["retrieval"] = retrieval(
+            self.images.vectors, texts, torch.tensor(owners, dtype=torch.long)
+        )
 
     def fit_probe(self, train: EvalData | None, wanted: bool) -> None:
         """Raises DataError where it cannot be fitted and was wanted; else that is noted."""
         vectors = self.images.vectors
         if train is not None:
             learned = self._embed(train)
-            places = torch.tensor([self.data.labels.index(label) for label in train.labels])
+            places = torch.tensor(
+                [self.data.labels.index(label) for label in train.labels], dtype=torch.long
+            )
             fitted = learned.vectors, places[_targets(train, learned)]
-            tested = torch.arange(len(vectors))
+            tested = torch.arange(len(vectors), dtype=torch.long)
         else:
             tested, kept = hold_back(self.targets, 0.5, self.seed)
             fitted = vectors[kept], self.targets[kept]
