@@ -15,7 +15,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from bridge.checks import did_you_mean
+from bridge.checks import did_you_mean, keywords
 from bridge.errors import DataError, quoted
 from bridge.files import home_path
 
@@ -55,6 +55,7 @@ class EvalData:
         return len(self.paths)
 
 
+@keywords
 def read_eval_data(
     source: str | PathLike[str],
     *,

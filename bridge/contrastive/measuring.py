@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bridge.checks import choice
+from bridge.checks import choice, keywords
 from bridge.contrastive.classifier import Classifier
 from bridge.contrastive.clip import CLIP
 from bridge.contrastive.embeddings import Embeddings, Unreadable
@@ -82,6 +82,7 @@ def _classified(task: str, found: Classification) -> dict[str, Share | None]:
     }
 
 
+@keywords
 def evaluate(
     clip: CLIP,
     data: EvalData | str | PathLike[str],
