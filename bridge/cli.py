@@ -1,4 +1,4 @@
-"""The ``bridge`` command: draw, ask, encode, study, convert, train, list tokens and models.
+"""The ``bridge`` command: draw, ask, encode, study, measure, convert, train, list what there is.
 
 Starts light: torch loads only once a command has passed its own checks. A bad input is one
 line on standard error and exit status 2; ``--debug`` shows the traceback instead.
@@ -20,8 +20,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from bridge import __version__
 from bridge.console import ends_with_its_reader
+<<<<<<< HEAD
 from bridge.contrastive.train.options import add_arguments as add_clip_training_arguments
 from bridge.contrastive.train.options import run_command as train_clip_command
+=======
+from bridge.contrastive.eval_command import add_arguments as add_eval_arguments
+>>>>>>> main
 from bridge.errors import BridgeError, ImageError, OptionError, PromptError, quoted
 from bridge.files import (
     check_output_file,
@@ -186,6 +190,12 @@ def _parser() -> _Parser:
     )
     add_clip_training_arguments(train_clip)
     train_clip.set_defaults(run=_train_clip)
+
+    measured = commands.add_parser(
+        "eval-clip", parents=[shared, placed], help="measure a CLIP on your own pictures"
+    )
+    add_eval_arguments(measured)
+    measured.set_defaults(run=_eval_clip)
 
     models = commands.add_parser("models", parents=[shared], help="list the known models")
     models.set_defaults(run=_models)
@@ -417,6 +427,7 @@ def _train_vlm(options: argparse.Namespace) -> None:
         print(f"{done['output']}: {done['steps']} steps, {losses}")
 
 
+<<<<<<< HEAD
 def _train_clip(options: argparse.Namespace) -> None:
     done = train_clip_command(options)
     if options.json:
@@ -434,6 +445,19 @@ def _train_clip(options: argparse.Namespace) -> None:
             for metric in ("text_to_image@1", "image_to_text@1")
         )
         print(f"{name}: {told}")
+=======
+def _eval_clip(options: argparse.Namespace) -> None:
+    from bridge.contrastive.eval_command import run_eval, summary
+
+    with ProgressLine(sys.stderr) as show:
+        found, written = run_eval(options, show)
+    if options.json:
+        _print_json(found)
+        return
+    print(summary(found))
+    for path in written:
+        print(path)
+>>>>>>> main
 
 
 def _prompt_lines(source: str) -> list[str]:

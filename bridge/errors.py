@@ -47,7 +47,7 @@ class ImageError(BridgeError, ValueError):
 
 
 class DataError(BridgeError, ValueError):
-    """A file or row of training data that cannot be trained on."""
+    """A file or row of data that cannot be trained or measured on."""
 
 
 class OffManifoldWarning(UserWarning):

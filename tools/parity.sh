@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 tools/install.sh "$venv" "[test]"
 pip() { "$venv/bin/python" -m pip "$@" </dev/null; }
 pip install --quiet --no-deps torchvision==0.28.0 open_clip_torch==3.3.0 timm==1.0.31
-pip install --quiet -c constraints.txt lark==1.3.1 einops==0.8.2
+pip install --quiet -c constraints.txt lark==1.3.1 einops==0.8.2 scikit-learn==1.9.1
 
 # The webui's own transformers, whose tokenizer cleans texts.
 "${PYTHON:-python3}" -m venv "$venv/webui"

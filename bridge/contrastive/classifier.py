@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from bridge.checks import choice, whole
+from bridge.checks import choice, keywords, whole
 from bridge.contrastive.embeddings import unit
 from bridge.contrastive.head import Head
 from bridge.contrastive.templates import fill, read_templates
@@ -252,6 +252,7 @@ def class_vectors(
     return unit(torch.stack([each.mean(0) for each in vectors]))
 
 
+@keywords
 def template_gains(
     clip: CLIP,
     labels: Labels,

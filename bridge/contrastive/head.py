@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from bridge.checks import finite, whole
+from bridge.checks import finite, keywords, whole
 from bridge.contrastive.embeddings import unit
 from bridge.errors import OptionError, WeightsError
 from bridge.files import home_path, parse_json, write_whole
@@ -97,6 +97,7 @@ class Head:
 _TENSORS = ("image_mean", "text_mean", "image_map", "text_map")
 
 
+@keywords
 def fit_head(
     images: Tensor,
     texts: Tensor,

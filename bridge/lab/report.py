@@ -5,26 +5,20 @@ What the page says is worked out here, how it looks is in ``report.jinja``.
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, StrictUndefined
-
 from bridge.lab.heat_overlay import overlay
 from bridge.lab.variants import ORIGINAL
+from bridge.page import page_environment
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from bridge.lab.result import Study
 
 Row = dict[str, Any]
-_TEMPLATE = Path(__file__).with_name("report.jinja")
 _HEADINGS = {
     "pooled_cosine": "pooled cosine",
     "pooled_above_chance": "above chance",
@@ -46,15 +40,13 @@ _HEADINGS = {
 
 def page(study: Study) -> str:
     """The whole page."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined)
-    environment.filters.update(
-        heading=_heading, figure=_figure, data_uri=_data_uri, px="{:.1f}".format
-    )
+    environment = page_environment(Path(__file__).parent)
+    environment.filters.update(heading=_heading, figure=_figure)
     prompts = study.settings["prompts"]
     facts = [f"{study.settings['variants']} variants", f"{len(study.towers)} towers"]
     if study.drawn:
         facts.append(f"{len(study.drawn)} pictures by {study.settings['model']}")
-    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+    return environment.get_template("report.jinja").render(
         title=prompts[0] if len(prompts) == 1 else f"{len(prompts)} prompts",
         facts=facts,
         towers=study.towers.to_dict("records"),
@@ -141,12 +133,6 @@ def _figure(value: Any) -> str:
     if isinstance(value, float):
         return str(int(value)) if value.is_integer() and abs(value) >= 2 else f"{value:.3f}"
     return str(value)
-
-
-def _data_uri(image: Image) -> str:
-    data = BytesIO()
-    image.convert("RGB").save(data, "WEBP", quality=90)
-    return f"data:image/webp;base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
 # ---------------------------------------------------------------- the chart

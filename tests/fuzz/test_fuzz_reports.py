@@ -21,6 +21,11 @@ from support.lora_files import random_deltas, write_lora
 from support.tiny_models import tiny_sdxl_pipeline
 
 import bridge
+from bridge.contrastive import Evaluation, Unreadable
+from bridge.contrastive.evaluation import classification
+from bridge.contrastive.linear_probe import LinearProbe, Probe
+from bridge.contrastive.report import confusion_svg, reliability_svg
+from bridge.contrastive.report import page as evaluation_page
 from bridge.encoding import load_conditioning, save_conditioning, tokenizers_of
 from bridge.errors import BridgeError
 from bridge.lab.result import TABLES, Study
@@ -162,8 +167,27 @@ def of_study(rng: random.Random, sources: Sources, hostile: str) -> str:
     return tables_html(studied) + pictures_html(studied, hostile + "cat")
 
 
+def of_evaluation(rng: random.Random, sources: Sources, hostile: str) -> str:
+    """The page of a measured CLIP, and its charts, of labels and paths that are hostile."""
+    labels = [f"{hostile}{at}" for at in range(rng.choice((2, 50)))]
+    targets = torch.arange(60) % len(labels)
+    scores = torch.randn(60, len(labels), generator=torch.Generator().manual_seed(0))
+    figures = classification(scores, targets, labels, sigmoid=False)
+    picture = sources.path.with_name("picture.png")
+    Image.new("RGB", (8, 8)).save(picture)
+    found = Evaluation(
+        hostile, hostile, (picture,) * 60, (Unreadable(0, hostile, hostile),), figures,
+        probe=LinearProbe(figures, Probe(scores, scores[0], 1.0), 3, ()),
+        probe_places=tuple(range(60)), notes=(hostile,),
+    )  # fmt: skip
+    charts = confusion_svg(figures)
+    if figures.calibration is not None:
+        charts += reliability_svg(figures.calibration)
+    return evaluation_page([found], {hostile: hostile}) + charts
+
+
 KINDS: tuple[Callable[[random.Random, Sources, str], str], ...] = (
-    of_conditioning, of_conditioning, of_conditioning, of_prompt, of_study,
+    of_conditioning, of_conditioning, of_conditioning, of_prompt, of_study, of_evaluation,
 )  # fmt: skip
 
 

@@ -75,10 +75,24 @@ CLONES = {
         ),
         Clone("daam", "castorini/daam", "09564e048cf5ffc1523aa0605736e7f178ca505a", "0.2.0"),
         Clone("llava", "haotian-liu/LLaVA", "c121f0432da27facab705978f83c4ada465e46fd", "1.2.2"),
+        Clone(
+            "clip_benchmark",
+            "LAION-AI/CLIP_benchmark",
+            "48de38c1689fa6d8b4dd53e3370c669c3bb18117",
+            "1.6.1",
+        ),
     )
 }
 
-PACKAGES = ("compel", "open_clip_torch", "timm", "diffusers", "transformers", "torch")
+PACKAGES = (
+    "compel",
+    "open_clip_torch",
+    "timm",
+    "scikit-learn",
+    "diffusers",
+    "transformers",
+    "torch",
+)
 
 
 def missing(why: str) -> None:

@@ -26,7 +26,7 @@ from bridge.vlm.conversations import CONVERSATIONS
 
 RAISED = {"BridgeError"}
 """Public classes that a user does not make or call."""
-ROOMS = ("adapters", "diffusion", "encoding", "lab", "prompt", "vlm")
+ROOMS = ("adapters", "contrastive", "diffusion", "encoding", "lab", "prompt", "vlm")
 
 
 def functions_of_rooms() -> Iterator[tuple[str, Callable[..., Any]]]:

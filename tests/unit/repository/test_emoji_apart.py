@@ -130,7 +130,11 @@ def test_the_wheel_has_the_library_and_its_data_alone(tmp_path: Path) -> None:
     assert {path.name for path in built.iterdir()} == {"bridge"}
     packed = {path.relative_to(built).as_posix() for path in built.rglob("*") if path.is_file()}
     assert {"bridge/_weights/models.json", "bridge/_weights/captions.json"} <= packed
-    assert "bridge/lab/report.jinja" in packed
+    assert {
+        "bridge/page.jinja",
+        "bridge/lab/report.jinja",
+        "bridge/contrastive/charts.jinja",
+    } <= packed
     assert not [name for name in packed if "emoji_world" in name or "npm" in name]
     code = (
         f"import sys; sys.path[:0] = [{str(built)!r}]\n"
