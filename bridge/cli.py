@@ -20,12 +20,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from bridge import __version__
 from bridge.console import ends_with_its_reader
-<<<<<<< HEAD
+from bridge.contrastive.eval_command import add_arguments as add_eval_arguments
 from bridge.contrastive.train.options import add_arguments as add_clip_training_arguments
 from bridge.contrastive.train.options import run_command as train_clip_command
-=======
-from bridge.contrastive.eval_command import add_arguments as add_eval_arguments
->>>>>>> main
 from bridge.errors import BridgeError, ImageError, OptionError, PromptError, quoted
 from bridge.files import (
     check_output_file,
@@ -427,7 +424,6 @@ def _train_vlm(options: argparse.Namespace) -> None:
         print(f"{done['output']}: {done['steps']} steps, {losses}")
 
 
-<<<<<<< HEAD
 def _train_clip(options: argparse.Namespace) -> None:
     done = train_clip_command(options)
     if options.json:
@@ -445,7 +441,8 @@ def _train_clip(options: argparse.Namespace) -> None:
             for metric in ("text_to_image@1", "image_to_text@1")
         )
         print(f"{name}: {told}")
-=======
+
+
 def _eval_clip(options: argparse.Namespace) -> None:
     from bridge.contrastive.eval_command import run_eval, summary
 
@@ -457,7 +454,6 @@ def _eval_clip(options: argparse.Namespace) -> None:
     print(summary(found))
     for path in written:
         print(path)
->>>>>>> main
 
 
 def _prompt_lines(source: str) -> list[str]:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from bridge.checks import keywords
 from bridge.contrastive.losses import PooledPairs
 from bridge.errors import OptionError
 
@@ -45,6 +46,7 @@ class _Pass(Generic[Part]):
     graph: Encoded | None
 
 
+@keywords
 def cached_backward(
     encode: Callable[[Part], Encoded],
     parts: Sequence[Part],

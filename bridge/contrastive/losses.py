@@ -35,7 +35,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bridge.checks import choice, is_finite, is_whole
+from bridge.checks import choice, is_finite, is_whole, keywords
 from bridge.contrastive.distributed import gather_rows, place, ring, sum_over_processes
 from bridge.errors import OptionError
 
@@ -69,6 +69,7 @@ def exp_scale(logit_scale: Tensor) -> Tensor:
     return logit_scale.clamp(max=LOG_MOST).exp()
 
 
+@keywords
 @torch.no_grad()
 def clamp_scale_(logit_scale: Tensor) -> None:
     """Bring a learnt ``ln(1 / τ)`` back between 0 and ln 100, after each step, as open_clip does.
@@ -78,6 +79,7 @@ def clamp_scale_(logit_scale: Tensor) -> None:
     logit_scale.clamp_(0.0, LOG_MOST)
 
 
+@keywords
 def caption_groups(captions: Sequence[str]) -> Tensor:
     """``(B,)`` int64: the same number for the same caption, in every process and run."""
     digests = [hashlib.sha256(" ".join(each.split()).encode()).digest() for each in captions]
@@ -85,6 +87,7 @@ def caption_groups(captions: Sequence[str]) -> Tensor:
     return torch.tensor(numbers, dtype=torch.int64)
 
 
+@keywords
 def log_popularity(captions: Sequence[str]) -> Tensor:
     """``(N,)`` fp32: of each caption of the data, the log of its share of all N."""
     counts = Counter(" ".join(each.split()) for each in captions)

@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bridge.checks import is_finite
+from bridge.checks import is_finite, keywords
 from bridge.errors import OptionError, UnsupportedModelError
 
 
+@keywords
 @contextmanager
 def masked_patches(module: nn.Module, share: float) -> Iterator[None]:
     """Within the block, ``module`` sees each picture with ``share`` of its patches left out.

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bridge.checks import keywords
 from bridge.contrastive.clip import CLIP
 from bridge.errors import UnsupportedModelError
 from bridge.files import filled_folder, home_path
@@ -49,6 +50,7 @@ _LAYER = re.compile(r"(text|vision)_model\.encoder\.layers\.(\d+)\.(.+)")
 _FILTERS = {2: "bilinear", 3: "bicubic"}
 
 
+@keywords
 def save_open_clip(clip: CLIP, folder: str | os.PathLike[str]) -> Path:
     """Write a CLIP as open_clip does, with its tokenizer, and give the folder.
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bridge.checks import keywords
 from bridge.contrastive.clip import CLIP
 from bridge.contrastive.train.options import ClipTrainOptions
 from bridge.contrastive.train.trainee import check_trainable
@@ -26,6 +27,7 @@ from bridge.towers.image_processor import OpenClipPictures, pil_processor
 _CONFIG = "config.json"
 
 
+@keywords
 def save_clip(clip: CLIP, folder: str | os.PathLike[str], scoring: Scoring | None = None) -> Path:
     """Write both towers as one `CLIPModel` or `SiglipModel`, in their dtype, and give the folder.
 
@@ -118,6 +120,7 @@ def _like(parameter: Tensor, value: float) -> Tensor:
     return torch.full_like(parameter.detach(), value)
 
 
+@keywords
 def interpolate(
     start: str | os.PathLike[str] | CLIP,
     tuned: str | os.PathLike[str] | CLIP,
