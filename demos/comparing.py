@@ -273,15 +273,16 @@ def compare(models: Models, asked: Request) -> Compared:
     model raises.
     """
     task = checked(asked)
-    began = time.monotonic()
     pictures, unreadable = _opened(task.files)
     if not pictures:
         raise ImageError(" ".join(unreadable))
     # One at a time: a tokenizer serves one thread at once.
     with models.comparing:
+        clips = [models.clip(reader.image, reader.text) for reader in task.readers]
+        began = time.monotonic()
         found = [
-            _matrix(reader, models.clip(reader.image, reader.text), pictures, task)
-            for reader in task.readers
+            _matrix(reader, clip, pictures, task)
+            for reader, clip in zip(task.readers, clips, strict=True)
         ]
     return Compared(
         tuple(pictures), task.labels, tuple(found), tuple(unreadable), time.monotonic() - began
