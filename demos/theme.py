@@ -193,7 +193,7 @@ CSS = """
 .bridge-compare {
   display: grid; gap: 0 1.25rem;
   grid-template-columns:
-    repeat(auto-fit, minmax(min(100%, calc(9.5rem + var(--pictures) * 4.3rem)), 1fr));
+    repeat(auto-fit, minmax(min(100%, calc(9.5rem + var(--pictures) * 4.6rem)), 1fr));
 }
 .bridge-compare > section { min-width: 0; }
 .bridge-compare .rows { max-height: 85vh; }
@@ -202,7 +202,7 @@ CSS = """
 }
 /* Gradio's own padding is wider, and said with as much weight. */
 .bridge-study .bridge-compare :is(thead th + th, td) {
-  width: 4.3rem; min-width: 4.3rem; max-width: 4.3rem; padding: .35rem .3rem .35rem .4rem;
+  width: 4.6rem; min-width: 4.6rem; max-width: 4.6rem; padding: .35rem .3rem .35rem .4rem;
   white-space: nowrap;
 }
 .bridge-compare thead th { vertical-align: bottom; }
@@ -213,14 +213,15 @@ CSS = """
   overflow: hidden; text-overflow: ellipsis; white-space: nowrap; opacity: 1;
 }
 /* The texts stay in sight while many pictures scroll by. */
-.bridge-compare th:first-child {
-  position: sticky; left: 0; min-width: 7rem; max-width: 16rem;
+.bridge-study .bridge-compare th:first-child {
+  position: sticky; left: 0; min-width: 7rem; max-width: 16rem; padding-block: .35rem;
   background: var(--background-fill-secondary);
 }
 .bridge-compare thead th:first-child { z-index: 1; }
 .bridge-compare td { background: rgb(99 102 241 / calc(var(--heat) * .45)); }
 .bridge-compare td small { opacity: 1; }
-.bridge-compare td.best { outline: 2px solid currentColor; outline-offset: -2px; }
+/* Not an outline, which would lie on the texts when the cell scrolls beneath them. */
+.bridge-compare td.best { box-shadow: inset 0 0 0 2px currentColor; }
 .bridge-compare ul { margin: 0 !important; padding-inline-start: 1.25rem !important; }
 .bridge-compare li { overflow-wrap: anywhere; }
 """

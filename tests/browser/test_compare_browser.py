@@ -95,8 +95,8 @@ def test_pictures_beside_texts_by_two_models(
         for column, label in enumerate(THINGS):
             cells = table.get_by_role("row", name=label).locator("td")
             seen(cells.nth(column), "★")
-            outline = cells.nth(column).evaluate("cell => getComputedStyle(cell).outlineWidth")
-            assert outline == "2px"
+            frame = cells.nth(column).evaluate("cell => getComputedStyle(cell).boxShadow")
+            assert "2px inset" in frame
         assert table.locator("td", has_text="★").count() == len(THINGS)
         images = table.locator("thead img").evaluate_all("all => all.map(i => i.naturalWidth)")
         assert len(images) == 3 and all(images)
