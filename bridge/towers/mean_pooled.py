@@ -28,7 +28,6 @@ from bridge.errors import BridgeError, UnsupportedModelError, WeightsError
 from bridge.files import read_json
 from bridge.store import resolve
 from bridge.towers.checkpoint import load_tower
-from bridge.towers.clip import encode_image
 from bridge.towers.family import (
     Headed,
     ImageFamily,
@@ -38,9 +37,8 @@ from bridge.towers.family import (
     positions,
     spec_of_side,
 )
-from bridge.towers.open_clip import load_image
-from bridge.towers.open_clip_config import cleaning, read_files
-from bridge.towers.pooled import pool_image
+from bridge.towers.open_clip import encode_image, load_image
+from bridge.towers.open_clip_config import read_files, reading_of_texts
 from bridge.towers.states import Layer, TextStates
 from bridge.towers.tensors import read_state
 from bridge.towers.tokenizer import TokenRule
@@ -89,7 +87,7 @@ def load_multilingual(folder: Path, dtype: Any, device: Any, allow_pickle: bool 
 
 def load_open_clip(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False) -> Parts:
     """The text tower. Raises WeightsError, UnsupportedModelError."""
-    files = read_files(folder, allow_pickle)
+    files = read_files(folder, allow_pickle, "text_cfg")
     told = files.model.get("text_cfg", {})
     pooler = told.get("hf_pooler_type", "mean_pooler")
     if pooler != "mean_pooler":
@@ -106,7 +104,7 @@ def load_open_clip(folder: Path, dtype: Any, device: Any, allow_pickle: bool = F
         module=module,
         spec=_spec(module, folder, pooled, context),
         scoring=files.scoring(),
-        clean=cleaning(files.model),
+        reads=reading_of_texts(files.model),
     )
 
 
@@ -252,6 +250,7 @@ def _spec(module: Headed, folder: Path, pooled: int, context: int | None = None)
         str(folder),
         context=min(context or places, places),
         pooled=pooled,
+        pooled_at="mean",
     )
 
 
@@ -275,4 +274,4 @@ MULTILINGUAL_TEXT = TextFamily(
 OPEN_CLIP_TEXT = TextFamily(
     "open_clip_hf", load_open_clip, encode_text, TokenRule(fill=True, clean="whitespace")
 )
-OPEN_CLIP_IMAGE = ImageFamily("open_clip_hf", load_image, encode_image, pool_image)
+OPEN_CLIP_IMAGE = ImageFamily("open_clip_hf", load_image, encode_image)
