@@ -87,8 +87,8 @@ def configs() -> dict[str, dict[str, Any]]:
 
 def same_side(model: Mapping[str, Any], side: str) -> str:
     """Equal for configs whose side is the same in all that makes it, so that it runs once."""
-    top = {k: model.get(k) for k in ("embed_dim", "quick_gelu", "custom_text", "init_logit_bias")}
-    return json.dumps([top, model[side], "multimodal_cfg" in model], sort_keys=True)
+    names = ("embed_dim", "quick_gelu") + (("custom_text",) if side == "text_cfg" else ())
+    return json.dumps([[model.get(each) for each in names], model[side]], sort_keys=True)
 
 
 @torch.no_grad()
@@ -124,7 +124,7 @@ def write_image(root: Path, model: dict[str, Any]) -> Side:
 
 
 def _write(root: Path, model: dict[str, Any], other: str, module: Any, start: str) -> Path:
-    """The folder of a model, whose other side has a field that nobody knows and is not looked at."""
+    """The folder of a model, whose other side has a field that nobody knows, and is not read."""
     root.mkdir(parents=True, exist_ok=True)
     told = {**model, other: {**model[other], "of_no_version": 1}}
     config = {"model_cfg": told, "preprocess_cfg": {}}
@@ -192,6 +192,8 @@ def scattered(module: Any) -> Any:
     for parameter in module.parameters():
         if parameter.ndim < 2:
             parameter.add_(0.2 * torch.randn_like(parameter))
+        elif parameter.std() < 0.01:  # timm begins classifiers so small that biases hide them
+            parameter.normal_(0, 0.02)
     for name, buffer in module.named_buffers():
         if name.endswith("running_mean"):
             buffer.normal_(0, 0.1)
