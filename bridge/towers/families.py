@@ -11,10 +11,12 @@ from bridge.towers import (
     align,
     blip2,
     clip,
+    clip_relatives,
     language_model,
     mean_pooled,
     open_clip,
     siglip,
+    vision_models,
 )
 from bridge.towers.family import ImageFamily, TextFamily
 from bridge.towers.open_clip_config import (
@@ -30,6 +32,7 @@ _TEXT = (
     open_clip.WORDS_TEXT,
     mean_pooled.OPEN_CLIP_TEXT,
     siglip.TEXT,
+    clip_relatives.TEXT,
     align.TEXT,
     open_clip.COCA_TEXT,
     blip2.TEXT,
@@ -43,9 +46,11 @@ _IMAGE = (
     open_clip.WORDS_IMAGE,
     mean_pooled.OPEN_CLIP_IMAGE,
     siglip.IMAGE,
+    clip_relatives.IMAGE,
     align.IMAGE,
     open_clip.COCA_IMAGE,
     blip2.IMAGE,
+    vision_models.IMAGE,
 )
 
 TEXT_FAMILIES: dict[str, TextFamily] = {each.name: each for each in _TEXT}
@@ -78,6 +83,8 @@ _MODEL_TYPES = {
     "t5": "t5",
     "mt5": "t5",
     "umt5": "t5",
+    **dict.fromkeys(clip_relatives.RELATIVES, "clip_relatives"),
+    **dict.fromkeys(vision_models.KINDS, "vision_models"),
 }
 
 

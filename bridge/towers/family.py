@@ -231,12 +231,14 @@ class ImageFamily:
         encode: ``(module, pixels, layers) -> ImageStates``; pixels is what the processor makes,
             ``(B, 3, H, W)``, or a mapping of tensors for a family that takes more.
         pool: ``(module, pixels) -> (B, P)``, as `TextFamily.pool`.
+        any_size: whether its networks take pixels of sizes other than their config's.
     """
 
     name: str
     load: Callable[[Path, Any, Any, bool], Parts]
     encode: Callable[..., ImageStates]
     pool: Callable[[Any, Any], Tensor] | None = None
+    any_size: bool = False
 
 
 class Headed(nn.Module):

@@ -299,6 +299,8 @@ class ImageTower(_Tower):
         """Raises ImageError for a tensor that a vision transformer of one size cannot take."""
         config = getattr(self.module.config, "vision_config", self.module.config)
         side, patch = (getattr(config, name, None) for name in ("image_size", "patch_size"))
+        if IMAGE_FAMILIES[self.family].any_size and isinstance(pixels, Tensor) and pixels.ndim == 4:
+            return
         if not isinstance(pixels, Tensor) or not side or not patch:
             return  # a mapping, or a network of any size
         if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, side, side):

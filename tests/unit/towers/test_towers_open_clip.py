@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from support.comparisons import relative
@@ -250,6 +251,78 @@ def test_a_text_model_that_is_not_known_is_read_by_its_own_config(tmp_path: Path
     (base / "config.json").write_text(json.dumps(config))
     with pytest.raises(UnsupportedModelError, match="'distilbert'"):
         open_text_tower(folder, device="cpu")
+
+
+class Foreign(nn.Module):
+    """open_clip's wrapper of a text model that is read at its first token, or by its own pooler."""
+
+    def __init__(self, transformer: nn.Module, width: int, pad: int, own: bool = False) -> None:
+        super().__init__()
+        self.transformer, self.pad, self.own = transformer, pad, own
+        self.proj = nn.Linear(width, 40, bias=False)
+
+    def forward(self, ids: torch.Tensor) -> tuple[Any, torch.Tensor]:
+        out = self.transformer(input_ids=ids, attention_mask=(ids != self.pad).long())
+        last = out.last_hidden_state
+        return last, self.proj(out.pooler_output if self.own else last[:, 0])
+
+
+def foreign(kind: str) -> Foreign:
+    words = len(tiny_xlmr_tokenizer())
+    if kind == "nllb-200-distilled-600M":
+        config = transformers.M2M100Config(
+            vocab_size=words, d_model=64, encoder_layers=2, encoder_attention_heads=1,
+            encoder_ffn_dim=96, decoder_layers=1, decoder_attention_heads=1, decoder_ffn_dim=96,
+            pad_token_id=1, max_position_embeddings=80,
+        )  # fmt: skip
+        return Foreign(transformers.M2M100Model(config).encoder, 64, 1)
+    if kind == "mt5-base":
+        config = transformers.MT5Config(
+            vocab_size=words, d_model=48, d_kv=16, d_ff=96, num_layers=2, num_heads=4,
+            feed_forward_proj="gated-gelu", pad_token_id=1,
+        )  # fmt: skip
+        return Foreign(transformers.MT5Model(config).encoder, 48, 1)
+    config = transformers.BertConfig(
+        vocab_size=words, hidden_size=64, num_hidden_layers=2, num_attention_heads=1,
+        intermediate_size=96, max_position_embeddings=80, pad_token_id=1,
+    )  # fmt: skip
+    return Foreign(transformers.BertModel(config), 64, 1, own=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "pooler"),
+    [
+        ("nllb-200-distilled-600M", "cls_pooler"),
+        ("mt5-base", "cls_last_hidden_state_pooler"),
+        ("bert-base-uncased", "cls_pooler"),
+    ],
+)
+@torch.no_grad()
+def test_text_models_that_are_read_at_their_first_token(
+    tmp_path: Path, kind: str, pooler: str
+) -> None:
+    torch.manual_seed(0)
+    text = scatter(foreign(kind))
+    reference = OpenClip(text, plain(nn.GELU).visual)
+    told = {"hf_model_name": f"somebody/{kind}", "hf_pooler_type": pooler}
+    if kind.startswith("bert"):  # its stand-in's padding is XLM-R's
+        told["hf_model_config"] = {"pad_token_id": 1}
+    write(tmp_path, reference.state(True), {"text_cfg": told}, tiny_xlmr_tokenizer())
+    tower = open_text_tower(tmp_path, device="cpu")
+    batch = tower.tokenize(TEXTS)
+    last, pooled = text(batch.ids)
+    found = tower.encode(batch)
+    assert batch.ids.shape == (3, 77) and tower.spec.pooled_at == "first"
+    assert relative(found.pooled, pooled) <= TOLERANCE
+    seen = batch.mask.bool()
+    assert relative(found.hidden[0][seen], last[seen]) <= TOLERANCE
+
+
+def test_a_pooler_that_is_not_read(tmp_path: Path) -> None:
+    told = {"hf_model_name": "roberta-base", "hf_pooler_type": "max_pooler"}
+    write(tmp_path, hf_reference(1, 64).state(True), {"text_cfg": told}, tiny_xlmr_tokenizer())
+    with pytest.raises(UnsupportedModelError, match=r"hf_pooler_type='max_pooler'.*cls_pooler"):
+        open_text_tower(tmp_path, device="cpu")
 
 
 def test_a_context_that_a_text_model_has_no_positions_for(tmp_path: Path) -> None:
