@@ -40,7 +40,7 @@ from bridge.towers.family import (
     positions,
     spec_of_side,
 )
-from bridge.towers.open_clip import encode_image, load_image
+from bridge.towers.open_clip import encode_image, load_image, pool_image
 from bridge.towers.open_clip_config import read_files, reading_of_texts, side_of
 from bridge.towers.states import Layer, TextStates
 from bridge.towers.tensors import read_state
@@ -373,4 +373,4 @@ MULTILINGUAL_TEXT = TextFamily(
 OPEN_CLIP_TEXT = TextFamily(
     "open_clip_hf", load_open_clip, encode_text, TokenRule(fill=True, clean="whitespace")
 )
-OPEN_CLIP_IMAGE = ImageFamily("open_clip_hf", load_image, encode_image)
+OPEN_CLIP_IMAGE = ImageFamily("open_clip_hf", load_image, encode_image, pool_image)

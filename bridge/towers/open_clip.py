@@ -64,6 +64,7 @@ from bridge.towers.open_clip_modules import (
     VisionTransformer,
     made,
 )
+from bridge.towers.pooled import pool_text as pool_clip
 from bridge.towers.states import ImageStates, Layer, TextStates
 from bridge.towers.timm_images import TimmImage, TimmShape
 from bridge.towers.tokenizer import TokenRule
@@ -450,6 +451,20 @@ def encode_image(module: Any, pixels: Tensor, layers: Sequence[int] = (-1,)) -> 
     return ImageStates(patches, pooled, (maps[0].shape[2], maps[0].shape[3]))
 
 
+def pool_text(module: Any, ids: Tensor, mask: Tensor) -> Tensor:
+    """Pooled states ``(B, P)`` alone."""
+    own = isinstance(module, TextTransformer)
+    return module.pool(ids) if own else pool_clip(module, ids, mask)
+
+
+def pool_image(module: Any, pixels: Tensor) -> Tensor:
+    """Pooled states ``(B, P)`` alone."""
+    if isinstance(module, VisionTransformer):
+        return module.pool(pixels)
+    found: Tensor = module(pixels, (-1,))[1]
+    return found
+
+
 def picture_tokens(module: VisionTransformer, pixels: Tensor) -> Tensor:
     """What a CoCa's caption decoder is shown: ``(B, Q - 1, D)``, the queries after the first."""
     states, _ = module(pixels)
@@ -457,11 +472,16 @@ def picture_tokens(module: VisionTransformer, pixels: Tensor) -> Tensor:
 
 
 _RULE = TokenRule(fill=True, pad=0, clean="lower")
-TEXT = TextFamily("open_clip", load_text, encode_text, _RULE, TOKENIZER)
+TEXT = TextFamily("open_clip", load_text, encode_text, _RULE, TOKENIZER, pool=pool_text)
 WORDS_TEXT = TextFamily(
-    "open_clip_words", load_text, encode_text, TokenRule(fill=True, clean="whitespace")
+    "open_clip_words",
+    load_text,
+    encode_text,
+    TokenRule(fill=True, clean="whitespace"),
+    pool=pool_text,
 )
-COCA_TEXT = TextFamily("coca", load_text, encode_text, _RULE, TOKENIZER)
+COCA_TEXT = TextFamily("coca", load_text, encode_text, _RULE, TOKENIZER, pool=pool_text)
 IMAGE, WORDS_IMAGE, COCA_IMAGE = (
-    ImageFamily(name, load_image, encode_image) for name in ("open_clip", "open_clip_words", "coca")
+    ImageFamily(name, load_image, encode_image, pool_image)
+    for name in ("open_clip", "open_clip_words", "coca")
 )

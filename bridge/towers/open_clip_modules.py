@@ -124,6 +124,28 @@ def _linear(width: int, made: int) -> nn.Linear:
     return nn.Linear(width, made, dtype=torch.float32)
 
 
+@dataclass(frozen=True)
+class Look:
+    """Who looks at whom in a block.
+
+    Attributes:
+        mask: what is added to attention's logits, or, of bools, where they count.
+        causal: whether a place sees those before it alone; goes without ``mask``.
+        kept: where the weights of attention are put, if they are wanted.
+        places: ``(B,)``, the one place of each row that is wanted; None for all.
+    """
+
+    mask: Tensor | None = None
+    causal: bool = False
+    kept: list[Tensor] | None = None
+    places: Tensor | None = None
+
+
+def at(x: Tensor, places: Tensor) -> Tensor:
+    """``(B, 1, D)``: one place of each row of ``x (B, T, D)``."""
+    return x[torch.arange(len(x), device=x.device, dtype=torch.long), places][:, None]
+
+
 class Attention(nn.Module):
     """Self-attention with query, key and value in one matrix, and what a config adds to it."""
 
@@ -136,23 +158,24 @@ class Attention(nn.Module):
         self.ln_inner = shape.norm(when="scale_attn_inner")
         self.out_proj = _linear(width, width)
 
-    def forward(
-        self, x: Tensor, mask: Tensor | None, causal: bool, kept: list[Tensor] | None
-    ) -> Any:
-        """``mask`` is added to the logits; weights are added to ``kept``, if there is one."""
-        rows, length, width = x.shape
-        thirds = linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, -1)
-        q, k, v = (each.view(rows, length, self.heads, -1).transpose(1, 2) for each in thirds)
+    def forward(self, x: Tensor, look: Look) -> Tensor:
+        """``(B, T, D)``, or ``(B, 1, D)`` of the one place of each row that is looked from."""
+        width = x.shape[-1]
+        own = x if look.places is None else at(x, look.places)
+        q = linear(own, self.in_proj_weight[:width], self.in_proj_bias[:width])
+        thirds = linear(x, self.in_proj_weight[width:], self.in_proj_bias[width:]).chunk(2, -1)
+        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (q, *thirds))
         q, k = self.ln_q(q), self.ln_k(k)
-        if kept is None:
-            x = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        if look.kept is None:
+            x = scaled_dot_product_attention(q, k, v, attn_mask=look.mask, is_causal=look.causal)
         else:
             logits = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
-            mask = later(length, x) if causal else mask
-            kept.append((logits if mask is None else logits + mask).softmax(-1))
-            x = kept[-1] @ v
+            mask = later(x.shape[1], x) if look.causal else look.mask
+            look.kept.append((logits if mask is None else logits + mask).softmax(-1))
+            x = look.kept[-1] @ v
         x = x if self.head_scale is None else x * self.head_scale
-        return self.out_proj(self.ln_inner(x.transpose(1, 2).reshape(rows, length, width)))
+        found: Tensor = self.out_proj(self.ln_inner(x.transpose(1, 2).flatten(2)))
+        return found
 
 
 class Scale(nn.Module):
@@ -183,11 +206,12 @@ class Block(nn.Module):
         self.mlp.ln = shape.norm(shape.inner, when="scale_fc")
         self.mlp.c_proj = _linear(shape.inner, width)
 
-    def forward(
-        self, x: Tensor, mask: Tensor | None, causal: bool, kept: list[Tensor] | None
-    ) -> Any:
-        x = x + self.ls_1(self.ln_attn(self.attn(self.ln_1(x), mask, causal, kept)))
-        return x + self.ls_2(self.mlp(self.ln_2(x)))
+    def forward(self, x: Tensor, look: Look) -> Tensor:
+        """As `Attention`."""
+        own = x if look.places is None else at(x, look.places)
+        own = own + self.ls_1(self.ln_attn(self.attn(self.ln_1(x), look)))
+        found: Tensor = own + self.ls_2(self.mlp(self.ln_2(own)))
+        return found
 
 
 class Transformer(nn.Module):
@@ -197,15 +221,25 @@ class Transformer(nn.Module):
         super().__init__()
         self.resblocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
 
-    def forward(
-        self, x: Tensor, mask: Tensor | None = None, causal: bool = False,
-        kept: list[Tensor] | None = None,
-    ) -> list[Tensor]:  # fmt: skip
+    def forward(self, x: Tensor, look: Look) -> list[Tensor]:
         """The states before the first block and after each."""
         states = [x]
         for block in self.resblocks:
-            states.append(block(states[-1], mask, causal, kept))
+            states.append(block(states[-1], look))
         return states
+
+    def last(self, x: Tensor, look: Look, places: Tensor) -> Tensor:
+        """``(B, D)``: the last block's states at one place of each row, and nothing besides."""
+        for block in self.resblocks[:-1]:
+            x = block(x, look)
+        mask, causal = look.mask, look.causal
+        if causal:
+            seen = torch.arange(x.shape[1], device=x.device, dtype=torch.long)
+            mask = (seen <= places[:, None])[:, None, None]
+        elif mask is not None:
+            mask = mask[:, :, -1:]  # a class token's, which comes last
+        found: Tensor = self.resblocks[-1](x, Look(mask, places=places))
+        return found[:, 0]
 
 
 class TextTransformer(nn.Module):
@@ -234,26 +268,38 @@ class TextTransformer(nn.Module):
 
         A CoCa's states end in its class token's.
         """
-        x, mask, causal = self.token_embedding(ids), None, self.config.causal
+        x, look = self._begun(ids, kept)
+        states = self.transformer(x, look)
+        return states, self._mapped(at(states[-1], self._at(ids, x))[:, 0])
+
+    def pool(self, ids: Tensor) -> Tensor:
+        """Pooled states alone: what stands behind a causal text's end is left out, and of the last
+        block every place but the one that is pooled."""
+        if self.config.causal and self.config.pool in ("argmax", "eos"):
+            ids = ids[:, : int(self._at(ids, ids).max()) + 1]
+        x, look = self._begun(ids)
+        return self._mapped(self.transformer.last(x, look, self._at(ids, x)))
+
+    def _begun(self, ids: Tensor, kept: list[Tensor] | None = None) -> tuple[Tensor, Look]:
+        x, look = self.token_embedding(ids), Look(causal=self.config.causal, kept=kept)
         if self.cls_emb is not None:
             x = torch.cat([x, self.cls_emb.expand(len(x), 1, -1)], 1)
-            mask, causal = self._hidden(ids, x), False
-        states = self.transformer(x + self.positional_embedding[: x.shape[1]], mask, causal, kept)
-        rows = torch.arange(len(ids), device=ids.device, dtype=torch.long)
-        pooled = self.ln_final(states[-1][rows, self._at(ids)])
-        if isinstance(self.text_projection, nn.Linear):
-            pooled = self.text_projection(pooled)
-        elif self.text_projection is not None:
-            pooled = pooled @ self.text_projection
-        return states, pooled
+            look = Look(self._hidden(ids, x), kept=kept)
+        return x + self.positional_embedding[: x.shape[1]], look
 
-    def _at(self, ids: Tensor) -> Tensor:
-        """The place of each row that is pooled."""
+    def _mapped(self, pooled: Tensor) -> Tensor:
+        normed: Tensor = self.ln_final(pooled)
+        if isinstance(self.text_projection, nn.Linear):
+            return self.text_projection(normed)
+        return normed if self.text_projection is None else normed @ self.text_projection
+
+    def _at(self, ids: Tensor, x: Tensor) -> Tensor:
+        """The place of each row of ``x`` that is pooled."""
         pool = self.config.pool
         if pool in ("argmax", "eos"):
             found = ids if pool == "argmax" else (ids == self.config.eos).int()
             return found.argmax(-1)
-        return ids.new_full((len(ids),), 0 if pool == "first" else -1)
+        return ids.new_full((len(ids),), 0 if pool == "first" else x.shape[1] - 1)
 
     def _hidden(self, ids: Tensor, x: Tensor) -> Tensor:
         """What is added to attention's logits so that padding is not seen: one place late, as CoCa
@@ -303,14 +349,28 @@ class VisionTransformer(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
         """States ``(B, 1 + N, D)`` before the first block and after each, and pooled ``(B, P)``."""
-        x = self.conv1(pixels).flatten(2).transpose(1, 2)
-        x = torch.cat([self.class_embedding.expand(len(x), 1, -1), x], 1)
-        states = self.transformer(self.ln_pre(x + self.positional_embedding))
+        states = self.transformer(self._begun(pixels), Look())
         if self.config.norm_last and self.attn_pool is None:
             pooled = self.ln_post(self._pooled(states[-1]))
         else:
             pooled = self._pooled(self.read(states[-1]))
         return states, pooled @ self.proj
+
+    def pool(self, pixels: Tensor) -> Tensor:
+        """Pooled states alone: where the class token pools, the last block's other places are left
+        out."""
+        if self.attn_pool is not None or self.config.pool != "tok":
+            return self(pixels)[1]
+        x = self._begun(pixels)
+        first = torch.zeros(len(x), dtype=torch.long, device=x.device)
+        found: Tensor = self.ln_post(self.transformer.last(x, Look(), first)) @ self.proj
+        return found
+
+    def _begun(self, pixels: Tensor) -> Tensor:
+        x = self.conv1(pixels).flatten(2).transpose(1, 2)
+        x = torch.cat([self.class_embedding.expand(len(x), 1, -1), x], 1)
+        found: Tensor = self.ln_pre(x + self.positional_embedding)
+        return found
 
     def read(self, last: Tensor) -> Tensor:
         """The last states ``(B, 1 + N, D)`` as they are pooled: what the queries read of them, and

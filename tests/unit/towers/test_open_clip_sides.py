@@ -32,7 +32,7 @@ from bridge.errors import (
 )
 from bridge.towers import ImageTower, Layer, TextTower, open_image_tower, open_text_tower
 from bridge.towers.families import family_of
-from bridge.towers.open_clip import encode_text, text_parts
+from bridge.towers.open_clip import encode_text, pool_text, text_parts
 from bridge.towers.open_clip_config import read_files
 from bridge.towers.tower import eager_attention
 
@@ -64,6 +64,8 @@ def test_a_text_side_is_open_clips(tmp_path: Path, name: str) -> None:
     ids = torch.tensor(SAID["ids"])
     found = encode_text(parts.module, ids, (Layer(-1, False), Layer(-1)), torch.ones_like(ids))
     assert same(found.hidden[0], told["states"]) and same(found.pooled, told["pooled"])
+    # The same by the shorter way.
+    assert same(pool_text(parts.module, ids, (ids != 0).long()), told["pooled"])
     assert parts.spec.context == 6 and parts.spec.pooled_width == found.pooled.shape[-1]
     # What is shown of attention is what is computed with.
     with eager_attention(parts.module):
@@ -80,6 +82,7 @@ def test_an_image_side_is_open_clips(tmp_path: Path, name: str) -> None:
     height, width = found.grid or (0, 0)
     assert same(found.patches[0].mT.unflatten(-1, (height, width)), told["states"])
     assert same(found.pooled, told["pooled"])
+    assert same(tower.pool(drawn_pixels(told["config"]["image_size"])), told["pooled"])
     assert tower.spec.width == found.patches[0].shape[-1]
     assert tower.spec.pooled_width == found.pooled.shape[-1] == SAID["pooled"]
     assert len(tower.fingerprint()) == 16
