@@ -1,4 +1,7 @@
-"""The app: draw a picture from words, ask about it, study its phrasing. `demos/app.py --help`."""
+"""The app: draw a picture from words, ask about it, compare it, study its phrasing.
+
+`demos/app.py --help` names its options.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +41,8 @@ from starlette.middleware import Middleware
 
 from bridge.prompt import TruncationWarning
 from demos.ask_tab import ask_tab
+from demos.compare_tab import compare_tab
+from demos.comparing import gathered, read_file
 from demos.door import Door
 from demos.draw_tab import draw_tab
 from demos.gates import Gates
@@ -49,7 +54,7 @@ from demos.sessions import sweeping
 from demos.study_tab import study_tab
 from demos.theme import CSS, theme
 from demos.title import title_html
-from demos.uploads import picture_of, uploaded
+from demos.uploads import picture_of
 
 TITLE = "bridge: words into pictures, pictures into words"
 # In the page's head, since Gradio rewrites the selectors of its own ``css`` option one by one
@@ -59,16 +64,20 @@ _SCRIPTS = "".join(
     for name in ("weight_keys.js", "focus.js")
 )
 _HEAD = f'<meta name="color-scheme" content="light dark"><style>{CSS}</style>{_SCRIPTS}'
-# The tab's contents are mounted a moment after it is selected.
-_FOCUS_QUESTION = """() => {
+
+
+def _focused(box: str) -> str:
+    """JavaScript that takes the keyboard to a box of a tab that is just opened, whose contents
+    are mounted a moment after."""
+    return f"""() => {{
   let left = 40;
-  const seek = () => {
-    const box = document.querySelector('#question textarea');
+  const seek = () => {{
+    const box = document.querySelector('{box}');
     if (box && box.offsetParent) box.focus();
     else if (left--) setTimeout(seek, 50);
-  };
+  }};
   seek();
-}"""
+}}"""
 
 
 def build(models: Models) -> gr.Blocks:
@@ -80,16 +89,18 @@ def build(models: Models) -> gr.Blocks:
                 drawn = draw_tab(models)
             with gr.Tab("Ask", id="ask"):
                 asked = ask_tab(models)
+            with gr.Tab("Compare", id="compare"):
+                compared = compare_tab(models)
             with gr.Tab("Study", id="study"):
                 study_tab(models)
 
         def hand_over(shown: Any, index: Any) -> dict[Any, Any]:
             begun_anew: dict[Any, Any] = {asked.chat: [], asked.turns: []}
             try:
-                path = chosen_picture(shown, index)
-                if path is None:
+                chosen = chosen_picture(shown, index)
+                if chosen is None:
                     return {asked.status: ""}
-                picture = picture_of(path)
+                picture = picture_of(chosen[1])
             except BridgeError as error:
                 return {tabs: gr.Tabs(selected="ask"), asked.status: explain(error)}
             return {
@@ -99,6 +110,27 @@ def build(models: Models) -> gr.Blocks:
                 asked.status: "",
             }
 
+        def hand_to_compare(shown: Any, index: Any, there: Any) -> dict[Any, Any]:
+            """Beside those that are there already."""
+            opened = {tabs: gr.Tabs(selected="compare")}
+            try:
+                chosen = chosen_picture(shown, index)
+                if chosen is None:
+                    return {compared.status: ""}
+                name, path = chosen
+                pictures: list[Any] = [*gathered(there), (picture_of(path), name)]
+            except BridgeError as error:
+                return {**opened, compared.status: explain(error)}
+            return {**opened, compared.pictures: pictures, compared.status: ""}
+
+        drawn.compare.click(
+            hand_to_compare,
+            [drawn.gallery, drawn.selected, compared.pictures],
+            [tabs, compared.pictures, compared.status],
+            preprocess=False,
+            api_visibility="private",
+            **QUICK,
+        ).then(None, None, None, js=_focused("#compare-labels textarea"))
         handed = drawn.ask.click(
             hand_over,
             [drawn.gallery, drawn.selected],
@@ -107,20 +139,22 @@ def build(models: Models) -> gr.Blocks:
             api_visibility="private",
             **QUICK,
         )
-        handed.then(None, None, None, js=_FOCUS_QUESTION)
+        handed.then(None, None, None, js=_focused("#question textarea"))
         asked.look.follow(asked.turns, handed)
     # Without the queue an event would wait for no lane.
     app.queue(api_open=False, max_size=MOST_WAITING)
     return app
 
 
-def chosen_picture(shown: Any, index: Any) -> Path | None:
-    """The file of a gallery's picture, of the last if there are fewer. Raises ImageError."""
+def chosen_picture(shown: Any, index: Any) -> tuple[str, Path] | None:
+    """The name and file of a gallery's picture, of the last if there are fewer.
+
+    Raises ImageError.
+    """
     if not isinstance(shown, list) or not shown:
         return None
     place = min(index, len(shown) - 1) if isinstance(index, int) and index >= 0 else 0
-    item = shown[place]
-    return uploaded(item.get("image") if isinstance(item, dict) else item)
+    return read_file(shown[place])
 
 
 def warm(models: Models) -> None:

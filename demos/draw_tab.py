@@ -54,6 +54,7 @@ class DrawTab:
     gallery: gr.Gallery
     selected: gr.State
     ask: gr.Button
+    compare: gr.Button
     status: gr.HTML
 
 
@@ -89,7 +90,9 @@ def draw_tab(models: Models) -> DrawTab:
                 buttons=["download", "fullscreen"],
                 elem_id="pictures",
             )
-            ask = gr.Button("Ask about this picture", interactive=False, elem_id="ask-about")
+            with gr.Row():
+                ask = gr.Button("Ask about this picture", interactive=False, elem_id="ask-about")
+                compare = gr.Button("Compare this picture", interactive=False, elem_id="compare-it")
         with gr.Column(elem_classes="bridge-more"):
             with gr.Accordion("Settings", open=False, elem_id="settings"):
                 negative = gr.Textbox(
@@ -127,6 +130,7 @@ def draw_tab(models: Models) -> DrawTab:
     selected = gr.State(0)
     pictured = gr.State(Pictured())
     stops = Stops()
+    onward = (ask, compare)
 
     def run(
         prompt: str,
@@ -152,7 +156,7 @@ def draw_tab(models: Models) -> DrawTab:
                         gallery: gr.Gallery(visible=False),
                         # Hidden, not disabled: a drawing that fails need not know whether
                         # there were pictures before.
-                        ask: gr.Button(visible=False),
+                        **dict.fromkeys(onward, gr.Button(visible=False)),
                         start: gr.Button(visible=False),
                         stop: gr.Button(visible=True),
                     }
@@ -161,7 +165,7 @@ def draw_tab(models: Models) -> DrawTab:
                 **idle,
                 status: explain(error) + (kept(_still(before)) if before.seeds else ""),
                 gallery: gr.Gallery(visible=True),
-                ask: gr.Button(visible=True),
+                **dict.fromkeys(onward, gr.Button(visible=True)),
             }
         finally:
             stops.end(halted)
@@ -179,7 +183,7 @@ def draw_tab(models: Models) -> DrawTab:
                 selected_index=0 if n == 1 else None,
                 visible=True,
             ),
-            ask: gr.Button(visible=True, interactive=True),
+            **dict.fromkeys(onward, gr.Button(visible=True, interactive=True)),
             selected: 0,
             # What was rolled stays at hand: without the tick it draws the same again.
             seed: drawn.seeds[0],
@@ -208,7 +212,7 @@ def draw_tab(models: Models) -> DrawTab:
         **TYPING,
     )
     form = [prompt, negative, rolled, seed, steps, guidance, count, pictured]
-    shown = [status, gallery, ask, start, stop, selected, seed, pictured]
+    shown = [status, gallery, *onward, start, stop, selected, seed, pictured]
     drawn = gr.on(
         [prompt.submit, start.click],
         run,
@@ -244,7 +248,7 @@ def draw_tab(models: Models) -> DrawTab:
         api_visibility="private",
         **QUICK,
     )
-    return DrawTab(gallery, selected, ask, status)
+    return DrawTab(gallery, selected, ask, compare, status)
 
 
 def summary(drawn: Drawn) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from bridge.errors import OptionError, PromptError
 from bridge.prompt import parse
-from bridge.prompt.syntax import parts_of
+from bridge.prompt.syntax import check_text, parts_of
 
 UNREADABLE = "The app cannot read what was sent. Reload the page and try again."
 """What a request that no page makes is answered with."""
@@ -22,6 +22,16 @@ MOST_PARTS = 16
 
 MOST_PIXELS = 16_000_000
 """Of an uploaded picture, by its header, before anything of it is decoded."""
+
+MOST_COMPARED = 16
+"""Pictures that are compared at once."""
+
+MOST_LABELS = 50
+MOST_LABEL_CHARACTERS = 200
+"""Texts that pictures are compared with, and the characters of each."""
+
+MOST_SENTENCES = 8
+"""Sentences of one's own that every label is put into."""
 
 MOST_REQUEST = 8 << 20
 """Bytes of a request that carries no file; a million characters of any script fit."""
@@ -46,6 +56,7 @@ def lane(name: str, at_once: int) -> dict[str, Any]:
 
 # Together fewer than the server's 40 threads, so that a full lane never holds up another.
 DRAW, ASK, STUDY = lane("draw", 4), lane("ask", 4), lane("study", 4)
+COMPARE = lane("compare", 4)
 TYPING, STOP = lane("typing", 2), lane("stop", 2)
 # What shows, hides or hands over; it opens uploaded pictures, too.
 QUICK = lane("quick", 6)
@@ -62,6 +73,32 @@ def read_text(value: object, name: str, most: int = MOST_CHARACTERS) -> str:
             f"{name} has {len(value):,} characters; this app takes at most {most:,}. Shorten it."
         )
     return value
+
+
+def read_lines(value: object, name: str, most: int, each: int) -> list[str]:
+    """The lines of a text that have words, at most ``most``, of at most ``each`` characters.
+
+    Args:
+        value: what was typed.
+        name: what the lines are, such as "labels".
+        most, each: the bounds.
+
+    Raises:
+        PromptError: no text, letters that cannot be sent on, or more than the bounds.
+    """
+    text = check_text(read_text(value, f"the list of {name}", 2 * most * each), f"the {name}")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(lines) > most:
+        raise PromptError(
+            f"These are {len(lines)} {name}, and this page takes at most {most}; leave some out."
+        )
+    for line in lines:
+        if len(line) > each:
+            raise PromptError(
+                f"“{line[:40]}…” has {len(line)} characters; this page takes {name} of at most "
+                f"{each}. Shorten it."
+            )
+    return lines
 
 
 def read_prompt(value: object, name: str = "prompt") -> str:

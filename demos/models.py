@@ -15,7 +15,9 @@ TOWERS = ("emoji-1", "emoji-2")
 alone."""
 
 _OWN_NAMES = {"emoji-xl": TOWERS}
-_PARTS = ("tokenizers", "pipeline", "vlm", "text_towers", "image_tower", "watched", "choices")
+_PARTS = (
+    "tokenizers", "pipeline", "vlm", "text_towers", "image_tower", "watched", "choices", "clips",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +34,7 @@ class Models:
     # Apart, so that typing (tokenizers) does not wait while a pipeline loads.
     _locks: dict[str, Lock] = field(default_factory=lambda: {name: Lock() for name in _PARTS})
     studying: Lock = field(default_factory=Lock)
+    comparing: Lock = field(default_factory=Lock)
 
     @property
     def draws_emoji(self) -> bool:
@@ -137,6 +140,16 @@ class Models:
             return load_vlm(self.answers, device=self.device)
 
         return self._once("vlm", load)
+
+    def clip(self, image: str, text: str) -> Any:
+        """The `bridge.CLIP` of two towers, by their names; others stay as they are."""
+        with self._locks["clips"]:
+            opened = self._loaded.setdefault("clips", {})
+            if (image, text) not in opened:
+                from bridge.contrastive import CLIP
+
+                opened[image, text] = CLIP(image, text=text, device=self.device)
+            return opened[image, text]
 
     def warm(self) -> None:
         """Load everything, so that nobody's first picture waits for it."""

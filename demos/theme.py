@@ -54,9 +54,12 @@ CSS = """
 /* What says nothing takes no room. */
 #bridge-title .html-container, #tokens .html-container,
 #draw-status .html-container, #ask-status .html-container,
+#compare-status .html-container,
 #study-status .html-container, #study-count .html-container { padding: 0; }
 /* Hidden by its being empty, never by what it holds: a new kind of message is never invisible. */
-:is(#tokens, #draw-status, #ask-status, #study-status):has(.prose:empty) { display: none; }
+:is(#tokens, #draw-status, #ask-status, #compare-status, #study-status):has(.prose:empty) {
+  display: none;
+}
 .bridge-note, .bridge-problem, .bridge-warning { margin: 0; padding: .1rem .25rem; }
 .bridge-note { opacity: .8; }
 .bridge-problem, .bridge-warning {
@@ -180,4 +183,45 @@ CSS = """
 }
 .bridge-study .none { border: 1px dashed rgb(148 163 184 / .6); }
 .bridge-study figcaption { font-size: .8rem; padding-top: .2rem; line-height: 1.3; }
+
+/* Else the box's name lies on the first picture, and who has no mouse cannot take one out. */
+#compare-pictures .grid-wrap { padding-top: 2.25rem; }
+#compare-pictures .delete-button { opacity: 1; }
+#compare-results .html-container { padding: 0 .25rem; }
+#compare-results:has(.prose:empty) { display: none; }
+/* Side by side where so many thumbnails fit twice, else one below the other. */
+.bridge-compare {
+  display: grid; gap: 0 1.25rem;
+  grid-template-columns:
+    repeat(auto-fit, minmax(min(100%, calc(9.5rem + var(--pictures) * 4.6rem)), 1fr));
+}
+.bridge-compare > section { min-width: 0; }
+.bridge-compare .rows { max-height: 85vh; }
+.bridge-compare caption {
+  text-align: start; font-weight: 600; padding: .4rem .6rem; font-size: .8rem;
+}
+/* Gradio's own padding is wider, and said with as much weight. */
+.bridge-study .bridge-compare :is(thead th + th, td) {
+  width: 4.6rem; min-width: 4.6rem; max-width: 4.6rem; padding: .35rem .3rem .35rem .4rem;
+  white-space: nowrap;
+}
+.bridge-compare thead th { vertical-align: bottom; }
+.bridge-compare th img {
+  display: block; width: 3.5rem; height: 3.5rem; object-fit: contain; border-radius: 6px; margin: 0;
+}
+.bridge-compare thead small {
+  overflow: hidden; text-overflow: ellipsis; white-space: nowrap; opacity: 1;
+}
+/* The texts stay in sight while many pictures scroll by. */
+.bridge-study .bridge-compare th:first-child {
+  position: sticky; left: 0; min-width: 7rem; max-width: 16rem; padding-block: .35rem;
+  background: var(--background-fill-secondary);
+}
+.bridge-compare thead th:first-child { z-index: 1; }
+.bridge-compare td { background: rgb(99 102 241 / calc(var(--heat) * .45)); }
+.bridge-compare td small { opacity: 1; }
+/* Not an outline, which would lie on the texts when the cell scrolls beneath them. */
+.bridge-compare td.best { box-shadow: inset 0 0 0 2px currentColor; }
+.bridge-compare ul { margin: 0 !important; padding-inline-start: 1.25rem !important; }
+.bridge-compare li { overflow-wrap: anywhere; }
 """

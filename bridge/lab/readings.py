@@ -25,14 +25,6 @@ MOST_TOKENS = 1 << 16
 TEXTS = "texts"  # what `Progress` counts here
 _ATTENTIONS = 32  # texts of one pass that keeps attention
 
-# Where each family reads its pooled state, other than at the last token of the text, as CLIP's
-# EOS is: BERT's class token comes first, SigLIP reads the end of the padding, others take the mean.
-_FIRST = ("align", "blip2")
-_MEAN = ("multilingual_clip", "open_clip_hf")
-_END = ("siglip",)
-# CoCa reads a class token behind the text, whose attention its tower keeps to itself.
-_HIDDEN = ("coca",)
-
 
 @dataclass(frozen=True, eq=False)
 class Reading:
@@ -241,7 +233,7 @@ def read_rollouts(
     """For each text what its pooled state is made of, ``(N,)`` over its tokens by rollout.
 
     Further passes of 32 texts at most, since all layers' attention is large; so ask for prompts,
-    not for their variants. Empty for a family that does not show it (``_HIDDEN``).
+    not for their variants. Empty for a tower that does not show it (CoCa's class token).
     """
     wanted = list(dict.fromkeys(texts))
     keys = {text: key_of(tower=tower_key, text=text, rollout=True) for text in wanted}
@@ -254,30 +246,32 @@ def read_rollouts(
         states = tower.encode(batch, attentions=True)
         with cache.batch([keys[text] for text in texts]) as together:
             for row, text in enumerate(texts):
-                own = _pooled_row(tower.family, states, row, max(1, int(batch.mask[row].sum())))
+                own = _pooled_row(
+                    tower.spec.pooled_at, states, row, max(1, int(batch.mask[row].sum()))
+                )
                 if own is not None:
                     found[text] = own
                     cache.keep_tensors(keys[text], {"row": own}, together)
     return found
 
 
-def _pooled_row(family: str, states: TextStates, row: int, used: int) -> Tensor | None:
+def _pooled_row(pooled_at: str, states: TextStates, row: int, used: int) -> Tensor | None:
     """``(used,)`` float32: the shares of a text's tokens in its pooled state, or in the mean of its
-    tokens where there is none. None for a family that does not show it.
+    tokens where there is none. None for a tower that does not show it.
 
     Args:
-        family: a name of ``bridge.towers.TEXT_FAMILIES``.
+        pooled_at: where the tower pools (`bridge.towers.TowerSpec`).
         states: of a pass with attentions.
         row: of the batch.
         used: how many of its places are not padding.
     """
-    if family in _HIDDEN or not states.attentions:
+    if pooled_at == "hidden" or not states.attentions:
         return None
-    width = states.attentions[0].shape[-1] if family in _END else used
+    width = states.attentions[0].shape[-1] if pooled_at == "end" else used
     whole = rollout([layer[row, :, :width, :width] for layer in states.attentions])
-    if family in _FIRST:
+    if pooled_at == "first":
         own = whole[0]
-    elif family in _MEAN or states.pooled is None:
+    elif pooled_at == "mean" or states.pooled is None:
         own = whole.mean(0)
     else:
         own = whole[-1]

@@ -60,7 +60,9 @@ def load_text(folder: Path, dtype: Any, device: Any, allow_pickle: bool = False)
     module = Headed(encoder, projection.to(device, dtype).eval().requires_grad_(False))
     context = min(_LENGTH, side.max_position_embeddings)
     pooled = config.projection_dim
-    spec = spec_of_side(side, "AlignTextModel", str(folder), context=context, pooled=pooled)
+    spec = spec_of_side(
+        side, "AlignTextModel", str(folder), context=context, pooled=pooled, pooled_at="first"
+    )
     return Parts(module, spec, _scoring(folder))
 
 

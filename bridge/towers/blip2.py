@@ -62,7 +62,9 @@ def _shares_a_space(folder: Path) -> bool:
 
 def _spec(config: Any, kind: str, folder: Path, context: int, shares: bool) -> TowerSpec:
     pooled = config.image_text_hidden_size if shares else 0
-    return spec_of_side(config.qformer_config, kind, str(folder), context=context, pooled=pooled)
+    return spec_of_side(
+        config.qformer_config, kind, str(folder), context=context, pooled=pooled, pooled_at="first"
+    )
 
 
 def encode_text(

@@ -21,15 +21,14 @@ from bridge.checks import whole
 from bridge.errors import UnsupportedModelError, WeightsError
 from bridge.runtime import building, resolve_device, resolve_dtype
 from bridge.towers.checkpoint import reading
-from bridge.towers.coca import (
-    FAMILY,
-    TEXT,
+from bridge.towers.families import family_of
+from bridge.towers.open_clip import (
+    COCA_TEXT,
     encode_text,
     image_parts,
     picture_tokens,
     text_parts,
 )
-from bridge.towers.families import family_of
 from bridge.towers.open_clip_config import OpenClipFiles, read_files
 from bridge.towers.registry import find_source, find_tokenizer
 from bridge.towers.states import Layer
@@ -138,21 +137,23 @@ def open_captioner(
     name, folder, known, words = find_source(source)
     with reading(f"{folder}: the captioner cannot load"), building():
         family = known or family_of(folder)
-        if family != FAMILY:
+        if family != COCA_TEXT.name:
             raise UnsupportedModelError(
                 f"{name} ({family}) writes no captions; give a CoCa, such as 'coca-l', or ask a "
                 "VLM: bridge.describe"
             )
         precision = resolve_dtype(dtype, place, folder)
-        files = read_files(folder, allow_pickle)  # once: it has all three parts
+        files = read_files(
+            folder, allow_pickle, "text_cfg", "vision_cfg"
+        )  # once: it has all three parts
         said = text_parts(files, precision, place)
         seen = image_parts(files, precision, place)
         decoder = load_decoder(files, precision, place)
     words = find_tokenizer(tokenizer) if tokenizer is not None else words
-    reader = load_tokenizer(words or folder, TEXT.tokenizer)
+    reader = load_tokenizer(words or folder, COCA_TEXT.tokenizer)
     return Captioner(
-        TextTower(name, FAMILY, said.spec, said.module, reader, said.scoring),
-        ImageTower(name, FAMILY, seen.spec, seen.module, seen.processor, seen.scoring),
+        TextTower(name, COCA_TEXT.name, said.spec, said.module, reader, said.scoring, said.reads),
+        ImageTower(name, COCA_TEXT.name, seen.spec, seen.module, seen.processor, seen.scoring),
         decoder,
     )
 

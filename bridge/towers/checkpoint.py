@@ -81,7 +81,7 @@ def without_code(config: Any) -> Any:
 
 
 def load_tower(
-    architecture: str,
+    architecture: str | type,
     folder: Path,
     *,
     dtype: Any,
@@ -93,7 +93,7 @@ def load_tower(
     """Load a transformers module for inference.
 
     Args:
-        architecture: the transformers class name.
+        architecture: the transformers class, or its name.
         folder: the folder of its ``config.json`` and ``*.safetensors``.
         dtype: the torch dtype to load in.
         device: the torch device to load to.
@@ -109,7 +109,10 @@ def load_tower(
     """
     import transformers
 
-    model_class = getattr(transformers, architecture)
+    if isinstance(architecture, str):
+        model_class: Any = getattr(transformers, architecture)
+    else:
+        model_class, architecture = architecture, architecture.__name__
     # Auto classes build parts by the config, which must not name code for them.
     settings = without_code(config) if config is not None else None
     with reading(f"The {architecture} in {folder} cannot be loaded"), quiet_loading():

@@ -11,22 +11,30 @@ from bridge.towers import (
     align,
     blip2,
     clip,
-    coca,
+    clip_relatives,
     language_model,
     mean_pooled,
     open_clip,
     siglip,
+    vision_models,
 )
 from bridge.towers.family import ImageFamily, TextFamily
-from bridge.towers.open_clip_config import has_foreign_text, has_layout, read_model_config
+from bridge.towers.open_clip_config import (
+    has_foreign_text,
+    has_foreign_words,
+    has_layout,
+    read_model_config,
+)
 
 _TEXT = (
     clip.TEXT,
     open_clip.TEXT,
+    open_clip.WORDS_TEXT,
     mean_pooled.OPEN_CLIP_TEXT,
     siglip.TEXT,
+    clip_relatives.TEXT,
     align.TEXT,
-    coca.TEXT,
+    open_clip.COCA_TEXT,
     blip2.TEXT,
     mean_pooled.MULTILINGUAL_TEXT,
     language_model.T5_TEXT,
@@ -35,11 +43,14 @@ _TEXT = (
 _IMAGE = (
     clip.IMAGE,
     open_clip.IMAGE,
+    open_clip.WORDS_IMAGE,
     mean_pooled.OPEN_CLIP_IMAGE,
     siglip.IMAGE,
+    clip_relatives.IMAGE,
     align.IMAGE,
-    coca.IMAGE,
+    open_clip.COCA_IMAGE,
     blip2.IMAGE,
+    vision_models.IMAGE,
 )
 
 TEXT_FAMILIES: dict[str, TextFamily] = {each.name: each for each in _TEXT}
@@ -72,6 +83,8 @@ _MODEL_TYPES = {
     "t5": "t5",
     "mt5": "t5",
     "umt5": "t5",
+    **dict.fromkeys(clip_relatives.RELATIVES, "clip_relatives"),
+    **dict.fromkeys(vision_models.KINDS, "vision_models"),
 }
 
 
@@ -82,9 +95,11 @@ def family_of(folder: Path) -> str:
     """
     if has_layout(folder):
         model = read_model_config(folder)
-        if "multimodal_cfg" in model:
-            return "coca"
-        return "open_clip_hf" if has_foreign_text(model) else "open_clip"
+        if has_foreign_text(model):
+            return mean_pooled.OPEN_CLIP_TEXT.name
+        if has_foreign_words(model):
+            return open_clip.WORDS_TEXT.name
+        return (open_clip.COCA_TEXT if "multimodal_cfg" in model else open_clip.TEXT).name
     config = read_json(folder / "config.json")
     if "modelBase" in config or config.get("architectures") == ["MultilingualCLIP"]:
         return "multilingual_clip"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,9 @@ class TowerSpec:
         activation: ``quick_gelu`` (OpenAI), ``gelu`` (OpenCLIP) or ``gated-gelu`` (T5 v1.1).
         attention_mask: whether its config asks for padding to be masked.
         mlp_width: the width between the two layers of its MLPs; 0 if the config does not say.
+        pooled_at: where its pooled text is read: ``token``, the last of the text (CLIP's EOS);
+            ``first``; ``end``, the last place, padding or not; ``mean`` of the text's tokens;
+            ``hidden``, in no place of the text's own.
     """
 
     architecture: str
@@ -45,6 +48,7 @@ class TowerSpec:
     activation: str
     attention_mask: bool = False
     mlp_width: int = 0
+    pooled_at: str = "token"
 
 
 def spec_of_config(config: dict[str, Any], architecture: str, source: str) -> TowerSpec:
@@ -93,8 +97,9 @@ def spec_of_config(config: dict[str, Any], architecture: str, source: str) -> To
 
 
 def spec_of_side(
-    side: Any, architecture: str, source: str, *, context: int, pooled: int, masked: bool = True
-) -> TowerSpec:
+    side: Any, architecture: str, source: str, *, context: int, pooled: int, masked: bool = True,
+    pooled_at: str = "token",
+) -> TowerSpec:  # fmt: skip
     """The spec by one side's config in transformers' usual names (``hidden_size`` ...)."""
     return TowerSpec(
         architecture=architecture,
@@ -106,6 +111,7 @@ def spec_of_side(
         activation=side.hidden_act,
         attention_mask=masked,
         mlp_width=side.intermediate_size,
+        pooled_at=pooled_at,
     )
 
 
@@ -175,14 +181,15 @@ class Scoring:
 class Parts:
     """One side of a model, loaded; an image side with its ``processor``.
 
-    ``clean``: how its config says texts are cleaned, where it is not as the family's rule has it.
+    ``reads``: what its config says of how texts are read, by fields of `TokenRule`, where it is not
+    as the family's rule has it.
     """
 
     module: Any
     spec: TowerSpec
     scoring: Scoring | None = None
     processor: Any = None
-    clean: str | None = None
+    reads: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -224,12 +231,14 @@ class ImageFamily:
         encode: ``(module, pixels, layers) -> ImageStates``; pixels is what the processor makes,
             ``(B, 3, H, W)``, or a mapping of tensors for a family that takes more.
         pool: ``(module, pixels) -> (B, P)``, as `TextFamily.pool`.
+        any_size: whether its networks take pixels of sizes other than their config's.
     """
 
     name: str
     load: Callable[[Path, Any, Any, bool], Parts]
     encode: Callable[..., ImageStates]
     pool: Callable[[Any, Any], Tensor] | None = None
+    any_size: bool = False
 
 
 class Headed(nn.Module):

@@ -46,6 +46,9 @@ _CLASSES = {
     "bit": "Bit",
     "blip": "Blip",
     "efficientnet": "EfficientNet",
+    "chineseclip": "ChineseCLIP",
+    # DINOv3's own is torchvision's alone, and asks for the same: a size, means and deviations.
+    "dinov3vit": "ViT",
 }
 _NAMES = ("image_processor_type", "feature_extractor_type", "processor_class")
 _OF_ASPECT = ("do_pad", "pad_size", "image_grid_pinpoints")
@@ -93,7 +96,7 @@ def a_picture() -> Any:
 def pil_processor(family: str, **options: Any) -> Any:
     """A processor of one family of transformers' with the given options."""
     name = _CLASSES[family]
-    place = name.lower()
+    place = {"ChineseCLIP": "chinese_clip"}.get(name, name.lower())
     module = import_module(f"transformers.models.{place}.image_processing_pil_{place}")
     return getattr(module, f"{name}ImageProcessorPil").from_dict(
         {key: value for key, value in options.items() if key not in _NAMES}

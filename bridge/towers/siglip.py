@@ -67,7 +67,9 @@ def _config(folder: Path) -> tuple[str, Any]:
 
 
 def _spec(side: Any, kind: str, source: str, context: int, pooled: int) -> TowerSpec:
-    return spec_of_side(side, kind, source, context=context, pooled=pooled, masked=False)
+    return spec_of_side(
+        side, kind, source, context=context, pooled=pooled, masked=False, pooled_at="end"
+    )
 
 
 def _scoring(folder: Path) -> Scoring | None:

@@ -102,6 +102,7 @@ class TokenRule:
         lower: lower-case the text first.
         pad: the id to fill with; None for the tokenizer's own.
         clean: how texts are cleaned, a name of ``bridge.cleaning.CLEANINGS``.
+        strip_sep: put 0 in the place of the tokenizer's separator (CLIPA's BERT tokenizer).
     """
 
     length: int | None = None
@@ -109,6 +110,7 @@ class TokenRule:
     lower: bool = False
     pad: int | None = None
     clean: str = "none"
+    strip_sep: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,10 +163,12 @@ def tokenize(tokenizer: Any, texts: Sequence[str], rule: TokenRule, context: int
     width = length if rule.fill else max(1, *map(len, rows))
     pad = _padding(tokenizer) if rule.pad is None else rule.pad
     special = _special(tokenizer)
+    separator = tokenizer.sep_token_id if rule.strip_sep else None
+    ids = [[0 if each == separator else each for each in row] for row in rows]
     offsets = out["offset_mapping"] if exact else [[(0, 0)] * len(row) for row in rows]
     return TextBatch(
         texts=given,
-        ids=torch.tensor([row + [pad] * (width - len(row)) for row in rows], dtype=torch.long),
+        ids=torch.tensor([row + [pad] * (width - len(row)) for row in ids], dtype=torch.long),
         mask=torch.tensor(
             [[1] * len(row) + [0] * (width - len(row)) for row in rows], dtype=torch.long
         ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ class TextTower(_Tower):
         module: the torch module.
         tokenizer: a transformers tokenizer.
         scoring: how its model scores texts with pictures; None for a tower without image side.
-        clean: how it cleans texts, a name of ``bridge.cleaning.CLEANINGS``; None as its family.
+        reads: how it reads texts otherwise than its family, by fields of `TokenRule`.
     """
 
     name: str
@@ -92,7 +92,7 @@ class TextTower(_Tower):
     module: Any
     tokenizer: Any
     scoring: Scoring | None = None
-    clean: str | None = None
+    reads: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_modules(cls, module: Any, tokenizer: Any, *, name: str | None = None) -> TextTower:
@@ -122,9 +122,8 @@ class TextTower(_Tower):
 
     @property
     def rule(self) -> TokenRule:
-        """How it is shown its texts: its family's rule, with its own cleaning."""
-        rule = self._family.rule
-        return rule if self.clean is None else replace(rule, clean=self.clean)
+        """How it is shown its texts: its family's rule, with what its config says."""
+        return replace(self._family.rule, **self.reads)
 
     def tokenize(self, texts: Sequence[str]) -> TextBatch:
         """Tokenize by the family's rule of cleaning, padding and cutting; errors as `encode`."""
@@ -300,6 +299,8 @@ class ImageTower(_Tower):
         """Raises ImageError for a tensor that a vision transformer of one size cannot take."""
         config = getattr(self.module.config, "vision_config", self.module.config)
         side, patch = (getattr(config, name, None) for name in ("image_size", "patch_size"))
+        if IMAGE_FAMILIES[self.family].any_size and isinstance(pixels, Tensor) and pixels.ndim == 4:
+            return
         if not isinstance(pixels, Tensor) or not side or not patch:
             return  # a mapping, or a network of any size
         if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, side, side):
@@ -353,7 +354,7 @@ def open_text_tower(
     )
     words = find_tokenizer(tokenizer) if tokenizer is not None else words
     reader = load_tokenizer(words or folder, TEXT_FAMILIES[family].tokenizer)
-    tower = TextTower(name, family, parts.spec, parts.module, reader, parts.scoring, parts.clean)
+    tower = TextTower(name, family, parts.spec, parts.module, reader, parts.scoring, parts.reads)
     with reading(f"{folder}: the text tower does not read its tokenizer's ids"):
         tower.encode(["a cat"])
     return tower

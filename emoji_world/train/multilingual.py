@@ -31,7 +31,7 @@ from transformers import (
 from bridge.files import whole, write_whole
 from bridge.lab.variants.vocabulary import LANGUAGES, names_in, words_in
 from bridge.towers import Layer, mean_pooled
-from bridge.towers.family import Headed
+from bridge.towers.mean_pooled import Pooled
 from emoji_world.caption_meaning import held_out_caption, pair_captions
 from emoji_world.captions import caption
 from emoji_world.concepts import CONCEPTS
@@ -125,7 +125,7 @@ def tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 # ---------------------------------------------------------------- the tower
 
 
-def build(words: PreTrainedTokenizerFast, pooled: int) -> Headed:
+def build(words: PreTrainedTokenizerFast, pooled: int) -> Pooled:
     """An untrained student whose pooled state is ``pooled`` wide, the teacher's width."""
     config = XLMRobertaConfig(
         vocab_size=len(words),
@@ -143,10 +143,10 @@ def build(words: PreTrainedTokenizerFast, pooled: int) -> Headed:
         layer_norm_eps=1e-5,
     )
     encoder = XLMRobertaModel(config, add_pooling_layer=False)
-    return Headed(encoder, torch.nn.Linear(_WIDTH, pooled, dtype=torch.float32))
+    return Pooled(encoder, torch.nn.Linear(_WIDTH, pooled, dtype=torch.float32))
 
 
-def load(folder: Path, words: PreTrainedTokenizerFast, pooled: int) -> Headed:
+def load(folder: Path, words: PreTrainedTokenizerFast, pooled: int) -> Pooled:
     """The student of a folder, to go on training. Raises WeightsError."""
     student = build(words, pooled)
     stored = mean_pooled.load_multilingual(folder, torch.float32, torch.device("cpu")).module
@@ -155,7 +155,7 @@ def load(folder: Path, words: PreTrainedTokenizerFast, pooled: int) -> Headed:
 
 
 def pooled_states(
-    student: Headed, words: PreTrainedTokenizerFast, texts: list[str]
+    student: Pooled, words: PreTrainedTokenizerFast, texts: list[str]
 ) -> torch.Tensor:
     """The student's pooled states ``(B, P)``, by the pass that reads it in use."""
     batch = words(
@@ -184,7 +184,7 @@ def pairs(step: int, size: int) -> tuple[list[str], list[str]]:
 
 
 def recipe(
-    student: Headed,
+    student: Pooled,
     words: PreTrainedTokenizerFast,
     teacher: CLIPModel,
     teacher_words: CLIPTokenizer,
@@ -209,7 +209,7 @@ def recipe(
     return Recipe("multilingual", student, loss, lr=2e-3, weight_decay=0.02, warmup=200, ema=0.998)
 
 
-def export(student: Headed, words: PreTrainedTokenizerFast, folder: Path) -> None:
+def export(student: Pooled, words: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write the student in M-CLIP's layout, in half precision, with its tokenizer."""
     config = student.config
     state = {f"transformer.{k}": v for k, v in student.encoder.state_dict().items()}

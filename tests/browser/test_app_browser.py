@@ -290,7 +290,7 @@ def test_a_picked_picture_brings_its_own_seed(page: Any) -> None:
 
 
 def test_the_page_says_which_models_draw_and_answer(page: Any) -> None:
-    for name in ("Draw", "Ask", "Study"):
+    for name in ("Draw", "Ask", "Compare", "Study"):
         page.get_by_role("tab", name=name, exact=True).click()
         assert not why_unseen(page.locator(".bridge-models span"), "Draws: emoji-xl")
         assert not why_unseen(page.locator(".bridge-models span"), "Answers: emoji-llava")

@@ -21,6 +21,8 @@ from support.app_calls import (
     with_short_work,
 )
 
+from bridge.embedded import IMAGE_TOWER
+
 pytest_plugins = ["support.app_calls"]
 
 SECRET = (201, 33, 147)
@@ -126,6 +128,8 @@ def anything(rng: random.Random, depth: int = 0) -> Any:
         None, True, False, 0, -1, 3, 10**6, 2**63, -(10**30), 1.5, 1e308, float("nan"),
         float("inf"), float("-inf"), "", "a cat", "\0", "\ud800", "7" * 5_000, "a AND " * 40,
         "((((" * 200, "<lora:x:1>", "<script>", "Blanked parts", "Attention", "1", "[a:b:c]",
+        "own", "clip-7", "a {}", "{0}{}", "cat\ncat", "a\n" * 60, "a" * 201, [IMAGE_TOWER],
+        [IMAGE_TOWER] * 9, [{"image": None}] * 17,
     ]  # fmt: skip
     if depth > 2 or rng.random() < 0.7:
         return rng.choice(plain)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,3 +36,21 @@ def plain(act: type[nn.Module], **changes: Any) -> OpenClip:
     torch.manual_seed(0)
     text = Text(VOCAB, 77, 48, 6, 3, 96, 40, act, **changes)
     return scatter(OpenClip(text, Visual(32, 8, 32, 2, 4, 80, 40, act)))
+
+
+def drawn(name: str, shape: Sequence[int]) -> torch.Tensor:
+    """A tensor of a checkpoint by its name: the same wherever it is drawn."""
+    if name.endswith("num_batches_tracked"):
+        return torch.tensor(1)
+    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    values = torch.randn(tuple(shape), generator=generator, dtype=torch.float32)
+    if name.endswith("running_var"):
+        return 0.5 + values.abs()
+    norms = name.endswith("gamma") or ("weight" in name and values.ndim == 1)
+    if norms:
+        return 1 + 0.3 * values
+    return values * (0.3 if values.ndim < 2 else min(0.3, values[0].numel() ** -0.5))
+
+
+def drawn_pixels(side: int) -> torch.Tensor:
+    return drawn("pixels", (2, 3, side, side)) * side

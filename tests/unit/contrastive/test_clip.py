@@ -166,8 +166,9 @@ def test_hooks_on_the_last_layer_still_see_it(folders: dict[str, Path]) -> None:
 def test_one_pass_a_batch(clip: bridge.CLIP, pictures: list[Image.Image]) -> None:
     passes: list[int] = []
     vision = clip.image.module
-    embeddings = getattr(vision, "vision_model", vision).embeddings
-    hook = embeddings.register_forward_pre_hook(lambda _, given: passes.append(1))
+    inner = getattr(vision, "vision_model", vision)
+    first = inner.conv1 if hasattr(inner, "conv1") else inner.embeddings
+    hook = first.register_forward_pre_hook(lambda _, given: passes.append(1))
     clip.encode_image(pictures, batch_size=4)
     hook.remove()
     assert len(passes) == 2  # of four and of three

@@ -66,13 +66,17 @@ def huge() -> bytes:
         ),
         ("study", 1, "7" * 200_000, "200,000 characters; this app takes at most 120,000."),
         ("ask", 1, LONG, "The question has 4,001 characters; this app takes at most 4,000."),
+        ("compare", 1, "7" * 20_001, "20,001 characters; this app takes at most 20,000."),
+        ("compare", 1, "\n".join(map(str, range(51))), "51 texts, and this page takes at most 50"),
+        ("compare", 1, "7" * 201, "201 characters; this page takes texts of at most 200."),
     ],
 )
 def test_a_bound_is_told(visitor: Visitor, name: str, place: int, value: str, told: str) -> None:
     asked = endpoint(visitor, name)
     data = filled(asked, place, value)
-    if name == "ask":
-        data[0] = visitor.upload("mine.png", png_of((1, 2, 3)))
+    if name in ("ask", "compare"):
+        mine = visitor.upload("mine.png", png_of((1, 2, 3)))
+        data[0] = mine if name == "ask" else [{"image": mine, "caption": None}]
     assert told in visitor.call(asked.number, data)
 
 

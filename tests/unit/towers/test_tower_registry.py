@@ -18,7 +18,11 @@ from bridge.towers.registry import ROWS, find_row, markdown_lines
 PROVED = {
     "clip": "test_shipped_towers.test_an_embedded_tower_is_transformers_clip_model",
     "open_clip": "test_towers_open_clip.test_open_clip",
+    "open_clip_words": "test_open_clip_sides."
+    "test_words_of_transformers_are_cleaned_and_filled_as_open_clip_does",
     "open_clip_hf": "test_towers_open_clip.test_open_clip_over_xlm_roberta",
+    "clip_relatives": "test_clip_relatives.test_clip_relatives",
+    "vision_models": "test_clip_relatives.test_vision_models",
     "coca": "test_towers_open_clip.test_coca",
     "siglip": "test_towers_families.test_siglip",
     "align": "test_towers_families.test_align",

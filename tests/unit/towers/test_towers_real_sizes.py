@@ -160,7 +160,8 @@ def test_models_of_open_clip(row: TowerRow, tmp_path: Path) -> None:
     save_file(reference.state(coca or hf), tmp_path / "open_clip_model.safetensors")
     tokenizer.save_pretrained(tmp_path)
     if not long:  # Long-CLIP's files have no config
-        model: dict[str, Any] = {"text_cfg": {"hf_model_name": "xlm-roberta"} if hf else {}}
+        own = {"heads": width // 64}
+        model: dict[str, Any] = {"text_cfg": {"hf_model_name": "xlm-roberta"} if hf else own}
         model |= {"multimodal_cfg": {}} if coca else {}
         model |= {"quick_gelu": True} if quick else {}
         (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": model}))
