@@ -18,7 +18,7 @@ from torch import Tensor
 from bridge.checks import choice, keywords, whole
 from bridge.contrastive.embeddings import unit
 from bridge.contrastive.head import Head
-from bridge.contrastive.templates import fill, read_templates
+from bridge.contrastive.templates import read_templates, with_name
 from bridge.errors import OptionError, WeightsError
 from bridge.files import home_path, parse_json, write_whole
 from bridge.images import is_one_image
@@ -246,7 +246,7 @@ def class_vectors(
     clip: CLIP, wordings: Sequence[Sequence[str]], templates: Sequence[str]
 ) -> Tensor:
     """``(L, P)``: of each label the mean over its wordings in each template, at length 1."""
-    texts = [fill(each, name) for names in wordings for name in names for each in templates]
+    texts = [with_name(each, name) for names in wordings for name in names for each in templates]
     counts = [len(names) * len(templates) for names in wordings]
     vectors = clip.encode_text(texts).split(counts)
     return unit(torch.stack([each.mean(0) for each in vectors]))

@@ -181,7 +181,7 @@ class CLIP:
         """One picture as the image tower takes it, as open_clip's ``preprocess`` gives it.
 
         Args:
-            image: anything that ``bridge.load_image`` reads.
+            image: a path, bytes, an array or a PIL picture.
 
         Returns:
             ``(3, H, W)``; for a tower of free shapes, a mapping of such tensors.

@@ -142,6 +142,6 @@ def read_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
     return given
 
 
-def fill(template: str, name: str) -> str:
+def with_name(template: str, name: str) -> str:
     """The sentence with the name in its place; other braces stay as they are."""
     return template.replace(PLACE, name)

@@ -21,6 +21,11 @@ pytest_plugins = ["support.app_pages"]
 
 def picture_at(page: Any, selector: str) -> Image.Image:
     """The image that an <img> shows, fetched as the page would."""
+    # While Gradio puts a new picture in the place of an old one, there is none for a moment.
+    page.wait_for_function(
+        "selector => { const i = document.querySelector(selector); return i && i.currentSrc; }",
+        arg=selector,
+    )
     source = page.locator(selector).first.evaluate("image => image.currentSrc")
     response = page.request.get(source)
     assert response.ok

@@ -132,7 +132,12 @@ def test_words_of_the_tokenizer_stay_as_they_are() -> None:
 def test_families_have_their_tools_own_cleaning() -> None:
     named = {name: family.rule.clean for name, family in TEXT_FAMILIES.items()}
     cleaning = {name: how for name, how in named.items() if how != "none"}
-    assert cleaning == {"open_clip": "lower", "coca": "lower", "open_clip_hf": "whitespace"}
+    assert cleaning == {
+        "open_clip": "lower",
+        "coca": "lower",
+        "open_clip_hf": "whitespace",
+        "open_clip_words": "whitespace",
+    }
 
 
 def test_a_towers_offsets_point_to_the_text() -> None:

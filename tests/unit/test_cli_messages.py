@@ -88,7 +88,7 @@ CASES: list[tuple[list[str], str]] = [
     ),
     (
         [*TRAIN, "file"],
-        "'file' is not training data; give LLaVA's .json",
+        "'file' is not training data; give .json, .jsonl, .csv, .tsv, .parquet or .tar",
     ),
     (["train-vlm", "pairs", "-o", "out"], "give --model, or --vision and --llm, to say what is"),
     (["train-vlm", "pairs", "-o", "file", "-m", "emoji-llava"], "'file'.*; give"),
