@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bridge.checks import choice
-from bridge.contrastive.templates import PLACE, fill, read_templates
+from bridge.contrastive.templates import PLACE, read_templates, with_name
 from bridge.embedded import EMBEDDED
 from bridge.errors import ImageError, OptionError, PromptError
 from bridge.towers.registry import ROWS, TowerRow
@@ -324,5 +324,5 @@ def _cut(clip: Any, labels: Sequence[str], templates: Sequence[str]) -> tuple[st
     return tuple(
         label
         for label in labels
-        if any(clip.text.tokenize([fill(each, label) for each in templates]).cut)
+        if any(clip.text.tokenize([with_name(each, label) for each in templates]).cut)
     )
