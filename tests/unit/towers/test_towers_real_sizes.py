@@ -65,6 +65,15 @@ def check_specs(row: TowerRow, text: Any, image: Any) -> None:
         assert image.spec.width == row.image_width
 
 
+def save_processor(folder: Path, kind: str, row: TowerRow) -> None:
+    """A processor of the tower's size, as published folders name it: without, transformers' own
+    default holds, such as SigLIP's 224, and a tower of another size is refused."""
+    side = {"height": row.image_size, "width": row.image_size}
+    settings = {"image_processor_type": f"{kind}ImageProcessor", "patch_size": row.patch}
+    settings |= {"size": side, "crop_size": side}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+
+
 def pixels(side: int) -> torch.Tensor:
     return torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(1))
 
@@ -107,8 +116,7 @@ def test_models_of_transformers(row: TowerRow, tmp_path: Path) -> None:
     model = scatter(getattr(transformers, f"{name}Model")(config))
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    kind = {"image_processor_type": f"{name}ImageProcessor", "patch_size": row.patch}
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(kind))
+    save_processor(tmp_path, name, row)
     tower, image = open_text_tower(tmp_path, device="cpu"), open_image_tower(tmp_path, device="cpu")
     check_specs(row, tower, image)
     batch = tower.tokenize(TEXTS)
@@ -251,8 +259,7 @@ def test_align(row: TowerRow, tmp_path: Path) -> None:
     model = scatter(transformers.AlignModel(config))
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    kind = {"image_processor_type": "EfficientNetImageProcessor"}
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(kind))
+    save_processor(tmp_path, "EfficientNet", row)
     tower, image = open_text_tower(tmp_path, device="cpu"), open_image_tower(tmp_path, device="cpu")
     check_specs(row, tower, image)
     batch = tower.tokenize(TEXTS)
@@ -279,8 +286,7 @@ def test_blip2_itm(tmp_path: Path) -> None:
     model.query_tokens.data.normal_()
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    kind = {"image_processor_type": "BlipImageProcessor"}
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(kind))
+    save_processor(tmp_path, "Blip", row)
     tower, image = open_text_tower(tmp_path, device="cpu"), open_image_tower(tmp_path, device="cpu")
     check_specs(row, tower, image)
     batch = tower.tokenize(TEXTS)
