@@ -159,8 +159,9 @@ def test_models_of_open_clip(row: TowerRow, tmp_path: Path) -> None:
             act, cls=coca, twice=long,
         )  # fmt: skip
     seen_width = row.image_width
+    seen_heads = HEADS.get(seen_width, seen_width // 64)
     visual = Visual(
-        row.image_size, row.patch, seen_width, HEADS.get(seen_width, seen_width // 64),
+        row.image_size, row.patch, seen_width, seen_heads,
         {768: 12, 1024: 24, 1280: 32}[seen_width], 4 * seen_width, pooled, act,
         *((256, 8) if coca else ()),
     )  # fmt: skip
@@ -170,6 +171,8 @@ def test_models_of_open_clip(row: TowerRow, tmp_path: Path) -> None:
     if not long:  # Long-CLIP's files have no config
         own = {"heads": width // 64}
         model: dict[str, Any] = {"text_cfg": {"hf_model_name": "xlm-roberta"} if hf else own}
+        # ViT-H's heads are 80 wide, and open_clip's configs say so; 64 is the default.
+        model["vision_cfg"] = {"head_width": seen_width // seen_heads}
         model |= {"multimodal_cfg": {}} if coca else {}
         model |= {"quick_gelu": True} if quick else {}
         (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": model}))
