@@ -16,13 +16,7 @@ if TYPE_CHECKING:
     from bridge.towers.captioner import Captioner, open_captioner
     from bridge.towers.checkpoint import load_tower, reading
     from bridge.towers.clip_modules import count_parameters, join_clip, stretch_positions
-    from bridge.towers.families import (
-        IMAGE_FAMILIES,
-        IMAGE_TOWERS,
-        TEXT_FAMILIES,
-        TEXT_TOWERS,
-        TOKENIZERS,
-    )
+    from bridge.towers.families import IMAGE_FAMILIES, TEXT_FAMILIES, TEXT_TOWERS, TOKENIZERS
     from bridge.towers.family import Scoring, TowerSpec, read_spec, spec_of_config
     from bridge.towers.lora import Lora, LowRank, file_of, misfit, name_of, read_lora
     from bridge.towers.registry import TowerRow, find_source, table_lines, towers

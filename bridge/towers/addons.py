@@ -135,7 +135,7 @@ def adapted(
             ids = ids.masked_fill(added, _STAND_IN)
         layers = dict(plain.named_modules()) if addons.sums else {}
         for path, sum_ in addons.sums.items():
-            # A tower with a projection, and any before transformers 5, wraps its transformer.
+            # A tower with a projection wraps its transformer.
             layer = layers[path if path in layers else f"text_model.{path}"]
             hook(layer, sum_.product(strengths))
         yield plain, ids

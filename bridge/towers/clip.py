@@ -186,7 +186,7 @@ def needs_all(layers: Sequence[Layer]) -> bool:
 
 def pick(module: Any, out: Any, layers: Sequence[Layer]) -> tuple[Tensor, ...]:
     """The states of ``layers`` out of a CLIP text model's output."""
-    # CLIPTextModel wrapped its transformer as .text_model until transformers 5.
+    # A tower with a projection wraps its transformer.
     norm = getattr(module, "text_model", module).final_layer_norm
 
     def one(layer: Layer) -> Tensor:

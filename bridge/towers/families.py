@@ -65,8 +65,6 @@ TEXT_TOWERS = {name: encode for name, (encode, _) in _PIPELINE_TEXT.items()}
 """Class name of a pipeline's text encoder -> its ``encode(module, ids, layers, mask)``."""
 TOKENIZERS = {name: tokenizer for name, (_, tokenizer) in _PIPELINE_TEXT.items()}
 """Class name of a pipeline's text encoder -> that of its tokenizer."""
-IMAGE_TOWERS = {clip.IMAGE_PROJECTED: clip.encode_image}
-"""Class name of a pipeline's image encoder -> its ``encode(module, pixels, layers)``."""
 
 # model_type of a config.json -> family; language models are asked of transformers.
 _MODEL_TYPES = {

@@ -40,6 +40,7 @@ from bridge.towers.family import ImageFamily, Parts, TextFamily, TowerSpec, spec
 from bridge.towers.image_processor import open_clip_pictures
 from bridge.towers.open_clip_config import (
     CONFIG,
+    IMAGE_SIZE,
     OpenClipFiles,
     check_layers,
     divided,
@@ -94,7 +95,6 @@ _INNER = f"{_BLOCKS}0.mlp.c_fc.bias"
 _VISUAL = "visual."
 # Where pooled states are read, by what a tower's spec says of it (`family.TowerSpec`).
 _PLACES = {"class": "hidden", "last": "end", "first": "first"}
-_IMAGE_SIZE = 224  # open_clip's default
 
 State = Mapping[str, Tensor]
 
@@ -367,7 +367,7 @@ def _timm_shape(files: OpenClipFiles) -> TimmShape:
         pool=str(told.get("timm_pool", "avg") or ""),
         projection=str(told.get("timm_proj", "linear") or ""),
         bias=bool(told.get("timm_proj_bias")),
-        image_size=told_size(files.model) or _IMAGE_SIZE,
+        image_size=told_size(files.model) or IMAGE_SIZE,
         pooled=pooled,
     )
 

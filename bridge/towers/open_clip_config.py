@@ -78,7 +78,7 @@ _VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
 # open_clip's ways to clean a text; CLIP's tokenizer of transformers has small letters always.
 _CLEANS = ("lower", "canonicalize")
 _FOREIGN_CLEANS = ("whitespace", *_CLEANS)
-_HEADS, _HEAD_WIDTH, _IMAGE_SIZE = 8, 64, 224
+_HEADS, _HEAD_WIDTH, IMAGE_SIZE = 8, 64, 224
 # Without a config: the widths of a head, of the large vision transformers by their states' width.
 _HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104}
 _EPSILON = 1e-5
@@ -284,7 +284,7 @@ def image_size(model: Model, grid: int, patch: int) -> int:
     """
     size = told_size(model)
     if size is None:
-        return _IMAGE_SIZE if model and _IMAGE_SIZE // patch == grid else grid * patch
+        return IMAGE_SIZE if model and IMAGE_SIZE // patch == grid else grid * patch
     if size // patch != grid:
         raise WeightsError(
             f"vision_cfg.image_size is {size}, and the tensors are of {grid} x {grid} patches "

@@ -26,7 +26,7 @@ def pool_text(module: Any, ids: Tensor, mask: Tensor) -> Tensor:
     """
     length = int(mask.sum(1).max())
     ids = ids[:, :length]
-    # CLIPTextModel wrapped its transformer as .text_model until transformers 5.
+    # A tower with a projection wraps its transformer.
     text = getattr(module, "text_model", module)
     layers = text.encoder.layers
     if _is_watched(layers):
@@ -37,7 +37,7 @@ def pool_text(module: Any, ids: Tensor, mask: Tensor) -> Tensor:
     # transformers' attention needs the mask said; 0 and -inf are what it would make itself.
     later = torch.full((length, length), -torch.inf, device=ids.device, dtype=state.dtype).triu(1)
     for layer in layers[:-1]:
-        state = _state(layer(state, attention_mask=later[None, None]))
+        state = layer(state, attention_mask=later[None, None])
     seen = torch.arange(length, dtype=torch.long, device=ids.device) <= ends[:, None]
     last = text.final_layer_norm(_last_row(layers[-1], state, ends, seen[:, None, None]))
     return module.text_projection(last) if hasattr(module, "text_projection") else last
@@ -51,7 +51,7 @@ def pool_image(module: Any, pixels: Tensor) -> Tensor:
         return module(pixels).image_embeds
     state = vision.pre_layrnorm(vision.embeddings(pixels))
     for layer in layers[:-1]:
-        state = _state(layer(state, attention_mask=None))
+        state = layer(state, attention_mask=None)
     first = torch.zeros(len(state), dtype=torch.long, device=state.device)
     last = vision.post_layernorm(_last_row(layers[-1], state, first, None))
     return module.visual_projection(last)
@@ -94,12 +94,6 @@ def _ends(ids: Tensor, config: Any) -> Tensor:
 def _projected(module: Any, out: Any) -> Tensor:
     pooled: Tensor = out.text_embeds if hasattr(module, "text_projection") else out.pooler_output
     return pooled
-
-
-def _state(out: Any) -> Tensor:
-    """A layer's output: a tensor, or its first in a tuple before transformers 5."""
-    found: Tensor = out[0] if isinstance(out, tuple) else out
-    return found
 
 
 def _is_watched(layers: Any) -> bool:

@@ -97,15 +97,14 @@ class TokenRule:
     """How a family was shown its texts in training.
 
     Attributes:
-        length: tokens at most; None for the tower's whole context.
-        fill: pad to ``length`` always, as CLIP and SigLIP do, and not to the longest of a batch.
+        fill: pad to the tower's whole context, as CLIP and SigLIP do, and not to the longest of a
+            batch.
         lower: lower-case the text first.
         pad: the id to fill with; None for the tokenizer's own.
         clean: how texts are cleaned, a name of ``bridge.cleaning.CLEANINGS``.
         strip_sep: put 0 in the place of the tokenizer's separator (CLIPA's BERT tokenizer).
     """
 
-    length: int | None = None
     fill: bool = False
     lower: bool = False
     pad: int | None = None
@@ -155,12 +154,11 @@ def tokenize(tokenizer: Any, texts: Sequence[str], rule: TokenRule, context: int
     given = check_texts(texts)
     cleaned = [clean(text, rule.clean) for text in given]
     shown = [each.text.lower() if rule.lower else each.text for each in cleaned]
-    length = min(rule.length or context, context)
     exact = bool(getattr(tokenizer, "is_fast", False))
     whole = tokenizer(shown, verbose=False)["input_ids"]
-    out = tokenizer(shown, truncation=True, max_length=length, return_offsets_mapping=exact)
+    out = tokenizer(shown, truncation=True, max_length=context, return_offsets_mapping=exact)
     rows: list[list[int]] = [list(row) for row in out["input_ids"]]
-    width = length if rule.fill else max(1, *map(len, rows))
+    width = context if rule.fill else max(1, *map(len, rows))
     pad = _padding(tokenizer) if rule.pad is None else rule.pad
     special = _special(tokenizer)
     separator = tokenizer.sep_token_id if rule.strip_sep else None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bridge.checks import keywords
-from bridge.errors import ImageError, OptionError, UnsupportedModelError
+from bridge.errors import ImageError, OptionError, UnsupportedModelError, WeightsError
 from bridge.images import is_one_image, load_image
 from bridge.runtime import building, resolve_device, resolve_dtype
 from bridge.towers.checkpoint import reading
@@ -236,6 +236,7 @@ class ImageTower(_Tower):
 
         Raises:
             ImageError: no pictures, or a tensor of another size.
+            WeightsError: its processor makes pictures of another size.
             OptionError: a layer that the tower does not have, another ``alpha``.
         """
         self._check_layers(layers)
@@ -284,30 +285,39 @@ class ImageTower(_Tower):
 
         Raises:
             ImageError: no pictures, or a tensor of another size.
+            WeightsError: its processor makes pictures of another size.
             OptionError: another ``alpha``.
         """
-        if isinstance(images, Tensor | dict):
+        given = isinstance(images, Tensor | dict)
+        if given:
             found = images
         else:
             one = is_one_image(images) or not isinstance(images, Iterable)
             some = [images] if one else list(images)
             found = to_pixels(self.processor, some, alpha)
-        self._check_size(found)
+        self._check_size(found, given)
         return self._placed(found)
 
-    def _check_size(self, pixels: Any) -> None:
-        """Raises ImageError for a tensor that a vision transformer of one size cannot take."""
+    def _check_size(self, pixels: Any, given: bool) -> None:
+        """Refuse a tensor that a vision transformer of one size cannot take, as `pixels`."""
         config = getattr(self.module.config, "vision_config", self.module.config)
         side, patch = (getattr(config, name, None) for name in ("image_size", "patch_size"))
         if IMAGE_FAMILIES[self.family].any_size and isinstance(pixels, Tensor) and pixels.ndim == 4:
             return
         if not isinstance(pixels, Tensor) or not side or not patch:
             return  # a mapping, or a network of any size
-        if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, side, side):
+        if pixels.ndim == 4 and tuple(pixels.shape[1:]) == (3, side, side):
+            return
+        if given:
             raise ImageError(
                 f"the pixels are of shape {tuple(pixels.shape)}, and {self.name} takes "
                 f"(B, 3, {side}, {side}); give PIL pictures, which its processor resizes"
             )
+        raise WeightsError(
+            f"{self.name}: its image processor makes pixels of {tuple(pixels.shape[1:])}, and the "
+            f"tower takes (3, {side}, {side}); set this size in its preprocessor_config.json or "
+            "processor_config.json, or fetch its files again"
+        )
 
     def _placed(self, pixels: Any) -> Any:
         if isinstance(pixels, dict):

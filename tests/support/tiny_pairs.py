@@ -51,7 +51,6 @@ _LLM = {
     # Far wider than 0.02, so that attention and answers really vary.
     "initializer_range": 0.3,
 }
-_OLD = {"initializer_range": 0.3, "vocab_size": 0}
 # GPT-2 and OPT add learned positions, BLOOM (ALiBi) has no positions and no limit.
 LLMS: dict[str, tuple[str, dict[str, Any]]] = {
     "Llama": ("LlamaConfig", _LLM),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,16 @@ def test_older_names_and_the_older_file(kind: str, folder: Path, tmp_path: Path)
     got = load_image_processor(tmp_path)([PICTURE], return_tensors="pt").pixel_values
     want = load_image_processor(folder)([PICTURE], return_tensors="pt").pixel_values
     assert torch.equal(got, want)
+
+
+def test_a_processor_of_another_towers_size_is_told(folder: Path, tmp_path: Path) -> None:
+    """Nothing says the size, so transformers takes 224 for it: no picture would help."""
+    place = shutil.copytree(folder, tmp_path / "unsized")
+    nested = {"image_processor": {"image_processor_type": "CLIPImageProcessor"}}
+    (place / "processor_config.json").write_text(json.dumps(nested))
+    told = r"unsized: its image processor makes pixels of \(3, 224, 224\), .* takes \(3, 32, 32\)"
+    with pytest.raises(WeightsError, match=told):
+        open_image_tower(place, device="cpu")
 
 
 def test_a_folder_without_a_processor_is_told(tmp_path: Path) -> None:

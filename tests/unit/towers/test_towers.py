@@ -14,7 +14,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from bridge.errors import WeightsError
 from bridge.files import read_json
 from bridge.towers import (
-    IMAGE_TOWERS,
+    IMAGE_FAMILIES,
     TEXT_TOWERS,
     Layer,
     fingerprint,
@@ -84,7 +84,7 @@ def test_the_mask_reaches_the_module(architecture: str) -> None:
 def test_image_states_drop_the_class_token_and_keep_the_grid() -> None:
     module = tiny_image_tower()
     pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    states = IMAGE_TOWERS["CLIPVisionModelWithProjection"](module, pixels, (-2, -1))
+    states = IMAGE_FAMILIES["clip"].encode(module, pixels, (-2, -1))
     out = module(pixels, output_hidden_states=True)
     assert states.grid == (4, 4)
     assert [p.shape for p in states.patches] == [(2, 16, 32)] * 2

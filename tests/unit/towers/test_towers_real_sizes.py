@@ -65,6 +65,15 @@ def check_specs(row: TowerRow, text: Any, image: Any) -> None:
         assert image.spec.width == row.image_width
 
 
+def save_processor(folder: Path, kind: str, row: TowerRow) -> None:
+    """A processor of the tower's size, as published folders name it: without, transformers' own
+    default holds, such as SigLIP's 224, and a tower of another size is refused."""
+    side = {"height": row.image_size, "width": row.image_size}
+    settings = {"image_processor_type": f"{kind}ImageProcessor", "patch_size": row.patch}
+    settings |= {"size": side, "crop_size": side}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+
+
 def pixels(side: int) -> torch.Tensor:
     return torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(1))
 
@@ -107,8 +116,7 @@ def test_models_of_transformers(row: TowerRow, tmp_path: Path) -> None:
     model = scatter(getattr(transformers, f"{name}Model")(config))
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    kind = {"image_processor_type": f"{name}ImageProcessor", "patch_size": row.patch}
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(kind))
+    save_processor(tmp_path, name, row)
     tower, image = open_text_tower(tmp_path, device="cpu"), open_image_tower(tmp_path, device="cpu")
     check_specs(row, tower, image)
     batch = tower.tokenize(TEXTS)
@@ -151,8 +159,9 @@ def test_models_of_open_clip(row: TowerRow, tmp_path: Path) -> None:
             act, cls=coca, twice=long,
         )  # fmt: skip
     seen_width = row.image_width
+    seen_heads = HEADS.get(seen_width, seen_width // 64)
     visual = Visual(
-        row.image_size, row.patch, seen_width, HEADS.get(seen_width, seen_width // 64),
+        row.image_size, row.patch, seen_width, seen_heads,
         {768: 12, 1024: 24, 1280: 32}[seen_width], 4 * seen_width, pooled, act,
         *((256, 8) if coca else ()),
     )  # fmt: skip
@@ -162,6 +171,8 @@ def test_models_of_open_clip(row: TowerRow, tmp_path: Path) -> None:
     if not long:  # Long-CLIP's files have no config
         own = {"heads": width // 64}
         model: dict[str, Any] = {"text_cfg": {"hf_model_name": "xlm-roberta"} if hf else own}
+        # ViT-H's heads are 80 wide, and open_clip's configs say so; 64 is the default.
+        model["vision_cfg"] = {"head_width": seen_width // seen_heads}
         model |= {"multimodal_cfg": {}} if coca else {}
         model |= {"quick_gelu": True} if quick else {}
         (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": model}))
@@ -251,8 +262,7 @@ def test_align(row: TowerRow, tmp_path: Path) -> None:
     model = scatter(transformers.AlignModel(config))
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    kind = {"image_processor_type": "EfficientNetImageProcessor"}
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(kind))
+    save_processor(tmp_path, "EfficientNet", row)
     tower, image = open_text_tower(tmp_path, device="cpu"), open_image_tower(tmp_path, device="cpu")
     check_specs(row, tower, image)
     batch = tower.tokenize(TEXTS)
@@ -279,8 +289,7 @@ def test_blip2_itm(tmp_path: Path) -> None:
     model.query_tokens.data.normal_()
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    kind = {"image_processor_type": "BlipImageProcessor"}
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(kind))
+    save_processor(tmp_path, "Blip", row)
     tower, image = open_text_tower(tmp_path, device="cpu"), open_image_tower(tmp_path, device="cpu")
     check_specs(row, tower, image)
     batch = tower.tokenize(TEXTS)

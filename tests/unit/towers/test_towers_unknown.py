@@ -20,7 +20,7 @@ TEXT = "cat 猫 dog"
 @pytest.mark.parametrize("make", [tiny_bert_tokenizer, tiny_xlmr_tokenizer, tiny_t5_tokenizer])
 def test_an_unknown_word_has_its_characters(make: Any) -> None:
     tokenizer = make()
-    batch = tokenize(tokenizer, [TEXT], TokenRule(length=16, fill=True), 16)
+    batch = tokenize(tokenizer, [TEXT], TokenRule(fill=True), 16)
     ids = batch.ids[0].tolist()
     assert tokenizer.unk_token_id in ids
     assert TEXT[slice(*(batch.offsets[0][ids.index(tokenizer.unk_token_id)] or (0, 0)))] == "猫"
@@ -32,7 +32,7 @@ def test_an_unknown_word_has_its_characters(make: Any) -> None:
 def test_a_word_that_padding_is_made_of_has_its_characters() -> None:
     """SD 2's and SDXL's second tokenizer pad with "!"."""
     tokenizer = tiny_clip_tokenizer("!")
-    batch = tokenize(tokenizer, ["cat!", "!"], TokenRule(length=6, fill=True), 6)
+    batch = tokenize(tokenizer, ["cat!", "!"], TokenRule(fill=True), 6)
     assert batch.ids[:, -1].tolist() == [tokenizer.pad_token_id] * 2
     assert batch.offsets[0] == (None, (0, 3), (3, 4), None, None, None)
     assert batch.offsets[1] == (None, (0, 1), None, None, None, None)
