@@ -48,6 +48,7 @@ from bridge.towers.watch import watched
 # Texts are sorted by length within so many batches, so that a long one holds up few short ones.
 _SORTED = 16
 _KEPT = 8  # classifiers
+_ON_CPU, _ELSEWHERE = 16, 64  # pictures a pass
 
 Vectors = Tensor
 """``(N, P)`` embeddings in the shared space."""
@@ -244,7 +245,7 @@ class CLIP:
         images: Any,
         *,
         normalize: bool = True,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         on_progress: OnProgress = unwatched,
     ) -> Vectors:
         """Pictures in the shared space; any that cannot be read is an error (`embed_images` skips).
@@ -253,7 +254,8 @@ class CLIP:
             images: one picture or path, several, or what `preprocess` made of them, ``(N, 3, H,
                 W)``.
             normalize: give them length 1 (open_clip's ``encode_image`` has False as its default).
-            batch_size: pictures a pass.
+            batch_size: pictures a pass; by default 16 on a CPU, whose caches hold little more, and
+                64 elsewhere.
             on_progress: told after each batch.
 
         Returns:
@@ -262,7 +264,7 @@ class CLIP:
         Raises:
             ImageError: a picture that cannot be read; none.
         """
-        size = check_batch_size(batch_size)
+        size = self._batch(batch_size)
         if isinstance(images, Tensor | dict):
             pooled = self.image.pool(images)
             return unit(pooled) if normalize else pooled.float()
@@ -280,7 +282,7 @@ class CLIP:
         self,
         images: Iterable[Any],
         *,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         on_progress: OnProgress = unwatched,
     ) -> Embeddings:
         """Any number of pictures into vectors; one that cannot be read is left out and listed.
@@ -290,7 +292,8 @@ class CLIP:
 
         Args:
             images: paths or pictures.
-            batch_size: pictures a pass.
+            batch_size: pictures a pass; by default 16 on a CPU, whose caches hold little more, and
+                64 elsewhere.
             on_progress: told after each batch, with the number of unreadable ones.
 
         Returns:
@@ -303,7 +306,7 @@ class CLIP:
         places: list[int] = []
         names: list[str] = []
         unreadable: list[Unreadable] = []
-        for batch in self._read(images, check_batch_size(batch_size), on_progress):
+        for batch in self._read(images, self._batch(batch_size), on_progress):
             unreadable += batch.unreadable
             places += batch.places
             names += batch.names
@@ -327,6 +330,11 @@ class CLIP:
             left_out += len(batch.unreadable)
             figures = f"{left_out} unreadable" if left_out else ""
             on_progress(Progress("pictures", batch.done, total, "pictures", figures))
+
+    def _batch(self, batch_size: int | None) -> int:
+        if batch_size is not None:
+            return check_batch_size(batch_size)
+        return _ON_CPU if self.device.type == "cpu" else _ELSEWHERE
 
     def _pool(self, batch: PictureBatch) -> Tensor:
         return self.image.pool(together(batch.pixels))
