@@ -27,19 +27,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+import benchmarks.torchvision_names  # noqa: F401 - before open_clip imports torchvision
 from benchmarks.results import RESULTS, Row, report, save, show
 from bridge.contrastive import CLIP
 from bridge.contrastive.embeddings import in_batches
-
-# torchvision's wheel asks the CPU build of torch for operators that it does not have; open_clip
-# imports torchvision and never calls them.
-_LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
-for _schema in (
-    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-):
-    if not hasattr(torch.ops.torchvision, _schema.partition("(")[0]):
-        _LIBRARY.define(_schema)
+from bridge.contrastive.train.open_clip_layout import save_open_clip
 
 _THINGS = ("cat", "dog", "red apple", "blue car", "penguin", "key", "rose", "bicycle")
 _FRAMES = ("a photo of a {}", "a {} on a table", "two {}s in the snow", "a drawing of a {}")
@@ -65,33 +57,6 @@ def files(folder: Path, side: int, count: int) -> list[Path]:
 
 
 # ---------------------------------------------------------------- the same weights in one layout
-
-
-def shipped(folder: Path) -> Path:
-    """The shipped CLIP in open_clip's layout."""
-    clip = CLIP(dtype="float32", device="cpu")
-    text, image = clip.text.module, clip.image.module
-    state = dict(_text_state(text.state_dict())) | dict(_image_state(image.state_dict()))
-    assert clip.scoring is not None
-    state["logit_scale"] = torch.tensor(clip.scoring.scale, dtype=torch.float32).log()
-    seen, read = image.config, text.config
-    model = {
-        "embed_dim": clip.width,
-        "quick_gelu": seen.hidden_act == "quick_gelu",
-        "vision_cfg": {
-            "image_size": seen.image_size, "patch_size": seen.patch_size,
-            "layers": seen.num_hidden_layers, "width": seen.hidden_size,
-            "head_width": seen.hidden_size // seen.num_attention_heads,
-            "mlp_ratio": seen.intermediate_size / seen.hidden_size,
-        },
-        "text_cfg": {
-            "context_length": 77, "vocab_size": read.vocab_size, "width": read.hidden_size,
-            "heads": read.num_attention_heads, "layers": read.num_hidden_layers,
-            "mlp_ratio": read.intermediate_size / read.hidden_size,
-        },
-    }  # fmt: skip
-    ways = {"mean": [0.5] * 3, "std": [0.5] * 3, "resize_mode": "squash"}
-    return _write(folder, model, ways, state, clip.text.tokenizer)
 
 
 def vit_b32(folder: Path) -> Path:
@@ -130,50 +95,6 @@ def _words() -> Any:
     ends = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
     vocab = {ends.get(word, word): place for word, place in simple.encoder.items()}
     return CLIPTokenizer(vocab=vocab, merges=merges)
-
-
-def _text_state(state: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
-    own = {name.removeprefix("text_model."): each for name, each in state.items()}
-    return [
-        ("token_embedding.weight", own["embeddings.token_embedding.weight"]),
-        ("positional_embedding", own["embeddings.position_embedding.weight"]),
-        ("ln_final.weight", own["final_layer_norm.weight"]),
-        ("ln_final.bias", own["final_layer_norm.bias"]),
-        ("text_projection", own["text_projection.weight"].T),
-        *_blocks(own, ""),
-    ]
-
-
-def _image_state(state: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
-    own = {name.removeprefix("vision_model."): each for name, each in state.items()}
-    return [
-        ("visual.class_embedding", own["embeddings.class_embedding"]),
-        ("visual.conv1.weight", own["embeddings.patch_embedding.weight"]),
-        ("visual.positional_embedding", own["embeddings.position_embedding.weight"]),
-        ("visual.ln_pre.weight", own["pre_layrnorm.weight"]),
-        ("visual.ln_pre.bias", own["pre_layrnorm.bias"]),
-        ("visual.ln_post.weight", own["post_layernorm.weight"]),
-        ("visual.ln_post.bias", own["post_layernorm.bias"]),
-        ("visual.proj", own["visual_projection.weight"].T),
-        *_blocks(own, "visual."),
-    ]
-
-
-def _blocks(own: Mapping[str, Tensor], start: str) -> list[tuple[str, Tensor]]:
-    named = {
-        "layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc",
-        "mlp.fc2": "mlp.c_proj", "self_attn.out_proj": "attn.out_proj",
-    }  # fmt: skip
-    found = []
-    for layer in range(sum(name.endswith("layer_norm1.weight") for name in own)):
-        here, there = f"encoder.layers.{layer}.", f"{start}transformer.resblocks.{layer}."
-        for kind in ("weight", "bias"):
-            parts = [own[f"{here}self_attn.{each}_proj.{kind}"] for each in "qkv"]
-            found.append((f"{there}attn.in_proj_{kind}", torch.cat(parts)))
-            found += [
-                (f"{there}{new}.{kind}", own[f"{here}{old}.{kind}"]) for old, new in named.items()
-            ]
-    return found
 
 
 # ---------------------------------------------------------------- timing
@@ -323,7 +244,8 @@ def main() -> None:
     torch.set_num_threads(2)
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
-        small, base = shipped(root / "shipped"), vit_b32(root / "ViT-B-32")
+        small = save_open_clip(CLIP(dtype="float32", device="cpu"), root / "shipped")
+        base = vit_b32(root / "ViT-B-32")
         rows = images(small, files(root, 144, args.pictures), args.times, "shipped")
         show(rows)
         rows += halved(base, files(root, 256, 64), args.times, "ViT-B-32")

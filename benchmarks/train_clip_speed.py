@@ -30,6 +30,7 @@ from typing import Any
 
 import torch
 
+import benchmarks.torchvision_names  # noqa: F401 - before open_clip imports torchvision
 import bridge
 from benchmarks.results import (
     RESULTS,
@@ -52,14 +53,6 @@ from bridge.training.optimization import decay_groups
 from bridge.training.processes import accelerator_of
 from emoji_world.captions import caption
 from emoji_world.scenes import sample_scene
-
-# torchvision's wheel, which open_clip needs, asks the CPU build of torch for operators that it has
-# not; their names are enough.
-_LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
-for _schema in ("nms(Tensor a, Tensor b, float c) -> Tensor",
-                "qnms(Tensor a, Tensor b, float c) -> Tensor"):  # fmt: skip
-    if not hasattr(torch.ops.torchvision, _schema.partition("(")[0]):
-        _LIBRARY.define(_schema)
 
 _PART = 64
 _SIDE = 128

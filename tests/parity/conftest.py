@@ -9,20 +9,10 @@ from pathlib import Path
 
 import peers
 import pytest
-import torch
 from parity_support import Count, Equal
 
+import benchmarks.torchvision_names  # noqa: F401 - before a peer imports torchvision
 from benchmarks.results import Row, report, save
-
-# transformers imports torchvision where its wheel is found, and that asks torch for operators
-# which the CPU build beside it does not register. The names are enough.
-_LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
-for _schema in (
-    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-):
-    if not hasattr(torch.ops.torchvision, _schema.partition("(")[0]):
-        _LIBRARY.define(_schema)
 
 COUNTS = pytest.StashKey[list[Count]]()
 
