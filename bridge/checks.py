@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import fields
 from difflib import get_close_matches
 from functools import wraps
 from importlib import import_module
@@ -129,6 +130,25 @@ def spelt_out(function: Door, options: Iterable[inspect.Parameter]) -> Door:
         parameters=[*own, *options]
     )
     return function
+
+
+def takes_fields(kind: type) -> Callable[[Door], Door]:
+    """A decorator of a function whose ``**options`` are the fields of a dataclass: they are spelt
+    out in its signature, and checked as ``keywords`` does."""
+
+    def decorate(function: Door) -> Door:
+        more = (
+            inspect.Parameter(
+                each.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=each.default,
+                annotation=each.type,
+            )
+            for each in fields(kind)
+        )
+        return keywords(spelt_out(function, more))
+
+    return decorate
 
 
 def keywords(door: Door, *, elsewhere: Collection[str] = ()) -> Door:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import math
 from dataclasses import dataclass, fields
-from inspect import Parameter
 from pathlib import Path
 from typing import Any, Literal
 
-from bridge.checks import Door, choice, is_finite, is_whole, keywords, spelt_out
+from bridge.checks import choice, is_finite, is_whole, keywords
 from bridge.errors import OptionError
 
 MODES = ("full", "scratch", "probe", "lora", "lit", "distill")
@@ -180,15 +179,6 @@ class ClipTrainOptions:
             raise OptionError(
                 f"{name} is {value!r}; give a number {'above 0' if above else 'from 0 up'}"
             )
-
-
-def takes_clip_train_options(function: Door) -> Door:
-    """A function whose ``**options`` are those of `ClipTrainOptions`, spelt out and checked."""
-    more = (
-        Parameter(each.name, Parameter.KEYWORD_ONLY, default=each.default, annotation=each.type)
-        for each in fields(ClipTrainOptions)
-    )
-    return keywords(spelt_out(function, more))
 
 
 # name -> type, what help says; bool for a flag.

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bridge.checks import keywords
+from bridge.checks import keywords, takes_fields
 from bridge.contrastive.clip import CLIP
 from bridge.contrastive.distributed import average_gradients, place, sum_over_processes
 from bridge.contrastive.grad_cache import Encoded, cached_backward, check_rows_alone
@@ -35,7 +35,7 @@ from bridge.contrastive.losses import (
 from bridge.contrastive.patch_masking import masked_patches
 from bridge.contrastive.train.evaluation import draw_retrieval, retrieval
 from bridge.contrastive.train.open_clip_layout import check_layout, save_open_clip
-from bridge.contrastive.train.options import ClipTrainOptions, takes_clip_train_options
+from bridge.contrastive.train.options import ClipTrainOptions
 from bridge.contrastive.train.pairs import Batch, Batches, Pair, digest, read_pairs
 from bridge.contrastive.train.saving import check_can_save, save_clip, write_card
 from bridge.contrastive.train.trainee import Trainee, check_trainable, set_mode, trained_parts
@@ -80,7 +80,7 @@ class ClipTraining:
         return [row["loss"] for row in self.log]
 
 
-@takes_clip_train_options
+@takes_fields(ClipTrainOptions)
 def train_clip(
     model: str | os.PathLike[str] | CLIP,
     data: Data,

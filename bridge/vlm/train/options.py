@@ -9,11 +9,10 @@ import argparse
 import math
 from dataclasses import dataclass, fields
 from functools import partial
-from inspect import Parameter
 from pathlib import Path
 from typing import Any, Literal
 
-from bridge.checks import Door, is_finite, is_whole, keywords, spelt_out
+from bridge.checks import is_finite, is_whole, keywords
 from bridge.errors import OptionError
 
 
@@ -137,15 +136,6 @@ class TrainOptions:
         if not is_finite(value, 0) or value == above:
             least = "above 0" if above is not None else "from 0 up"
             raise OptionError(f"{name} is {value!r}; give a number {least}")
-
-
-def takes_train_options(function: Door) -> Door:
-    """A function whose ``**options`` are those of `TrainOptions`, spelt out and checked."""
-    more = (
-        Parameter(each.name, Parameter.KEYWORD_ONLY, default=each.default, annotation=each.type)
-        for each in fields(TrainOptions)
-    )
-    return keywords(spelt_out(function, more))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

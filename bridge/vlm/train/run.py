@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bridge.checks import keywords
+from bridge.checks import keywords, takes_fields
 from bridge.errors import DataError, OptionError, UnsupportedModelError
 from bridge.files import check_output_folder, home_path, write_whole
 from bridge.progress import OnProgress, ProgressLine, unwatched
@@ -34,7 +34,7 @@ from bridge.vlm.save import check_can_save, save_vlm
 from bridge.vlm.train.batches import LabelledRow, encode, make_batch
 from bridge.vlm.train.data import CAPTION_QUESTION, Data, Row, read_data
 from bridge.vlm.train.feature_cache import FeatureSource, LiveStates, StoredStates, view_size
-from bridge.vlm.train.options import TrainOptions, takes_train_options
+from bridge.vlm.train.options import TrainOptions
 from bridge.vlm.train.samples import ask_samples, askable
 from bridge.vlm.train.trainable import Trainee, groups, set_mode, trained_parts
 
@@ -59,7 +59,7 @@ class Training:
         return [row["loss"] for row in self.log]
 
 
-@takes_train_options
+@takes_fields(TrainOptions)
 def train_vlm(
     model: str | os.PathLike[str] | BridgeVLM | Callable[[torch.device], BridgeVLM],
     data: Data,
