@@ -24,7 +24,8 @@ from bridge.contrastive.embeddings import (
     Unreadable,
     check_batch_size,
     in_batches,
-    read_pictures,
+    read_ahead,
+    side_by_side,
     unit,
 )
 from bridge.contrastive.head import Head, own_head
@@ -48,7 +49,7 @@ from bridge.towers.watch import watched
 # Texts are sorted by length within so many batches, so that a long one holds up few short ones.
 _SORTED = 16
 _KEPT = 8  # classifiers
-_ON_CPU, _ELSEWHERE = 16, 64  # pictures a pass
+_ON_CPU, _ELSEWHERE = 8, 64  # pictures a pass
 
 Vectors = Tensor
 """``(N, P)`` embeddings in the shared space."""
@@ -254,8 +255,8 @@ class CLIP:
             images: one picture or path, several, or what `preprocess` made of them, ``(N, 3, H,
                 W)``.
             normalize: give them length 1 (open_clip's ``encode_image`` has False as its default).
-            batch_size: pictures a pass; by default 16 on a CPU, whose caches hold little more, and
-                64 elsewhere.
+            batch_size: pictures a pass; by default 8 on a CPU, whose cores take a pass each, and 64
+                elsewhere.
             on_progress: told after each batch.
 
         Returns:
@@ -268,11 +269,12 @@ class CLIP:
         if isinstance(images, Tensor | dict):
             pooled = self.image.pool(images)
             return unit(pooled) if normalize else pooled.float()
-        found = []
+        found: list[Tensor] = []
         for batch in self._read(images, size, on_progress):
             for each in batch.unreadable:
                 raise ImageError(f"images[{each.place}]: {each.why}")
-            found.append(self._pool(batch).float())
+            if batch.vectors is not None:
+                found.append(batch.vectors)
         if not found:
             raise ImageError("images is empty; give one picture at least")
         pooled = torch.cat(found)
@@ -287,13 +289,14 @@ class CLIP:
     ) -> Embeddings:
         """Any number of pictures into vectors; one that cannot be read is left out and listed.
 
-        Pictures are decoded in threads ahead of the tower, two batches at most, so that memory
-        stays bounded whatever their number; a generator is read as it is needed.
+        Pictures are read in threads ahead of the tower, two batches at most, and on a CPU a batch a
+        core, so that memory stays bounded whatever their number; a generator is read as it is
+        needed.
 
         Args:
             images: paths or pictures.
-            batch_size: pictures a pass; by default 16 on a CPU, whose caches hold little more, and
-                64 elsewhere.
+            batch_size: pictures a pass; by default 8 on a CPU, whose cores take a pass each, and 64
+                elsewhere.
             on_progress: told after each batch, with the number of unreadable ones.
 
         Returns:
@@ -310,8 +313,8 @@ class CLIP:
             unreadable += batch.unreadable
             places += batch.places
             names += batch.names
-            if batch.pixels:
-                vectors.append(unit(self._pool(batch)).cpu())
+            if batch.vectors is not None:
+                vectors.append(unit(batch.vectors).cpu())
         if not vectors:
             if not unreadable:
                 raise ImageError("images is empty; give one picture at least")
@@ -324,8 +327,14 @@ class CLIP:
     def _read(self, images: Any, size: int, on_progress: OnProgress) -> Iterator[PictureBatch]:
         given = [images] if is_one_image(images) else images
         total = len(given) if isinstance(given, Sequence) else None
+        tower = self.image
+        if tower.device.type == "cpu" and (total is None or total > size):
+            threads = torch.get_num_threads()
+            batches = side_by_side(given, tower.prepare, self._pool, size, threads)
+        else:
+            batches = read_ahead(given, tower.prepare, self._pool, size)
         left_out = 0
-        for batch in read_pictures(given, self.image.prepare, size):
+        for batch in batches:
             yield batch
             left_out += len(batch.unreadable)
             figures = f"{left_out} unreadable" if left_out else ""
@@ -336,8 +345,8 @@ class CLIP:
             return check_batch_size(batch_size)
         return _ON_CPU if self.device.type == "cpu" else _ELSEWHERE
 
-    def _pool(self, batch: PictureBatch) -> Tensor:
-        return self.image.pool(together(batch.pixels))
+    def _pool(self, prepared: Sequence[Any]) -> Tensor:
+        return self.image.pool(together(prepared)).float()
 
     # ------------------------------------------------------------ comparing
 

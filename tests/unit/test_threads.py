@@ -6,14 +6,17 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
+import torch
 from support.places import ROOT
 
 from benchmarks import threads
 from benchmarks.table import markdown
-from bridge.threads import is_shared, thread_settings
+from bridge.threads import is_shared, one_core_each, thread_settings
 
 OWN = [
     {"OMP_NUM_THREADS": "2"},
@@ -116,3 +119,18 @@ def test_ratios_are_of_one_round() -> None:
     assert found["threads/quiet_over_torch/passive"] == 1.25
     assert found["threads/shared_over_best/torch"] == 1.0
     assert found["threads/shared/passive"] == 2.5
+
+
+def test_threads_of_one_core_leave_all_others_as_they_were() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        with one_core_each(2) as workers:
+            both = Barrier(2)  # so that neither thread takes the work of two
+            seen = [workers.submit(lambda: (both.wait(), torch.get_num_threads())) for _ in "ab"]
+            assert [each.result()[1] for each in seen] == [1, 1]
+            with ThreadPoolExecutor(1) as other:
+                assert other.submit(torch.get_num_threads).result() == 3
+            assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

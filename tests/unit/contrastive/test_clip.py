@@ -163,15 +163,41 @@ def test_hooks_on_the_last_layer_still_see_it(folders: dict[str, Path]) -> None:
     hook.remove()
 
 
+def first_module(clip: bridge.CLIP) -> torch.nn.Module:
+    """What each pass of the image tower begins with."""
+    vision = clip.image.module
+    inner: Any = getattr(vision, "vision_model", vision)
+    first: torch.nn.Module = inner.conv1 if hasattr(inner, "conv1") else inner.embeddings
+    return first
+
+
 def test_one_pass_a_batch(clip: bridge.CLIP, pictures: list[Image.Image]) -> None:
     passes: list[int] = []
-    vision = clip.image.module
-    inner = getattr(vision, "vision_model", vision)
-    first = inner.conv1 if hasattr(inner, "conv1") else inner.embeddings
-    hook = first.register_forward_pre_hook(lambda _, given: passes.append(1))
+    hook = first_module(clip).register_forward_pre_hook(lambda *_: passes.append(1))
     clip.encode_image(pictures, batch_size=4)
     hook.remove()
     assert len(passes) == 2  # of four and of three
+
+
+def test_passes_side_by_side_give_what_one_after_the_other_gives(
+    clip: bridge.CLIP, pictures: list[Image.Image]
+) -> None:
+    """On three cores each batch of two is one thread's, and torch's threads are as before."""
+    alone = torch.cat([clip.encode_image(each) for each in pictures])
+    before = torch.get_num_threads()
+    cores: list[int] = []
+    hook = first_module(clip).register_forward_pre_hook(
+        lambda *_: cores.append(torch.get_num_threads())
+    )
+    try:
+        torch.set_num_threads(3)
+        found = clip.encode_image(pictures, batch_size=2)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+        hook.remove()
+    assert close(found, alone)
+    assert cores == [1] * 4
 
 
 def test_pictures_are_read_as_they_are_needed(clip: bridge.CLIP, tmp_path: Path) -> None:
