@@ -1,13 +1,14 @@
 """Sides of open_clip's models that CLIP has otherwise, by what open_clip itself computes.
 
-``tests/data/open_clip_sides.json`` holds what open_clip 3.3 made of tiny towers whose weights are
-drawn by their names (``tests/parity/write_open_clip_sides.py``); it is not installed here. Its
+``tests/data/open_clip_sides.json.gz`` holds what open_clip 3.3 made of tiny towers whose weights
+are drawn by their names (``tests/parity/write_open_clip_sides.py``); it is not installed here. Its
 whole list of models is compared in ``tests/parity``.
 """
 
 from __future__ import annotations
 
 import builtins
+import gzip
 import json
 import sys
 from pathlib import Path
@@ -36,7 +37,7 @@ from bridge.towers.open_clip import encode_text, pool_text, text_parts
 from bridge.towers.open_clip_config import read_files
 from bridge.towers.tower import eager_attention
 
-SAID = json.loads((DATA / "open_clip_sides.json").read_text())
+SAID = json.loads(gzip.decompress((DATA / "open_clip_sides.json.gz").read_bytes()))
 # Of the largest entry: open_clip runs nn.MultiheadAttention, and the file has seven digits.
 TOLERANCE = 1e-5
 
