@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from typing import Any
 
@@ -29,6 +29,7 @@ from bridge.encoding.trace import Drift, drifts_of, figures_of
 from bridge.errors import NumbersError
 from bridge.prompt import TokenPlan
 from bridge.towers import TEXT_TOWERS, Layer, TextStates, TowerAddOns, adapted, check_ids
+from bridge.towers.clip import shortened, states_of
 from bridge.towers.watch import Watch, is_repeatable, watched
 
 _NO_CACHE = StateCache(0)
@@ -48,6 +49,8 @@ class Tower:
         addons: words and LoRAs that are added to it.
         addons_key: what their action depends on.
         version: of the module, as this call saw it (``Watch.look``); None if it has not looked.
+        pooled: whether its pooled states are wanted; else only its layers up to the one taken run,
+            where that can be.
     """
 
     architecture: str
@@ -57,6 +60,7 @@ class Tower:
     addons: TowerAddOns | None = None
     addons_key: tuple[object, ...] = ()
     version: int | None = None
+    pooled: bool = True
 
 
 def tower_of(model: TextModel, towers: Towers, at: int) -> Tower:
@@ -70,6 +74,7 @@ def tower_of(model: TextModel, towers: Towers, at: int) -> Tower:
         addons=model.addons.towers[at] if model.addons.towers else None,
         addons_key=model.addons.key,
         version=towers.versions[at],
+        pooled=use.pooled,
     )
 
 
@@ -235,16 +240,30 @@ def _run(
     if tower.addons is None:
         source = str(getattr(module.config, "_name_or_path", "")) or "the pipeline"
         check_ids(max(max(row.ids) for row in rows), module, source)
-        out = TEXT_TOWERS[tower.architecture](module, ids, layers, mask)
+        out = _pass(tower, module, ids, layers, mask)
     else:
         with adapted(module, ids, tower.addons, strengths) as (plain, known):
-            out = TEXT_TOWERS[tower.architecture](plain, known, layers, mask)
+            out = _pass(tower, plain, known, layers, mask)
     if here == tower.device:
         return out
     return TextStates(
         tuple(each.to(tower.device) for each in out.hidden),
         None if out.pooled is None else out.pooled.to(tower.device),
     )
+
+
+def _pass(
+    tower: Tower, module: Any, ids: Tensor, layers: tuple[Layer, ...], mask: Tensor | None
+) -> TextStates:
+    """The whole tower, or the part of it that states come from."""
+    cut = None
+    if not tower.pooled and mask is None and len(layers) == 1:
+        cut = shortened(module, layers[0])
+    if cut is not None:
+        return TextStates((states_of(module, cut, ids, layers[0]),), None)
+    out = TEXT_TOWERS[tower.architecture](module, ids, layers, mask)
+    # What is kept of one pass must be of the same make as what is kept of another.
+    return out if tower.pooled else replace(out, pooled=None)
 
 
 def _mask(rows: Sequence[TowerInput], masked: bool, device: torch.device) -> Tensor | None:

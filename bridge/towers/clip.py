@@ -7,12 +7,12 @@ config tells them apart (activation, positions, widths).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bridge.errors import UnsupportedModelError, WeightsError
 from bridge.files import read_json
@@ -23,6 +23,7 @@ from bridge.towers.pooled import pool_image, pool_text
 from bridge.towers.states import LAST, ImageStates, Layer, TextStates
 from bridge.towers.tensors import read_named
 from bridge.towers.tokenizer import TokenRule
+from bridge.towers.watch import only_reads
 
 TEXT_PLAIN = "CLIPTextModel"
 TEXT_PROJECTED = "CLIPTextModelWithProjection"
@@ -202,6 +203,76 @@ def pick(module: Any, out: Any, layers: Sequence[Layer]) -> tuple[Tensor, ...]:
 def spec_of(module: Any, source: str) -> TowerSpec:
     """The spec of a live ``CLIPTextModel`` or ``CLIPTextModelWithProjection``."""
     return spec_of_config(module.config.to_dict(), type(module).__name__, source)
+
+
+# ---------------------------------------------------------------- towers that end early
+
+_KINDS = (TEXT_PLAIN, TEXT_PROJECTED)
+_AS_IT_IS = nn.Identity()
+
+
+def shortened(module: Any, layer: Layer) -> Any | None:
+    """The tower without what stands behind ``layer``; None where it can only run as a whole.
+
+    SDXL takes the penultimate layer of both its towers, and the pooled state of the second alone;
+    with ``clip_skip`` Stable Diffusion 1 stops before the end too. What runs is transformers' own
+    code on the tower's own layers, so the states are the same bit for bit.
+
+    Only a whole tower runs for another kind of module, for the last layer, and where somebody would
+    miss what is left out: hooks on it or on the tower, offloading, compiled code.
+
+    Args:
+        module: a text tower of transformers.
+        layer: the only layer of which states are wanted; no pooled state is.
+
+    Returns:
+        A module to be called with ids. Its ``last_hidden_state`` is the layer's, without the final
+        norm; its pooled state means nothing.
+    """
+    if type(module).__name__ not in _KINDS or layer.index >= -1:
+        return None
+    text = getattr(module, "text_model", module)  # a tower with a projection wraps its transformer
+    layers = text.encoder.layers
+    kept = len(layers) + 1 + layer.index
+    whole = (module, text, text.encoder)
+    if kept < 1 or not all(map(_is_plain, whole)):
+        return None
+    dropped = [part for each in layers[kept:] for part in each.modules()]
+    if any(map(_is_watched, (*whole, *dropped, layers, text.final_layer_norm))):
+        return None
+    encoder = _with(text.encoder, {"layers": layers[:kept]})
+    cut = _with(text, {"encoder": encoder, "final_layer_norm": _AS_IT_IS})
+    return cut if text is module else _with(module, {"text_model": cut})
+
+
+def states_of(module: Any, cut: Any, ids: Tensor, layer: Layer) -> Tensor:
+    """What ``cut``, which `shortened` made of ``module`` for ``layer``, gives: ``(B, T, D)``."""
+    out = cut(ids)
+    state: Tensor = out.last_hidden_state
+    norm = getattr(module, "text_model", module).final_layer_norm
+    return norm(state) if layer.norm else state
+
+
+def _with(module: Any, parts: Mapping[str, Any]) -> Any:
+    """A module with some parts of its own in the place of the given one's; the rest is shared."""
+    made = object.__new__(type(module))
+    made.__dict__.update(module.__dict__)
+    made.__dict__["_modules"] = {**module._modules, **parts}
+    return made
+
+
+def _is_plain(module: Any) -> bool:
+    """Whether calling it runs its class's code, and no offloading's or compiler's."""
+    own = module.__dict__
+    return "forward" not in own and own.get("_compiled_call_impl") is None
+
+
+def _is_watched(module: Any) -> bool:
+    return any(
+        not only_reads(hook)
+        for hooks in (module._forward_hooks, module._forward_pre_hooks)
+        for hook in hooks.values()
+    )
 
 
 TEXT = TextFamily(
