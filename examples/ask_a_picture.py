@@ -1,4 +1,7 @@
-"""A picture and questions: answers, the likeliest of several, and a chat."""
+"""A picture and questions: answers, the likeliest of several, a chat, and where a word came from.
+
+Writes apples.png and where.png.
+"""
 
 import bridge
 
@@ -16,3 +19,9 @@ messages = [
     {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "how many apples?"}]}
 ]
 print(vlm.chat(messages, images=["apples.png"]))
+
+# Parts of the picture are blanked one after another: which cost the answer's last word the most?
+seen = bridge.vlm.occlusion(vlm, "apples.png", "what is on the right?")
+cells = seen.cells(len(seen.words) - 1)  # of its last word, in log-probability
+bridge.vlm.heat_overlay(seen.picture, cells).save("where.png")
+print(f"{seen.answer}: without some part its last word loses {cells.max():.1f}")

@@ -10,11 +10,15 @@ from support.places import ROOT
 
 # What a script says, and what it writes where it was started.
 EXAMPLES: dict[str, tuple[str, set[str]]] = {
-    "ask_a_picture": ("apples", {"apples.png"}),
+    "ask_a_picture": ("a cat: without some part its last word loses ", {"apples.png", "where.png"}),
     "condition_a_pipeline": ("emphasis in text_encoder", {"pipeline.png"}),
     "dialects_side_by_side": ("comfy [('red', 1.21)]", {"dialects.png"}),
     "lora_by_tag": ("moved by [0.0, ", {"lora.png", "loras"}),
+    "prompts_that_change": ("cat and dog until the steps (7, 12)", {"changing.png"}),
+    "search_pictures": ("a.png: key (", {"album", "album.safetensors"}),
     "study_phrasing": ("token_centred", {"study.html", "study.csv"}),
+    "train_a_projector": ("a tree -> a tree", {"joined"}),
+    "tune_a_clip": ("after: 8 of 8", {"tuned"}),
     "two_text_towers": ("kendall_tau", set()),
 }
 
