@@ -2,7 +2,9 @@
 
 A block runs in a fresh interpreter (or shell) and an empty folder, with nothing but what is
 installed; two at a time, since each loads torch anew. Hub ids find tiny models (`hub_cache`).
-What is too long to run is in ``NOT_RUN``, with why; its commands must be known.
+What is too long to run is in ``NOT_RUN``, with why; its commands must be known. A block in ``py``
+is another tool's: `tests/parity/test_parity_migrate.py` runs it beside ours. The many short blocks
+of that page run one after another in one process, each with names and an empty folder of its own.
 """
 
 from __future__ import annotations
@@ -72,25 +74,43 @@ BLOCKS = [
     for number, found in enumerate(FENCED.findall(text), 1)
 ]
 CODE = [block for block in BLOCKS if block.language in ("python", "sh")]
-RUN = [block for block in CODE if not block.code.startswith(tuple(NOT_RUN))]
+TOGETHER = "docs/migrate.md"
+PAIRS = [block for block in CODE if block.page == TOGETHER]
+RUN = [b for b in CODE if b not in PAIRS and not b.code.startswith(tuple(NOT_RUN))]
+
+# Each block of the arguments, as a script of its own would run; the first that fails ends it.
+ONE_BY_ONE = """
+import os, sys, tempfile
+for number, code in enumerate(sys.argv[1:], 1):
+    os.chdir(tempfile.mkdtemp(dir=os.environ["BLOCKS"]))
+    print("block", number, file=sys.stderr, flush=True)
+    exec(compile(code, f"block {number}", "exec"), {"__name__": "__main__"})
+"""
 
 
 def run(block: Block, folder: Path, hub: Path) -> Outcome:
     """Run a block in ``folder``, or in the clone if its page is about the clone's tests."""
+    program = [sys.executable, "-c"] if block.language == "python" else ["sh", "-euc"]
+    place = ROOT if block.page == "docs/fuzzing.md" else folder
+    return finished([*program, block.code], folder, hub, place)
+
+
+def finished(command: list[str], folder: Path, hub: Path, place: Path) -> Outcome:
+    """What becomes of a command in ``place`` that sees what is installed, and that hub."""
     kept = ("HOME", "LANG", "TMPDIR", "BRIDGE_CACHE", "BRIDGE_WEIGHTS")
-    place = {
+    around = {
         **{name: os.environ[name] for name in kept if name in os.environ},
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",  # two blocks share the machine
         "HF_HOME": str(hub),
         "HF_HUB_OFFLINE": "1",
+        "BLOCKS": str(folder),
     }
-    program = [sys.executable, "-c"] if block.language == "python" else ["sh", "-euc"]
     done = subprocess.run(
-        [*program, block.code],
-        cwd=ROOT if block.page == "docs/fuzzing.md" else folder,
-        env=place,
+        command,
+        cwd=place,
+        env=around,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -128,6 +148,13 @@ def test_a_block_runs_as_it_stands(block: Block, outcomes: dict[str, Future[Outc
         learnt(outcome)
 
 
+def test_ours_beside_another_tools_runs_as_it_stands(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", ONE_BY_ONE, *(block.code for block in PAIRS)]
+    outcome = finished(command, tmp_path, tmp_path, tmp_path)
+    assert len(PAIRS) >= 10
+    assert outcome.status == 0, outcome.complaints[-4000:]
+
+
 def learnt(outcome: Outcome) -> None:
     """A walk through training in docs/vlm.md: losses fall, and the answers are the captions."""
     (first,) = outcome.folder.glob("stage1*")
@@ -139,7 +166,8 @@ def learnt(outcome: Outcome) -> None:
 
 def test_blocks_are_of_known_kinds() -> None:
     """One without a language would not be run; "text" is for what is no code."""
-    assert {block.language for block in BLOCKS} <= {"python", "sh", "text"}
+    assert {block.language for block in BLOCKS} <= {"python", "sh", "text", "py"}
+    assert {block.page for block in BLOCKS if block.language == "py"} == {TOGETHER}
     assert all(any(b.code.startswith(command) for b in CODE) for command in NOT_RUN)
 
 
