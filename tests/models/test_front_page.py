@@ -28,6 +28,7 @@ def test_the_pictures_that_are_kept() -> None:
     check(ROOT / "docs" / "pictures")
 
 
+@pytest.mark.slow
 @pytest.mark.models
 def test_the_command_draws_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["front_page", "--out", str(tmp_path / "drawn")])
