@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed$(BRIDGE_TORCH:%=-%)
 INPUTS := pyproject.toml setup.py constraints.txt tools/install.sh
 
-.PHONY: app test test-slow fuzz parity bench lint clean
+.PHONY: app test test-slow fuzz parity bench docs lint clean
 .DEFAULT_GOAL := app
 
 app: $(STAMP)
@@ -47,6 +47,10 @@ lint: $(STAMP)-test
 bench: $(STAMP)-test
 	@$(BIN)/python benchmarks/compositional.py all
 
+# The documents and the API reference as a site, in build/site; nothing is fetched for it.
+docs: $(STAMP)-docs
+	@$(BIN)/python tools/docs_site.py
+
 $(STAMP): $(INPUTS)
 	@rm -f $(VENV)/.installed*
 	@PYTHON=$(PYTHON) tools/install.sh $(VENV) "[app]"
@@ -57,6 +61,11 @@ $(STAMP)-test: $(INPUTS) tools/browser.sh
 	@PYTHON=$(PYTHON) tools/install.sh $(VENV) "[test]"
 	@tools/browser.sh $(BIN)/python
 	@touch $@ $(STAMP)
+
+$(STAMP)-docs: $(INPUTS)
+	@rm -f $(VENV)/.installed*
+	@PYTHON=$(PYTHON) tools/install.sh $(VENV) "[docs]"
+	@touch $@
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -21,6 +21,14 @@ from bridge.errors import OptionError
 from bridge.prompt import DIALECTS, LONG_PROMPTS
 from bridge.prompt.dialect import DialectName
 
+__all__ = [
+    "NODE_CLASS_MAPPINGS",
+    "NODE_DISPLAY_NAME_MAPPINGS",
+    "BridgeLoadConditioning",
+    "BridgeTextEncode",
+    "pairs_of",
+]
+
 Pairs = list[list[Any]]
 
 _OWN = "the dialect's own"
@@ -151,7 +159,9 @@ NODE_CLASS_MAPPINGS = {
     "BridgeTextEncode": BridgeTextEncode,
     "BridgeLoadConditioning": BridgeLoadConditioning,
 }
+"""The nodes by the names that graphs are saved with."""
 NODE_DISPLAY_NAME_MAPPINGS = {
     "BridgeTextEncode": "Text Encode (bridge)",
     "BridgeLoadConditioning": "Load Conditioning (bridge)",
 }
+"""What ComfyUI's menu calls them."""

@@ -13,6 +13,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+__all__ = [
+    "BridgeError",
+    "DataError",
+    "HubError",
+    "ImageError",
+    "KeywordError",
+    "MissingDependencyError",
+    "NumbersError",
+    "OffManifoldWarning",
+    "OptionError",
+    "PromptError",
+    "UnknownModelError",
+    "UnsupportedModelError",
+    "WeightsError",
+    "WriteError",
+]
+
 
 def quoted(text: object, most: int = 200) -> str:
     """A caller's text as an error shows it: as Python writes it, cut where it is long."""

@@ -85,7 +85,8 @@ def fit_adapter(
     Raises:
         OptionError: too few prompts, no such kind, a layer that the tower lacks, a tower whose
             token states were never trained for anything but ``resampler``.
-        The errors of ``bridge.condition`` and ``open_text_tower``.
+
+    It also raises what ``bridge.condition`` and ``open_text_tower`` raise.
     """
     options = _read_options(kind, layers, steps, seed)
     texts = _read_prompts(prompts)

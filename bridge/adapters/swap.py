@@ -26,6 +26,7 @@ from bridge.checks import keywords
 from bridge.embedded import DRAWING
 from bridge.encoding.addons import AddOn
 from bridge.encoding.model import TextModel, Towers, in_context, next_number, open_model
+from bridge.encoding.options import Model
 from bridge.encoding.recipes import TowerUse
 from bridge.errors import OptionError, UnsupportedModelError
 from bridge.files import stamp
@@ -63,7 +64,9 @@ class Swap:
 
 
 @keywords
-def label_swap(tower: str | os.PathLike[str] | TextTower, model: Any = DRAWING) -> Swap:
+def label_swap(
+    tower: str | os.PathLike[str] | TextTower, model: Model | TextModel = DRAWING
+) -> Swap:
     """How a text tower goes into a model: the table above.
 
     Args:
@@ -302,7 +305,8 @@ def open_tower(
 
     Raises:
         OptionError: what is none of these.
-        The errors of ``bridge.towers.open_text_tower``.
+
+    It also raises what ``bridge.towers.open_text_tower`` raises.
     """
     if isinstance(tower, TextTower):
         return tower

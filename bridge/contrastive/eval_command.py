@@ -64,7 +64,8 @@ def run_eval(options: Namespace, on_progress: OnProgress) -> tuple[dict[str, Any
     Raises:
         OptionError, DataError: before any model loads, for data, options or a folder that will not
             do.
-        The errors of ``bridge.CLIP`` and ``bridge.contrastive.evaluate``.
+
+    It also raises what ``bridge.CLIP`` and ``bridge.contrastive.evaluate`` raise.
     """
     from bridge.contrastive.clip import CLIP
     from bridge.contrastive.eval_data import read_eval_data

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from bridge.contrastive.linear_probe import LinearProbe, hold_back, linear_probe
 from bridge.errors import DataError, OptionError, quoted
 from bridge.progress import OnProgress, unwatched
 
+TaskName = Literal["classification", "retrieval", "probe", "all"]
 TASKS = ("classification", "retrieval", "probe")
 RECALLS = (1, 5, 10)
 """The k of retrieval's R@k."""
@@ -87,7 +88,7 @@ def evaluate(
     clip: CLIP,
     data: EvalData | str | PathLike[str],
     *,
-    task: str = "all",
+    task: TaskName = "all",
     classifier: Classifier | None = None,
     train: EvalData | str | PathLike[str] | None = None,
     seed: int = 0,

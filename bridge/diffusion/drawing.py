@@ -172,9 +172,10 @@ def generate(
             pipeline's own business: load it there (``load_lora_weights``) and pass the pipeline.
 
     Raises:
-        PromptError, OptionError, UnsupportedModelError, and what ``load_pipeline`` and
-            ``bridge.schedule`` raise: before any model loads, where that can be.
+        PromptError, OptionError, UnsupportedModelError: before any model loads, where that can be.
         NumbersError: the latents are not finite.
+
+    It also raises what ``load_pipeline`` and ``bridge.schedule`` raise.
     """
     of_model, of_call = split_options(encoding)
     if generator is not None:

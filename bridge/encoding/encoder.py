@@ -77,8 +77,7 @@ class Encoder(AbstractContextManager["Encoder"]):
             ``adapter``, which are checked against them, now.
         cache: bytes of states to keep; 0 keeps none.
 
-    Raises:
-        Those of ``bridge.condition`` that concern a model or an option.
+    It raises what ``bridge.condition`` raises of a model or an option.
     """
 
     @takes(EncoderOptions)

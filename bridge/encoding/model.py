@@ -25,7 +25,7 @@ from torch import nn
 from bridge import store
 from bridge.checks import keywords
 from bridge.encoding.addons import NO_ADDONS, AddOn, AddOns
-from bridge.encoding.options import latent_scale
+from bridge.encoding.options import Model, latent_scale
 from bridge.encoding.pipeline_state import calls_per_step, execution_device, is_offloaded
 from bridge.encoding.recipes import RECIPES, Recipe, TowerUse, find_recipe
 from bridge.encoding.state_cache import DEFAULT_BYTES, StateCache
@@ -332,18 +332,29 @@ def kept_source(
 
 @keywords
 def open_model(
-    model: Any,
+    model: Model,
     *,
     device: torch.device | None = None,
     dtype: torch.dtype | None = None,
     revision: str | None = None,
 ) -> TextModel:
-    """The text side of a model; no tower is loaded yet. Args and errors as ``kept_source``."""
+    """The text side of a model; no tower is loaded yet.
+
+    Args:
+        model: a name, folder, hub id or live pipeline, as for ``bridge.condition``.
+        device, dtype: of a folder's towers.
+        revision: branch, tag or commit of a hub id.
+
+    Raises:
+        UnknownModelError, HubError, WeightsError: no such model, or a damaged one.
+        UnsupportedModelError: no recipe fits.
+        OptionError: a revision for a live pipeline.
+    """
     return kept_source(model, device=device, dtype=dtype, revision=revision).model()
 
 
 @keywords
-def tokenizers_of(model: Any) -> list[tuple[str, Any]]:
+def tokenizers_of(model: Model) -> list[tuple[str, Any]]:
     """``(tower name, tokenizer)`` pairs of a model, for ``bridge.prompt.plan_report``.
 
     A ``bridge.prompt.Reader`` stands in a tokenizer's place where its tower needs one (T5).

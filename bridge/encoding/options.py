@@ -65,6 +65,8 @@ AdapterInput: TypeAlias = Union[str, os.PathLike[str], "Adapter"]
 Each = TypeVar("Each")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+# Of options that are never None.
+DEFAULTS = {"dialect": "a1111", "token_normalization": "none"}
 # What T5 was trained on, and what diffusers' SD 3 and FLUX.1 pipelines allow.
 _LONGEST = 512
 
@@ -145,12 +147,11 @@ def takes(*options: type) -> Callable[[Function], Function]:
     declared: dict[str, Any] = {}
     for each in options:
         declared |= each.__annotations__
-    defaults = {"dialect": "a1111", "token_normalization": "none"}
 
     def spelt(function: Function) -> Function:
         more = [
             Parameter(
-                name, Parameter.KEYWORD_ONLY, default=defaults.get(name),
+                name, Parameter.KEYWORD_ONLY, default=DEFAULTS.get(name),
                 annotation=kind.__forward_arg__,  # as it is written, for help
             )
             for name, kind in declared.items()
@@ -231,13 +232,13 @@ class TextRules:
 
 def read_rules(given: Mapping[str, Any]) -> TextRules:
     """Check ``TextOptions`` and fill in the dialect's own. Raises OptionError."""
-    name = given.get("dialect", "a1111")
+    name = given.get("dialect", DEFAULTS["dialect"])
     choice(name, DIALECTS, "dialect")
     dialect = DIALECTS[name]
     emphasis = given.get("emphasis")
     chosen: Any = dialect.emphasis if emphasis is None else emphasis
     choice(chosen, EMPHASES, "emphasis")
-    normalization = given.get("token_normalization", "none")
+    normalization = given.get("token_normalization", DEFAULTS["token_normalization"])
     choice(normalization, NORMALISATIONS, "token_normalization")
     align = given.get("align")
     if align is not None:

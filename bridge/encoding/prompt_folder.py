@@ -54,7 +54,9 @@ def encode_folder(
         on_progress: told before each file that is made.
 
     Raises:
-        Those of ``bridge.condition``; of prompts and add-ons before any model loads. WriteError.
+        WriteError: the folder cannot be written.
+
+    It also raises what ``bridge.condition`` raises; of prompts and add-ons before any model loads.
     """
     tagged = [take_tags(prompt, options["dialect"]) for prompt in prompts]
     for each in tagged:

@@ -138,10 +138,8 @@ def schedule(
             fractions of them too.
         rule: how the numbers in ``[from:to:when]`` are read: ``new``, with a point a fraction of
             the steps, else a step; ``old``, below 1 a fraction.
-        The others as in ``bridge.condition``.
 
-    Raises:
-        OptionError, PromptError and the others of ``bridge.condition``.
+    The other options are those of ``bridge.condition``, and so are the errors.
     """
     own, more = split_options(options)
     asked = read_schedule(
@@ -170,10 +168,7 @@ def compose(
         with bridge.inject(pipe, both) as kwargs:
             image = pipe(**kwargs).images[0]
 
-    Args: as ``bridge.condition``.
-
-    Raises:
-        As ``bridge.condition``.
+    The options are those of ``bridge.condition``, and so are the errors.
     """
     own, more = split_options(options)
     call = read_call(prompt, negative_prompt, more)
@@ -205,12 +200,14 @@ def regional(
         prompt: what is drawn where no region is.
         regions: at least one; the module's docstring has the rule for overlaps.
         base_weight: the base prompt's share inside the regions, 0 to 1.
-        The others as in ``bridge.condition``; a region in pixels is in those of ``height`` and
-        ``width``, by default the model's own.
+
+    The other options are those of ``bridge.condition``; a region in pixels is in those of
+    ``height`` and ``width``, by default the model's own.
 
     Raises:
         OptionError: no region, a region outside the picture, or a share that is none.
-        PromptError and the others of ``bridge.condition``.
+
+    It also raises what ``bridge.condition`` raises.
     """
     own, more = split_options(options)
     asked = read_regional(prompt, regions, negative_prompt, base_weight, more)

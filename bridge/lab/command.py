@@ -70,7 +70,8 @@ def run_study(
     Raises:
         OptionError: before anything loads, for an output that could not be written or an option
             that would do nothing.
-        The errors of ``bridge.study``.
+
+    It also raises what ``bridge.study`` raises.
     """
     from bridge.lab.run import study
     from bridge.lab.variants import own

@@ -120,7 +120,8 @@ def read_adapters(adapters: object, towers: Sequence[str]) -> dict[str, Adapter]
 
     Raises:
         OptionError: what is not such a mapping, or names another tower.
-        The errors of ``bridge.load_adapter``.
+
+    It also raises what ``bridge.load_adapter`` raises.
     """
     if adapters is None:
         return {}

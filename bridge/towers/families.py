@@ -54,7 +54,9 @@ _IMAGE = (
 )
 
 TEXT_FAMILIES: dict[str, TextFamily] = {each.name: each for each in _TEXT}
+"""The families of text towers by name."""
 IMAGE_FAMILIES: dict[str, ImageFamily] = {each.name: each for each in _IMAGE}
+"""The families of image towers by name."""
 
 _PIPELINE_TEXT = {
     clip.TEXT_PLAIN: (clip.encode, clip.TOKENIZER),

@@ -1,7 +1,7 @@
 """Pictures into answers: LLaVA's road, in parts that can be read and changed.
 
     chat.py, conversations.py      turns, messages, and the layouts that models are asked in
-    image.py, views.py             a picture as RGB, and as the views that a tower takes
+    views.py                       a picture as the views that a tower takes
     vision.py, projectors/         views to states, states to soft tokens
     merge_embeddings.py            soft tokens into the chat
     model.py, answering.py         BridgeVLM, and how it is asked

@@ -98,7 +98,8 @@ def describe(
 
     Raises:
         ImageError, PromptError, OptionError: before any model loads.
-        And what `load_vlm` raises.
+
+    It also raises what `load_vlm` raises.
     """
     limit = checked_max_new_tokens(max_new_tokens)
     asked = read_question(image, question, history)

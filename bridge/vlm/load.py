@@ -356,7 +356,10 @@ def load_vision(
         device, dtype, revision: as in `load_vlm`.
 
     Raises:
-        UnknownModelError, HubError, WeightsError, UnsupportedModelError, OptionError.
+        UnknownModelError, HubError: the source is not found, or not fetched.
+        WeightsError: its files are damaged or do not fit.
+        UnsupportedModelError: a model of another kind.
+        OptionError: a device or dtype that there is not.
     """
     folder, kind = _part_folder(source, revision)
     if kind in _VLMS:
@@ -399,8 +402,9 @@ def load_llm(
         device, dtype, revision: as in `load_vlm`.
 
     Raises:
-        As `load_vision`, and MissingDependencyError when the package of a short name is not
-        installed.
+        MissingDependencyError: the package of a short name is not installed.
+
+    It also raises what `load_vision` raises.
     """
     folder, kind = _part_folder(source, revision)
     if kind in _VLMS:

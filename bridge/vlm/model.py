@@ -319,7 +319,8 @@ class BridgeVLM:
 
         Raises:
             PromptError: messages out of form, as many pictures as there are no places for.
-            And what `answer` raises.
+
+        It also raises what `answer` raises.
         """
         given = () if images is None else images if isinstance(images, list | tuple) else (images,)
         pictures, question, history = read_messages(messages, given)
@@ -356,7 +357,8 @@ class BridgeVLM:
 
         Raises:
             OptionError: fewer than two choices, empty or repeated ones, an unknown ``normalise``.
-            And what `answer` raises.
+
+        It also raises what `answer` raises.
         """
         return choose(self, read_question(image, question, history), choices, normalise)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 
 import bridge
+from bridge.contrastive import evaluate
 from bridge.encoding.algebra import interpolate
 from bridge.prompt import LongPrompt, parse, translate
 from bridge.vlm import convert
@@ -37,6 +38,14 @@ def names_of_closed_sets(cond: bridge.Conditioning, vlm: bridge.BridgeVLM) -> No
     bridge.fit_adapter("clip-l", prompts=[], kind="lasso")  # type: ignore[arg-type]
     bridge.load_vlm("a", conversation="v2")  # type: ignore[arg-type]
     bridge.TrainOptions(stage=3)  # type: ignore[arg-type]
+    bridge.train_vlm("a", [], "out", stage=2, lora=8, mixed_precision="no")
+    bridge.train_vlm("a", [], "out", stage=3)  # type: ignore[arg-type]
+    bridge.train_vlm("a", [], "out", mixed_precision="fp8")  # type: ignore[arg-type]
+    bridge.train_clip("a", [], "out", mode="lora", loss="sigmoid", same_caption="mask")
+    bridge.train_clip("a", [], "out", mode="adapter")  # type: ignore[arg-type]
+    bridge.train_clip("a", [], "out", loss="clip")  # type: ignore[arg-type]
+    bridge.train_clip("a", [], "out", same_caption="skip")  # type: ignore[arg-type]
+    evaluate(bridge.CLIP(), "data", task="zero_shot")  # type: ignore[arg-type]
     vlm.choose("a.png", "what?", ["a", "b"], normalise="words")  # type: ignore[arg-type]
     interpolate(cond, cond, 0.5, method="cubic")  # type: ignore[arg-type]
     cond.interpolate(cond, 0.5, method="cubic")  # type: ignore[arg-type]
@@ -48,6 +57,8 @@ def keywords_and_models() -> None:
     bridge.generate("a cat", num_inference_steps=4, generator=torch.Generator())
     bridge.generate("a cat", num_inference_step=4)  # type: ignore[call-arg]
     bridge.generate("a cat", pipeline=None)  # type: ignore[call-arg]
+    bridge.train_vlm("a", [], "out", lora_rank=8)  # type: ignore[call-arg]
+    bridge.train_clip("a", [], "out", learningrate=1e-4)  # type: ignore[call-arg]
     bridge.regional("a", [], prompt_2="b")  # type: ignore[call-arg]
     bridge.load_vlm(7)  # type: ignore[arg-type]
     bridge.describe("a.png", model=7)  # type: ignore[call-overload]

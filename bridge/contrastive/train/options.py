@@ -6,7 +6,7 @@ import argparse
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from bridge.checks import choice, is_finite, is_whole, keywords
 from bridge.errors import OptionError
@@ -179,6 +179,37 @@ class ClipTrainOptions:
             raise OptionError(
                 f"{name} is {value!r}; give a number {'above 0' if above else 'from 0 up'}"
             )
+
+
+class ClipTrainKeywords(TypedDict, total=False):
+    """The fields of `ClipTrainOptions` as keywords of `train_clip`, for type checkers."""
+
+    mode: Literal["full", "scratch", "probe", "lora", "lit", "distill"]
+    loss: Literal["infonce", "sigmoid"] | None
+    same_caption: Literal["negative", "mask", "positive"]
+    hardness: float
+    popularity: bool
+    bank: int
+    patch_masking: float
+    unmasked_ratio: float
+    lora: int | None
+    lora_alpha: float | None
+    epochs: float
+    steps: int | None
+    batch_size: int | None
+    micro_batch: int | None
+    graph_memory: float
+    learning_rate: float | None
+    weight_decay: float
+    warmup_ratio: float
+    max_grad_norm: float
+    ema: float | None
+    wise_ft: float | None
+    mixed_precision: Literal["bf16", "no"] | None
+    seed: int
+    workers: int
+    save_every: int
+    evaluate_every: int
 
 
 # name -> type, what help says; bool for a flag.

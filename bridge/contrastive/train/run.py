@@ -15,7 +15,7 @@ from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ from bridge.contrastive.losses import (
 from bridge.contrastive.patch_masking import masked_patches
 from bridge.contrastive.train.evaluation import draw_retrieval, retrieval
 from bridge.contrastive.train.open_clip_layout import check_layout, save_open_clip
-from bridge.contrastive.train.options import ClipTrainOptions
+from bridge.contrastive.train.options import ClipTrainKeywords, ClipTrainOptions
 from bridge.contrastive.train.pairs import Batch, Batches, Pair, digest, read_pairs
 from bridge.contrastive.train.saving import check_can_save, save_clip, write_card
 from bridge.contrastive.train.trainee import Trainee, check_trainable, set_mode, trained_parts
@@ -92,7 +92,7 @@ def train_clip(
     open_clip: bool = False,
     device: str | torch.device | None = None,
     progress: bool = True,
-    **options: Any,
+    **options: Unpack[ClipTrainKeywords],
 ) -> ClipTraining:
     """Train or adapt a CLIP on pictures with captions, and save it to ``output``.
 
@@ -123,7 +123,8 @@ def train_clip(
         OptionError: an option out of range; a batch of one with InfoNCE.
         UnsupportedModelError: a CLIP that transformers has no layout for.
         NumbersError: numbers that are not finite; the last good checkpoint stays.
-        And what `bridge.CLIP` raises.
+
+    It also raises what `bridge.CLIP` raises.
     """
     settings = ClipTrainOptions(**options)
     if (student is not None) != (settings.mode == "distill"):

@@ -62,6 +62,7 @@ OPERATIONS: dict[OperationName, Operation] = {
 """The operations by name. What needs nothing beyond bridge is ``usual``."""
 
 USUAL = tuple(name for name, operation in OPERATIONS.items() if operation.usual)
+"""Those that ``bridge.study`` makes where none are named."""
 _DEFAULT = Settings()
 
 

@@ -140,7 +140,8 @@ def side_by_side(
 
     Raises:
         OptionError: fewer than two models, or another number of pictures than one.
-        And what `BridgeVLM.answer` raises.
+
+    It also raises what `BridgeVLM.answer` raises.
     """
     if len(vlms) < 2:
         raise OptionError(f"{len(vlms)} model(s) were given; side by side takes two or more")

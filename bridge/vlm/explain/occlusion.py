@@ -214,7 +214,8 @@ def occlusion(
     Raises:
         OptionError: several pictures, or a window larger than the grid.
         UnsupportedModelError: a model of text alone.
-        And what `BridgeVLM.answer` raises.
+
+    It also raises what `BridgeVLM.answer` raises.
     """
     checked_turns(question, history)
     picture = one_picture(image)

@@ -65,7 +65,8 @@ def attention_rollout(
     Raises:
         UnsupportedModelError: a projector without a grid, a language model without attention.
         OptionError: several pictures.
-        And what `BridgeVLM.answer` raises.
+
+    It also raises what `BridgeVLM.answer` raises.
     """
     checked_turns(question, history)
     picture = one_picture(image)

@@ -40,6 +40,7 @@ PROJECTORS: dict[str, Callable[..., Projector]] = {
     "c_abstractor":   CAbstractorProjector,   # tokens
 }
 # fmt: on
+"""Kind -> what builds one of two widths and its options; `build_projector` does."""
 
 _MLP = re.compile(r"mlp([1-9]|1[0-6])x_gelu")
 

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from bridge.checks import is_finite, is_whole, keywords
 from bridge.errors import OptionError
@@ -136,6 +136,29 @@ class TrainOptions:
         if not is_finite(value, 0) or value == above:
             least = "above 0" if above is not None else "from 0 up"
             raise OptionError(f"{name} is {value!r}; give a number {least}")
+
+
+class TrainKeywords(TypedDict, total=False):
+    """The fields of `TrainOptions` as keywords of `train_vlm`, for type checkers."""
+
+    stage: Literal[1, 2]
+    lora: int | None
+    lora_alpha: float | None
+    epochs: float
+    steps: int | None
+    batch_size: int | None
+    micro_batch: int | None
+    learning_rate: float | None
+    projector_learning_rate: float | None
+    warmup_ratio: float
+    weight_decay: float
+    max_grad_norm: float
+    mixed_precision: Literal["bf16", "no"] | None
+    max_length: int | None
+    seed: int
+    save_every: int
+    sample_every: int
+    samples: int
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 
@@ -34,7 +34,7 @@ from bridge.vlm.save import check_can_save, save_vlm
 from bridge.vlm.train.batches import LabelledRow, encode, make_batch
 from bridge.vlm.train.data import CAPTION_QUESTION, Data, Row, read_data
 from bridge.vlm.train.feature_cache import FeatureSource, LiveStates, StoredStates, view_size
-from bridge.vlm.train.options import TrainOptions
+from bridge.vlm.train.options import TrainKeywords, TrainOptions
 from bridge.vlm.train.samples import ask_samples, askable
 from bridge.vlm.train.trainable import Trainee, groups, set_mode, trained_parts
 
@@ -71,7 +71,7 @@ def train_vlm(
     store_features: bool = True,
     device: str | torch.device | None = None,
     progress: bool = True,
-    **options: Any,
+    **options: Unpack[TrainKeywords],
 ) -> Training:
     """Train a bridge in one of LLaVA's two stages, and save it to ``output``.
 
