@@ -243,9 +243,7 @@ def test_what_a_user_gives_most_is_no_any(option: str) -> None:
 @pytest.mark.parametrize(
     "options, names", [(TrainOptions, TrainKeywords), (ClipTrainOptions, ClipTrainKeywords)]
 )
-def test_the_keywords_of_a_trainer_are_the_fields_of_its_options(
-    options: type, names: type
-) -> None:
+def test_keywords_of_a_trainer_are_the_fields_of_its_options(options: type, names: type) -> None:
     """Python has no way to write one off the other that type checkers read."""
     wanted = "\n".join(f"    {each.name}: {each.type}" for each in fields(options))
     found = "\n".join(
