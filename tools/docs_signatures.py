@@ -18,6 +18,9 @@ from griffe import (
     Class,
     DocstringSectionAttributes,
     DocstringSectionParameters,
+    Expr,
+    ExprName,
+    ExprSubscript,
     Extension,
     Function,
     Module,
@@ -37,7 +40,7 @@ class Signatures(Extension):
             if isinstance(found, Function):
                 spell_out(found, pkg)
         for found in inside(pkg):
-            type_rows(found)
+            type_rows(found, pkg)
 
 
 def inside(parent: Object) -> Iterator[Object]:
@@ -100,9 +103,10 @@ def defaults(function: Function, package: Module) -> dict[str, str]:
     return {name: repr(value) for name, value in told.items()}
 
 
-def type_rows(found: Object) -> None:
+def type_rows(found: Object, package: Module) -> None:
     """Types of rows of several names, off the signature; griffe has the second of an Attributes
-    section for the type of the first."""
+    section for the type of the first. Where the signature has bridge's own name of a type, the row
+    says what it stands for."""
     if found.docstring is None:
         return
     for section in found.docstring.parsed:
@@ -115,6 +119,7 @@ def type_rows(found: Object) -> None:
                 first = row.name.partition(",")[0].lstrip("*")
                 if row.annotation is None:
                     row.annotation, row.value = typed(found, first)
+                row.annotation = written_out(row.annotation, package)
 
 
 def typed(found: Object, name: str) -> tuple[Any, Any]:
@@ -126,3 +131,28 @@ def typed(found: Object, name: str) -> tuple[Any, Any]:
     elif isinstance(function or found, Class) and name in found.attributes:
         return found.attributes[name].annotation, found.attributes[name].value
     return None, None
+
+
+def written_out(kind: Any, package: Module) -> Any:
+    """A type with the members of a ``Literal`` or union in the place of the name of it."""
+    if not isinstance(kind, Expr):
+        return kind
+    if isinstance(kind, ExprSubscript) and str(kind.left) == "Union":
+        members = kind.slice.elements
+        return " | ".join(str(written_out(each, package)).strip("'\"") for each in members)
+    parts = []
+    for part in kind.iterate(flat=True):
+        alias = alias_of(part, package) if isinstance(part, ExprName) else None
+        parts.append(str(part) if alias is None else str(written_out(alias, package)))
+    text = "".join(parts)
+    return kind if text == str(kind) else text
+
+
+def alias_of(name: ExprName, package: Module) -> Expr | None:
+    """What a name of a type stands for, if it is one that the package assigns."""
+    path = name.canonical_path
+    if not path.startswith(f"{package.name}."):
+        return None
+    found = package[path.removeprefix(f"{package.name}.")]
+    is_assigned = found.is_attribute and isinstance(found.value, Expr)
+    return found.value if is_assigned else None
