@@ -33,7 +33,7 @@ _LOAD = re.compile(
     rf"<(?:script|img|iframe|source)\b[^>]*?\bsrc={_ADDRESS}"
     rf"|<link\b[^>]*?\bhref={_ADDRESS}|(?:url\(|@import ){_ADDRESS}"
 )
-_LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+_LINK = re.compile(r"""(?:\]\(|\b(?:src|srcset|href)=")([^)#\s"]+)""")
 
 
 # ---------------------------------------------------------------- what is public
@@ -174,10 +174,22 @@ def directive(path: str, **options: object) -> str:
 # ---------------------------------------------------------------- the site
 
 
+def examples() -> str:
+    """The page of the scripts in examples/, each under what its docstring says."""
+    parts = ["# Examples\n\nScripts to copy, one a task; the tests run each of them."]
+    for file in sorted((ROOT / "examples").glob("*.py")):
+        text = file.read_text(encoding="utf-8")
+        told = ast.get_docstring(ast.parse(text)) or file.stem
+        title = re.split(r"[:.?](?:\s|$)", told)[0]
+        code = text.split('"""', 2)[2].strip()
+        parts.append(f"## {title}\n\n`examples/{file.name}`: {told}\n\n```python\n{code}\n```")
+    return "\n\n".join(parts) + "\n"
+
+
 def linked(page: Path) -> Iterator[Path]:
     """The files of the repository that a page links to, or shows."""
     for link in _LINK.findall(page.read_text(encoding="utf-8")):
-        if re.match(r"[a-z]+:", link):
+        if re.match(r"[a-z]+:|//", link):
             continue
         target = (page.parent / link).resolve()
         if not target.is_file():
@@ -202,6 +214,7 @@ def lay_out(pages: Path) -> None:
         if file.suffix == ".md":
             waiting += linked(file)
     shutil.copyfile(ROOT / "tools/docs_site.css", pages / "site.css")
+    (pages / "examples.md").write_text(examples(), encoding="utf-8")
     (pages / "reference").mkdir()
     for name, text in reference().items():
         (pages / "reference" / name).write_text(text, encoding="utf-8")

@@ -88,8 +88,19 @@ def test_every_document_is_in_the_sites_menu_once() -> None:
     shown = [*places(config["nav"])]
     documents = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
     wanted = {str(each.relative_to(ROOT)) for each in documents}
-    wanted |= {f"reference/{name}" for name in REFERENCE} | {"benchmarks/results/README.md"}
-    assert sorted(shown) == sorted(wanted)
+    wanted |= {f"reference/{name}" for name in REFERENCE}
+    wanted |= {"benchmarks/results/README.md", "examples.md"}
+    assert len(shown) == len({*shown})
+    assert {*shown} == wanted, "the menu is `nav` of mkdocs.yml"
+
+
+def test_every_example_is_on_its_page_whole() -> None:
+    page = docs_site.examples()
+    files = [*(ROOT / "examples").glob("*.py")]
+    assert len(files) == page.count("\n## ") == page.count("\n```python\n")
+    for file in files:
+        imports_and_code = file.read_text(encoding="utf-8").split('"""\n\n', 1)[1]
+        assert f"```python\n{imports_and_code}```" in page, file.name
 
 
 def test_links_lead_somewhere_in_the_site(tmp_path: Path) -> None:
@@ -97,7 +108,7 @@ def test_links_lead_somewhere_in_the_site(tmp_path: Path) -> None:
     pages = [*(tmp_path / "pages").rglob("*.md")]
     assert len(pages) > 20
     for page in pages:
-        for link in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
+        for link in re.findall(r"(?:\]\(|src=\")([^)#\s\"]+)", page.read_text(encoding="utf-8")):
             if not link.startswith(("http:", "https:")):
                 assert (page.parent / link).is_file(), (page, link)
 
