@@ -14,6 +14,7 @@ Material makes the same site of the same files.
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shutil
 import subprocess
@@ -186,16 +187,34 @@ def examples() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def linked(page: Path) -> Iterator[Path]:
-    """The files of the repository that a page links to, or shows."""
+def notebooks() -> str:
+    """The page of the notebooks, cell by cell, without outputs."""
+    parts = ["# Notebooks\n\nThe slow tests run each of them."]
+    for file in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        parts.append(f"`notebooks/{file.name}`")
+        for cell in json.loads(file.read_text(encoding="utf-8"))["cells"]:
+            text = "".join(cell["source"])
+            if cell["cell_type"] == "code":
+                parts.append(f"```python\n{text}\n```")
+            else:
+                parts.append(re.sub(r"^(#+ )", r"#\1", text, flags=re.M))
+    return "\n\n".join(parts) + "\n"
+
+
+# A folder that documents link to has a page of what lies in it.
+FOLDERS = {"examples": examples, "notebooks": notebooks}
+
+
+def linked(page: Path) -> Iterator[tuple[str, Path]]:
+    """What of the repository a page links to or shows: links, and where they lead."""
     for link in _LINK.findall(page.read_text(encoding="utf-8")):
         if re.match(r"[a-z]+:|//", link):
             continue
         target = (page.parent / link).resolve()
-        if not target.is_file():
+        if not target.is_file() and str(target.relative_to(ROOT)) not in FOLDERS:
             shown = page.relative_to(ROOT)
-            raise SystemExit(f"{shown} links to {link}, which is not a file; name one")
-        yield target
+            raise SystemExit(f"{shown} links to {link}, which is no file and none of FOLDERS")
+        yield link, target
 
 
 def lay_out(pages: Path) -> None:
@@ -211,10 +230,17 @@ def lay_out(pages: Path) -> None:
         place = pages / file.relative_to(ROOT)
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, place)
-        if file.suffix == ".md":
-            waiting += linked(file)
+        for link, target in linked(file) if file.suffix == ".md" else ():
+            if target.is_file():
+                waiting.append(target)
+            else:
+                text = place.read_text(encoding="utf-8")
+                text = text.replace(f"]({link})", f"]({link.rstrip('/')}/index.md)")
+                place.write_text(text, encoding="utf-8")
     shutil.copyfile(ROOT / "tools/docs_site.css", pages / "site.css")
-    (pages / "examples.md").write_text(examples(), encoding="utf-8")
+    for name, page in FOLDERS.items():
+        (pages / name).mkdir(exist_ok=True)
+        (pages / name / "index.md").write_text(page(), encoding="utf-8")
     (pages / "reference").mkdir()
     for name, text in reference().items():
         (pages / "reference" / name).write_text(text, encoding="utf-8")

@@ -89,7 +89,7 @@ def test_every_document_is_in_the_sites_menu_once() -> None:
     documents = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
     wanted = {str(each.relative_to(ROOT)) for each in documents}
     wanted |= {f"reference/{name}" for name in REFERENCE}
-    wanted |= {"benchmarks/results/README.md", "examples.md"}
+    wanted |= {"benchmarks/results/README.md", *(f"{name}/index.md" for name in docs_site.FOLDERS)}
     assert len(shown) == len({*shown})
     assert {*shown} == wanted, "the menu is `nav` of mkdocs.yml"
 
