@@ -108,6 +108,8 @@ class TokenReport:
         """The report as plain text, one line of tokens a tower."""
         return "\n".join(_tower_text(tower) for tower in self.towers)
 
+    __str__ = text
+
     def html(self) -> str:
         """The report as an HTML fragment. All text is escaped and kept apart by direction."""
         return str(self.__html__())

@@ -98,8 +98,10 @@ def test_hostile_text_takes_linear_time() -> None:
 
 def test_the_live_report_leaves_tags_out() -> None:
     text = "a <lora:x:0.8>cat"
-    (tower,) = plan_report(text, [("one", TOKENIZER)]).towers
+    report = plan_report(text, [("one", TOKENIZER)])
+    (tower,) = report.towers
     assert [text[r.start : r.end] for r in tower.rows if not r.special] == ["a", "cat"]
+    assert "cat" in str(report) and str(report) == report.text()
 
 
 def test_other_texts_refuse_tags() -> None:
