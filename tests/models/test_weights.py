@@ -146,6 +146,15 @@ def test_the_pipelines_parts_are_whole(embedded: Callable[[str], Path]) -> None:
     complete(CLIPTextModelWithProjection, xl / "text_encoder_2", dtype=torch.float32)
 
 
+def test_stock_loads_parts_of_one_precision_without_being_told(
+    embedded: Callable[[str], Path],
+) -> None:
+    """diffusers loads a UNet in fp32 and transformers a tower as its config says."""
+    pipe = StableDiffusionXLPipeline.from_pretrained(embedded("emoji-xl"))
+    parts = (pipe.text_encoder, pipe.text_encoder_2, pipe.unet, pipe.vae)
+    assert {part.dtype for part in parts} == {torch.float32}
+
+
 def test_condition_gives_what_encode_prompt_gives(stock: StableDiffusionXLPipeline) -> None:
     found = bridge.condition(PROMPTS, NEGATIVE, model="emoji-xl", device="cpu")
     wanted = stock.encode_prompt(PROMPTS, device="cpu", negative_prompt=[NEGATIVE] * len(PROMPTS))
