@@ -229,9 +229,16 @@ def batch_part(work: Work) -> list[Row]:
             name = f"batch/{batch}/{loss}"
             rows.append(crossed_row(f"{name}/r_at_1", hits[loss]))
             rows.append(spread_row(f"{name}/scale", [each.scale for each in done], "x"))
+            rows.append(spread_row(f"{name}/loss_at_the_end", [each.loss for each in done]))
             rows.append(spread_row(f"{name}/rate", [rate]))
         rows.append(crossed_row(f"batch/{batch}/sigmoid_over_infonce",
                                 hits["sigmoid"] - hits["infonce"]))  # fmt: skip
+    # Is it the large batch that is worse, or the few steps? As many steps as the one before has.
+    for loss in ("infonce", "sigmoid"):
+        usual = recipe_of(loss, BATCHES[-1], best_rate(points, loss, BATCHES[-2]), SEEDS[0])
+        longer = replace(usual, samples=SAMPLES * BATCHES[-1] // BATCHES[-2])
+        name = f"batch/{BATCHES[-1]}_with_the_steps_of_{BATCHES[-2]}/{loss}/r_at_1"
+        rows.append(crossed_row(name, hits_of([points.get(longer)])))
     return rows
 
 
@@ -274,6 +281,7 @@ WHERE_THE_CLAMP_COULD_MATTER: dict[str, dict[str, Any]] = {
     "usual": {},
     "high_rate": {"rate": 3e-2},
     "learnt_by_heart": {"scenes": 1024, "samples": 2 * SAMPLES, "rate": 1e-2},
+    "started_at_300": {"start": math.log(300)},
     "twins_in_a_batch": {"twins": True},
 }
 

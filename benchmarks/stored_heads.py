@@ -364,5 +364,5 @@ def crossed_row(name: str, hits: np.ndarray) -> Row:
 def spread_row(name: str, values: Sequence[float], unit: str = "") -> Row:
     """The mean over seeds between the least and the greatest."""
     ends = (float(np.mean(values)), min(values), max(values))
-    value, low, high = (round(float(end), 3) for end in ends)
+    value, low, high = (float(f"{end:.4g}") for end in ends)
     return Row(name, value, low, high, len(values), unit)
