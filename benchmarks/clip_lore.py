@@ -266,7 +266,6 @@ def temperature_part(work: Work) -> list[Row]:
             name = f"temperature/{place}/{limit}"
             rows.append(crossed_row(f"{name}/r_at_1", hits_of(done)))
             rows.append(spread_row(f"{name}/scale", [each.scale for each in done], "x"))
-            rows.append(spread_row(f"{name}/highest_scale", [each.peak for each in done], "x"))
             rows.append(spread_row(f"{name}/highest_loss", [each.worst for each in done]))
         rows.append(crossed_row(f"temperature/{place}/gained_by_clamp",
                                 hits_of(both["clamped"]) - hits_of(both["free"])))  # fmt: skip
@@ -340,7 +339,7 @@ def _line(axis: Any, at: Sequence[float], rows: Sequence[Row], label: str, colou
 
 
 def _finish(figure: Any, axis: Any, path: Path) -> None:
-    axis.set_ylim(0, 100)
+    axis.set_ylim(40, 100)
     axis.minorticks_off()
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
