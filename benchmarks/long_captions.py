@@ -147,7 +147,7 @@ class LongTexts:
         words = [each for text in sentences for each in text]
         ids = clip.text.tokenizer([f"{each}." for each in words])["input_ids"]
         counts = [len(text) for text in sentences]
-        lengths = torch.tensor([len(row) - 2 for row in ids]).split(counts)
+        lengths = torch.tensor([len(row) - 2 for row in ids], dtype=torch.long).split(counts)
         vectors = clip.encode_text(words).split(counts)
         room = clip.text.spec.context - 2
         return cls(sentences, [each.tolist() for each in lengths], list(vectors), room)
