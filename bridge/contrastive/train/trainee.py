@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from bridge.contrastive.clip import CLIP
 from bridge.contrastive.losses import CLIP_START
 from bridge.contrastive.train.options import ClipTrainOptions
+from bridge.contrastive.train.recipe import NO_RECIPE, FurtherLoss, Recipe
 from bridge.errors import UnsupportedModelError
 from bridge.runtime import building
 from bridge.towers.families import IMAGE_FAMILIES, TEXT_FAMILIES
-from bridge.towers.states import Layer
+from bridge.towers.states import ImageStates, Layer
 from bridge.towers.tower import ImageTower, TextTower
 from bridge.training.lora import put_lora, take_lora
 
@@ -32,12 +33,14 @@ _HEADS = ("text_projection", "visual_projection", "head")
 
 
 class Trainee(nn.Module):
-    """Both towers of a CLIP with its temperature, and a bias where pairs are judged alone."""
+    """Both towers of a CLIP with its temperature, a bias where pairs are judged alone, and a
+    further loss where a recipe has one."""
 
-    def __init__(self, clip: CLIP, sigmoid: bool) -> None:
+    def __init__(self, clip: CLIP, sigmoid: bool, further: FurtherLoss | None = None) -> None:
         super().__init__()
         self._towers = (clip.text, clip.image)
         self.text, self.image = clip.text.module, clip.image.module
+        self.further = further
         scoring = clip.scoring
         same = scoring is not None and scoring.sigmoid == sigmoid
         scale = math.log(scoring.scale) if scoring is not None and same else None
@@ -55,6 +58,11 @@ class Trainee(nn.Module):
     def encode_text(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Pooled states ``(B, P)``, with a gradient."""
         return pooled_text(self._towers[0], ids, mask)
+
+    def look(self, pixels: Any, layers: Sequence[int]) -> ImageStates:
+        """Pooled states and those of some layers, with a gradient."""
+        family = IMAGE_FAMILIES[self._towers[1].family]
+        return family.encode(self.image, pixels, layers)
 
 
 def pooled_text(tower: TextTower, ids: Tensor, mask: Tensor) -> Tensor:
@@ -88,8 +96,11 @@ def check_trainable(clip: CLIP) -> None:
 
 
 @contextmanager
-def trained_parts(trainee: Trainee, options: ClipTrainOptions) -> Iterator[None]:
-    """Within the block, what the mode trains is in fp32, wants gradients and has its LoRA.
+def trained_parts(
+    trainee: Trainee, options: ClipTrainOptions, recipe: Recipe = NO_RECIPE
+) -> Iterator[None]:
+    """Within the block, what the mode or the recipe trains is in fp32, wants gradients and has its
+    LoRA.
 
     Afterwards dtypes and flags are as they were, and the LoRA is in the weights; it is dropped if
     the block failed.
@@ -99,6 +110,7 @@ def trained_parts(trainee: Trainee, options: ClipTrainOptions) -> Iterator[None]
     try:
         trainee.requires_grad_(False)
         _choose(trainee, options)
+        _choose_by(trainee, recipe)
         for parameter in trainee.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
@@ -122,6 +134,8 @@ def set_mode(trainee: Trainee, options: ClipTrainOptions, *, training: bool) -> 
         trainee.text.train()
         if options.mode != "lit":
             trainee.image.train()
+        if trainee.further is not None:
+            trainee.further.train()
 
 
 def _choose(trainee: Trainee, options: ClipTrainOptions) -> None:
@@ -149,6 +163,14 @@ def _choose(trainee: Trainee, options: ClipTrainOptions) -> None:
             ]
             alpha = options.lora_alpha or 2.0 * options.rank
             put_lora(module, names, options.rank, alpha, options.seed + number)
+
+
+def _choose_by(trainee: Trainee, recipe: Recipe) -> None:
+    for name, parameter in trainee.named_parameters():
+        if recipe.trained is not None and name.startswith(("text.", "image.")):
+            parameter.requires_grad_(recipe.trained(name))
+    if trainee.further is not None:
+        trainee.further.requires_grad_(True)
 
 
 @torch.no_grad()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 import random
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +23,10 @@ from torch.nn.functional import normalize
 import bridge
 from bridge.cli import main
 from bridge.contrastive import interpolate
+from bridge.contrastive.train import kept_states
 from bridge.contrastive.train import run as run_module
 from bridge.contrastive.train.options import ClipTrainOptions
+from bridge.contrastive.train.recipe import FurtherLoss, Recipe
 from bridge.errors import DataError, NumbersError, OptionError, UnsupportedModelError
 from bridge.training import run_state
 from bridge.training.run_state import CHECKPOINT
@@ -398,3 +403,150 @@ def test_masks_end_before_the_run_does() -> None:
 def test_runs_killed_at_30_random_moments_go_on(folder: Path, tmp_path: Path) -> None:
     told = run_script("killed_runs.py", folder, tmp_path, 30)
     assert int(told.split()[-3]) >= 10  # most are killed between the first step and the last
+
+
+# ---------------------------------------------------------------- what options cannot say
+
+
+class Brightness(FurtherLoss):
+    """Learns how bright a picture is from its patches of two layers; a head for them is dropped."""
+
+    layers = (-1, -2)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = torch.nn.Linear(48, 1)
+
+    def target(self, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, torch.Tensor]:
+        return {"bright": torch.tensor([row["bright"] for row in rows])}
+
+    def forward(
+        self, patches: tuple[torch.Tensor, ...], target: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        found = self.head(torch.cat([each.mean(1) for each in patches], 1))[:, 0]
+        return torch.nn.functional.mse_loss(found, target["bright"])
+
+
+def bright_rows(step: int = 0) -> list[dict[str, Any]]:
+    bright = [sum(rgb) / 765 for rgb in COLOURS.values()]
+    some = [{**row, "bright": value} for row, value in zip(rows(), bright, strict=True)]
+    random.Random(step).shuffle(some)
+    return some[:4]
+
+
+def test_rows_that_a_function_makes_are_those_of_a_table(folder: Path, tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def make(step: int) -> list[dict[str, Any]]:
+        asked.append(step)
+        return bright_rows(step)
+
+    done = train(folder, tmp_path / "made", make, batch_size=4, steps=3)
+    assert asked == [0, 1, 2]  # each once
+    table = train(folder, tmp_path / "table", bright_rows(), batch_size=4, steps=1)
+    assert table.losses[0] == pytest.approx(done.losses[0], rel=1e-6)
+    again = train(folder, tmp_path / "again", bright_rows, batch_size=4, steps=3)
+    assert again.losses == done.losses
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"batch_size": None}, OptionError, "say batch_size and steps of the run"),
+        ({"batch_size": 4, "popularity": True}, OptionError, "a function has no end"),
+        ({"batch_size": 8}, DataError, r"data\(0\) gives 4 rows, and batch_size is 8"),
+    ],
+)
+def test_what_a_function_of_rows_cannot_do_is_told(
+    options: dict[str, Any], error: type[Exception], message: str, folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=message):
+        train(folder, tmp_path / "out", bright_rows, **options)
+
+
+def test_a_recipe_has_its_own_loss_optimizer_and_schedule(folder: Path, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    further = Brightness()
+    start = copy.deepcopy(further)
+    recipe = Recipe(
+        optimizer=lambda own: torch.optim.AdamW(own.values(), lr=0.02, betas=(0.9, 0.99)),
+        schedule=lambda step, steps: 1 - step / steps,
+        further=further,
+    )
+    options = {"batch_size": 4, "steps": 5, "save_every": 1}
+    done = train(folder, tmp_path / "out", bright_rows, recipe=recipe, **options)
+    rates = [row["learning_rate"] for row in done.log]
+    assert rates == pytest.approx([0.02, 0.016, 0.012, 0.008, 0.004])
+    plain = train(folder, tmp_path / "plain", bright_rows, batch_size=4, steps=1)
+    clip = bridge.CLIP(folder, device="cpu")
+    pixels = torch.stack([clip.preprocess(row["image"]) for row in bright_rows(0)])
+    patches = clip.image.encode(pixels, start.layers).patches
+    own = start(patches, start.target(bright_rows(0))).item()
+    assert done.losses[0] == pytest.approx(plain.losses[0] + own, rel=1e-5)
+    assert not torch.equal(further.head.weight, start.head.weight)
+    assert not any("further" in name or "head" in name for name in weights(tmp_path / "out"))
+    halves = train(
+        folder, tmp_path / "halves", bright_rows, micro_batch=2, graph_memory=0.0,
+        recipe=dataclasses.replace(recipe, further=start), **options,
+    )  # fmt: skip
+    assert halves.losses == pytest.approx(done.losses, rel=1e-4)
+
+
+def test_a_recipe_chooses_what_is_trained(folder: Path, tmp_path: Path) -> None:
+    recipe = Recipe(trained=lambda name: name.startswith("image.visual_projection"))
+    train(folder, tmp_path / "out", mode="lit", recipe=recipe)
+    assert sides(changed(folder, tmp_path / "out")) == {"visual_projection", "logit_scale"}
+
+
+def test_only_adamw_goes_on_from_a_checkpoint(folder: Path, tmp_path: Path) -> None:
+    recipe = Recipe(optimizer=lambda own: torch.optim.SGD(own.values(), lr=0.1))  # type: ignore
+    with pytest.raises(OptionError, match=r"recipe\.optimizer gives a SGD"):
+        train(folder, tmp_path / "out", recipe=recipe)
+
+
+# ---------------------------------------------------------------- a locked image tower
+
+
+def pictures_seen(clip: bridge.CLIP) -> list[int]:
+    """Lists, from now on, how many pictures go through the image tower at a time."""
+    seen: list[int] = []
+    vision = clip.image.module
+    embeddings = getattr(vision, "vision_model", vision).embeddings
+    embeddings.register_forward_hook(lambda _, args, out: seen.append(len(out)))
+    return seen
+
+
+def test_a_locked_tower_sees_each_picture_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"mode": "lit", "batch_size": 4, "steps": 12, "micro_batch": 3, "ema": 0.9}
+    clip = bridge.CLIP(folder, device="cpu")
+    seen = pictures_seen(clip)
+    kept = train(clip, tmp_path / "kept", **options)  # six epochs of eight pictures
+    assert sum(seen) == 8 and max(seen) == 3
+    monkeypatch.setattr(kept_states, "MOST_BYTES", 0)
+    clip = bridge.CLIP(folder, device="cpu")
+    seen = pictures_seen(clip)
+    anew = train(clip, tmp_path / "anew", **options)
+    assert sum(seen) == 48
+    assert kept.losses == pytest.approx(anew.losses, rel=1e-6)
+    monkeypatch.setattr(run_module.Run, "_kept_states", lambda *_: None)
+    plain = train(folder, tmp_path / "plain", **options)
+    assert kept.losses == pytest.approx(plain.losses, rel=1e-6)
+
+
+def test_what_is_kept_is_bounded(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(kept_states, "MOST_BYTES", 5 * 24 * 4)  # five states of 24 values
+    clip = bridge.CLIP(folder, device="cpu")
+    seen = pictures_seen(clip)
+    train(clip, tmp_path / "out", mode="lit", batch_size=8, steps=3)
+    assert seen == [8, 3, 3]
+
+
+def test_a_picture_that_is_masked_by_chance_is_computed_each_time(
+    folder: Path, tmp_path: Path
+) -> None:
+    clip = bridge.CLIP(folder, device="cpu")
+    seen = pictures_seen(clip)
+    train(clip, tmp_path / "out", mode="lit", patch_masking=0.5, steps=3)
+    assert sum(seen) == 24
