@@ -465,10 +465,11 @@ def pool_image(module: Any, pixels: Tensor) -> Tensor:
     return found
 
 
-def picture_tokens(module: VisionTransformer, pixels: Tensor) -> Tensor:
-    """What a CoCa's caption decoder is shown: ``(B, Q - 1, D)``, the queries after the first."""
-    states, _ = module(pixels)
-    return module.read(states[-1])[:, 1:]
+def picture_tokens(module: VisionTransformer, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Pooled states ``(B, P)`` and what a CoCa's caption decoder is shown: ``(B, Q - 1, D)``, the
+    queries after the first."""
+    states, pooled = module(pixels)
+    return pooled, module.read(states[-1])[:, 1:]
 
 
 _RULE = TokenRule(fill=True, pad=0, clean="lower")

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -25,6 +25,7 @@ from bridge.contrastive.clip import CLIP
 from bridge.contrastive.distributed import average_gradients, place, sum_over_processes
 from bridge.contrastive.grad_cache import Encoded, cached_backward, check_rows_alone
 from bridge.contrastive.losses import (
+    CoCaLoss,
     InfoNCE,
     MemoryBank,
     PooledPairs,
@@ -35,7 +36,12 @@ from bridge.contrastive.losses import (
 from bridge.contrastive.patch_masking import masked_patches
 from bridge.contrastive.train.evaluation import draw_retrieval, retrieval
 from bridge.contrastive.train.kept_states import KeptStates
-from bridge.contrastive.train.open_clip_layout import check_layout, save_open_clip
+from bridge.contrastive.train.open_clip_layout import (
+    came_in_layout,
+    check_layout,
+    own_decoder,
+    save_open_clip,
+)
 from bridge.contrastive.train.options import ClipTrainKeywords, ClipTrainOptions
 from bridge.contrastive.train.pairs import Batch, Batches, Pair, digest, read_pairs
 from bridge.contrastive.train.recipe import (
@@ -48,11 +54,13 @@ from bridge.contrastive.train.recipe import (
 )
 from bridge.contrastive.train.saving import check_can_save, save_clip, write_card
 from bridge.contrastive.train.trainee import Trainee, check_trainable, set_mode, trained_parts
-from bridge.errors import MissingDependencyError, OptionError
+from bridge.errors import MissingDependencyError, OptionError, UnsupportedModelError
 from bridge.files import check_output_folder, home_path, write_whole
 from bridge.progress import OnProgress, ProgressLine, unwatched
 from bridge.runtime import resolve_device
+from bridge.towers.captioner import CoCaDecoder
 from bridge.towers.family import Scoring
+from bridge.towers.open_clip_config import CONFIG
 from bridge.training.loop import Loop, check_step
 from bridge.training.optimization import Average, decay_groups, rate_at, set_rates
 from bridge.training.order import Shuffled
@@ -141,6 +149,8 @@ def train_clip(
     settings = ClipTrainOptions(**options)
     if (student is not None) != (settings.mode == "distill"):
         raise OptionError("student goes with mode='distill', and that needs one; give both")
+    if settings.loss == "coca" and recipe.further is not None:
+        raise OptionError("loss='coca' is a further loss itself; leave recipe.further out")
     folder = _checked_output(output)
     skipped: dict[str, str] = {}
     read = partial(read_pairs, image_folder=image_folder, skipped=skipped.__setitem__)
@@ -166,17 +176,24 @@ def train_clip(
         check_can_save(clip)
         if open_clip:
             check_layout(clip)
+        decoder = own_decoder(clip) if settings.loss == "coca" else None
+        if settings.mode == "scratch" and came_in_layout(clip):
+            raise UnsupportedModelError(
+                f"{clip.name} is in open_clip's layout, which has no random start here; make one "
+                "with open_clip.create_model, save it, and train it with mode='full'"
+            )
         run = Run(
-            clip, clip.name, pairs, tried, settings, folder, accelerator, share, recipe, skipped
-        )
+            clip, clip.name, pairs, tried, settings, folder, accelerator, share, recipe, decoder,
+            skipped,
+        )  # fmt: skip
         with ProgressLine(sys.stderr) as show:
             watched = show if progress and accelerator.is_main_process else unwatched
             journal, scoring = run.train(watched)
         clip.scoring = scoring
         if accelerator.is_main_process:
-            save_clip(clip, folder, scoring)
+            save_clip(clip, folder, scoring, decoder)
             if open_clip:
-                save_open_clip(clip, folder / "open_clip")
+                save_open_clip(clip, folder / "open_clip", scoring, decoder)
             told = {
                 "model": run.name,
                 "rows": len(pairs),
@@ -200,7 +217,8 @@ def _named(evaluation: Any) -> Mapping[str, Data]:
 def _checked_output(output: str | os.PathLike[str]) -> Path:
     folder = home_path(output)
     check_output_folder(folder)
-    if (folder / "config.json").exists() and not (folder / CHECKPOINT).exists():
+    held = any((folder / name).exists() for name in ("config.json", CONFIG))
+    if held and not (folder / CHECKPOINT).exists():
         raise OptionError(f"output {str(folder)!r} holds a model already; give another folder")
     return folder
 
@@ -218,6 +236,7 @@ class Run:
     accelerator: Any
     share: int
     recipe: Recipe = NO_RECIPE
+    decoder: CoCaDecoder | None = None
     skipped: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -243,7 +262,7 @@ class Run:
         recipe = self.recipe
         if recipe.further is not None:
             recipe.further.to(accelerator.device)
-        trainee = Trainee(self.clip, self.sigmoid, recipe.further)
+        trainee = Trainee(self.clip, self.sigmoid, recipe.further, self.decoder)
         journal = Journal(self.folder, samples_file="evaluations.json")
         devices = [accelerator.device] if accelerator.device.type == "cuda" else []
         with ExitStack() as stack:
@@ -256,7 +275,7 @@ class Run:
             bank = None
             if options.bank:
                 bank = MemoryBank(options.bank, self.clip.width).to(accelerator.device)
-            extra = _extra(average, bank)
+            extra = _extra(trainee, average, bank)
             first = 0
             if path.is_file():
                 first = load_checkpoint(path, trainee, adam, identity, extra)
@@ -326,8 +345,10 @@ class Run:
     def _kept_states(self, trainee: Trainee) -> KeptStates | None:
         """For a tower that makes the same of a picture in every step."""
         options, accelerator = self.options, self.accelerator
-        if options.mode != "lit" or options.patch_masking or self.recipe.further is not None:
+        if options.mode != "lit" or options.patch_masking:
             return None
+        if self.recipe.further is not None or self.decoder is not None:
+            return None  # which read more of the tower than pooled states
         if any(parameter.requires_grad for parameter in trainee.image.parameters()):
             return None
 
@@ -412,7 +433,11 @@ class Steps:
             else nullcontext()
         ):
             total, pairs = cached_backward(
-                self._encode, parts, self._loss, keep=keep, device=run.accelerator.device
+                self._captioned(batch) if trainee.decoder is not None else self._encode,
+                parts,
+                self._loss,
+                keep=keep,
+                device=run.accelerator.device,
             )
         loss = float(sum_over_processes(total)) / place()[1]
         norm = finish_gradients(trainee, options.max_grad_norm)
@@ -449,6 +474,23 @@ class Steps:
         log_q = None if part.log_q is None else part.log_q.to(device)
         return Encoded(PooledPairs(image, text, part.groups.to(device), log_q), own_loss)
 
+    def _captioned(self, batch: Batch) -> Callable[[Batch], Encoded]:
+        """The pass over a part of a batch for a CoCa; a token counts alike in every part."""
+        device, trainee, module = self.run.accelerator.device, self.trainee, self.run.clip.text
+        loss = CoCaLoss(captioning=self.run.options.captioning, pad_id=module.module.config.pad)
+        tokens = loss.tokens(batch.ids[:, 1:])
+
+        def encode(part: Batch) -> Encoded:
+            ids = part.ids.to(device)
+            with self.run.accelerator.autocast():
+                pixels = self.run.clip.image.pixels(part.pixels)
+                image, text, logits = trainee.caption(pixels, ids)
+            log_q = None if part.log_q is None else part.log_q.to(device)
+            pairs = PooledPairs(image, text, part.groups.to(device), log_q)
+            return Encoded(pairs, loss.caption(logits, ids[:, 1:], tokens))
+
+        return encode
+
     def _loss(self, pairs: PooledPairs) -> Tensor:
         options, trainee = self.run.options, self.trainee
         if trainee.logit_bias is not None:
@@ -473,8 +515,11 @@ def finish_gradients(module: nn.Module, most: float) -> float:
     return float(nn.utils.clip_grad_norm_(own, most or math.inf))
 
 
-def _extra(average: Average | None, bank: MemoryBank | None) -> dict[str, Tensor]:
+def _extra(trainee: Trainee, average: Average | None, bank: MemoryBank | None) -> dict[str, Tensor]:
     made: dict[str, Tensor] = {}
+    for name, part in trainee.named_modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):  # its running means and variances
+            made |= {f"{name}.{at}": tensor for at, tensor in part.named_buffers()}
     if average is not None:
         made |= {f"average.{name}": tensor for name, tensor in average.weights.items()}
     if bank is not None:

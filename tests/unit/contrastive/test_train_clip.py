@@ -16,6 +16,7 @@ import transformers
 from PIL import Image
 from safetensors.torch import load_file
 from support.clip_training import COLOURS, FAST, rows, train
+from support.tiny_coca import write_coca
 from support.tiny_folders import KINDS
 from support.two_processes import run_script
 from torch.nn.functional import normalize
@@ -28,8 +29,11 @@ from bridge.contrastive.train import run as run_module
 from bridge.contrastive.train.options import ClipTrainOptions
 from bridge.contrastive.train.recipe import FurtherLoss, Recipe
 from bridge.errors import DataError, NumbersError, OptionError, UnsupportedModelError
+from bridge.towers import open_captioner
 from bridge.training import run_state
 from bridge.training.run_state import CHECKPOINT
+
+OPEN_CLIP = "open_clip_model.safetensors"
 
 
 @pytest.fixture(autouse=True)
@@ -299,6 +303,7 @@ def test_bad_rows_are_told(change: dict[str, Any], message: str, tmp_path: Path)
         ({"batch_size": 9}, "there are 8 rows; give 8 at most"),
         ({"mode": "lokr"}, "mode of training"),
         ({"loss": "sigmoid", "bank": 4}, "of InfoNCE"),
+        ({"loss": "coca", "mode": "lora"}, "goes with mode='full' or 'lit', not 'lora'"),
         ({"lora": 4}, "goes with mode='lora'"),
         ({"patch_masking": 1.0}, "patch_masking is 1.0"),
         ({"bath_size": 4}, "Did you mean 'batch_size'"),
@@ -550,3 +555,109 @@ def test_a_picture_that_is_masked_by_chance_is_computed_each_time(
     seen = pictures_seen(clip)
     train(clip, tmp_path / "out", mode="lit", patch_masking=0.5, steps=3)
     assert sum(seen) == 24
+
+
+# ---------------------------------------------------------------- open_clip's layout
+
+
+def open_clip_kinds(folder: Path) -> dict[str, Path]:
+    """A plain folder, one whose text side is open_clip's own, and a CoCa."""
+    made = {"plain": folder / "plain", "coca": folder / "coca"}
+    KINDS["open_clip"].make(made["plain"])
+    made["coca"].mkdir()
+    write_coca(made["coca"])
+    return made
+
+
+@pytest.mark.parametrize("kind", ["plain", "coca"])
+@pytest.mark.parametrize("mode", ["full", "lora", "probe"])
+def test_a_folder_of_open_clips_is_trained_and_written_in_its_layout(
+    kind: str, mode: str, tmp_path: Path
+) -> None:
+    source = open_clip_kinds(tmp_path)[kind]
+    rate = {"full": 1e-3, "lora": 1e-2, "probe": 1e-2}[mode]
+    done = train(source, tmp_path / "out", mode=mode, steps=8, learning_rate=rate)
+    assert done.losses[-1] < done.losses[0]
+    assert not (tmp_path / "out" / "config.json").exists()
+    before, after = (
+        {name.removeprefix("text."): each for name, each in load_file(p / OPEN_CLIP).items()}
+        for p in (source, tmp_path / "out")
+    )
+    assert before.keys() == after.keys()
+    moved = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    ends = {
+        "full": lambda name: not name.startswith("text_decoder."),
+        "lora": lambda name: "resblocks." in name or name == "logit_scale",
+        "probe": lambda name: name.endswith(("proj", "projection", "projection.weight", "scale")),
+    }
+    assert moved and all(map(ends[mode], moved))
+    assert any("visual." in name for name in moved) and any("visual." not in name for name in moved)
+    found = bridge.CLIP(tmp_path / "out", device="cpu")
+    pictures, texts = [row["image"] for row in rows()], ["a red cat", "", "a blue cat"]
+    assert torch.allclose(found.encode_image(pictures), done.clip.encode_image(pictures), atol=1e-6)
+    assert torch.allclose(found.encode_text(texts), done.clip.encode_text(texts), atol=1e-6)
+    assert found.scoring == done.clip.scoring
+    assert "library_name: open_clip" in (tmp_path / "out" / "README.md").read_text()
+    with pytest.raises(OptionError, match="holds a model already"):
+        train(source, tmp_path / "out")
+
+
+def test_a_sigmoid_loss_gives_open_clips_layout_a_bias(tmp_path: Path) -> None:
+    source = open_clip_kinds(tmp_path)["plain"]
+    done = train(source, tmp_path / "out", loss="sigmoid", steps=2)
+    told = json.loads((tmp_path / "out" / "open_clip_config.json").read_text())["model_cfg"]
+    assert told["init_logit_bias"] == done.clip.scoring.bias
+    assert bridge.CLIP(tmp_path / "out", device="cpu").scoring == done.clip.scoring
+    again = train(tmp_path / "out", tmp_path / "more", loss="infonce", steps=2)
+    told = json.loads((tmp_path / "more" / "open_clip_config.json").read_text())["model_cfg"]
+    assert "init_logit_bias" not in told and not again.clip.scoring.sigmoid
+
+
+def test_what_open_clips_layout_cannot_take_back_is_told_before_training(tmp_path: Path) -> None:
+    source = open_clip_kinds(tmp_path)["plain"]
+    with pytest.raises(UnsupportedModelError, match="no random start here"):
+        train(source, tmp_path / "out", mode="scratch")
+    with pytest.raises(UnsupportedModelError, match="writes no captions"):
+        train(source, tmp_path / "out", loss="coca")
+    clip = bridge.CLIP(source, device="cpu")
+    (source / "open_clip_config.json").unlink()
+    with pytest.raises(UnsupportedModelError, match=r"has no open_clip_config\.json"):
+        train(clip, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+# ---------------------------------------------------------------- captioning
+
+
+def test_a_coca_learns_to_caption(tmp_path: Path) -> None:
+    source = open_clip_kinds(tmp_path)["coca"]
+    options = {"loss": "coca", "batch_size": 8, "steps": 4, "learning_rate": 5e-3}
+    done = train(source, tmp_path / "out", **options)
+    in_parts = {**options, "steps": 1, "micro_batch": 3, "graph_memory": 0.0}
+    halves = train(source, tmp_path / "halves", **in_parts)
+    assert halves.losses[0] == pytest.approx(done.losses[0], rel=1e-5)
+    assert halves.log[0]["grad_norm"] == pytest.approx(done.log[0]["grad_norm"], rel=1e-4)
+    plain = train(source, tmp_path / "mute", **{**options, "captioning": 0.0, "steps": 1})
+    contrast = train(source, tmp_path / "contrast", **{**options, "loss": "infonce", "steps": 1})
+    assert plain.losses[0] == pytest.approx(contrast.losses[0], rel=1e-5)
+    coca = open_captioner(tmp_path / "out", device="cpu")
+    before = open_captioner(source, device="cpu")
+
+    def caption_loss(which: Any) -> float:
+        ids = which.text.tokenize([row["text"] for row in rows()]).ids
+        tokens = which.picture_tokens([row["image"] for row in rows()])
+        logits = which.logits(tokens, ids)[:, :-1]
+        return torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), ids[:, 1:].flatten(), ignore_index=0
+        ).item()
+
+    assert done.losses[0] == pytest.approx(contrast.losses[0] + 2 * caption_loss(before), rel=1e-4)
+    assert caption_loss(coca) < 0.8 * caption_loss(before)
+
+
+def test_a_coca_with_a_locked_image_side_still_learns_to_caption(tmp_path: Path) -> None:
+    source = open_clip_kinds(tmp_path)["coca"]
+    train(source, tmp_path / "out", loss="coca", mode="lit", steps=2)
+    before, after = (load_file(p / OPEN_CLIP) for p in (source, tmp_path / "out"))
+    moved = {n.partition(".")[0] for n, t in after.items() if not torch.equal(t, before[n])}
+    assert moved == {"text", "text_decoder", "logit_scale"}
