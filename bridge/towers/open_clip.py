@@ -459,7 +459,7 @@ def pool_text(module: Any, ids: Tensor, mask: Tensor) -> Tensor:
 
 def pool_image(module: Any, pixels: Tensor) -> Tensor:
     """Pooled states ``(B, P)`` alone."""
-    if isinstance(module, VisionTransformer):
+    if isinstance(module, VisionTransformer | TimmImage):
         return module.pool(pixels)
     found: Tensor = module(pixels, (-1,))[1]
     return found
