@@ -69,7 +69,7 @@ def _hooks(module: nn.Module, share: float) -> list[Hung]:
         named = [name for name in _PATCHES if hasattr(embeddings, name)]
         if isinstance(embeddings, nn.Module) and named:
             draw = _Draw(share, _before_patches(embeddings))
-            found = [
+            found: list[Hung] = [
                 partial(part.register_forward_pre_hook, draw.before, with_kwargs=True),
                 partial(embeddings.register_forward_hook, draw.after_embedding),
             ]

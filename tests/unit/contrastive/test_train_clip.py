@@ -18,7 +18,6 @@ from safetensors.torch import load_file
 from support.clip_training import COLOURS, FAST, rows, train
 from support.tiny_coca import write_coca
 from support.tiny_folders import KINDS
-from support.two_processes import run_script
 from torch.nn.functional import normalize
 
 import bridge
@@ -402,12 +401,6 @@ def test_the_command_trains_and_tells(folder: Path, tmp_path: Path, capsys: Any)
 def test_masks_end_before_the_run_does() -> None:
     options = ClipTrainOptions(patch_masking=0.5, unmasked_ratio=0.2)
     assert [options.masking_at(step, 10) for step in (0, 7, 8, 9)] == [0.5, 0.5, 0, 0]
-
-
-@pytest.mark.slow
-def test_runs_killed_at_30_random_moments_go_on(folder: Path, tmp_path: Path) -> None:
-    told = run_script("killed_runs.py", folder, tmp_path, 30)
-    assert int(told.split()[-3]) >= 10  # most are killed between the first step and the last
 
 
 # ---------------------------------------------------------------- what options cannot say
