@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers import AutoencoderTiny
@@ -149,7 +149,7 @@ class Settings:
     batch: int = BATCH
     workers: int = 2
     lr: float = 1.2e-3
-    precision: str = "bf16"
+    precision: Literal["bf16", "no"] = "bf16"
 
 
 def optimizer(parameters: Mapping[str, nn.Parameter], lr: float) -> torch.optim.AdamW:
