@@ -1,15 +1,17 @@
 """What a step of `bridge.train_clip` takes, in memory and in time.
 
-    python -m benchmarks.train_clip_speed
+    python -m benchmarks.train_clip_speed memory
+    python -m benchmarks.train_clip_speed time
 
 emoji-clip is trained on random pictures with captions of the embedded world, by the trainer's own
 steps. The plain form (one pass over the batch) stands beside the memory-bounded one (GradCache, in
 parts), with room for graphs and without. Peaks are those of a process of its own for each form,
-Python, torch, weights and the batch's pixels included. Times are seconds of the processor, which
-other programs of the machine change least, all forms in turn.
+Python, torch, weights and the batch's pixels included. Times are by the clock, on two threads, all
+forms in turn; a ratio is the median of the turns' own.
 
 Where open_clip is installed (`make parity` makes such a place), its own ``train_one_epoch`` runs
-beside on a model of the same sizes with the same rows. Results go to train-clip-speed.json.
+beside on a model of the same sizes with the same rows. Results go to train-clip-memory.json and
+train-clip-speed.json.
 """
 
 from __future__ import annotations
@@ -95,17 +97,15 @@ def stepper(clip: bridge.CLIP, count: int, folder: Path, **options: Any) -> Call
     return step
 
 
-def processor_seconds(action: Callable[[], object]) -> float:
-    begun = time.process_time()
+def seconds(action: Callable[[], object]) -> float:
+    begun = time.perf_counter()
     action()
-    return time.process_time() - begun
+    return time.perf_counter() - begun
 
 
 def measure_times(clip: bridge.CLIP, count: int, repeats: int, folder: Path) -> list[Row]:
     steps = {name: stepper(clip, count, folder, **options) for name, options in _FORMS.items()}
-    rounds = [
-        {name: processor_seconds(step) for name, step in steps.items()} for _ in range(repeats + 1)
-    ][1:]
+    rounds = [{name: seconds(step) for name, step in steps.items()} for _ in range(repeats + 1)][1:]
     rows = [
         median_row(f"step/{count}/{name}", [each[name] for each in rounds], "s") for name in steps
     ]
@@ -141,7 +141,7 @@ def one(form: str, count: int) -> None:
 
 
 def measure_peer(clip: bridge.CLIP, count: int, repeats: int, folder: Path) -> list[Row]:
-    """Steps a second of processor time: the trainer's beside open_clip's ``train_one_epoch``."""
+    """Seconds of a step: the trainer's beside open_clip's ``train_one_epoch``."""
     from open_clip import CLIP as Peer
     from open_clip.loss import ClipLoss
     from open_clip_train.train import train_one_epoch
@@ -181,7 +181,7 @@ def measure_peer(clip: bridge.CLIP, count: int, repeats: int, folder: Path) -> l
         train_one_epoch(model, data, ClipLoss(), 0, adam, None, None, None, args)
 
     ours = stepper(clip, count, folder)
-    rounds = [(processor_seconds(ours), processor_seconds(theirs)) for _ in range(repeats + 1)][1:]
+    rounds = [(seconds(ours), seconds(theirs)) for _ in range(repeats + 1)][1:]
     return [
         median_row(f"step/{count}/bridge", [a for a, _ in rounds], "s"),
         median_row(f"step/{count}/open_clip", [b for _, b in rounds], "s"),
@@ -205,6 +205,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, prog="python -m benchmarks.train_clip_speed"
     )
+    parser.add_argument("what", choices=("memory", "time"), nargs="?")
     parser.add_argument("--size", type=int, default=512, help="pairs, plain beside cached")
     parser.add_argument("--large", type=int, default=4096, help="pairs, cached alone")
     parser.add_argument("--peer-size", type=int, default=128, help="pairs, beside open_clip")
@@ -212,24 +213,41 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    torch.set_num_threads(2)
     if args.one:
         one(args.one[0], int(args.one[1]))
         return
+    if args.what is None:
+        parser.error("say what is measured: memory or time")
     commit()
-    rows = []
-    for form, count in (("plain", args.size), ("cached", args.size), ("cached", args.large)):
-        value = round(peak(form, count), 2)
-        rows.append(Row(f"memory/{count}/{form}", value, value, value, 1, "GB"))
-        show(rows[-1:])
-    clip = bridge.CLIP(IMAGE_TOWER, device="cpu")
-    with tempfile.TemporaryDirectory() as folder:
-        rows += measure_times(clip, args.size, args.repeats, Path(folder))
-        if importlib.util.find_spec("open_clip_train"):
-            rows += measure_peer(clip, args.peer_size, args.repeats, Path(folder))
+    rows = measure_memory(args) if args.what == "memory" else measure_seconds(args)
     show(rows)
     notes = {"part": _PART, "graph_memory_gb": ClipTrainOptions().graph_memory}
-    command = command_of(parser, args, ("size", "large", "peer_size", "repeats"))
-    save(args.out / "train-clip-speed.json", report(command, rows, "cpu", **notes))
+    options = ("size", "large") if args.what == "memory" else ("size", "peer_size", "repeats")
+    name = {"memory": "train-clip-memory.json", "time": "train-clip-speed.json"}[args.what]
+    save(args.out / name, report(command_of(parser, args, options), rows, "cpu", **notes))
+
+
+def measure_memory(args: argparse.Namespace) -> list[Row]:
+    rows = []
+    for form, count in (
+        ("plain", args.size),
+        ("cached", args.size),
+        ("cached_nothing_kept", args.size),
+        ("cached", args.large),
+    ):
+        value = round(peak(form, count), 2)
+        rows.append(Row(f"memory/{count}/{form}", value, value, value, 1, "GB"))
+    return rows
+
+
+def measure_seconds(args: argparse.Namespace) -> list[Row]:
+    clip = bridge.CLIP(IMAGE_TOWER, device="cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        rows = measure_times(clip, args.size, args.repeats, Path(folder))
+        if importlib.util.find_spec("open_clip_train"):
+            rows += measure_peer(clip, args.peer_size, args.repeats, Path(folder))
+    return rows
 
 
 if __name__ == "__main__":

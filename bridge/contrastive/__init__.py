@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from bridge.contrastive.templates import TEMPLATES
     from bridge.contrastive.train.open_clip_layout import save_open_clip
     from bridge.contrastive.train.options import ClipTrainOptions
+    from bridge.contrastive.train.recipe import FurtherLoss, Recipe
     from bridge.contrastive.train.run import ClipTraining, train_clip
     from bridge.contrastive.train.saving import interpolate, save_clip
 

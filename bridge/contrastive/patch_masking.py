@@ -9,8 +9,9 @@ masks closes the gap to whole pictures.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,10 @@ from torch import Tensor, nn
 
 from bridge.checks import is_finite, keywords
 from bridge.errors import OptionError, UnsupportedModelError
+from bridge.towers.timm_images import TimmImage
+
+# What cuts a picture into patches, in transformers' embeddings.
+_PATCHES = ("patch_embedding", "patch_embeddings", "patch_embed")
 
 
 @keywords
@@ -30,57 +35,91 @@ def masked_patches(module: nn.Module, share: float) -> Iterator[None]:
     those of the patches that are left, in the order of the picture.
 
     Args:
-        module: an image tower's module, of any family that cuts pictures into patches: CLIP,
-            open_clip, CoCa, SigLIP, SigLIP 2 (of free shapes too: of each picture's own patches),
-            BLIP-2.
+        module: an image tower's module, of any family that cuts pictures into patches: CLIP and its
+            relatives, open_clip, CoCa, timm's vision transformers and EVA, SigLIP, SigLIP 2 (of
+            free shapes too: of each picture's own patches), BLIP-2, DINOv2 and 3, AIMv2.
         share: from 0, which changes nothing, to below 1; 0.5 and 0.75 are FLIP's.
 
     Raises:
         OptionError: a share out of range.
-        UnsupportedModelError: a convolutional network, whose places cannot be left out.
+        UnsupportedModelError: a network whose places cannot be left out, as those of convolutions
+            and of windows are.
     """
     if not is_finite(share, 0) or share >= 1:
         raise OptionError(f"patch_masking is {share!r}; give a part from 0 to below 1, as 0.5 is")
-    vision, embedded, first = _transformer(module)
+    hung = _hooks(module, share)
     if share == 0:
         yield
         return
-    draw = _Draw(share, first)
-    hooks = [
-        vision.register_forward_pre_hook(draw.before, with_kwargs=True),
-        embedded.register_forward_hook(draw.after_embedding),
-    ]
-    try:
+    with ExitStack() as stack:
+        for each in hung:
+            stack.enter_context(each())
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
-def _transformer(module: nn.Module) -> tuple[nn.Module, nn.Module, int]:
-    """The part that embeds patches and then encodes them; what gives the embeddings, positions
-    added; and how many states stand before the patches."""
+Hung = Callable[[], AbstractContextManager[object]]
+
+
+def _hooks(module: nn.Module, share: float) -> list[Hung]:
+    """What is hung on a module for a block, by how it names its parts."""
     for part in module.modules():
+        if isinstance(part, TimmImage) and hasattr(part.trunk, "patch_drop"):
+            return _timm_hooks(part.trunk, share)
         embeddings = getattr(part, "embeddings", None)
-        if isinstance(embeddings, nn.Module) and hasattr(embeddings, "patch_embedding"):
-            return part, embeddings, int(hasattr(embeddings, "class_embedding"))
+        named = [name for name in _PATCHES if hasattr(embeddings, name)]
+        if isinstance(embeddings, nn.Module) and named:
+            draw = _Draw(share, _before_patches(embeddings))
+            found: list[Hung] = [
+                partial(part.register_forward_pre_hook, draw.before, with_kwargs=True),
+                partial(embeddings.register_forward_hook, draw.after_embedding),
+            ]
+            turned = getattr(part, "rope_embeddings", None)
+            if turned is not None:
+                found.append(partial(turned.register_forward_hook, draw.after_rope))
+            return found
         if all(hasattr(part, name) for name in ("conv1", "class_embedding", "ln_pre")):
-            norm = part.ln_pre  # open_clip's own; a norm acts on each state by itself
+            # open_clip's own; a norm acts on each state by itself
+            norm, draw = part.ln_pre, _Draw(share, 1)
             assert isinstance(norm, nn.Module)
-            return part, norm, 1
+            return [partial(norm.register_forward_hook, draw.after_embedding)]
+    network = next((m.config.name for m in module.modules() if isinstance(m, TimmImage)), None)
     raise UnsupportedModelError(
-        f"{type(module).__name__} does not cut pictures into patches, so none can be left out; "
-        "train it with patch_masking 0"
+        f"{network or type(module).__name__} has no patches that can be left out, as a vision "
+        "transformer has; train it with patch_masking 0"
     )
 
 
+def _before_patches(embeddings: nn.Module) -> int:
+    """How many states stand before the patches: a class token, and registers."""
+    first = any(hasattr(embeddings, name) for name in ("class_embedding", "cls_token"))
+    registers = getattr(embeddings, "register_tokens", None)
+    return int(first) + (registers.shape[1] if isinstance(registers, Tensor) else 0)
+
+
+def _timm_hooks(trunk: Any, share: float) -> list[Hung]:
+    draw = _Draw(share, trunk.num_prefix_tokens)
+    if trunk.patch_drop is None:  # of EVA's kind, which asks what was kept, to turn it
+        return [partial(_in_its_place, trunk, draw)]
+    return [partial(trunk.patch_drop.register_forward_hook, draw.after_embedding)]
+
+
+@contextmanager
+def _in_its_place(trunk: Any, draw: _Draw) -> Iterator[None]:
+    trunk.patch_drop = _WithPlaces(draw)
+    try:
+        yield
+    finally:
+        trunk.patch_drop = None
+
+
 class _Draw:
-    """The two hooks of one block. Free shapes come with padding and a mask of it, which has to
-    shrink with the patches."""
+    """The hooks of one block. Free shapes come with padding and a mask of it, which has to shrink
+    with the patches."""
 
     def __init__(self, share: float, before_patches: int) -> None:
         self._share, self._first = share, before_patches
         self._kept: Tensor | None = None
+        self.places: Tensor | None = None
 
     def before(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Free shapes alone: choose among each picture's own patches, and shrink their mask."""
@@ -106,9 +145,25 @@ class _Draw:
         if kept is None:
             count = max(1, math.floor(patches.shape[1] * (1 - self._share) + 0.5))
             kept = _drawn(patches.shape[:2], count, patches).sort(1).values
-        self._kept = None
+        self._kept, self.places = None, kept
         places = kept[..., None].expand(-1, -1, out.shape[-1])
         return torch.cat([out[:, : self._first], patches.gather(1, places)], 1)
+
+    def after_rope(self, module: Any, args: tuple[Any, ...], out: Any) -> Any:
+        """Cosines and sines ``(N, d)`` of all patches, as ``(B, 1, kept, d)`` of those kept."""
+        assert self.places is not None
+        return tuple(each[self.places][:, None] for each in out)
+
+
+class _WithPlaces(nn.Module):
+    """The hook as timm's `PatchDropoutWithIndices` is called."""
+
+    def __init__(self, draw: _Draw) -> None:
+        super().__init__()
+        self._draw = draw
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self._draw.after_embedding(self, (), x), self._draw.places
 
 
 def _drawn(shape: Any, count: int, like: Tensor) -> Tensor:

@@ -101,7 +101,7 @@ class Captioner:
     @torch.no_grad()
     def picture_tokens(self, images: Any) -> Tensor:
         """What the decoder is shown of each picture: ``(B, Q - 1, D)`` in the model's dtype."""
-        return picture_tokens(self.image.module, self.image.pixels(images))
+        return picture_tokens(self.image.module, self.image.pixels(images))[1]
 
     @torch.no_grad()
     def logits(self, picture: Tensor, ids: Tensor) -> Tensor:

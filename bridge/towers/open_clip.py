@@ -459,16 +459,17 @@ def pool_text(module: Any, ids: Tensor, mask: Tensor) -> Tensor:
 
 def pool_image(module: Any, pixels: Tensor) -> Tensor:
     """Pooled states ``(B, P)`` alone."""
-    if isinstance(module, VisionTransformer):
+    if isinstance(module, VisionTransformer | TimmImage):
         return module.pool(pixels)
     found: Tensor = module(pixels, (-1,))[1]
     return found
 
 
-def picture_tokens(module: VisionTransformer, pixels: Tensor) -> Tensor:
-    """What a CoCa's caption decoder is shown: ``(B, Q - 1, D)``, the queries after the first."""
-    states, _ = module(pixels)
-    return module.read(states[-1])[:, 1:]
+def picture_tokens(module: VisionTransformer, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Pooled states ``(B, P)`` and what a CoCa's caption decoder is shown: ``(B, Q - 1, D)``, the
+    queries after the first."""
+    states, pooled = module(pixels)
+    return pooled, module.read(states[-1])[:, 1:]
 
 
 _RULE = TokenRule(fill=True, pad=0, clean="lower")

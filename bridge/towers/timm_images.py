@@ -91,6 +91,14 @@ class TimmImage(nn.Module):
         found = dict(zip(wanted, maps, strict=True))
         return [found[each] for each in layers], self.head(self.trunk.forward_head(last))
 
+    def pool(self, pixels: Tensor) -> Tensor:
+        """Pooled states ``(B, P)`` alone; of a vision transformer also where it sees a part of a
+        picture's patches, which make no grid."""
+        if not hasattr(self.trunk, "patch_drop"):
+            return self(pixels, (-1,))[1]
+        found: Tensor = self.head(self.trunk.forward_head(self.trunk.forward_features(pixels)))
+        return found
+
 
 def _timm(name: str) -> Any:
     """The package. Raises MissingDependencyError, UnsupportedModelError for a name it lacks."""

@@ -1,4 +1,4 @@
-"""The towers: two text towers and one image tower, trained by InfoNCE.
+"""The towers: two text towers and one image tower, trained by InfoNCE with `bridge.train_clip`.
 
 ``emoji-clip`` is a CLIPModel (Radford et al. 2021): text tower 1 with quick-GELU beside the
 image tower, trained together. While it trains, linear heads on the image tower's penultimate
@@ -14,24 +14,34 @@ can start, and the image tower alone goes on, against both of them.
 from __future__ import annotations
 
 import json
+import math
 import random
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers import AutoencoderTiny
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
+import bridge
+from bridge.contrastive import InfoNCE, PooledPairs
+from bridge.contrastive.train import recipe as training
 from bridge.files import whole, write_whole
 from bridge.towers.tensors import read_tensors
+from bridge.training.run_state import CHECKPOINT
 from bridge.vlm.views import pil_clip_processor
 from emoji_world.art import Sprites
 from emoji_world.captions import caption
 from emoji_world.concepts import CONCEPTS
+from emoji_world.render import render_scene
 from emoji_world.scenes import SIZES, STYLES, TINTS, Scene
 from emoji_world.train.data import (
     PATCH,
@@ -48,6 +58,7 @@ from emoji_world.train.tokenizer import CONTEXT
 from emoji_world.train.vae import as_drawn
 
 BATCH = 96
+HEADS = "heads.safetensors"
 
 
 def _text_config(tokenizer: CLIPTokenizer, width: int, act: str, projection: int) -> dict:
@@ -122,15 +133,154 @@ def tokenise(tokenizer: CLIPTokenizer, texts: list[str]) -> dict[str, torch.Tens
     )
 
 
-def info_nce(
-    image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor
-) -> tuple[torch.Tensor, float]:
-    """Symmetric InfoNCE over a batch and the share of images whose own text is nearest."""
-    image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
-    logits = scale.exp().clamp(max=100) * image @ text.T
-    labels = torch.arange(len(logits), device=logits.device, dtype=torch.long)
-    loss = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
-    return loss, (logits.argmax(1) == labels).float().mean().item()
+@dataclass(frozen=True)
+class Settings:
+    """How a CLIP is trained, as options of `bridge.train_clip`.
+
+    Attributes:
+        steps: how many.
+        batch: pairs of a step.
+        workers: threads that draw the next pictures.
+        lr: the highest rate.
+        precision: what accelerate calls it.
+    """
+
+    steps: int
+    batch: int = BATCH
+    workers: int = 2
+    lr: float = 1.2e-3
+    precision: Literal["bf16", "no"] = "bf16"
+
+
+def optimizer(parameters: Mapping[str, nn.Parameter], lr: float) -> torch.optim.AdamW:
+    """As `loop.Run` makes it: every weight decays, gains and biases too."""
+    return torch.optim.AdamW(
+        parameters.values(), lr=lr, betas=(0.9, 0.99), weight_decay=0.05, fused=True
+    )
+
+
+def schedule(step: int, steps: int) -> float:
+    """A warm-up of 200 steps whose first has a rate, and a cosine to a twentieth over the run."""
+    return min(1.0, (step + 1) / 200) * (0.05 + 0.475 * (1 + math.cos(math.pi * step / steps)))
+
+
+class DenseLoss(training.FurtherLoss):
+    """`DenseHeads` on the image tower's penultimate patch states."""
+
+    layers = (-2,)
+
+    def __init__(self, heads: DenseHeads) -> None:
+        super().__init__()
+        self.heads = heads
+
+    def target(self, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, torch.Tensor]:
+        return vars(patch_truth([row["scene"] for row in rows]))
+
+    def forward(
+        self, patches: tuple[torch.Tensor, ...], target: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        loss: torch.Tensor = self.heads(patches[0], PatchTruth(**target))[0]
+        return loss
+
+
+def rows(seed: int, step: int, batch: int, sprites: Sprites) -> list[dict[str, Any]]:
+    """A step's rows: scenes that no other step has, drawn, with a caption each."""
+    rng = scene_rng(seed, step)
+    scenes = scene_batch(rng, batch)
+    texts = [caption(scene, rng) for scene in scenes]
+    drawn = [Image.fromarray(render_scene(scene, sprites)) for scene in scenes]
+    return [
+        {"image": image, "text": text, "scene": scene}
+        for image, text, scene in zip(drawn, texts, scenes, strict=True)
+    ]
+
+
+def train(
+    model: CLIPModel,
+    tokenizer: CLIPTokenizer,
+    sprites: Sprites,
+    folder: Path,
+    settings: Settings,
+    device: torch.device = ON_CPU.device,
+) -> CLIPModel:
+    """Tower 1 and the image tower from the weights they have; the averaged heads stay in
+    ``folder`` too."""
+    heads = DenseHeads(model.config.vision_config.hidden_size)
+    was_done = _is_done(folder)
+    trained = _trained(
+        model, tokenizer, folder, settings, device,
+        data=partial(rows, 21, batch=settings.batch, sprites=sprites),
+        recipe=training.Recipe(
+            optimizer=partial(optimizer, lr=settings.lr),
+            schedule=schedule,
+            further=DenseLoss(heads),
+        ),
+    )  # fmt: skip
+    if not was_done:
+        _save({name: each.cpu() for name, each in heads.state_dict().items()}, folder / HEADS)
+    return trained
+
+
+def train_second(
+    model: CLIPModel,
+    first: CLIPModel,
+    tokenizer: CLIPTokenizer,
+    sprites: Sprites,
+    folder: Path,
+    settings: Settings,
+    device: torch.device = ON_CPU.device,
+) -> CLIPModel:
+    """Tower 2 against the image tower of ``first``, locked and copied into ``model``; its own
+    projection of pictures is learnt."""
+    model.vision_model.load_state_dict(first.vision_model.state_dict())
+
+    def chosen(name: str) -> bool:
+        return name.startswith(("text.", "image.visual_projection."))
+
+    return _trained(
+        model, tokenizer, folder, settings, device, mode="lit",
+        data=partial(rows, 22, batch=settings.batch, sprites=sprites),
+        recipe=training.Recipe(
+            optimizer=partial(optimizer, lr=settings.lr), schedule=schedule, trained=chosen
+        ),
+    )  # fmt: skip
+
+
+def _trained(
+    model: CLIPModel, tokenizer: CLIPTokenizer, folder: Path, settings: Settings,
+    device: torch.device, **told: Any,
+) -> CLIPModel:  # fmt: skip
+    """By `bridge.train_clip`, to averaged weights. A run that was stopped goes on; one that came to
+    its end is read."""
+    if not _is_done(folder):
+        with tempfile.TemporaryDirectory() as start:
+            model.save_pretrained(start)
+            tokenizer.save_pretrained(start)
+            image_processor().save_pretrained(start)
+            clip = bridge.CLIP(start, device=device, dtype="float32")
+        for tower in (clip.text, clip.image):
+            plain_attention(tower.module)
+        bridge.train_clip(
+            clip,
+            output=folder,
+            steps=settings.steps,
+            batch_size=settings.batch,
+            ema=0.998,
+            mixed_precision=settings.precision,
+            workers=settings.workers,
+            **told,
+        )
+    trained: CLIPModel = CLIPModel.from_pretrained(
+        folder, dtype=torch.float32, trust_remote_code=False
+    )
+    return trained.eval()
+
+
+def _is_done(folder: Path) -> bool:
+    return (folder / "config.json").exists() and not (folder / CHECKPOINT).exists()
+
+
+# ---------------------------------------------------------------- the image tower alone
 
 
 @dataclass(frozen=True)
@@ -159,64 +309,15 @@ def pairs(
     return Pairs(rendered(scenes, sprites), dict(texts), patch_truth(scenes))
 
 
-def recipe(
-    model: CLIPModel, tokenizer: CLIPTokenizer, sprites: Sprites, setup: Setup = ON_CPU
-) -> Recipe:
-    device = setup.device
-    plain_attention(model.to(device))
-    heads = DenseHeads(model.config.vision_config.hidden_size).to(device)
-    both = nn.ModuleDict({"clip": model, "heads": heads})
-
-    def make(step: int) -> Pairs:
-        rng = scene_rng(21, step)
-        return pairs(scene_batch(rng, BATCH * setup.times), rng, tokenizer, sprites)
-
-    batches = prefetch(make, setup.workers)
-
-    def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        batch = batches(step).to(device)
-        with torch.autocast(device.type, torch.bfloat16):
-            seen = model.vision_model(pixel_values=batch.pictures, output_hidden_states=True)
-            image = model.visual_projection(seen.pooler_output)
-            read = model.text_model(**batch.tokens)
-            text = model.text_projection(read.pooler_output)
-            dense, seen_right = heads(seen.hidden_states[-2][:, 1:], batch.truth)
-        contrastive, right = info_nce(image, text, model.logit_scale)
-        return contrastive + dense, {"nce": contrastive.item(), "r1": right} | seen_right
-
-    return Recipe("clip", both, loss, lr=1.2e-3, weight_decay=0.05, warmup=200, ema=0.998)
-
-
-def recipe_second(
-    model: CLIPModel,
-    first: CLIPModel,
-    tokenizer: CLIPTokenizer,
-    sprites: Sprites,
-    setup: Setup = ON_CPU,
-) -> Recipe:
-    """Tower 2 against the image tower of ``first``, locked and copied into ``model``."""
-    device = setup.device
-    plain_attention(model.to(device))
-    model.vision_model.load_state_dict(first.vision_model.state_dict())
-    model.vision_model.requires_grad_(False)
-
-    def make(step: int) -> Pairs:
-        rng = scene_rng(22, step)
-        return pairs(scene_batch(rng, BATCH * setup.times), rng, tokenizer, sprites)
-
-    batches = prefetch(make, setup.workers)
-
-    def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        batch = batches(step).to(device)
-        with torch.autocast(device.type, torch.bfloat16):
-            with torch.no_grad():
-                seen = model.vision_model(pixel_values=batch.pictures)
-            image = model.visual_projection(seen.pooler_output)
-            text = model.text_projection(model.text_model(**batch.tokens).pooler_output)
-        contrastive, right = info_nce(image, text, model.logit_scale)
-        return contrastive, {"nce": contrastive.item(), "r1": right}
-
-    return Recipe("clip-2", model, loss, lr=1.2e-3, weight_decay=0.05, warmup=200, ema=0.998)
+def info_nce(
+    image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor
+) -> tuple[torch.Tensor, float]:
+    """`InfoNCE`, and the share of images whose own text is nearest."""
+    with torch.no_grad():
+        cosines = F.normalize(image.float(), dim=-1) @ F.normalize(text.float(), dim=-1).T
+        own = torch.arange(len(cosines), device=cosines.device, dtype=torch.long)
+        right = (cosines.argmax(1) == own).float().mean().item()
+    return InfoNCE()(PooledPairs(image, text), scale), right
 
 
 def recipe_vision(
@@ -228,6 +329,9 @@ def recipe_vision(
     setup: Setup = ON_CPU,
 ) -> Recipe:
     """The image tower and its projections go on training; both text towers are locked.
+
+    Two CLIPs that share an image tower are trained at once here, which `bridge.train_clip`, of one
+    CLIP, does not do; so this is a recipe of `loop.Run`.
 
     Some pictures it sees as ``vae`` gives them back, since it is asked about drawn ones too.
     """
@@ -270,14 +374,11 @@ def recipe_vision(
 
 
 def trained_heads(run_folder: Path, width: int) -> DenseHeads:
-    """The dense heads that the ``clip`` run left in its checkpoint, averaged; new ones where
-    that run's folder is gone, since a linear layer is soon learnt again."""
+    """The dense heads that the ``clip`` run left, averaged; new ones where that run's folder is
+    gone, since a linear layer is soon learnt again."""
     heads = DenseHeads(width)
-    if not (run_folder / "state.safetensors").exists():
-        return heads
-    state = dict(read_tensors(run_folder / "state.safetensors"))
-    part = "average.heads."
-    heads.load_state_dict({k.removeprefix(part): v for k, v in state.items() if part in k})
+    if (run_folder / HEADS).exists():
+        heads.load_state_dict(dict(read_tensors(run_folder / HEADS)))
     return heads
 
 

@@ -69,14 +69,16 @@ def thinned(rows: Sequence[dict[str, float]], most: int) -> list[dict[str, float
 
     A logged figure is a mean since the row before, so a span has the step and the minutes of its
     last row. Spans of time, not of rows, so that a curve whose beginning was thinned already
-    loses no more of it when later rows are added. ``minutes`` must not fall.
+    loses no more of it when later rows are added; of steps, where a log has no ``minutes``. Neither
+    may fall.
     """
     if len(rows) <= most:
         return list(rows)
-    begin, end = rows[0]["minutes"], rows[-1]["minutes"]
+    along = "minutes" if "minutes" in rows[-1] else "step"
+    begin, end = rows[0][along], rows[-1][along]
 
     def span(row: dict[str, float]) -> int:
-        return max(1, math.ceil((row["minutes"] - begin) / (end - begin) * (most - 1)))
+        return max(1, math.ceil((row[along] - begin) / (end - begin) * (most - 1)))
 
     return [rows[0], *(_mean(list(near)) for _, near in groupby(rows[1:], span))]
 
@@ -85,7 +87,7 @@ def _mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:
     last = rows[-1]
     figures = {name: [row[name] for row in rows if name in row] for name in last}
     means = {name: sum(values) / len(values) for name, values in figures.items()}
-    return means | {"step": last["step"], "minutes": last["minutes"]}
+    return means | {name: last[name] for name in ("step", "minutes") if name in last}
 
 
 def _rounded(row: dict[str, float]) -> dict[str, float]:

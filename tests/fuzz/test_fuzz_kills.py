@@ -1,4 +1,5 @@
-"""Killed at any moment, a writer leaves the old or the new, and the next run tidies up.
+"""Killed at any moment, a writer leaves the old or the new, and the next run tidies up; a training
+run goes on to the same losses.
 
 The killed are forks of this process that write one version after another; all of them, and the
 run that comes after, have the process id 1, as in a container.
@@ -6,6 +7,7 @@ run that comes after, have the process id 1, as in a container.
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
@@ -18,7 +20,10 @@ import pytest
 import torch
 from fuzz_support import Fuzz, Run
 from support.small_writers import Writer, writers
+from support.tiny_folders import KINDS
+from support.two_processes import run_script
 
+_RUNS = 30  # a program, which has ten minutes
 ROW = "kills after which something is half-written or a later run fails"
 
 
@@ -46,6 +51,25 @@ def test_kills_at_random_moments(fuzz: Fuzz, all_writers: list[Writer], tmp_path
             with run.within(60):
                 _kill_once_or_more(writer, folder, rng)
                 _check(run, writer, folder)
+
+
+def test_training_runs_killed_at_random_moments(fuzz: Fuzz, tmp_path: Path) -> None:
+    """CLIP's trainer, whose loop is the VLM's too. A checkpoint is written after each step."""
+    KINDS["clip"].make(tmp_path / "clip")
+    with fuzz("training runs that were killed and do not go on to the same losses", 2) as run:
+        seeds = [run.seed for _ in run.draws()]
+        amid = 0
+        for at in range(0, len(seeds), _RUNS):
+            folder = tmp_path / f"{at}"
+            folder.mkdir()
+            some = seeds[at : at + _RUNS]
+            told = run_script("killed_runs.py", tmp_path / "clip", folder, *some)
+            for seed, found in json.loads(told.splitlines()[-1]).items():
+                run.seed = int(seed)
+                run.expect(not found["wrong"], f"other than of a straight run: {found['wrong']}")
+                amid += found["amid"]
+        # Of few, all may have come to their end just before.
+        run.expect(len(seeds) < _RUNS or amid >= len(seeds) / 3, f"{amid} were killed in training")
 
 
 def _kill_once_or_more(writer: Writer, folder: Path, rng: random.Random) -> None:

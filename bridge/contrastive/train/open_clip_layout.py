@@ -1,7 +1,8 @@
 """A CLIP in open_clip's layout, which its `create_model_and_transforms("local-dir:...")` opens.
 
 The inverse of what `bridge.towers.open_clip` reads: query, key and value in one tensor, projections
-for ``x @ w``, names of Sequential blocks.
+for ``x @ w``, names of Sequential blocks. A model that came in this layout goes back into it by the
+config that it came with: its image side has open_clip's names all along.
 """
 
 from __future__ import annotations
@@ -19,10 +20,14 @@ from torch import Tensor
 from bridge.checks import keywords
 from bridge.contrastive.clip import CLIP
 from bridge.errors import UnsupportedModelError
-from bridge.files import filled_folder, home_path
+from bridge.files import filled_folder, home_path, read_json
 from bridge.runtime import quiet_loading
+from bridge.towers.captioner import CoCaDecoder, load_decoder
+from bridge.towers.family import Scoring
 from bridge.towers.image_processor import OpenClipPictures
-from bridge.towers.open_clip_config import CONFIG
+from bridge.towers.open_clip_config import CONFIG, read_files
+from bridge.towers.open_clip_modules import ResNet, TextTransformer, VisionTransformer
+from bridge.towers.timm_images import TimmImage
 
 _WEIGHTS = "open_clip_model.safetensors"
 _TEXT = {
@@ -48,17 +53,36 @@ _BLOCK = {
 }
 _LAYER = re.compile(r"(text|vision)_model\.encoder\.layers\.(\d+)\.(.+)")
 _FILTERS = {2: "bilinear", 3: "bicubic"}
+_FAMILIES = ("open_clip", "open_clip_words", "coca")
+_OWN = (TextTransformer, VisionTransformer, ResNet, TimmImage)
 
 
 @keywords
-def save_open_clip(clip: CLIP, folder: str | os.PathLike[str]) -> Path:
+def save_open_clip(
+    clip: CLIP,
+    folder: str | os.PathLike[str],
+    scoring: Scoring | None = None,
+    decoder: CoCaDecoder | None = None,
+) -> Path:
     """Write a CLIP as open_clip does, with its tokenizer, and give the folder.
+
+    Args:
+        clip: of transformers' classes, or opened from a folder in this layout.
+        folder: new, or that of an earlier model.
+        scoring: the learnt scale and bias, where they are not the CLIP's own.
+        decoder: of a CoCa, where it is not the one that it was opened with.
 
     Raises:
         UnsupportedModelError: what the layout has no words for; the message names it.
     """
     config = check_layout(clip)
-    state = _state(clip)
+    told = clip.scoring if scoring is None else scoring
+    _tell_scoring(config["model_cfg"], told)
+    state = _state(clip, config["model_cfg"], told)
+    if config["model_cfg"].get("multimodal_cfg"):
+        own = own_decoder(clip) if decoder is None else decoder
+        state |= {f"text_decoder.{name}": each for name, each in own.state_dict().items()}
+    state = {name: each.detach().cpu().contiguous().clone() for name, each in state.items()}
     place = home_path(folder)
     with filled_folder(place) as part, quiet_loading():
         from safetensors.torch import save_file
@@ -73,7 +97,50 @@ def save_open_clip(clip: CLIP, folder: str | os.PathLike[str]) -> Path:
 
 def check_layout(clip: CLIP) -> dict[str, Any]:
     """What is written to ``open_clip_config.json``. Raises UnsupportedModelError, as above."""
+    if came_in_layout(clip):
+        return _as_it_came(clip)
     return {"model_cfg": _model(clip), "preprocess_cfg": _preprocess(clip)}
+
+
+def came_in_layout(clip: CLIP) -> bool:
+    """Whether both sides were opened from one folder in open_clip's layout."""
+    text, image = clip.text, clip.image
+    one = text.spec.source == image.spec.source and text.family == image.family
+    return one and text.family in _FAMILIES and isinstance(image.module, _OWN)
+
+
+def _as_it_came(clip: CLIP) -> dict[str, Any]:
+    source = Path(clip.image.spec.source)
+    if not (source / CONFIG).is_file():
+        raise _refused(clip, f"{source} has no {CONFIG} to go with it; write one, as open_clip has")
+    config = read_json(source / CONFIG)
+    told = config["model_cfg"].get("text_cfg") or {}
+    if told.get("proj_type") == "none" and not isinstance(clip.text.module, TextTransformer):
+        raise _refused(clip, "its texts have no projection, and one would be learnt")
+    return {"model_cfg": config["model_cfg"], "preprocess_cfg": config.get("preprocess_cfg") or {}}
+
+
+def _tell_scoring(model: dict[str, Any], scoring: Scoring | None) -> None:
+    """open_clip makes a bias where ``init_logit_bias`` is said, and asks for it then."""
+    if scoring is not None and scoring.sigmoid:
+        model.setdefault("init_logit_bias", scoring.bias)
+    else:
+        model.pop("init_logit_bias", None)
+
+
+def own_decoder(clip: CLIP) -> CoCaDecoder:
+    """The decoder in the folder that a CoCa was opened from, in the dtype of its towers.
+
+    Raises UnsupportedModelError for another model.
+    """
+    if clip.image.family != "coca" or not came_in_layout(clip):
+        raise UnsupportedModelError(
+            f"{clip.name} ({clip.image.family}) writes no captions, so it cannot learn to by "
+            "loss='coca'; train a CoCa in open_clip's layout, such as 'coca-l'"
+        )
+    dtype = next(clip.image.module.parameters()).dtype
+    files = read_files(Path(clip.image.spec.source), False, "text_cfg", "vision_cfg")
+    return load_decoder(files, dtype, clip.device)
 
 
 def _refused(clip: CLIP, why: str) -> UnsupportedModelError:
@@ -149,21 +216,31 @@ def _preprocess(clip: CLIP) -> dict[str, Any]:
     }
 
 
-def _state(clip: CLIP) -> dict[str, Tensor]:
-    """Both towers' tensors by open_clip's names, and ``logit_scale``."""
+def _state(clip: CLIP, model: Mapping[str, Any], scoring: Scoring | None) -> dict[str, Tensor]:
+    """Both towers' tensors by open_clip's names, its scale and its bias."""
     made: dict[str, Tensor] = {}
     for module, side, names in (
         (clip.text.module, "text_model", _TEXT),
         (clip.image.module, "vision_model", _IMAGE),
     ):
+        if isinstance(module, _OWN):
+            # CLIP's text side has no name of its own there, unlike that of a CoCa or a custom one.
+            custom = bool(model.get("custom_text") or model.get("multimodal_cfg"))
+            start = "visual." if side == "vision_model" else "text." if custom else ""
+            made |= {start + name: tensor for name, tensor in module.state_dict().items()}
+            continue
         state = {
             name if name.startswith((side, "text_p", "visual_p")) else f"{side}.{name}": tensor
             for name, tensor in module.state_dict().items()
         }
         made |= _renamed(state, names)
-    if clip.scoring is not None:
-        made["logit_scale"] = torch.tensor(clip.scoring.scale, dtype=torch.float32).log()
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in made.items()}
+    if scoring is not None:
+        shape = (1,) if model.get("nonscalar_logit_scale") else ()
+        scale = torch.tensor(scoring.scale, dtype=torch.float32).log()
+        made["logit_scale"] = scale.reshape(shape)
+        if scoring.sigmoid:
+            made["logit_bias"] = torch.tensor(scoring.bias, dtype=torch.float32).reshape(shape)
+    return made
 
 
 def _renamed(state: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:

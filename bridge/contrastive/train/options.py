@@ -12,7 +12,7 @@ from bridge.checks import choice, is_finite, is_whole, keywords
 from bridge.errors import OptionError
 
 MODES = ("full", "scratch", "probe", "lora", "lit", "distill")
-LOSSES = ("infonce", "sigmoid")
+LOSSES = ("infonce", "sigmoid", "coca")
 _RATES = {"full": 1e-5, "scratch": 5e-4, "probe": 1e-3, "lora": 2e-4, "lit": 1e-4, "distill": 1e-4}
 _USUAL_BATCH = 256
 
@@ -28,7 +28,9 @@ class ClipTrainOptions:
             added to the weights at the end; "lit" the text tower, the image tower locked (Zhai et
             al. 2022); "distill" teaches a ``student`` text tower to land where the model's own does
             (Reimers & Gurevych 2020; Carlsson et al. 2022).
-        loss: "infonce" or "sigmoid" (default: as the model was trained).
+        loss: "infonce" or "sigmoid" (default: as the model was trained); "coca" is InfoNCE, and
+            captioning by the model's own decoder (CoCa; Yu et al. 2022).
+        captioning: the weight of "coca"'s captioning; 2 in the paper, 1 the other's.
         same_caption: what becomes of rows with one caption in a batch: "negative" (as open_clip),
             "mask", "positive"; see `bridge.contrastive.losses`.
         hardness: β of hard negatives, of InfoNCE.
@@ -61,7 +63,8 @@ class ClipTrainOptions:
     """
 
     mode: Literal["full", "scratch", "probe", "lora", "lit", "distill"] = "full"
-    loss: Literal["infonce", "sigmoid"] | None = None
+    loss: Literal["infonce", "sigmoid", "coca"] | None = None
+    captioning: float = 2.0
     same_caption: Literal["negative", "mask", "positive"] = "negative"
     hardness: float = 0.0
     popularity: bool = False
@@ -99,6 +102,8 @@ class ClipTrainOptions:
             raise OptionError("lora_alpha goes with mode='lora'")
         if self.loss == "sigmoid" and (self.hardness or self.popularity or self.bank):
             raise OptionError("hardness, popularity and bank are of InfoNCE; give loss='infonce'")
+        if self.loss == "coca" and self.mode not in ("full", "lit"):
+            raise OptionError(f"loss='coca' goes with mode='full' or 'lit', not {self.mode!r}")
         if not isinstance(self.popularity, bool):
             raise OptionError(f"popularity is {self.popularity!r}; True or False")
         for name in ("lora", "steps", "batch_size", "micro_batch"):
@@ -110,7 +115,7 @@ class ClipTrainOptions:
             self._check_whole(name, 0)
         for name in ("epochs", "learning_rate", "lora_alpha"):
             self._check_number(name, above=True)
-        for name in ("max_grad_norm", "weight_decay", "hardness", "graph_memory"):
+        for name in ("max_grad_norm", "weight_decay", "hardness", "graph_memory", "captioning"):
             self._check_number(name)
         for name in ("warmup_ratio", "unmasked_ratio", "wise_ft"):
             value = getattr(self, name)
@@ -185,7 +190,8 @@ class ClipTrainKeywords(TypedDict, total=False):
     """The fields of `ClipTrainOptions` as keywords of `train_clip`, for type checkers."""
 
     mode: Literal["full", "scratch", "probe", "lora", "lit", "distill"]
-    loss: Literal["infonce", "sigmoid"] | None
+    loss: Literal["infonce", "sigmoid", "coca"] | None
+    captioning: float
     same_caption: Literal["negative", "mask", "positive"]
     hardness: float
     popularity: bool
@@ -224,6 +230,7 @@ _ARGUMENTS: dict[str, tuple[Any, str]] = {
     "warmup_ratio": (float, "default: 0.05"),
     "lora": (int, "rank, with --mode lora (default: 8)"),
     "hardness": (float, "weight on hard negatives (default: 0)"),
+    "captioning": (float, "weight of captioning, with --loss coca (default: 2)"),
     "bank": (int, "pairs of earlier batches as negatives (default: 0)"),
     "patch_masking": (float, "part of patches left out, as 0.5 (FLIP; default: 0)"),
     "ema": (float, "decay of averaged weights, as 0.999"),

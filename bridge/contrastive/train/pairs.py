@@ -8,12 +8,13 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from torch import Tensor
 
 from bridge.contrastive.losses import caption_groups, log_popularity
+from bridge.contrastive.train.kept_states import KeptStates
 from bridge.errors import DataError, ImageError
 from bridge.towers.tower import ImageTower, TextTower, together
 from bridge.training.records import Data, Picture, Record, Skipped, name_of, read_records
@@ -28,13 +29,15 @@ _AHEAD, _ROWS_AHEAD = 2, 1024
 class Pair:
     """A picture and what is said of it: one caption, or several of which each epoch draws one.
 
-    ``picture`` is None where text alone is learnt from; ``translation`` is what a student reads.
+    ``picture`` is None where text alone is learnt from; ``translation`` is what a student reads;
+    ``fields`` is the whole row where more of it is learnt from than picture and caption.
     """
 
     picture: Picture | None
     captions: tuple[str, ...]
     where: str
     translation: str | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
     def caption(self, seed: int, step: int) -> str:
         """The caption that a step sees."""
@@ -49,6 +52,7 @@ def read_pairs(
     image_folder: str | os.PathLike[str] | None = None,
     skipped: Skipped | None = None,
     pictures: bool = True,
+    fields: bool = False,
 ) -> list[Pair]:
     """Rows as `bridge.training.records.read_records` reads them, each with its picture and caption.
 
@@ -57,18 +61,19 @@ def read_pairs(
     Args:
         data, image_folder, skipped: as there.
         pictures: False where texts alone are learnt from; then none is asked for.
+        fields: whether pairs keep all fields of their rows.
 
     Raises:
         DataError: a row without caption, with an empty one, or without exactly one picture; no row.
     """
     records = read_records(data, image_folder=image_folder, skipped=skipped)
-    pairs = [_pair(record, pictures) for record in records]
+    pairs = [_pair(record, pictures, fields) for record in records]
     if not pairs:
         raise DataError(f"{name_of(data)} has no row to train on")
     return pairs
 
 
-def _pair(record: Record, pictures: bool) -> Pair:
+def _pair(record: Record, pictures: bool, fields: bool) -> Pair:
     if pictures and len(record.pictures) != 1:
         raise DataError(
             f"{record.where} has {len(record.pictures)} pictures; a pair is one picture and its "
@@ -93,6 +98,7 @@ def _pair(record: Record, pictures: bool) -> Pair:
         texts,
         record.where,
         translation.strip() if isinstance(translation, str) else None,
+        record.fields if fields else {},
     )
 
 
@@ -109,8 +115,9 @@ def digest(pairs: Sequence[Pair]) -> str:
 class Batch:
     """One process' rows of a step, on the CPU.
 
-    ``pixels`` is what the image tower takes, ``(b, 3, H, W)`` or a mapping; ids and mask ``(b,
-    T)``; groups and log_q as `PooledPairs` has them.
+    ``pixels`` is what the image tower takes, ``(b, 3, H, W)`` or a mapping, or None where
+    ``image`` says what it made of the pictures, ``(b, P)``; ids and mask ``(b, T)``; groups and
+    log_q as `PooledPairs` has them; ``target`` is what a further loss learns, a row each.
     """
 
     pixels: Any
@@ -118,6 +125,8 @@ class Batch:
     mask: Tensor
     groups: Tensor
     log_q: Tensor | None
+    image: Tensor | None = None
+    target: Mapping[str, Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -125,17 +134,21 @@ class Batch:
     @property
     def nbytes(self) -> int:
         """What its pixels take."""
+        if self.pixels is None:
+            return 0
         pixels = self.pixels
         tensors = pixels.values() if isinstance(pixels, Mapping) else [pixels]
         return sum(each.nbytes for each in tensors)
 
     def part(self, start: int, stop: int) -> Batch:
         """Some of the rows."""
-        at = slice(start, stop)
-        pixels = self.pixels
-        some = {k: v[at] for k, v in pixels.items()} if isinstance(pixels, Mapping) else pixels[at]
-        log_q = None if self.log_q is None else self.log_q[at]
-        return Batch(some, self.ids[at], self.mask[at], self.groups[at], log_q)
+
+        def some(column: Any) -> Any:
+            if isinstance(column, Mapping):
+                return {name: each[start:stop] for name, each in column.items()}
+            return None if column is None else column[start:stop]
+
+        return Batch(*(some(getattr(self, each.name)) for each in fields(self)))
 
 
 class Batches:
@@ -143,6 +156,16 @@ class Batches:
 
     A picture whose pixels turn out to be damaged is told to ``skipped``, and the next row that can
     be read stands in its place: so a batch stays whole, and the same in every run.
+
+    Args:
+        pairs: all rows.
+        rows_of: this process' rows of a step, by their numbers.
+        towers: what they are prepared for.
+        seed: of the captions that are drawn.
+        popularity: whether a batch says how often its captions are in the data.
+        skipped: told of pictures that cannot be read.
+        kept: states of a locked image tower, in the place of pixels.
+        target: what a further loss learns of some rows, by their fields.
     """
 
     def __init__(
@@ -153,10 +176,13 @@ class Batches:
         seed: int,
         popularity: bool,
         skipped: Skipped,
+        *,
+        kept: KeptStates | None = None,
+        target: Callable[[Sequence[Mapping[str, Any]]], Mapping[str, Tensor]] | None = None,
     ) -> None:
         self._pairs, self._rows_of, self._seed = pairs, rows_of, seed
         self._text, self._image = towers
-        self._skipped = skipped
+        self._skipped, self._kept, self._target = skipped, kept, target
         self._told: set[int] = set()
         self._log_q = log_popularity([pair.captions[0] for pair in pairs]) if popularity else None
 
@@ -185,9 +211,11 @@ class Batches:
                 threads.shutdown(wait=False, cancel_futures=True)
 
     def _read(self, row: int) -> tuple[int, Any]:
-        """The row itself, or the next that can be read, and its pixels."""
+        """The row itself, or the next that can be read, and its pixels, if they are wanted."""
         for place in range(len(self._pairs)):
             found = (row + place) % len(self._pairs)
+            if self._kept is not None and found in self._kept:
+                return found, None
             picture = self._pairs[found].picture
             assert picture is not None
             try:
@@ -203,5 +231,14 @@ class Batches:
         captions = [self._pairs[row].caption(self._seed, step) for row in found]
         batch = self._text.tokenize(captions)
         log_q = None if self._log_q is None else self._log_q[found]
-        pixels = together([pixels for _, pixels in read])
-        return Batch(pixels, batch.ids, batch.mask, caption_groups(captions), log_q)
+        each = [pixels for _, pixels in read]
+        kept, target = self._kept, self._target
+        return Batch(
+            together(each) if kept is None else None,
+            batch.ids,
+            batch.mask,
+            caption_groups(captions),
+            log_q,
+            None if kept is None else kept.states(found, each),
+            None if target is None else target([self._pairs[row].fields for row in found]),
+        )

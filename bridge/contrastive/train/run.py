@@ -10,7 +10,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -25,6 +25,7 @@ from bridge.contrastive.clip import CLIP
 from bridge.contrastive.distributed import average_gradients, place, sum_over_processes
 from bridge.contrastive.grad_cache import Encoded, cached_backward, check_rows_alone
 from bridge.contrastive.losses import (
+    CoCaLoss,
     InfoNCE,
     MemoryBank,
     PooledPairs,
@@ -34,16 +35,32 @@ from bridge.contrastive.losses import (
 )
 from bridge.contrastive.patch_masking import masked_patches
 from bridge.contrastive.train.evaluation import draw_retrieval, retrieval
-from bridge.contrastive.train.open_clip_layout import check_layout, save_open_clip
+from bridge.contrastive.train.kept_states import KeptStates
+from bridge.contrastive.train.open_clip_layout import (
+    came_in_layout,
+    check_layout,
+    own_decoder,
+    save_open_clip,
+)
 from bridge.contrastive.train.options import ClipTrainKeywords, ClipTrainOptions
 from bridge.contrastive.train.pairs import Batch, Batches, Pair, digest, read_pairs
+from bridge.contrastive.train.recipe import (
+    NO_RECIPE,
+    InOrder,
+    Recipe,
+    Rows,
+    Stream,
+    check_stream,
+)
 from bridge.contrastive.train.saving import check_can_save, save_clip, write_card
 from bridge.contrastive.train.trainee import Trainee, check_trainable, set_mode, trained_parts
-from bridge.errors import MissingDependencyError, OptionError
+from bridge.errors import MissingDependencyError, OptionError, UnsupportedModelError
 from bridge.files import check_output_folder, home_path, write_whole
 from bridge.progress import OnProgress, ProgressLine, unwatched
 from bridge.runtime import resolve_device
+from bridge.towers.captioner import CoCaDecoder
 from bridge.towers.family import Scoring
+from bridge.towers.open_clip_config import CONFIG
 from bridge.training.loop import Loop, check_step
 from bridge.training.optimization import Average, decay_groups, rate_at, set_rates
 from bridge.training.order import Shuffled
@@ -83,7 +100,7 @@ class ClipTraining:
 @takes_fields(ClipTrainOptions)
 def train_clip(
     model: str | os.PathLike[str] | CLIP,
-    data: Data,
+    data: Data | Rows,
     output: str | os.PathLike[str],
     *,
     image_folder: str | os.PathLike[str] | None = None,
@@ -92,6 +109,7 @@ def train_clip(
     open_clip: bool = False,
     device: str | torch.device | None = None,
     progress: bool = True,
+    recipe: Recipe = NO_RECIPE,
     **options: Unpack[ClipTrainKeywords],
 ) -> ClipTraining:
     """Train or adapt a CLIP on pictures with captions, and save it to ``output``.
@@ -100,7 +118,8 @@ def train_clip(
         model: what `bridge.CLIP` opens, or one that is open, which is trained in place.
         data: a folder of pictures with captions, CSV, Parquet, JSON, WebDataset shards, a
             `datasets.Dataset` or rows; see `bridge.training.records`. A picture that cannot be read
-            is left out, counted and listed in ``skipped.json``.
+            is left out, counted and listed in ``skipped.json``. Or a function of a step's number,
+            from 0, that gives its rows; it must give the same ones when it is asked again.
         output: a new folder, or that of a run that was stopped: it goes on to the same losses. It
             gets the model, its card (README.md), `log.json`, `loss.png`, and with ``evaluation``
             `evaluations.json` and `retrieval.png`.
@@ -113,6 +132,7 @@ def train_clip(
         open_clip: write the model in open_clip's layout too, to ``output``/open_clip.
         device: CUDA if there is one; of an open CLIP, its own.
         progress: show a line with the loss and the time left.
+        recipe: what options cannot say: an optimizer, a schedule, a further loss; see `Recipe`.
         options: those of `ClipTrainOptions`: ``mode``, ``epochs``, ``batch_size`` ...
 
     Launched by `accelerate launch` or `torchrun`, all processes share the pairs of each batch, and
@@ -129,10 +149,18 @@ def train_clip(
     settings = ClipTrainOptions(**options)
     if (student is not None) != (settings.mode == "distill"):
         raise OptionError("student goes with mode='distill', and that needs one; give both")
+    if settings.loss == "coca" and recipe.further is not None:
+        raise OptionError("loss='coca' is a further loss itself; leave recipe.further out")
     folder = _checked_output(output)
     skipped: dict[str, str] = {}
     read = partial(read_pairs, image_folder=image_folder, skipped=skipped.__setitem__)
-    pairs = read(data, pictures=settings.mode != "distill")
+    pairs: Sequence[Pair]
+    if callable(data):
+        size, steps = check_stream(settings)
+        pairs = Stream(data, size, steps)
+    else:
+        more = recipe.further is not None
+        pairs = read(data, pictures=settings.mode != "distill", fields=more)
     tried = {name: read(each) for name, each in _named(evaluation).items()}
     if settings.mode == "distill":
         from bridge.contrastive.train.distillation import distill
@@ -148,15 +176,24 @@ def train_clip(
         check_can_save(clip)
         if open_clip:
             check_layout(clip)
-        run = Run(clip, clip.name, pairs, tried, settings, folder, accelerator, share, skipped)
+        decoder = own_decoder(clip) if settings.loss == "coca" else None
+        if settings.mode == "scratch" and came_in_layout(clip):
+            raise UnsupportedModelError(
+                f"{clip.name} is in open_clip's layout, which has no random start here; make one "
+                "with open_clip.create_model, save it, and train it with mode='full'"
+            )
+        run = Run(
+            clip, clip.name, pairs, tried, settings, folder, accelerator, share, recipe, decoder,
+            skipped,
+        )  # fmt: skip
         with ProgressLine(sys.stderr) as show:
             watched = show if progress and accelerator.is_main_process else unwatched
             journal, scoring = run.train(watched)
         clip.scoring = scoring
         if accelerator.is_main_process:
-            save_clip(clip, folder, scoring)
+            save_clip(clip, folder, scoring, decoder)
             if open_clip:
-                save_open_clip(clip, folder / "open_clip")
+                save_open_clip(clip, folder / "open_clip", scoring, decoder)
             told = {
                 "model": run.name,
                 "rows": len(pairs),
@@ -180,7 +217,8 @@ def _named(evaluation: Any) -> Mapping[str, Data]:
 def _checked_output(output: str | os.PathLike[str]) -> Path:
     folder = home_path(output)
     check_output_folder(folder)
-    if (folder / "config.json").exists() and not (folder / CHECKPOINT).exists():
+    held = any((folder / name).exists() for name in ("config.json", CONFIG))
+    if held and not (folder / CHECKPOINT).exists():
         raise OptionError(f"output {str(folder)!r} holds a model already; give another folder")
     return folder
 
@@ -197,6 +235,8 @@ class Run:
     folder: Path
     accelerator: Any
     share: int
+    recipe: Recipe = NO_RECIPE
+    decoder: CoCaDecoder | None = None
     skipped: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -219,27 +259,30 @@ class Run:
                 "more, or loss='sigmoid'"
             )
         identity = self._identity()
-        trainee = Trainee(self.clip, self.sigmoid)
+        recipe = self.recipe
+        if recipe.further is not None:
+            recipe.further.to(accelerator.device)
+        trainee = Trainee(self.clip, self.sigmoid, recipe.further, self.decoder)
         journal = Journal(self.folder, samples_file="evaluations.json")
         devices = [accelerator.device] if accelerator.device.type == "cuda" else []
         with ExitStack() as stack:
             stack.enter_context(torch.random.fork_rng(devices))
-            stack.enter_context(trained_parts(trainee, options))
+            stack.enter_context(trained_parts(trainee, options, recipe))
             own = {n: p for n, p in trainee.named_parameters() if p.requires_grad}
             start = {n: p.detach().clone() for n, p in own.items()} if options.wise_ft else {}
-            adam = torch.optim.AdamW(
-                decay_groups(own, options.rate, options.weight_decay), betas=(0.9, 0.98), eps=1e-6
-            )
+            adam = self._optimizer(own)
             average = Average(own, options.ema) if options.ema is not None else None
             bank = None
             if options.bank:
                 bank = MemoryBank(options.bank, self.clip.width).to(accelerator.device)
-            extra = _extra(average, bank)
+            extra = _extra(trainee, average, bank)
             first = 0
             if path.is_file():
                 first = load_checkpoint(path, trainee, adam, identity, extra)
                 journal.resume(first)
-            order = Shuffled(len(self.pairs), self.share * accelerator.num_processes, options.seed)
+            batch = self.share * accelerator.num_processes
+            endless = isinstance(self.pairs, Stream)
+            order = InOrder(batch) if endless else Shuffled(len(self.pairs), batch, options.seed)
             each = Steps(self, trainee, adam, average, bank)
             batches = Batches(
                 self.pairs,
@@ -248,6 +291,8 @@ class Run:
                 options.seed,
                 options.popularity,
                 self.skipped.__setitem__,
+                kept=None if endless else self._kept_states(trainee),
+                target=None if recipe.further is None else recipe.further.target,
             )
             get = stack.enter_context(batches.reading(options.workers, first, self.steps))
 
@@ -281,6 +326,38 @@ class Run:
                 journal.write()
             scoring = _scoring(trainee)
         return journal, scoring
+
+    def _optimizer(self, own: Mapping[str, nn.Parameter]) -> torch.optim.AdamW:
+        options = self.options
+        if self.recipe.optimizer is None:
+            groups = decay_groups(own, options.rate, options.weight_decay)
+            return torch.optim.AdamW(groups, betas=(0.9, 0.98), eps=1e-6)
+        made = self.recipe.optimizer(own)
+        if not isinstance(made, torch.optim.AdamW):
+            raise OptionError(
+                f"recipe.optimizer gives a {type(made).__name__}; checkpoints hold AdamW's state, "
+                "so give a torch.optim.AdamW"
+            )
+        for group in made.param_groups:
+            group["rate"] = group["lr"]
+        return made
+
+    def _kept_states(self, trainee: Trainee) -> KeptStates | None:
+        """For a tower that makes the same of a picture in every step."""
+        options, accelerator = self.options, self.accelerator
+        if options.mode != "lit" or options.patch_masking:
+            return None
+        if self.recipe.further is not None or self.decoder is not None:
+            return None  # which read more of the tower than pooled states
+        if any(parameter.requires_grad for parameter in trainee.image.parameters()):
+            return None
+
+        @torch.no_grad()
+        def compute(pixels: Any) -> Tensor:
+            with accelerator.autocast():
+                return trainee.encode_image(self.clip.image.pixels(pixels))
+
+        return KeptStates(compute, min(options.micro_batch or self.share, self.share))
 
     def _mine(self, rows: Sequence[int]) -> Sequence[int]:
         rank = self.accelerator.process_index
@@ -317,7 +394,8 @@ class Run:
             **{k: v for k, v in asdict(self.options).items() if k not in _FREE},
             "batch_size": self.share * self.accelerator.num_processes,
             "steps": self.steps,
-            "data": digest(self.pairs),
+            "data": digest(self.pairs.step(0) if isinstance(self.pairs, Stream) else self.pairs),
+            **self.recipe.identity(self.steps),
             "text tower": self.clip.text.fingerprint(),
             "image tower": self.clip.image.fingerprint(),
         }
@@ -337,7 +415,11 @@ class Steps:
         """One step: a whole batch, its gradient, an update. Gives what is logged of it."""
         run, options, trainee = self.run, self.run.options, self.trainee
         seed_step(options.seed, step)
-        set_rates(self.optimizer, rate_at(step, run.steps, options.warmup_ratio))
+        planned = run.recipe.schedule
+        set_rates(
+            self.optimizer,
+            planned(step, run.steps) if planned else rate_at(step, run.steps, options.warmup_ratio),
+        )
         self.optimizer.zero_grad()
         size = min(options.micro_batch or run.share, run.share)
         parts = [batch.part(at, at + size) for at in range(0, len(batch), size)]
@@ -351,7 +433,11 @@ class Steps:
             else nullcontext()
         ):
             total, pairs = cached_backward(
-                self._encode, parts, self._loss, keep=keep, device=run.accelerator.device
+                self._captioned(batch) if trainee.decoder is not None else self._encode,
+                parts,
+                self._loss,
+                keep=keep,
+                device=run.accelerator.device,
             )
         loss = float(sum_over_processes(total)) / place()[1]
         norm = finish_gradients(trainee, options.max_grad_norm)
@@ -371,12 +457,39 @@ class Steps:
         }
 
     def _encode(self, part: Batch) -> Encoded:
-        device, trainee = self.run.accelerator.device, self.trainee
+        device, trainee, further = self.run.accelerator.device, self.trainee, self.trainee.further
+        own_loss = None
         with self.run.accelerator.autocast():
-            image = trainee.encode_image(self.run.clip.image.pixels(part.pixels))
+            if part.image is not None:
+                image = part.image.to(device)
+            elif further is None or part.target is None:
+                image = trainee.encode_image(self.run.clip.image.pixels(part.pixels))
+            else:
+                seen = trainee.look(self.run.clip.image.pixels(part.pixels), further.layers)
+                assert seen.pooled is not None
+                image = seen.pooled
+                target = {name: column.to(device) for name, column in part.target.items()}
+                own_loss = further(seen.patches, target) * (len(part) / self.run.share)
             text = trainee.encode_text(part.ids.to(device), part.mask.to(device))
         log_q = None if part.log_q is None else part.log_q.to(device)
-        return Encoded(PooledPairs(image, text, part.groups.to(device), log_q))
+        return Encoded(PooledPairs(image, text, part.groups.to(device), log_q), own_loss)
+
+    def _captioned(self, batch: Batch) -> Callable[[Batch], Encoded]:
+        """The pass over a part of a batch for a CoCa; a token counts alike in every part."""
+        device, trainee, module = self.run.accelerator.device, self.trainee, self.run.clip.text
+        loss = CoCaLoss(captioning=self.run.options.captioning, pad_id=module.module.config.pad)
+        tokens = loss.tokens(batch.ids[:, 1:])
+
+        def encode(part: Batch) -> Encoded:
+            ids = part.ids.to(device)
+            with self.run.accelerator.autocast():
+                pixels = self.run.clip.image.pixels(part.pixels)
+                image, text, logits = trainee.caption(pixels, ids)
+            log_q = None if part.log_q is None else part.log_q.to(device)
+            pairs = PooledPairs(image, text, part.groups.to(device), log_q)
+            return Encoded(pairs, loss.caption(logits, ids[:, 1:], tokens))
+
+        return encode
 
     def _loss(self, pairs: PooledPairs) -> Tensor:
         options, trainee = self.run.options, self.trainee
@@ -402,8 +515,11 @@ def finish_gradients(module: nn.Module, most: float) -> float:
     return float(nn.utils.clip_grad_norm_(own, most or math.inf))
 
 
-def _extra(average: Average | None, bank: MemoryBank | None) -> dict[str, Tensor]:
+def _extra(trainee: Trainee, average: Average | None, bank: MemoryBank | None) -> dict[str, Tensor]:
     made: dict[str, Tensor] = {}
+    for name, part in trainee.named_modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):  # its running means and variances
+            made |= {f"{name}.{at}": tensor for at, tensor in part.named_buffers()}
     if average is not None:
         made |= {f"average.{name}": tensor for name, tensor in average.weights.items()}
     if bank is not None:

@@ -16,33 +16,45 @@ from torch import Tensor
 
 from bridge.checks import keywords
 from bridge.contrastive.clip import CLIP
+from bridge.contrastive.train.open_clip_layout import came_in_layout, save_open_clip
 from bridge.contrastive.train.options import ClipTrainOptions
 from bridge.contrastive.train.trainee import check_trainable
 from bridge.errors import OptionError, UnsupportedModelError
 from bridge.files import check_output_folder, filled_folder, home_path, write_whole
 from bridge.runtime import building, quiet_loading
+from bridge.towers.captioner import CoCaDecoder
 from bridge.towers.family import Scoring
 from bridge.towers.image_processor import OpenClipPictures, pil_processor
+from bridge.towers.open_clip_config import CONFIG
 
 _CONFIG = "config.json"
 
 
 @keywords
-def save_clip(clip: CLIP, folder: str | os.PathLike[str], scoring: Scoring | None = None) -> Path:
+def save_clip(
+    clip: CLIP,
+    folder: str | os.PathLike[str],
+    scoring: Scoring | None = None,
+    decoder: CoCaDecoder | None = None,
+) -> Path:
     """Write both towers as one `CLIPModel` or `SiglipModel`, in their dtype, and give the folder.
 
-    transformers' ``from_pretrained`` and `bridge.CLIP` read it. Every file is whole or absent,
-    ``config.json`` last.
+    transformers' ``from_pretrained`` and `bridge.CLIP` read it; what was opened from a folder of
+    open_clip's is written in that layout, for open_clip and `bridge.CLIP`. Every file is whole or
+    absent, the config last.
 
     Args:
-        clip: a CLIP, SigLIP or SigLIP 2 of transformers' classes.
+        clip: a CLIP, SigLIP or SigLIP 2 of transformers' classes, or one of open_clip's layout.
         folder: new, or that of an earlier model.
         scoring: the learnt scale and bias, where they are not the CLIP's own.
+        decoder: of a CoCa, where it is not the one that it was opened with.
 
     Raises:
         UnsupportedModelError: towers that no layout of transformers holds.
     """
     check_trainable(clip)
+    if came_in_layout(clip):
+        return save_open_clip(clip, folder, scoring, decoder)
     processor = check_can_save(clip)
     place = home_path(folder)
     with filled_folder(place) as part, quiet_loading():
@@ -60,7 +72,7 @@ def check_can_save(clip: CLIP) -> Any:
     """The image processor as transformers has it. Raises UnsupportedModelError for a way with
     pictures that it has no words for."""
     processor = clip.image.processor
-    if not isinstance(processor, OpenClipPictures):
+    if came_in_layout(clip) or not isinstance(processor, OpenClipPictures):
         return processor
     height, width = processor.size
     if processor.mode != "shortest" or height != width:
@@ -176,7 +188,7 @@ def write_card(
     settings = {k: v for k, v in asdict(options).items() if v is not None}
     lines = [
         "---",
-        "library_name: transformers",
+        f"library_name: {'open_clip' if (folder / CONFIG).exists() else 'transformers'}",
         "pipeline_tag: zero-shot-image-classification",
         "---",
         "",

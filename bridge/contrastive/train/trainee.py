@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,11 +12,15 @@ from torch import Tensor, nn
 
 from bridge.contrastive.clip import CLIP
 from bridge.contrastive.losses import CLIP_START
+from bridge.contrastive.train.open_clip_layout import came_in_layout, check_layout
 from bridge.contrastive.train.options import ClipTrainOptions
+from bridge.contrastive.train.recipe import NO_RECIPE, FurtherLoss, Recipe
 from bridge.errors import UnsupportedModelError
 from bridge.runtime import building
+from bridge.towers.captioner import CoCaDecoder
 from bridge.towers.families import IMAGE_FAMILIES, TEXT_FAMILIES
-from bridge.towers.states import Layer
+from bridge.towers.open_clip import picture_tokens
+from bridge.towers.states import ImageStates, Layer
 from bridge.towers.tower import ImageTower, TextTower
 from bridge.training.lora import put_lora, take_lora
 
@@ -28,16 +32,25 @@ _PAIRS = {
 }
 _SIGLIP_START, _SIGLIP_BIAS = math.log(10.0), -10.0
 # The last linear layers into the shared space, by the end of their names.
-_HEADS = ("text_projection", "visual_projection", "head")
+_HEADS = ("text_projection", "visual_projection", "head", "proj")
 
 
 class Trainee(nn.Module):
-    """Both towers of a CLIP with its temperature, and a bias where pairs are judged alone."""
+    """Both towers of a CLIP with its temperature, a bias where pairs are judged alone, a further
+    loss where a recipe has one, and the decoder of a CoCa that learns to caption."""
 
-    def __init__(self, clip: CLIP, sigmoid: bool) -> None:
+    def __init__(
+        self,
+        clip: CLIP,
+        sigmoid: bool,
+        further: FurtherLoss | None = None,
+        decoder: CoCaDecoder | None = None,
+    ) -> None:
         super().__init__()
+        self.decoder = decoder
         self._towers = (clip.text, clip.image)
         self.text, self.image = clip.text.module, clip.image.module
+        self.further = further
         scoring = clip.scoring
         same = scoring is not None and scoring.sigmoid == sigmoid
         scale = math.log(scoring.scale) if scoring is not None and same else None
@@ -55,6 +68,20 @@ class Trainee(nn.Module):
     def encode_text(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Pooled states ``(B, P)``, with a gradient."""
         return pooled_text(self._towers[0], ids, mask)
+
+    def look(self, pixels: Any, layers: Sequence[int]) -> ImageStates:
+        """Pooled states and those of some layers, with a gradient."""
+        family = IMAGE_FAMILIES[self._towers[1].family]
+        return family.encode(self.image, pixels, layers)
+
+    def caption(self, pixels: Any, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Pooled states of pictures and texts, and the decoder's logits ``(B, T - 1, V)`` of what
+        follows each token but the last, with a gradient; one pass of each side, as open_clip's
+        CoCa takes it."""
+        assert self.decoder is not None
+        image, tokens = picture_tokens(self.image, pixels)
+        states, text = self.text(ids)
+        return image, text, self.decoder(tokens, states[-1][:, : ids.shape[1] - 1])
 
 
 def pooled_text(tower: TextTower, ids: Tensor, mask: Tensor) -> Tensor:
@@ -79,17 +106,24 @@ def pooled_image(tower: ImageTower, pixels: Any) -> Tensor:
 
 def check_trainable(clip: CLIP) -> None:
     """Refuse towers whose result could not be saved. Raises UnsupportedModelError."""
+    if came_in_layout(clip):
+        check_layout(clip)
+        return
     kinds = [type(tower.module).__name__ for tower in (clip.text, clip.image)]
     if _PAIRS.get(kinds[0]) != kinds[1]:
         raise UnsupportedModelError(
             f"{clip.name} is a {kinds[0]} and a {kinds[1]}, which no model of transformers holds "
-            "together, so what is trained could not be saved; train a CLIP, SigLIP or SigLIP 2"
+            "together, so what is trained could not be saved; train a CLIP, SigLIP or SigLIP 2, or "
+            "a folder of open_clip's"
         )
 
 
 @contextmanager
-def trained_parts(trainee: Trainee, options: ClipTrainOptions) -> Iterator[None]:
-    """Within the block, what the mode trains is in fp32, wants gradients and has its LoRA.
+def trained_parts(
+    trainee: Trainee, options: ClipTrainOptions, recipe: Recipe = NO_RECIPE
+) -> Iterator[None]:
+    """Within the block, what the mode or the recipe trains is in fp32, wants gradients and has its
+    LoRA.
 
     Afterwards dtypes and flags are as they were, and the LoRA is in the weights; it is dropped if
     the block failed.
@@ -99,6 +133,7 @@ def trained_parts(trainee: Trainee, options: ClipTrainOptions) -> Iterator[None]
     try:
         trainee.requires_grad_(False)
         _choose(trainee, options)
+        _choose_by(trainee, recipe)
         for parameter in trainee.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
@@ -122,6 +157,9 @@ def set_mode(trainee: Trainee, options: ClipTrainOptions, *, training: bool) -> 
         trainee.text.train()
         if options.mode != "lit":
             trainee.image.train()
+        for part in (trainee.further, trainee.decoder):
+            if part is not None:
+                part.train()
 
 
 def _choose(trainee: Trainee, options: ClipTrainOptions) -> None:
@@ -134,6 +172,8 @@ def _choose(trainee: Trainee, options: ClipTrainOptions) -> None:
             begin_anew(trainee, options.seed)
     elif options.mode == "lit":
         trainee.text.requires_grad_(True)
+        if trainee.decoder is not None:
+            trainee.decoder.requires_grad_(True)
     elif options.mode == "probe":
         for module in (trainee.text, trainee.image):
             for head in _HEADS:
@@ -145,10 +185,19 @@ def _choose(trainee: Trainee, options: ClipTrainOptions) -> None:
             names = [
                 name
                 for name, part in module.named_modules()
-                if isinstance(part, nn.Linear) and ".layers." in f".{name}"
+                if isinstance(part, nn.Linear)
+                and (".layers." in f".{name}" or "resblocks." in name)
             ]
             alpha = options.lora_alpha or 2.0 * options.rank
             put_lora(module, names, options.rank, alpha, options.seed + number)
+
+
+def _choose_by(trainee: Trainee, recipe: Recipe) -> None:
+    for name, parameter in trainee.named_parameters():
+        if recipe.trained is not None and name.startswith(("text.", "image.")):
+            parameter.requires_grad_(recipe.trained(name))
+    if trainee.further is not None:
+        trainee.further.requires_grad_(True)
 
 
 @torch.no_grad()

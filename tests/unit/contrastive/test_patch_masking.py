@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,10 @@ from torch import Tensor
 
 from bridge.contrastive.patch_masking import masked_patches
 from bridge.errors import OptionError, UnsupportedModelError
-from bridge.towers import open_image_tower
+from bridge.towers import clip_relatives, open_image_tower, vision_models
 from bridge.towers.families import IMAGE_FAMILIES
+from bridge.towers.open_clip_modules import ResNet, ResNetShape, made
+from bridge.towers.registry import ROWS
 
 SIDE = {
     "hidden_size": 24,
@@ -76,6 +80,25 @@ def _blip2() -> Any:
     return module
 
 
+def _align() -> Any:
+    with torch.device("meta"):
+        return transformers.AlignVisionModel(transformers.AlignVisionConfig())
+
+
+def _relative(kind: str) -> Any:
+    relative = clip_relatives.RELATIVES[kind]
+    config = getattr(transformers, f"{relative.start}VisionConfig")(**SQUARE)
+    encoder = getattr(transformers, f"{relative.start}VisionModel")(config)
+    return clip_relatives.Side(encoder, torch.nn.Linear(24, 12), relative)
+
+
+def _vision(kind: str) -> Any:
+    name = vision_models.KINDS[kind][0]
+    config = getattr(transformers, name.removesuffix("Model") + "Config")
+    more = {"num_register_tokens": 3} if "register" in kind or "dinov3" in kind else {}
+    return getattr(transformers, name)(config(**SQUARE, **more))
+
+
 TOWERS: dict[str, tuple[str, Any, int]] = {
     "clip": ("clip", _clip, 1),
     "open_clip": ("open_clip", _open_clip, 1),
@@ -87,6 +110,16 @@ TOWERS: dict[str, tuple[str, Any, int]] = {
     ),
     "siglip2": ("siglip", _siglip2, 0),
     "blip2": ("blip2", _blip2, 1),
+    **{
+        kind: ("clip_relatives", partial(_relative, kind), relative.prefix)
+        for kind, relative in clip_relatives.RELATIVES.items()
+    },
+    **{
+        kind: ("vision_models", partial(_vision, kind), 0 if first == 0 else 1)
+        for kind, (_, first) in vision_models.KINDS.items()
+    },
+    "dinov2_with_registers": ("vision_models", partial(_vision, "dinov2_with_registers"), 4),
+    "dinov3_vit": ("vision_models", partial(_vision, "dinov3_vit"), 4),
 }
 
 
@@ -99,23 +132,23 @@ def tower(request: pytest.FixtureRequest) -> tuple[str, Any, int]:
     family, make, first = TOWERS[request.param]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
-        return family, make().train(), first
+        module = make()
+        # Of all these, DINOv3 alone draws at random while it trains: how much patches are turned.
+        return family, module.train(request.param != "dinov3_vit"), first
 
 
 def pooled(tower: tuple[str, Any, int]) -> Tensor:
     family, module, _ = tower
     given = FREE if isinstance(module, transformers.Siglip2VisionModel) else PIXELS
-    found = IMAGE_FAMILIES[family].encode(module, given).pooled
-    assert found is not None
-    return found
+    found = IMAGE_FAMILIES[family].encode(module, given)
+    return found.patches[0].mean(1) if found.pooled is None else found.pooled
 
 
 def seen_by_the_layers(module: Any) -> list[int]:
     """Lists, from now on, how many states go through the first layer of the picture's encoder."""
-    names = ("encoder.layers", "transformer.resblocks")
-    layers = next(p for n, p in module.named_modules() if n.endswith(names))
+    layers = next(p for p in module.modules() if isinstance(p, torch.nn.ModuleList) and len(p) > 1)
     seen: list[int] = []
-    norm = getattr(layers[0], "layer_norm1", None) or layers[0].ln_1
+    norm = next(part for part in layers[0].modules() if "Norm" in type(part).__name__)
     norm.register_forward_hook(lambda _, args, out: seen.append(out.shape[1]))
     return seen
 
@@ -141,7 +174,7 @@ def test_what_is_masked_is_not_computed(
     assert not torch.equal(found, want)
     found.sum().backward()
     for name, parameter in module.named_parameters():
-        if "patch_embedding" in name or "position_embedding" in name or "fc1" in name:
+        if re.search("patch_embed|position_embedding|fc1|rms_norm1", name):
             assert parameter.grad is not None and parameter.grad.any(), name
     assert torch.equal(pooled(tower), want)  # the hooks are gone
 
@@ -203,7 +236,7 @@ def test_a_share_out_of_range_is_told(share: Any) -> None:
 
 def test_what_has_no_patches_is_told() -> None:
     module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))
-    with pytest.raises(UnsupportedModelError, match="into patches"), masked_patches(module, 0.5):
+    with pytest.raises(UnsupportedModelError, match="has no patches"), masked_patches(module, 0.5):
         pass
 
 
@@ -212,3 +245,40 @@ def test_hooks_are_gone_after_an_error() -> None:
     with pytest.raises(ZeroDivisionError), masked_patches(module, 0.5):
         1 / 0  # noqa: B018
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
+
+
+def test_turned_patches_keep_their_own_places() -> None:
+    """DINOv3 knows where a patch is by its rotation alone, which has to be that of what is kept."""
+    module = _vision("dinov3_vit").eval()
+    whole = module.rope_embeddings(PIXELS)
+    with masked_patches(module, 0.5):
+        states = module.embeddings(PIXELS)[:, 4:]
+        turns = module.rope_embeddings(PIXELS)
+    every = module.embeddings(PIXELS)[:, 4:]
+    for row in range(3):
+        places = [int((every[row] == state).all(1).nonzero()) for state in states[row]]
+        for some, each in zip(turns, whole, strict=True):
+            assert torch.equal(some[row, 0], each[places])
+
+
+def test_every_vision_transformer_of_the_registry_is_masked() -> None:
+    makers = {family: make for family, make, _ in TOWERS.values()}
+    makers |= {"open_clip_hf": _open_clip, "clip": _clip, "coca": _coca}
+    makers |= {"open_clip": _open_clip, "blip2": _blip2, "align": _align}
+    masked, refused = [], []
+    for row in ROWS:
+        if not row.image_width:
+            continue
+        try:
+            with masked_patches(makers[row.family](), 0.5):
+                masked.append(row.name)
+        except UnsupportedModelError as error:
+            assert "has no patches that can be left out" in str(error)
+            refused.append(row.name)
+    assert len(masked) >= 28 and refused == ["align-b"]
+    resnet = made(ResNet, ResNetShape((1, 1, 1, 1), 8, 4, 32, 24))
+    with (
+        pytest.raises(UnsupportedModelError, match="ResNet has no patches"),
+        masked_patches(resnet, 0.5),
+    ):
+        pass

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 import random
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +16,23 @@ import transformers
 from PIL import Image
 from safetensors.torch import load_file
 from support.clip_training import COLOURS, FAST, rows, train
+from support.tiny_coca import write_coca
 from support.tiny_folders import KINDS
-from support.two_processes import run_script
 from torch.nn.functional import normalize
 
 import bridge
 from bridge.cli import main
 from bridge.contrastive import interpolate
+from bridge.contrastive.train import kept_states
 from bridge.contrastive.train import run as run_module
 from bridge.contrastive.train.options import ClipTrainOptions
+from bridge.contrastive.train.recipe import FurtherLoss, Recipe
 from bridge.errors import DataError, NumbersError, OptionError, UnsupportedModelError
+from bridge.towers import open_captioner
 from bridge.training import run_state
 from bridge.training.run_state import CHECKPOINT
+
+OPEN_CLIP = "open_clip_model.safetensors"
 
 
 @pytest.fixture(autouse=True)
@@ -294,6 +302,7 @@ def test_bad_rows_are_told(change: dict[str, Any], message: str, tmp_path: Path)
         ({"batch_size": 9}, "there are 8 rows; give 8 at most"),
         ({"mode": "lokr"}, "mode of training"),
         ({"loss": "sigmoid", "bank": 4}, "of InfoNCE"),
+        ({"loss": "coca", "mode": "lora"}, "goes with mode='full' or 'lit', not 'lora'"),
         ({"lora": 4}, "goes with mode='lora'"),
         ({"patch_masking": 1.0}, "patch_masking is 1.0"),
         ({"bath_size": 4}, "Did you mean 'batch_size'"),
@@ -394,7 +403,254 @@ def test_masks_end_before_the_run_does() -> None:
     assert [options.masking_at(step, 10) for step in (0, 7, 8, 9)] == [0.5, 0.5, 0, 0]
 
 
-@pytest.mark.slow
-def test_runs_killed_at_30_random_moments_go_on(folder: Path, tmp_path: Path) -> None:
-    told = run_script("killed_runs.py", folder, tmp_path, 30)
-    assert int(told.split()[-3]) >= 10  # most are killed between the first step and the last
+# ---------------------------------------------------------------- what options cannot say
+
+
+class Brightness(FurtherLoss):
+    """Learns how bright a picture is from its patches of two layers; a head for them is dropped."""
+
+    layers = (-1, -2)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = torch.nn.Linear(48, 1)
+
+    def target(self, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, torch.Tensor]:
+        return {"bright": torch.tensor([row["bright"] for row in rows])}
+
+    def forward(
+        self, patches: tuple[torch.Tensor, ...], target: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        found = self.head(torch.cat([each.mean(1) for each in patches], 1))[:, 0]
+        return torch.nn.functional.mse_loss(found, target["bright"])
+
+
+def bright_rows(step: int = 0) -> list[dict[str, Any]]:
+    bright = [sum(rgb) / 765 for rgb in COLOURS.values()]
+    some = [{**row, "bright": value} for row, value in zip(rows(), bright, strict=True)]
+    random.Random(step).shuffle(some)
+    return some[:4]
+
+
+def test_rows_that_a_function_makes_are_those_of_a_table(folder: Path, tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def make(step: int) -> list[dict[str, Any]]:
+        asked.append(step)
+        return bright_rows(step)
+
+    done = train(folder, tmp_path / "made", make, batch_size=4, steps=3)
+    assert asked == [0, 1, 2]  # each once
+    table = train(folder, tmp_path / "table", bright_rows(), batch_size=4, steps=1)
+    assert table.losses[0] == pytest.approx(done.losses[0], rel=1e-6)
+    again = train(folder, tmp_path / "again", bright_rows, batch_size=4, steps=3)
+    assert again.losses == done.losses
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"batch_size": None}, OptionError, "say batch_size and steps of the run"),
+        ({"batch_size": 4, "popularity": True}, OptionError, "a function has no end"),
+        ({"batch_size": 8}, DataError, r"data\(0\) gives 4 rows, and batch_size is 8"),
+    ],
+)
+def test_what_a_function_of_rows_cannot_do_is_told(
+    options: dict[str, Any], error: type[Exception], message: str, folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=message):
+        train(folder, tmp_path / "out", bright_rows, **options)
+
+
+def test_a_recipe_has_its_own_loss_optimizer_and_schedule(folder: Path, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    further = Brightness()
+    start = copy.deepcopy(further)
+    recipe = Recipe(
+        optimizer=lambda own: torch.optim.AdamW(own.values(), lr=0.02, betas=(0.9, 0.99)),
+        schedule=lambda step, steps: 1 - step / steps,
+        further=further,
+    )
+    options = {"batch_size": 4, "steps": 5, "save_every": 1}
+    done = train(folder, tmp_path / "out", bright_rows, recipe=recipe, **options)
+    rates = [row["learning_rate"] for row in done.log]
+    assert rates == pytest.approx([0.02, 0.016, 0.012, 0.008, 0.004])
+    plain = train(folder, tmp_path / "plain", bright_rows, batch_size=4, steps=1)
+    clip = bridge.CLIP(folder, device="cpu")
+    pixels = torch.stack([clip.preprocess(row["image"]) for row in bright_rows(0)])
+    patches = clip.image.encode(pixels, start.layers).patches
+    own = start(patches, start.target(bright_rows(0))).item()
+    assert done.losses[0] == pytest.approx(plain.losses[0] + own, rel=1e-5)
+    assert not torch.equal(further.head.weight, start.head.weight)
+    assert not any("further" in name or "head" in name for name in weights(tmp_path / "out"))
+    halves = train(
+        folder, tmp_path / "halves", bright_rows, micro_batch=2, graph_memory=0.0,
+        recipe=dataclasses.replace(recipe, further=start), **options,
+    )  # fmt: skip
+    assert halves.losses == pytest.approx(done.losses, rel=1e-4)
+
+
+def test_a_recipe_chooses_what_is_trained(folder: Path, tmp_path: Path) -> None:
+    recipe = Recipe(trained=lambda name: name.startswith("image.visual_projection"))
+    train(folder, tmp_path / "out", mode="lit", recipe=recipe)
+    assert sides(changed(folder, tmp_path / "out")) == {"visual_projection", "logit_scale"}
+
+
+def test_only_adamw_goes_on_from_a_checkpoint(folder: Path, tmp_path: Path) -> None:
+    recipe = Recipe(optimizer=lambda own: torch.optim.SGD(own.values(), lr=0.1))  # type: ignore
+    with pytest.raises(OptionError, match=r"recipe\.optimizer gives a SGD"):
+        train(folder, tmp_path / "out", recipe=recipe)
+
+
+# ---------------------------------------------------------------- a locked image tower
+
+
+def pictures_seen(clip: bridge.CLIP) -> list[int]:
+    """Lists, from now on, how many pictures go through the image tower at a time."""
+    seen: list[int] = []
+    vision = clip.image.module
+    embeddings = getattr(vision, "vision_model", vision).embeddings
+    embeddings.register_forward_hook(lambda _, args, out: seen.append(len(out)))
+    return seen
+
+
+def test_a_locked_tower_sees_each_picture_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"mode": "lit", "batch_size": 4, "steps": 12, "micro_batch": 3, "ema": 0.9}
+    clip = bridge.CLIP(folder, device="cpu")
+    seen = pictures_seen(clip)
+    kept = train(clip, tmp_path / "kept", **options)  # six epochs of eight pictures
+    assert sum(seen) == 8 and max(seen) == 3
+    monkeypatch.setattr(kept_states, "MOST_BYTES", 0)
+    clip = bridge.CLIP(folder, device="cpu")
+    seen = pictures_seen(clip)
+    anew = train(clip, tmp_path / "anew", **options)
+    assert sum(seen) == 48
+    assert kept.losses == pytest.approx(anew.losses, rel=1e-6)
+    monkeypatch.setattr(run_module.Run, "_kept_states", lambda *_: None)
+    plain = train(folder, tmp_path / "plain", **options)
+    assert kept.losses == pytest.approx(plain.losses, rel=1e-6)
+
+
+def test_what_is_kept_is_bounded(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(kept_states, "MOST_BYTES", 5 * 24 * 4)  # five states of 24 values
+    clip = bridge.CLIP(folder, device="cpu")
+    seen = pictures_seen(clip)
+    train(clip, tmp_path / "out", mode="lit", batch_size=8, steps=3)
+    assert seen == [8, 3, 3]
+
+
+def test_a_picture_that_is_masked_by_chance_is_computed_each_time(
+    folder: Path, tmp_path: Path
+) -> None:
+    clip = bridge.CLIP(folder, device="cpu")
+    seen = pictures_seen(clip)
+    train(clip, tmp_path / "out", mode="lit", patch_masking=0.5, steps=3)
+    assert sum(seen) == 24
+
+
+# ---------------------------------------------------------------- open_clip's layout
+
+
+def open_clip_kinds(folder: Path) -> dict[str, Path]:
+    """A plain folder, one whose text side is open_clip's own, and a CoCa."""
+    made = {"plain": folder / "plain", "coca": folder / "coca"}
+    KINDS["open_clip"].make(made["plain"])
+    made["coca"].mkdir()
+    write_coca(made["coca"])
+    return made
+
+
+@pytest.mark.parametrize("kind", ["plain", "coca"])
+@pytest.mark.parametrize("mode", ["full", "lora", "probe"])
+def test_a_folder_of_open_clips_is_trained_and_written_in_its_layout(
+    kind: str, mode: str, tmp_path: Path
+) -> None:
+    source = open_clip_kinds(tmp_path)[kind]
+    rate = {"full": 1e-3, "lora": 1e-2, "probe": 1e-2}[mode]
+    done = train(source, tmp_path / "out", mode=mode, steps=8, learning_rate=rate)
+    assert done.losses[-1] < done.losses[0]
+    assert not (tmp_path / "out" / "config.json").exists()
+    before, after = (
+        {name.removeprefix("text."): each for name, each in load_file(p / OPEN_CLIP).items()}
+        for p in (source, tmp_path / "out")
+    )
+    assert before.keys() == after.keys()
+    moved = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    ends = {
+        "full": lambda name: not name.startswith("text_decoder."),
+        "lora": lambda name: "resblocks." in name or name == "logit_scale",
+        "probe": lambda name: name.endswith(("proj", "projection", "projection.weight", "scale")),
+    }
+    assert moved and all(map(ends[mode], moved))
+    assert any("visual." in name for name in moved) and any("visual." not in name for name in moved)
+    found = bridge.CLIP(tmp_path / "out", device="cpu")
+    pictures, texts = [row["image"] for row in rows()], ["a red cat", "", "a blue cat"]
+    assert torch.allclose(found.encode_image(pictures), done.clip.encode_image(pictures), atol=1e-6)
+    assert torch.allclose(found.encode_text(texts), done.clip.encode_text(texts), atol=1e-6)
+    assert found.scoring == done.clip.scoring
+    assert "library_name: open_clip" in (tmp_path / "out" / "README.md").read_text()
+    with pytest.raises(OptionError, match="holds a model already"):
+        train(source, tmp_path / "out")
+
+
+def test_a_sigmoid_loss_gives_open_clips_layout_a_bias(tmp_path: Path) -> None:
+    source = open_clip_kinds(tmp_path)["plain"]
+    done = train(source, tmp_path / "out", loss="sigmoid", steps=2)
+    told = json.loads((tmp_path / "out" / "open_clip_config.json").read_text())["model_cfg"]
+    assert told["init_logit_bias"] == done.clip.scoring.bias
+    assert bridge.CLIP(tmp_path / "out", device="cpu").scoring == done.clip.scoring
+    again = train(tmp_path / "out", tmp_path / "more", loss="infonce", steps=2)
+    told = json.loads((tmp_path / "more" / "open_clip_config.json").read_text())["model_cfg"]
+    assert "init_logit_bias" not in told and not again.clip.scoring.sigmoid
+
+
+def test_what_open_clips_layout_cannot_take_back_is_told_before_training(tmp_path: Path) -> None:
+    source = open_clip_kinds(tmp_path)["plain"]
+    with pytest.raises(UnsupportedModelError, match="no random start here"):
+        train(source, tmp_path / "out", mode="scratch")
+    with pytest.raises(UnsupportedModelError, match="writes no captions"):
+        train(source, tmp_path / "out", loss="coca")
+    clip = bridge.CLIP(source, device="cpu")
+    (source / "open_clip_config.json").unlink()
+    with pytest.raises(UnsupportedModelError, match=r"has no open_clip_config\.json"):
+        train(clip, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+# ---------------------------------------------------------------- captioning
+
+
+def test_a_coca_learns_to_caption(tmp_path: Path) -> None:
+    source = open_clip_kinds(tmp_path)["coca"]
+    options = {"loss": "coca", "batch_size": 8, "steps": 4, "learning_rate": 5e-3}
+    done = train(source, tmp_path / "out", **options)
+    in_parts = {**options, "steps": 1, "micro_batch": 3, "graph_memory": 0.0}
+    halves = train(source, tmp_path / "halves", **in_parts)
+    assert halves.losses[0] == pytest.approx(done.losses[0], rel=1e-5)
+    assert halves.log[0]["grad_norm"] == pytest.approx(done.log[0]["grad_norm"], rel=1e-4)
+    plain = train(source, tmp_path / "mute", **{**options, "captioning": 0.0, "steps": 1})
+    contrast = train(source, tmp_path / "contrast", **{**options, "loss": "infonce", "steps": 1})
+    assert plain.losses[0] == pytest.approx(contrast.losses[0], rel=1e-5)
+    coca = open_captioner(tmp_path / "out", device="cpu")
+    before = open_captioner(source, device="cpu")
+
+    def caption_loss(which: Any) -> float:
+        ids = which.text.tokenize([row["text"] for row in rows()]).ids
+        tokens = which.picture_tokens([row["image"] for row in rows()])
+        logits = which.logits(tokens, ids)[:, :-1]
+        return torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), ids[:, 1:].flatten(), ignore_index=0
+        ).item()
+
+    assert done.losses[0] == pytest.approx(contrast.losses[0] + 2 * caption_loss(before), rel=1e-4)
+    assert caption_loss(coca) < 0.8 * caption_loss(before)
+
+
+def test_a_coca_with_a_locked_image_side_still_learns_to_caption(tmp_path: Path) -> None:
+    source = open_clip_kinds(tmp_path)["coca"]
+    train(source, tmp_path / "out", loss="coca", mode="lit", steps=2)
+    before, after = (load_file(p / OPEN_CLIP) for p in (source, tmp_path / "out"))
+    moved = {n.partition(".")[0] for n, t in after.items() if not torch.equal(t, before[n])}
+    assert moved == {"text", "text_decoder", "logit_scale"}

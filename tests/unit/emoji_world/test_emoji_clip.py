@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from support.places import DATA
 from support.tiny_models import tiny_clip_tokenizer
 from support.tiny_world import scenes_at, synthetic_sprites, tiny_vae
 from torch.nn import functional as F
 from transformers import (
+    CLIPConfig,
     CLIPImageProcessor,
     CLIPModel,
     CLIPTextModel,
@@ -19,10 +21,11 @@ from transformers import (
     CLIPTokenizer,
 )
 
+from bridge.training import run_state
 from emoji_world.render import render_scene
 from emoji_world.train import clip
 from emoji_world.train.data import pictures
-from emoji_world.train.loop import Recipe, Run, load_averaged
+from emoji_world.train.loop import Recipe
 
 TEXTS = ["a cat", "two red apples left of a dog", ""]
 
@@ -42,6 +45,12 @@ def spread(model: CLIPModel) -> CLIPModel:
 @pytest.fixture
 def small_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clip, "BATCH", 4)
+
+
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than training here."""
+    monkeypatch.setattr(run_state, "draw_curve", lambda *_, **__: None)
 
 
 def assert_step_trains(recipe: Recipe, frozen: tuple[str, ...]) -> None:
@@ -129,22 +138,37 @@ def test_dense_heads_learn_looks_on_things_only() -> None:
 # ---------------------------------------------------------------- recipes
 
 
-@pytest.mark.usefixtures("small_batch")
-def test_the_first_recipe_trains_everything() -> None:
-    torch.manual_seed(4)
-    recipe = clip.recipe(clip.build(words()), words(), synthetic_sprites())
-    assert_step_trains(recipe, ())
+def tiny(tokenizer: CLIPTokenizer, projection: int) -> CLIPModel:
+    """A small CLIP that sees pictures of the world's size."""
+    with torch.random.fork_rng(devices=[]):
+        told = clip.build(tokenizer).config.to_dict()
+    text = told["text_config"] | {
+        "hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "projection_dim": projection,
+    }  # fmt: skip
+    vision = told["vision_config"] | {
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3,
+        "num_attention_heads": 2, "projection_dim": projection,
+    }  # fmt: skip
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=projection))
 
 
-@pytest.mark.usefixtures("small_batch")
-def test_the_second_recipe_locks_the_first_image_tower() -> None:
-    torch.manual_seed(5)
-    first = clip.build(words())
-    model = clip.build(words(True), second=True)
-    recipe = clip.recipe_second(model, first, words(True), synthetic_sprites())
-    for name, tensor in model.vision_model.state_dict().items():
-        assert torch.equal(tensor, first.vision_model.state_dict()[name])
-    assert_step_trains(recipe, ("vision_model.",))
+@pytest.mark.parametrize("stage", ["clip", "clip-2"])
+def test_the_first_hundred_losses_are_those_of_the_loop_that_trained_what_ships(
+    stage: str, tmp_path: Path
+) -> None:
+    """Rounding alone differs: one loop pools by the short way, the other computed all states."""
+    settings, sprites = clip.Settings(100, batch=8, precision="no"), synthetic_sprites()
+    torch.manual_seed(0)
+    model = tiny(words(), 24)
+    if stage == "clip":
+        clip.train(model, words(), sprites, tmp_path / "run", settings)
+    else:
+        second = tiny(words(), 40)
+        clip.train_second(second, model, words(), sprites, tmp_path / "run", settings)
+    log = json.loads((tmp_path / "run" / "log.json").read_text())
+    want = json.loads((DATA / "clip_losses.json").read_text())[stage]
+    assert [row["loss"] for row in log] == pytest.approx(want, rel=1e-5)
 
 
 @pytest.mark.usefixtures("small_batch")
@@ -158,21 +182,38 @@ def test_the_image_tower_goes_on_against_both_locked_text_towers(tmp_path: Path)
     assert models[0].vision_model is models[1].vision_model
 
 
-@pytest.mark.usefixtures("small_batch")
-def test_averages_and_heads_come_back_from_a_run(tmp_path: Path) -> None:
+def test_tower_2_leaves_the_image_tower_as_it_is(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    first, model = spread(tiny(words(), 24)), tiny(words(True), 40)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    settings = clip.Settings(2, batch=4, precision="no")
+    run = (model, first, words(True), synthetic_sprites(), tmp_path / "run", settings)
+    trained = clip.train_second(*run)
+    for name, tensor in trained.state_dict().items():
+        if name.startswith("vision_model."):
+            assert torch.equal(tensor, first.state_dict()[name]), name
+    moved = {n.partition(".")[0] for n, t in trained.state_dict().items() if t.ne(before[n]).any()}
+    assert moved == {"text_model", "text_projection", "visual_projection", "logit_scale"} | {
+        "vision_model"  # the first one's
+    }
+    again = clip.train_second(*run)  # it came to its end: it is read
+    for name, tensor in again.state_dict().items():
+        assert torch.equal(tensor, trained.state_dict()[name]), name
+
+
+def test_averaged_heads_come_back_from_a_run(tmp_path: Path) -> None:
     torch.manual_seed(7)
-    model = clip.build(words())
-    run = Run(clip.recipe(model, words(), synthetic_sprites()), tmp_path)
-    for name in run.average:
-        run.average[name].mul_(0.5)
-    run.save()
-    averaged = {k: v.clone() for k, v in run.average.items()}
-    heads = clip.trained_heads(tmp_path / "clip", 192)
+    settings = clip.Settings(2, batch=4, precision="no")
+    clip.train(tiny(words(), 24), words(), synthetic_sprites(), tmp_path / "clip", settings)
+    fresh, heads = (
+        clip.trained_heads(tmp_path / "gone", 32),
+        clip.trained_heads(tmp_path / "clip", 32),
+    )
+    again = clip.trained_heads(tmp_path / "clip", 32)
     for name, tensor in heads.state_dict().items():
-        assert torch.equal(tensor, averaged[f"heads.{name}"])
-    loaded = load_averaged(run, model, "clip.")
-    for name, tensor in loaded.named_parameters():
-        assert torch.equal(tensor, averaged[f"clip.{name}"])
+        assert torch.equal(tensor, again.state_dict()[name])
+    assert not torch.equal(heads.concept.weight, fresh.concept.weight)
+    assert heads.norm.weight.ne(1).any()  # trained, and averaged with where it began
 
 
 # ---------------------------------------------------------------- what is exported

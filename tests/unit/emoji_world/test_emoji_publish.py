@@ -355,6 +355,23 @@ def test_the_commands_options_reach_the_stage(
     assert minutes == stages.MINUTES["unet"] and (shorter, none) == (2.5, 0)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["clip", "--minutes", "2"], "clip is trained for --steps"),
+        (["unet", "--steps", "2"], "unet is trained for --minutes"),
+        (["clip", "--steps", "0"], "--times and --steps must be 1 or more"),
+    ],
+)
+def test_a_stage_is_told_how_long_in_its_own_measure(
+    given: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train", *given])
+    with pytest.raises(SystemExit):
+        stages.main()
+    assert message in capsys.readouterr().err
+
+
 def test_help_names_every_stage(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -364,7 +381,7 @@ def test_help_names_every_stage(
     assert left.value.code == 0
     text = capsys.readouterr().out
     assert all(f"``{stage}``" in text for stage in stages.STAGES)
-    assert set(stages.MINUTES) == set(stages.STAGES) - {"tokenizer", "publish"}
+    assert set(stages.MINUTES) | set(stages.STEPS) == set(stages.STAGES) - {"tokenizer", "publish"}
 
 
 def test_all_begins_with_nothing_but_goes_on_with_what_it_began(
