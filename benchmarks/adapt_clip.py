@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -119,6 +120,14 @@ def training_scenes(count: int, seed: int) -> Iterator[tuple[Scene, str]]:
         yield scene, caption(scene, rng, style=False)
 
 
+def training_pairs(count: int, seed: int) -> list[dict[str, Any]]:
+    """The scenes drawn in the held-out style, as `bridge.train_clip` reads rows."""
+    return [
+        {"image": drawn(scene, HELD_OUT_STYLE), "text": text}
+        for scene, text in training_scenes(count, seed)
+    ]
+
+
 @cache
 def asked_scenes(name: str = "asked", count: int = SCENES) -> dict[str, Scene]:
     """Held-out scenes by a caption of each, in phrasings that training never shows."""
@@ -147,14 +156,10 @@ def things(name: str = "asked") -> tuple[Scene, ...]:
 
 def train(part: Part, folder: Path) -> Path:
     """The trained folder, made first where it is not there yet, or not to its end."""
-    if not (folder / "config.json").exists() or (folder / CHECKPOINT).exists():
-        rows = [
-            {"image": drawn(scene, HELD_OUT_STYLE), "text": text}
-            for scene, text in training_scenes(part.pairs, part.seed)
-        ]
+    if not finished(folder):
         bridge.train_clip(
             IMAGE_TOWER,
-            rows,
+            training_pairs(part.pairs, part.seed),
             folder,
             mode=part.mode,
             steps=STEPS[part.pairs],
@@ -166,6 +171,11 @@ def train(part: Part, folder: Path) -> Path:
             **MODES[part.mode],
         )
     return folder
+
+
+def finished(folder: Path) -> bool:
+    """Whether a run went to its end; a stopped one goes on."""
+    return (folder / "config.json").exists() and not (folder / CHECKPOINT).exists()
 
 
 def measure(clip: bridge.CLIP) -> Outcomes:
@@ -200,12 +210,12 @@ def of_ten(scores: np.ndarray) -> list[bool]:
 
 def outcomes_of(part: Part | None, cache_folder: Path) -> Outcomes | None:
     """What was measured before of a part, or of the model as it is."""
-    path = _outcomes_file(part, cache_folder)
+    path = outcomes_file(part, cache_folder)
     found: Outcomes | None = json.loads(path.read_text()) if path.exists() else None
     return found
 
 
-def _outcomes_file(part: Part | None, cache_folder: Path) -> Path:
+def outcomes_file(part: Part | None, cache_folder: Path) -> Path:
     return cache_folder / f"{'before' if part is None else f'{part.trained}-{part.kept:g}'}.json"
 
 
@@ -220,7 +230,7 @@ def work(part: Part | None, cache_folder: Path) -> None:
             interpolate(IMAGE_TOWER, tuned, part.kept, folder)
         clip = bridge.CLIP(folder, device="cpu")
     found = json.dumps(measure(clip)).encode()
-    write_whole(_outcomes_file(part, cache_folder), found)
+    write_whole(outcomes_file(part, cache_folder), found)
 
 
 # ---------------------------------------------------------------- figures
@@ -328,7 +338,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.adapt_clip", description=__doc__)
     parser.add_argument("--cache", type=Path, default=default_cache() / "adapt-clip")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--minutes", type=float, help="begin no further part after so long")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="begin no part after so long"
+    )
     args = parser.parse_args()
     commit()
     args.cache.mkdir(parents=True, exist_ok=True)
@@ -337,12 +349,12 @@ def main() -> None:
     for part in todo:
         if outcomes_of(part, args.cache) is not None:
             continue
-        if args.minutes is not None and time.monotonic() - begun > 60 * args.minutes:
+        if time.monotonic() - begun > 60 * args.minutes:
             print(f"stopped before {part}; the same command goes on")
             return
         work(part, args.cache)
         print(part, round(time.monotonic() - begun), "s", flush=True)
-    args.minutes = None  # it changes no figure
+    args.minutes = math.inf  # it changes no figure
     write(args.cache, args.out, command_of(parser, args))
 
 

@@ -110,7 +110,7 @@ def test_a_part_that_was_measured_is_not_done_again_and_the_table_is_of_whole_ce
     def work(part: Part | None, folder: Path) -> None:
         done.append(part)
         told = outcomes([1, 0], [1, 1]) if part is None else outcomes([1, 1], [0, 1])
-        adapt_clip._outcomes_file(part, folder).write_text(json.dumps(told))
+        adapt_clip.outcomes_file(part, folder).write_text(json.dumps(told))
 
     monkeypatch.setattr(adapt_clip, "work", work)
     place = ["adapt_clip", "--cache", str(tmp_path / "kept"), "--out", str(tmp_path)]
