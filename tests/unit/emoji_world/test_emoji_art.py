@@ -103,7 +103,7 @@ def test_the_held_out_style_is_kept_beside_the_others(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     made = {name: images[:1] for name, images in synthetic_sprites().images.items()}
-    np.savez(tmp_path / f"sprites-openmoji-{len(CONCEPTS)}.npz", **made)  # type: ignore[arg-type]
+    np.savez(tmp_path / f"sprites-openmoji-{len(CONCEPTS)}.npz", **made)
     assert (
         art.load_held_out_sprites(tmp_path).get("openmoji", 7, "big") == made["big"][0, 7]
     ).all()
