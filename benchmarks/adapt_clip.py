@@ -93,8 +93,8 @@ class Part:
 def parts() -> list[Part]:
     """All, those of the figure to reach first."""
     cells = [("lora", 500, WISE_FT), ("full", 3000, WISE_FT), ("full", 3000, 1.0)]
-    cells += [("full", 500, WISE_FT), ("probe", 500, 1.0), ("probe", 3000, 1.0)]
-    cells += [("lora", 500, 1.0), ("full", 500, 1.0), ("lora", 3000, WISE_FT)]
+    cells += [("lora", 500, 1.0), ("probe", 500, 1.0), ("full", 500, WISE_FT), ("full", 500, 1.0)]
+    cells += [("probe", 3000, 1.0), ("lora", 3000, WISE_FT)]
     cells += [(mode, 100, 1.0 if mode == "probe" else WISE_FT) for mode in MODES]
     return [Part(mode, pairs, seed, kept) for mode, pairs, kept in cells for seed in SEEDS]
 
@@ -351,7 +351,7 @@ def main() -> None:
             continue
         if time.monotonic() - begun > 60 * args.minutes:
             print(f"stopped before {part}; the same command goes on")
-            return
+            break
         work(part, args.cache)
         print(part, round(time.monotonic() - begun), "s", flush=True)
     args.minutes = math.inf  # it changes no figure
