@@ -168,19 +168,21 @@ def write(seeds: Sequence[int], folder: Path, out: Path, command: str) -> None:
     """The table of the cells whose seeds have all been measured; whole pictures are from what
     benchmarks/adapt_clip.py kept."""
     whole = [outcomes_of(Part("full", PAIRS, seed, 1.0), folder) for seed in seeds]
-    if not all(whole) or not (folder / _SPEED).exists():
-        raise SystemExit(
-            f"{folder} lacks the runs on whole pictures or the speed: `python -m "
-            "benchmarks.adapt_clip` and `python -m benchmarks.flip speed` make them"
-        )
+    known = [one for one in whole if one is not None]
     cells: dict[str, list[Outcomes]] = {}
     for run in runs(seeds):
         found = outcomes_of_run(run, folder)
         if found is not None:
             cells.setdefault(run.cell, []).append(found)
     cells = {name: each for name, each in cells.items() if len(each) == len(seeds)}
+    if not (folder / _SPEED).exists() or (cells and len(known) < len(seeds)):
+        raise SystemExit(
+            f"{folder} lacks the runs on whole pictures or the speed: `python -m "
+            "benchmarks.adapt_clip` and `python -m benchmarks.flip speed` make them"
+        )
     rows = [Row(**row) for row in json.loads((folder / _SPEED).read_text())]
-    rows += rows_of(cells, [one for one in whole if one is not None])
+    if cells:
+        rows += rows_of(cells, known)
     show(rows)
     steps = {run.cell: run.steps for run in runs(seeds) if run.cell in cells}
     save(out / "flip.json", report(command, rows, pairs=PAIRS, batch_size=BATCH, steps=steps))

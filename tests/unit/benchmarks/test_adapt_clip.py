@@ -103,8 +103,10 @@ def test_every_mode_and_size_is_a_cell_of_three_seeds_and_the_figure_to_reach_is
 def test_a_part_that_was_measured_is_not_done_again_and_the_table_is_of_whole_cells(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    two = [Part("probe", 100, seed, 1.0) for seed in adapt_clip.SEEDS] + [Part("lora", 500, 0, 0.5)]
-    monkeypatch.setattr(adapt_clip, "parts", lambda: two)
+    two = [Part("probe", 100, seed, 1.0) for seed in range(adapt_clip.SEEDS)] + [
+        Part("lora", 500, 0, 0.5)
+    ]
+    monkeypatch.setattr(adapt_clip, "parts", lambda seeds: two)
     done: list[Part | None] = []
 
     def work(part: Part | None, folder: Path) -> None:
