@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -60,7 +60,8 @@ SEEDS = 3
 SCENES = 256
 BATCH = 64
 STEPS = {100: 32, 500: 64, 3000: 112}  # 20, 8 and 2.4 times through the pairs
-MODES: dict[str, dict[str, Any]] = {
+Mode = Literal["probe", "lora", "full"]
+MODES: dict[Mode, dict[str, Any]] = {
     "probe": {"learning_rate": 1e-3},
     "lora": {"learning_rate": 1e-3, "lora": 32},
     "full": {"learning_rate": 2e-4},
@@ -74,7 +75,7 @@ Outcomes = dict[str, dict[str, list[int]]]
 class Part:
     """One model: how it was trained, and the part of what it learnt that is kept."""
 
-    mode: str
+    mode: Mode
     pairs: int
     seed: int
     kept: float
@@ -92,8 +93,9 @@ class Part:
 
 def parts(seeds: int = SEEDS) -> list[Part]:
     """All, those of the figure to reach first."""
-    cells = [("lora", 500, WISE_FT), ("full", 3000, WISE_FT), ("full", 3000, 1.0)]
-    cells += [("lora", 500, 1.0), ("probe", 500, 1.0), ("full", 500, WISE_FT), ("full", 500, 1.0)]
+    cells: list[tuple[Mode, int, float]] = [("lora", 500, WISE_FT)]
+    cells += [("full", 3000, WISE_FT), ("full", 3000, 1.0), ("lora", 500, 1.0)]
+    cells += [("probe", 500, 1.0), ("full", 500, WISE_FT), ("full", 500, 1.0)]
     cells += [("probe", 3000, 1.0), ("lora", 3000, WISE_FT)]
     cells += [(mode, 100, 1.0 if mode == "probe" else WISE_FT) for mode in MODES]
     return [Part(mode, pairs, seed, kept) for mode, pairs, kept in cells for seed in range(seeds)]
