@@ -85,6 +85,32 @@ def test_soft_edges_keep_their_colour(icons: Path) -> None:
         assert (beam[edge][:, 1] > 170).all() and (beam[edge][:, 0] < 20).all()
 
 
+def test_the_held_out_style_is_found_by_its_emoji(icons: Path) -> None:
+    pytest.importorskip("resvg_py")
+    heart = Concept("\u2764\ufe0f", "heart", "heart", "hearts", {})
+    sprites = art.render_held_out(ICONS, {"2764": "beam"}, (heart,))
+    assert sprites.styles == ("openmoji",)
+    assert (sprites.get("openmoji", 0, "big") == art.render(icons, TWO).get("noto", 1, "big")).all()
+
+
+def test_a_thing_that_the_held_out_style_does_not_have_is_named() -> None:
+    with pytest.raises(WeightsError, match=r"@iconify-json/openmoji.*no icon of square, beam"):
+        art.render_held_out(ICONS, {"2764": "beam"}, TWO)
+
+
+def test_the_held_out_style_is_kept_beside_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    made = {name: images[:1] for name, images in synthetic_sprites().images.items()}
+    np.savez(tmp_path / f"sprites-openmoji-{len(CONCEPTS)}.npz", **made)
+    assert (
+        art.load_held_out_sprites(tmp_path).get("openmoji", 7, "big") == made["big"][0, 7]
+    ).all()
+    with pytest.raises(MissingDependencyError):  # the others are not there
+        art.load_sprites(tmp_path)
+
+
 def test_the_cache_is_read_and_not_fetched_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
