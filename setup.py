@@ -6,7 +6,7 @@ setup(
     packages=[*find_packages(include=["bridge", "bridge.*"]), "bridge._weights"],
     package_dir={"bridge._weights": "weights"},
     package_data={
-        "bridge": ["**/*.tsv", "**/*.jinja", "**/*.json", "**/*.txt", "py.typed"],
+        "bridge": ["**/*.tsv", "**/*.tsv.gz", "**/*.jinja", "**/*.json", "**/*.txt", "py.typed"],
         "bridge._weights": ["**/*"],
     },
 )

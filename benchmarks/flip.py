@@ -38,7 +38,7 @@ from benchmarks.adapt_clip import (
     training_pairs,
 )
 from benchmarks.results import RESULTS, Row, command_of, commit, median_row, report, save, show
-from benchmarks.train_clip_speed import processor_seconds, stepper
+from benchmarks.train_clip_speed import seconds, stepper
 from bridge.embedded import IMAGE_TOWER
 from bridge.files import default_cache, write_whole
 from emoji_world.art import HELD_OUT_STYLE
@@ -132,7 +132,7 @@ def speed_rows(repeats: int = 7) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         every = (0.0, *SHARES)
         steps = {share: stepper(clip, BATCH, Path(folder), patch_masking=share) for share in every}
-        rounds = [{s: processor_seconds(step) for s, step in steps.items()} for _ in range(repeats)]
+        rounds = [{s: seconds(step) for s, step in steps.items()} for _ in range(repeats)]
     rows = [median_row(f"step/{100 * s:g}%", [r[s] for r in rounds[1:]], "s") for s in every]
     for s in SHARES:
         rows.append(median_row(f"faster/{100 * s:g}%", [r[0.0] / r[s] for r in rounds[1:]], "x", 2))

@@ -1,6 +1,6 @@
 """The names of the concepts in English and 27 languages, made from emojibase-data.
 
-``python -m emoji_world.emojibase`` writes bridge/lab/variants/names.tsv anew: a head with the
+``python -m emoji_world.emojibase`` writes bridge/lab/variants/names.tsv.gz anew: a head with the
 languages, then one concept a line, its emoji first. The names are emojibase's labels (MIT), which
 are the short names of Unicode's CLDR, as they are but for one rule: what follows a comma or a
 bracket goes where the rest still tells the concept from all others ("केला, फल" is "banana, fruit").
@@ -8,6 +8,7 @@ bracket goes where the rest still tells the concept from all others ("केल�
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import unicodedata
@@ -64,7 +65,8 @@ def write_names(path: Path) -> None:
         (c.emoji, c.name, c.one, c.many, *names)
         for c, names in zip(CONCEPTS, zip(*columns, strict=True), strict=True)
     ]
-    write_whole(path, "".join("\t".join(line) + "\n" for line in lines).encode())
+    table = "".join("\t".join(line) + "\n" for line in lines).encode()
+    write_whole(path, gzip.compress(table, 9, mtime=0))
 
 
 if __name__ == "__main__":

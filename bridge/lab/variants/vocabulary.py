@@ -1,6 +1,6 @@
 """What 320 things and their looks are called in 27 languages beside English.
 
-``names.tsv`` has the things' names, ``words.tsv`` the few other words of a caption, written by
+``names.tsv.gz`` has the things' names, ``words.tsv`` the few other words of a caption, written by
 hand: colours, sizes, counts, places, how they are put together. A cell may hold several forms,
 parted by ``|``; the first is the one that is cited in a dictionary.
 
@@ -11,13 +11,14 @@ articles are left out, and languages that count with classifiers count with the 
 
 from __future__ import annotations
 
+import gzip
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from bridge.errors import OptionError
 
-NAMES_FILE, WORDS_FILE = (Path(__file__).parent / name for name in ("names.tsv", "words.tsv"))
+NAMES_FILE, WORDS_FILE = (Path(__file__).parent / name for name in ("names.tsv.gz", "words.tsv"))
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "white", "gray", "pink")
 SIZES = ("small", "big")
 COUNT_WORDS = {1: "one", 2: "two", 3: "three", 4: "four"}
@@ -61,7 +62,9 @@ class Words:
 
 
 def _table(file: Path) -> list[dict[str, str]]:
-    head, *rows = (line.split("\t") for line in file.read_text(encoding="utf-8").splitlines())
+    data = file.read_bytes()
+    text = (gzip.decompress(data) if file.suffix == ".gz" else data).decode("utf-8")
+    head, *rows = (line.split("\t") for line in text.splitlines())
     return [dict(zip(head, row, strict=True)) for row in rows]
 
 
