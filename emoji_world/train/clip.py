@@ -419,7 +419,8 @@ def export(model: CLIPModel, tokenizer: CLIPTokenizer, weights: Path, *, second:
     config.text_config.architectures = [
         "CLIPTextModelWithProjection" if second else "CLIPTextModel"
     ]
-    config.text_config.dtype = torch.float16
+    # Half is what is stored; diffusers reads the UNet beside it in fp32 unless told otherwise.
+    config.text_config.dtype = torch.float32
     config.text_config.save_pretrained(xl / f"text_encoder{number}")
     tokenizer.save_pretrained(folder)
     image_processor().save_pretrained(folder)
