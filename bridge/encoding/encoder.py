@@ -216,7 +216,7 @@ class Encoder(AbstractContextManager["Encoder"]):
 
     def run(self, call: Call, request: Request | None = None) -> Conditioning:
         """Encode a call; ``request`` is what it says, if it was parsed before."""
-        model, inputs, cache = self._current(), self._inputs(call), self._open().cache
+        model, inputs, cache = self._fit(), self._inputs(call), self._open().cache
         # Where nothing can be known yet, the towers do not load before all is planned.
         towers = model.load() if len(cache) and model.mapped is None else None
         key = None if towers is None else self._key(model, call, inputs, towers)
@@ -236,7 +236,7 @@ class Encoder(AbstractContextManager["Encoder"]):
 
     def run_schedule(self, asked: ScheduleCall) -> PromptSchedule:
         """Encode what ``read_schedule`` read."""
-        model, each_step = self._current(), self._open().calls_per_step()
+        model, each_step = self._fit(), self._open().calls_per_step()
         calls = asked.steps * each_step
         if len(asked.last_steps(calls)) > 1 and not model.recipe.swapped:
             raise OptionError(
@@ -253,14 +253,14 @@ class Encoder(AbstractContextManager["Encoder"]):
 
     def run_composition(self, asked: ComposeCall) -> Composition:
         """Encode what ``read_composition`` read."""
-        model, inputs = self._current(), self._inputs(asked.call)
+        model, inputs = self._fit(), self._inputs(asked.call)
         if asked.is_apart:
             check_unet(model, "The parts of an AND are summed")
         return Composition(self._encode(model, asked.call, inputs, asked.request), asked.weights)
 
     def run_regional(self, asked: RegionalCall) -> RegionalConditioning:
         """Encode what ``read_regional`` read."""
-        model, inputs = self._current(), self._inputs(asked.call)
+        model, inputs = self._fit(), self._inputs(asked.call)
         check_unet(model, "Regions act")
         regions = asked.placed(model.default_size)
         shares = mean_shares(regions, asked.base_weight)
@@ -304,6 +304,14 @@ class Encoder(AbstractContextManager["Encoder"]):
         if self._swapped is None or self._swapped[0] != state:
             self._swapped = state, with_towers(model, towers, adapter, self._place["device"])
         return self._swapped[1]
+
+    def _fit(self) -> TextModel:
+        """``_current``, of a pipeline that can draw what is encoded. Who names a dtype has a use
+        of their own for the result, such as a pipeline whose towers are gone by then."""
+        model = self._current()
+        if self._place["dtype"] is None:
+            self._open().check_dtypes()
+        return model
 
     def _changed(self) -> None:
         """Check what was said of the model against it."""

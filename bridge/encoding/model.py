@@ -26,7 +26,12 @@ from bridge import store
 from bridge.checks import keywords
 from bridge.encoding.addons import NO_ADDONS, AddOn, AddOns
 from bridge.encoding.options import Model, latent_scale
-from bridge.encoding.pipeline_state import calls_per_step, execution_device, is_offloaded
+from bridge.encoding.pipeline_state import (
+    calls_per_step,
+    check_one_dtype,
+    execution_device,
+    is_offloaded,
+)
 from bridge.encoding.recipes import RECIPES, Recipe, TowerUse, find_recipe
 from bridge.encoding.state_cache import DEFAULT_BYTES, StateCache
 from bridge.errors import OptionError, UnknownModelError, UnsupportedModelError, WeightsError
@@ -204,6 +209,9 @@ class FolderSource:
         """How often a solver calls the model in a step, where none is known."""
         return 1
 
+    def check_dtypes(self) -> None:
+        """Nothing: its towers load in one dtype, and are for whatever draws with the result."""
+
     def at(self, device: torch.device | None, dtype: torch.dtype | None) -> FolderSource:
         """The same folder with towers elsewhere, or of another precision."""
         return FolderSource(
@@ -254,6 +262,12 @@ class PipelineSource:
     def calls_per_step(self) -> int:
         """How often its solver calls the model in a step."""
         return calls_per_step(self._pipe())
+
+    def check_dtypes(self) -> None:
+        """Raises OptionError where the pipeline cannot draw what its towers say."""
+        recipe = self._reading[2].recipe
+        if recipe.name in UNETS:
+            check_one_dtype(self._pipe(), recipe.towers[-1].component)
 
     def at(self, device: torch.device | None, dtype: torch.dtype | None) -> PipelineSource:
         """Itself: a live pipeline keeps its device and dtype, and the result is moved."""

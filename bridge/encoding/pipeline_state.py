@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bridge.errors import UnsupportedModelError
+from bridge.errors import OptionError, UnsupportedModelError
 
 
 def is_guided(pipe: Any) -> bool:
@@ -46,6 +46,39 @@ def step_of_call(pipe: Any, index: int, steps: int) -> int:
     order = getattr(pipe.scheduler, "order", 1)
     again = max(0, pipe.num_timesteps - steps * order)
     return min(steps, max(0, index - again) // order + 1)
+
+
+def check_one_dtype(pipe: Any, tower: str) -> None:
+    """Refuse a pipeline whose UNet cannot calculate with what diffusers makes of its prompts.
+
+    diffusers casts prompt embeddings to the dtype of its last text tower, and the UNet's layers
+    take their own alone, unless autocast is on. What loads a folder as its configs say can give the
+    two different ones.
+
+    Args:
+        pipe: a pipeline with a ``unet``.
+        tower: the name of its last text tower.
+
+    Raises:
+        OptionError: the two differ.
+    """
+    text, unet = getattr(pipe, tower, None), pipe.unet
+    if text is None or unet is None or first_dtype(text) == first_dtype(unet):
+        return
+    # ``dtype`` knows of layers that are stored otherwise than they calculate, by a slow walk.
+    if text.dtype == unet.dtype or torch.is_autocast_enabled(pipe._execution_device.type):
+        return
+    theirs, own = (str(part.dtype).removeprefix("torch.") for part in (text, unet))
+    raise OptionError(
+        f"In the live {type(pipe).__name__} the text towers are {theirs} ({tower}), and the UNet "
+        f"is {own}, so it cannot draw what they say. Load all of it with one dtype "
+        f"(from_pretrained(..., torch_dtype=torch.{own})), or move it: pipe.to(torch.{own})."
+    )
+
+
+def first_dtype(module: nn.Module) -> torch.dtype | None:
+    """That of its first parameter; None if it has none."""
+    return next((each.dtype for each in module.parameters()), None)
 
 
 def execution_device(pipe: Any, modules: Iterable[nn.Module], within: bool) -> torch.device:

@@ -693,6 +693,40 @@ def test_a_pipeline_without_its_text_encoder() -> None:
         bridge.condition("a", model=pipe)
 
 
+@pytest.mark.parametrize("kind", ["sd15", "sdxl"])
+def test_a_pipeline_whose_unet_cannot_take_what_its_towers_give(kind: str) -> None:
+    """As ``from_pretrained`` without a dtype leaves a folder whose towers' configs say float16."""
+    pipe = make(kind)
+    last = pipe.text_encoder if kind == "sd15" else pipe.text_encoder_2
+    for tower in towers_of(pipe):
+        tower.to(torch.bfloat16)
+    drawn: dict[str, Any] = {"num_inference_steps": 1, "output_type": "latent"}
+    pipe.set_progress_bar_config(disable=True)
+    own = bridge.condition("a cat", "ugly", model=pipe, dtype="bfloat16")
+    with pytest.raises(RuntimeError, match="dtype"):
+        pipe(**own.kwargs(), **drawn)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        pipe(**bridge.condition("a cat", "ugly", model=pipe).kwargs(), **drawn)
+    refusals: list[Callable[[], Any]] = [
+        lambda: bridge.condition("a cat", model=pipe),
+        lambda: bridge.Encoder(pipe)("a cat"),
+        lambda: bridge.compose("a cat AND a dog", model=pipe),
+        lambda: bridge.generate("a cat", model=pipe, steps=1),
+    ]
+    with count_passes([*towers_of(pipe), pipe.unet]) as passes:
+        for refused in refusals:
+            with pytest.raises(OptionError, match=r"bfloat16 .* float32.*pipe\.to\(torch\.float32"):
+                refused()
+    assert not any(passes)
+    # diffusers casts to its last tower's dtype, so that one counts, and the UNet's after it.
+    last.to(torch.float32)
+    found = bridge.condition("a cat", "ugly", model=pipe)
+    pipe(**found.kwargs(), **drawn)
+    pipe.unet.to(torch.bfloat16)
+    with pytest.raises(OptionError, match=r"float32 .* bfloat16"):
+        bridge.condition("a cat", "ugly", model=pipe)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 def test_cuda_without_a_gpu(pipes: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match="0 CUDA devices"):
