@@ -573,13 +573,13 @@ def _short_notes(debug: bool) -> Iterator[None]:
     if debug:
         yield
         return
-    from bridge.errors import OffManifoldWarning
+    from bridge.errors import DialectWarning, OffManifoldWarning
     from bridge.prompt import TruncationWarning
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.simplefilter("always", TruncationWarning)
-        warnings.simplefilter("always", OffManifoldWarning)
+        for told in (DialectWarning, OffManifoldWarning, TruncationWarning):
+            warnings.simplefilter("always", told)
         warnings.showwarning = lambda message, *_, **__: _say(f"note: {message}")
         yield
 

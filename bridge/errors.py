@@ -16,6 +16,7 @@ from contextvars import ContextVar
 __all__ = [
     "BridgeError",
     "DataError",
+    "DialectWarning",
     "HubError",
     "ImageError",
     "KeywordError",
@@ -65,6 +66,10 @@ class ImageError(BridgeError, ValueError):
 
 class DataError(BridgeError, ValueError):
     """A file or row of data that cannot be trained or measured on."""
+
+
+class DialectWarning(UserWarning):
+    """A prompt has a mark of another tool, which its own dialect reads as text."""
 
 
 class OffManifoldWarning(UserWarning):

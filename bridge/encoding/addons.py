@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from bridge.checks import did_you_mean, is_finite
 from bridge.errors import OptionError, WeightsError, quoted
-from bridge.files import stamp
+from bridge.files import check_given, stamp
 from bridge.kept import kept
 from bridge.prompt import Dialect
 from bridge.prompt.inversion import Concept, with_words
@@ -158,6 +158,9 @@ def _found(given: object) -> tuple[list[tuple[str, Path | Lora, float]], dict[st
         each, strength = value if _is_pair(value) else (value, 1.0)
         place = _place(each)
         if isinstance(place, Lora) or not os.path.isdir(place):
+            if not isinstance(place, Lora):
+                what = "LoRA file" if place.suffix else "LoRA file or folder"
+                check_given(place, what)  # before names are looked up
             chosen = name or (place.name if isinstance(place, Lora) else name_of(place))
             acting.append((chosen, place, _strength(chosen, strength)))
         else:
@@ -219,7 +222,8 @@ def _missing(name: str, named: Sequence[str]) -> str:
         )
     shown = ", ".join(named[:8]) + (" …" if len(named) > 8 else "")
     return (
-        f"There is no LoRA named {quoted(name, 60)}; there is: {shown}.{did_you_mean(name, named)}"
+        f"There is no LoRA named {quoted(name, 60)}; there is: {shown}."
+        f"{did_you_mean(name.removesuffix('.safetensors'), named)}"
     )
 
 

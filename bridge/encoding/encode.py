@@ -43,6 +43,7 @@ from bridge.encoding.tower_pass import check_joined, check_rows, encode_plans, t
 from bridge.encoding.trace import Drift, traces_of, warn_of_drifts
 from bridge.errors import OptionError, PromptError, UnsupportedModelError
 from bridge.prompt import parse
+from bridge.prompt.foreign_marks import warn_of_marks
 from bridge.prompt.token_plan import as_written
 from bridge.towers import LAST, Layer
 
@@ -67,6 +68,7 @@ def encode(
         towers: the model's, if this call has looked at them; else they load when all is planned.
     """
     check_options(model, rules, request)
+    warn_of_marks(request.sources, rules.dialect.name)
     sizes = request.sizes.filled(model.default_size) if model.recipe.time_ids else None
     negatives = _negatives(model, rules, request)
     strengths = [model.addons.strengths(each) for each in request.tagged]

@@ -10,7 +10,7 @@ A call is checked and parsed here as far as no model is needed for it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from inspect import Parameter
@@ -459,6 +459,13 @@ class Request:
     tagged: tuple[Tagged, ...]
     counts: tuple[int, ...] = ()
     sizes: SizeRequest = NO_SIZES
+
+    @property
+    def sources(self) -> Iterator[str]:
+        """The texts: prompts as they were written, then all others."""
+        yield from (each.source for each in self.tagged)
+        for texts in (*self.prompts[1:], *self.negatives):
+            yield from (each.source for each in texts or ())
 
 
 Parse = Callable[[str, bool], Prompt]

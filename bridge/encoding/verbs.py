@@ -100,7 +100,8 @@ def condition(
     Returns:
         Conditioning with tensors of B rows. Text that is cut off is in the report and raises a
         ``TruncationWarning``; so is emphasis that takes states far from what the towers give, with
-        an ``OffManifoldWarning``.
+        an ``OffManifoldWarning``. Marks of another tool that the dialect reads as text raise a
+        ``DialectWarning``.
 
     Raises:
         PromptError: input that is no valid text, an empty list, lists of unequal length, a

@@ -30,7 +30,7 @@ from torch.testing import assert_close
 import bridge
 from bridge.cli import main
 from bridge.encoding import load_conditioning, save_conditioning
-from bridge.errors import OptionError, PromptError, WeightsError
+from bridge.errors import DialectWarning, OptionError, PromptError, WeightsError
 from bridge.towers import TowerAddOns, adapted, read_lora
 
 TOLERANCE = 1e-5
@@ -460,6 +460,12 @@ def test_names_and_options(sd: Any, tmp_path: Path) -> None:
         bridge.condition("a <lora:stile:0.8> cat", model=sd, loras=tmp_path)
     _, line, carets = str(caught.value).split("\n")
     assert line[carets.index("^") : carets.rindex("^") + 1] == "<lora:stile:0.8>"
+    with pytest.raises(PromptError, match=r"Did you mean 'style'\?"):
+        bridge.condition("a <lora:style.safetensors:0.8> cat", model=sd, loras=tmp_path)
+    for gone, what in (("no", "LoRA file or folder"), ("no.safetensors", "LoRA file")):
+        for prompt in ("a cat", "a <lora:style:0.8> cat"):
+            with pytest.raises(WeightsError, match=rf"There is no {what} '.*{gone}'; check"):
+                bridge.condition(prompt, model=sd, loras=[path, tmp_path / gone])
     with pytest.raises(PromptError, match=r"no 'style'; give its file with --lora"):
         bridge.condition("a <lora:style:0.8> cat", model=sd)
     with pytest.raises(PromptError, match="belongs into the prompt"):
@@ -476,7 +482,8 @@ def test_names_and_options(sd: Any, tmp_path: Path) -> None:
     bridge.condition("a <lora:style:1>cat", model=sd, loras=[path, tmp_path])
     with pytest.raises(OptionError, match=r"Two LoRAs in .* are called 'style'"):
         bridge.condition("a <lora:style:1>cat", model=sd, loras=tmp_path)
-    # Other dialects have no tags: the characters are text.
-    plain = bridge.condition("a <lora:style:0.8> cat", model=sd, dialect="plain")
+    # Other dialects have no tags: the characters are text, which is said.
+    with pytest.warns(DialectWarning, match="no LoRA acts by it"):
+        plain = bridge.condition("a <lora:style:0.8> cat", model=sd, dialect="plain")
     direct = StableDiffusionPipeline.encode_prompt(sd, "a <lora:style:0.8> cat", "cpu", 1, False)
     assert torch.equal(plain.prompt_embeds, direct[0])
