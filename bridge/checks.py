@@ -8,18 +8,35 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from functools import wraps
 from importlib import import_module
 from numbers import Integral, Real
+from types import MappingProxyType
 from typing import Any, TypeGuard, TypeVar
 
 from bridge.errors import KeywordError, MissingDependencyError, OptionError, first_line
 
 Door = TypeVar("Door", bound=Callable[..., Any])
 Value = TypeVar("Value")
+
+# What other tools call what has another name here; of several, the one that a function has.
+_ELSEWHERE_CALLED: dict[str, tuple[str, ...]] = {
+    "auto1111": ("a1111",),
+    "automatic1111": ("a1111",),
+    "comfyui": ("comfy",),
+    "diffusers": ("plain",),
+    "lora_rank": ("lora",),
+    "lr": ("learning_rate",),
+    "pipe": ("model",),
+    "pipeline": ("model",),
+    "r": ("lora",),
+    "rank": ("lora",),
+    "syntax": ("dialect",),
+    "webui": ("a1111",),
+}
 
 
 def is_whole(value: object, least: int | None = None, most: int | None = None) -> TypeGuard[int]:
@@ -96,8 +113,11 @@ def nearest(
     cutoff: float = 0.6,
     shown: Callable[[str], str] = repr,
 ) -> str:
-    """Those of ``names`` that are nearest to ``name``, as "'this' or 'that'"; "" for none."""
-    return " or ".join(map(shown, get_close_matches(name, list(names), most, cutoff)))
+    """Those of ``names`` that are nearest to ``name``, as "'this' or 'that'"; "" for none. What
+    other tools call by that name is nearer than what is spelt alike."""
+    names = list(names)
+    same = [each for each in _ELSEWHERE_CALLED.get(name.lower(), ()) if each in names]
+    return " or ".join(map(shown, same or get_close_matches(name, names, most, cutoff)))
 
 
 def needed(module: str, extra: str, what: str) -> Any:
@@ -151,7 +171,7 @@ def takes_fields(kind: type) -> Callable[[Door], Door]:
     return decorate
 
 
-def keywords(door: Door, *, elsewhere: Collection[str] = ()) -> Door:
+def keywords(door: Door, *, elsewhere: Mapping[str, str] = MappingProxyType({})) -> Door:
     """Have a public function refuse a keyword that it does not have, and name the nearest it has.
 
     ``keywords`` is a decorator; of a class it is one of the constructor and of all public methods.
@@ -160,7 +180,7 @@ def keywords(door: Door, *, elsewhere: Collection[str] = ()) -> Door:
 
     Args:
         door: a function, a method or a class.
-        elsewhere: options of other doors: that one has no meaning here is all that is said of it.
+        elsewhere: options of other doors, and what is said of each in the place of a nearest name.
 
     Raises, when it is called:
         KeywordError: which is an OptionError and a TypeError.
@@ -178,7 +198,7 @@ def keywords(door: Door, *, elsewhere: Collection[str] = ()) -> Door:
     return door
 
 
-def _with_keywords(function: Any, elsewhere: Collection[str]) -> Any:
+def _with_keywords(function: Any, elsewhere: Mapping[str, str]) -> Any:
     shown = function.__qualname__.removesuffix(".__init__")
     if shown.endswith(".__call__"):
         shown = shown.removesuffix(".__call__").lower()  # as one calls it: encoder()
@@ -197,7 +217,7 @@ def _with_keywords(function: Any, elsewhere: Collection[str]) -> Any:
             if name in known:
                 continue
             if name in elsewhere:
-                raise KeywordError(f"{name} has no meaning for {shown}; leave it out.")
+                raise KeywordError(f"{name} has no meaning for {shown}; {elsewhere[name]}.")
             hint = did_you_mean(name, has) or f" It has: {', '.join(has) or 'no keywords'}."
             raise KeywordError(f"{shown}() got an unexpected keyword argument {name!r}.{hint}")
         return function(*args, **given)

@@ -141,6 +141,19 @@ def names_of(*options: type) -> frozenset[str]:
     return frozenset(name for each in options for name in each.__annotations__)
 
 
+@cache
+def _elsewhere() -> Mapping[str, str]:
+    """What is said of options that a function lacks and another has."""
+    of_run = dict.fromkeys(
+        (
+            *("generator", "guidance_scale", "num_images_per_prompt", "num_inference_steps"),
+            *("seed", "steps"),
+        ),
+        "it goes to the pipeline's call, or to bridge.generate",
+    )
+    return of_run | dict.fromkeys(names_of(EncodeOptions), "leave it out")
+
+
 def takes(*options: type) -> Callable[[Function], Function]:
     """Spell out a function's ``**options`` in its signature, for ``help`` and editors; any other
     keyword is refused (``bridge.checks.keywords``)."""
@@ -156,7 +169,7 @@ def takes(*options: type) -> Callable[[Function], Function]:
             )
             for name, kind in declared.items()
         ]  # fmt: skip
-        return keywords(spelt_out(function, more), elsewhere=names_of(EncodeOptions))
+        return keywords(spelt_out(function, more), elsewhere=_elsewhere())
 
     return spelt
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from bridge.checks import did_you_mean
 from bridge.errors import OptionError
 from bridge.prompt.dialects import a1111, comfy, compel, plain
 from bridge.prompt.dialects.a1111_tags import LoraTag, find_tags
@@ -130,7 +131,8 @@ class _Dialects(dict[DialectName, Dialect]):
     """The dialects by name; one that does not exist is an OptionError."""
 
     def __missing__(self, name: str) -> Dialect:
-        raise OptionError(f"No prompt dialect {name!r}; there is: {', '.join(self)}.")
+        hint = did_you_mean(str(name), self)
+        raise OptionError(f"No prompt dialect {name!r}; there is: {', '.join(self)}.{hint}")
 
 
 DIALECTS = _Dialects((each.name, each) for each in _ALL)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, TypeAlias
@@ -59,8 +59,10 @@ def check_prompts(prompt: object, what: str = "prompt") -> tuple[str, ...]:
     if isinstance(prompt, str):
         return (check_text(prompt, what),)
     if not isinstance(prompt, Sequence) or isinstance(prompt, (bytes, bytearray)):
+        is_pipeline = isinstance(getattr(prompt, "components", None), Mapping)
+        hint = "; give the pipeline as model=pipe" if is_pipeline else ""
         raise PromptError(
-            f"{what} must be a string or a list of strings, not {type(prompt).__name__}."
+            f"{what} must be a string or a list of strings, not {type(prompt).__name__}{hint}."
         )
     if not prompt:
         raise PromptError(f"{what} is an empty list; give at least one text ('' is allowed).")

@@ -131,6 +131,39 @@ def test_the_second_text_changes_with_the_steps(sdxl: Any) -> None:
         bridge.compose("a cat AND a dog", prompt_2="a bird", model=sdxl)
 
 
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda pipe: bridge.condition("a", pipe=pipe), r"'pipe'\. Did you mean 'model'\?"),
+        (lambda pipe: bridge.compose("a", pipeline=pipe), r"'pipeline'\. Did you mean 'model'\?"),
+        (lambda pipe: bridge.generate("a", pipe=pipe), r"'pipe'\. Did you mean 'model'\?"),
+        (lambda pipe: bridge.study("a", pipe=pipe), r"'pipe'\. Did you mean 'model'\?"),
+        (lambda pipe: bridge.condition(pipe, "a"), r"not StableDiffusionXL\w+; .* model=pipe\."),
+        (lambda pipe: bridge.generate(pipe), r"not StableDiffusionXL\w+; .* model=pipe\."),
+        (lambda pipe: bridge.condition("a", syntax="comfy"), r"Did you mean 'dialect'\?"),
+        (lambda pipe: Encoder(pipe)("a", syntax="comfy"), r"Did you mean 'dialect'\?"),
+        (lambda pipe: bridge.condition("a", dialect="webui"), r"'webui'; .* mean 'a1111'\?"),
+        (lambda pipe: bridge.condition("a", dialect="Auto1111"), r"mean 'a1111'\?"),
+        (lambda pipe: bridge.condition("a", dialect="automatic1111"), r"mean 'a1111'\?"),
+        (lambda pipe: bridge.condition("a", dialect="comfyui"), r"mean 'comfy'\?"),
+        (lambda pipe: bridge.prompt.parse("a", "comfyui"), r"mean 'comfy'\?"),
+        (
+            lambda pipe: bridge.condition("a", model=pipe, guidance_scale=3.0),
+            r"guidance_scale .* condition; it goes to the pipeline's call, or to bridge\.gen",
+        ),
+        (lambda pipe: Encoder(pipe)("a", num_inference_steps=3), "goes to the pipeline's call"),
+        (lambda pipe: bridge.train_clip("x", "y", rank=8), r"'rank'\. Did you mean 'lora'\?"),
+        (lambda pipe: bridge.train_clip("x", "y", lora_rank=8), r"Did you mean 'lora'\?"),
+        (lambda pipe: bridge.train_clip("x", "y", lr=1), r"Did you mean 'learning_rate'\?"),
+        (lambda pipe: bridge.train_vlm("x", "y", r=8), r"'r'\. Did you mean 'lora'\?"),
+        (lambda pipe: bridge.train_vlm("x", "y", lr=1), r"Did you mean 'learning_rate'\?"),
+    ],
+)
+def test_what_other_tools_call_it(sdxl: Any, call: Any, told: str) -> None:
+    with pytest.raises((OptionError, PromptError), match=told):
+        call(sdxl)
+
+
 def test_names_that_a_door_has_not(sdxl: Any) -> None:
     encoder = Encoder(sdxl)
     with pytest.raises(OptionError, match=r"prompt_2 has no meaning for Encoder\.regional"):
