@@ -49,12 +49,14 @@ class Drift:
         mean: how far the mean of a window moved, in standard deviations of its entries.
         rest: by what the states of weight 1, BOS and padding among them, were multiplied (their
             projection on what they were); A1111's restoring of the mean, and 1 under most others.
+        word: the text of the state that ``length`` is of; "" in files of an older bridge.
     """
 
     tower: str
     length: float
     mean: float
     rest: float
+    word: str = ""
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -70,7 +72,8 @@ class Drift:
 
 
 def figures_of(plan: TokenPlan, states: Tensor, weighed: Tensor) -> Tensor:
-    """The figures of a ``Drift`` as a tensor ``(3,)`` on the states' device.
+    """The figures of a ``Drift`` and the place of its word, counted over all windows, as a tensor
+    ``(4,)`` on the states' device.
 
     Args:
         plan: a weighted plan of k windows.
@@ -92,6 +95,7 @@ def figures_of(plan: TokenPlan, states: Tensor, weighed: Tensor) -> Tensor:
             lengths.take(furthest),
             mean.take(mean.abs().argmax()),
             rest.take((rest - 1).abs().argmax()),
+            furthest.float(),
         ]
     )
 
@@ -100,7 +104,14 @@ def drifts_of(plans: Sequence[TokenPlan], figures: Sequence[Tensor]) -> tuple[Dr
     """The drift of each plan; ``figures`` are those of the weighted ones, in order."""
     # One transfer from the device for all.
     rows = iter(torch.stack(list(figures)).tolist() if figures else [])
-    return tuple(Drift(plan.tower, *next(rows)) if plan.is_weighted else None for plan in plans)
+    return tuple(_drift(plan, *next(rows)) if plan.is_weighted else None for plan in plans)
+
+
+def _drift(plan: TokenPlan, length: float, mean: float, rest: float, place: float) -> Drift:
+    number, at = divmod(int(place), len(plan.windows[0].ids))
+    token = plan.windows[number].tokens[at]
+    word = plan.source[token.start : token.end] or token.piece
+    return Drift(plan.tower, length, mean, rest, word)
 
 
 def off_manifold(drifts: Sequence[Drift], what: str) -> str:
@@ -242,8 +253,9 @@ def _sources(plan: TokenPlan, long: LongPrompt, eos: int) -> list[PooledSource]:
 
 
 def _drift_line(drift: Drift) -> str:
+    word = f" ({quoted(drift.word, 40)})" if drift.word else ""
     line = (
-        f"emphasis in {drift.tower}: length ×{drift.length:.3g}, mean {drift.mean:+.3f} sd, "
+        f"emphasis in {drift.tower}: length ×{drift.length:.3g}{word}, mean {drift.mean:+.3f} sd, "
         f"rest ×{drift.rest:.3g}"
     )
     return f"{line}: off the manifold, {', '.join(drift.reasons)}" if drift.reasons else line

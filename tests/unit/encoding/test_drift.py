@@ -38,6 +38,7 @@ def test_the_figures_are_those_of_the_formulas() -> None:
     states = torch.rand(1, 77, 6, generator=torch.Generator().manual_seed(0)) + 0.5
     plain = drift_of("a (cat:1.5) (dog:0.6)", states, "no_norm")
     # 0.6 is further from 1 than 1.5 is.
+    assert plain.word == "dog"
     assert plain.length == pytest.approx(0.6) and plain.rest == pytest.approx(1)
     moved = 0.5 * states[0, 2].sum() - 0.4 * states[0, 3].sum()
     assert plain.mean == pytest.approx((moved / states.numel() / states.std()).item(), rel=1e-3)
@@ -47,6 +48,11 @@ def test_the_figures_are_those_of_the_formulas() -> None:
     assert restored.length == pytest.approx(0.6 * factor, rel=1e-5)
     assert restored.mean == pytest.approx(0, abs=1e-5)
     assert not plain.reasons and not restored.reasons
+
+
+def test_the_word_of_a_later_window_is_named() -> None:
+    states = torch.rand(2, 77, 6, generator=torch.Generator().manual_seed(0)) + 0.5
+    assert drift_of("cat " * 80 + "(red:0.9) (dog:1.4)", states, "no_norm").word == "dog"
 
 
 def test_a1111s_mean_near_zero_is_said() -> None:
@@ -126,7 +132,7 @@ def test_the_report_shows_it_as_text_html_and_dict(sdxl: Any, tmp_path: Any) -> 
     report = cond.report()
     text = report.text()
     assert "pooled state: text_encoder_2, window 1 of 1, <|endoftext|> at 3" in text
-    assert "emphasis in text_encoder: length ×4, " in text and "off the manifold" in text
+    assert "emphasis in text_encoder: length ×4 ('cat'), " in text and "off the manifold" in text
     html = report.html()
     assert html.count('role="alert"') == 2 and "&lt;|endoftext|&gt; at 3" in html
     first, second = json.loads(json.dumps(report.to_dict()))["prompts"]
