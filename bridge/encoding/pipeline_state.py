@@ -78,7 +78,8 @@ def check_one_dtype(pipe: Any, tower: str) -> None:
 
 def first_dtype(module: nn.Module) -> torch.dtype | None:
     """That of its first parameter; None if it has none."""
-    return next((each.dtype for each in module.parameters()), None)
+    parameters = (each for own in _parts(module) for each in own["_parameters"].values())
+    return next((each.dtype for each in parameters if each is not None), None)
 
 
 def execution_device(pipe: Any, modules: Iterable[nn.Module], within: bool) -> torch.device:

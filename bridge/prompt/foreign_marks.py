@@ -14,9 +14,11 @@ from collections.abc import Iterable
 from bridge.errors import DialectWarning, quoted, warn
 from bridge.prompt.dialect import DialectName
 
+# Each begins with a character that few texts have, so that a search costs next to nothing: what
+# stands before it is looked at after.
 _COMPEL = (
-    r"(?P<compel>(?<![^\W\d_])[^\W\d_]{3,}\+\++(?![\w+])"
-    r"|(?<!\\)\)(?:(?:\++|--+)(?=[\s,]|\Z)|\d*\.\d+(?!\w)|\.(?:and|blend|swap)\())"
+    r"(?P<compel>\+\+(?<=[^\W\d_]{3}\+\+)\+*(?![\w+])"
+    r"|\)(?<!\\\))(?:(?:\++|--+)(?=[\s,]|\Z)|\d*\.\d+(?!\w)|\.(?:and|blend|swap)\())"
 )
 _A1111 = r"(?P<a1111>\([^()]*:\s*\d*\.\d+\s*\))"
 _TAG = r"(?P<tag><lora:[^<>]+>)"
@@ -35,7 +37,10 @@ def warn_of_marks(texts: Iterable[str], dialect: DialectName) -> None:
         found = _MARKS[dialect].search(text)
         if found is None:
             continue
-        mark = quoted(found.group(), 60)
+        start = found.start()
+        while start and text[start - 1].isalpha() and found.group()[0] == "+":
+            start -= 1  # the word that a plus is after
+        mark = quoted(text[start : found.end()], 60)
         if found.lastgroup == "tag":
             told = (
                 f"{mark} is read as text, and no LoRA acts by it: tags belong to the dialect "
