@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from functools import wraps
@@ -172,7 +172,8 @@ def takes_fields(kind: type) -> Callable[[Door], Door]:
 
 
 def keywords(door: Door, *, elsewhere: Mapping[str, str] = MappingProxyType({})) -> Door:
-    """Have a public function refuse a keyword that it does not have, and name the nearest it has.
+    """Have a public function refuse a keyword that it does not have, and name the nearest it has;
+    and more arguments without a name than it takes.
 
     ``keywords`` is a decorator; of a class it is one of the constructor and of all public methods.
     What a function has is what its signature says, which may spell out more than its definition
@@ -198,6 +199,17 @@ def keywords(door: Door, *, elsewhere: Mapping[str, str] = MappingProxyType({}))
     return door
 
 
+def _too_many(shown: str, placed: Sequence[inspect.Parameter], given: int) -> str:
+    names = [each.name for each in placed if each.name not in ("self", "cls")]
+    given -= len(placed) - len(names)
+    told = f" ({', '.join(names)})" if names else ""
+    return (
+        f"{shown}() takes {len(names)} argument{'s' * (len(names) != 1)} without a name{told}, and "
+        f"{given} {'was' if given == 1 else 'were'} given; name the others, or give several as one "
+        "list."
+    )
+
+
 def _with_keywords(function: Any, elsewhere: Mapping[str, str]) -> Any:
     shown = function.__qualname__.removesuffix(".__init__")
     if shown.endswith(".__call__"):
@@ -210,9 +222,14 @@ def _with_keywords(function: Any, elsewhere: Mapping[str, str]) -> Any:
         if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY) and each.name != "self"
     ]
     known = frozenset(has)
+    placed = [each for each in parameters if each.kind is not each.KEYWORD_ONLY]
+    open_ended = any(each.kind is each.VAR_POSITIONAL for each in placed)
+    most = math.inf if open_ended else len(placed)
 
     @wraps(function)
     def checked(*args: Any, **given: Any) -> Any:
+        if len(args) > most:
+            raise KeywordError(_too_many(shown, placed, len(args)))
         for name in given:
             if name in known:
                 continue

@@ -1,4 +1,4 @@
-"""Pictures with labels or captions, as people have them: a folder for each class, a table, COCO.
+"""Pictures with labels or captions, as people have them: folders, a table, COCO.
 
 Nothing here opens a picture; paths alone are read, so that a mistake is told before any model
 loads.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 from bridge.checks import did_you_mean, keywords
 from bridge.errors import DataError, quoted
 from bridge.files import home_path
+from bridge.training.records import IMAGE_FIELDS, TABLES, folder_rows
 
 ENDINGS = frozenset(
     ".avif .bmp .gif .jpeg .jpg .pbm .pgm .png .ppm .tif .tiff .webp".split()  # noqa: SIM905
@@ -28,7 +29,7 @@ CLASSES = "classes.txt"
 """The file of names in a folder for each class."""
 
 _TABLES = {".csv": ",", ".tsv": "\t"}
-_PATHS, _LABELS, _CAPTIONS = ("path", "file_name"), ("label",), ("caption", "text")
+_PATHS, _LABELS, _CAPTIONS = ("path", *IMAGE_FIELDS), ("label",), ("caption", "text")
 _SPLITS = frozenset(("train", "val", "valid", "validation", "test"))
 _SHOWN = 5  # names in an error
 
@@ -66,6 +67,8 @@ def read_eval_data(
 
     - A folder with a folder for each class, as torchvision's ImageFolder: a class is named as its
       folder, with spaces for underscores; or as ``classes.txt`` in it says.
+    - A folder with captions, as `bridge.train_clip` takes it: a ``.txt`` beside each picture, or a
+      ``metadata.jsonl``, ``metadata.csv`` or ``captions.csv`` for all.
     - A ``.csv`` or ``.tsv`` with the columns ``path`` (or ``file_name``) and ``label`` or
       ``caption`` (or ``text``), or both. Several rows of a picture are several captions.
     - A ``.json`` in the layout of COCO's captions: ``images`` and ``annotations``.
@@ -101,7 +104,7 @@ def read_eval_data(
         return _coco(path, base)
     raise DataError(
         f"{quoted(path)} is not data that can be read; give a folder with a folder for each "
-        "class, a .csv or .tsv, or a .json as COCO's captions"
+        "class or with captions, a .csv or .tsv, or a .json as COCO's captions"
     )
 
 
@@ -146,10 +149,17 @@ def _named(pairs: Sequence[tuple[str, str]], where: str) -> _Names:
 
 def _folder(root: Path, names: _Names | None) -> EvalData:
     folders = {each.name: each for each in sorted(root.iterdir()) if _is_class(each)}
+    if _is_captioned(root):
+        rows = list(folder_rows(root))
+        if strange := [at for at, row in rows if not isinstance(row, Mapping)]:
+            raise DataError(f"{strange[0]} is not an object with named fields")
+        columns = dict.fromkeys(key for _, row in rows for key in row)
+        return _from_rows(root, rows, columns, root, names)
     if not folders:
         raise DataError(
-            f"{quoted(root)} has no labels: put the pictures of each class into a folder of its "
-            "own, named as the class; or give a .csv with the columns path and label"
+            f"{quoted(root)} has no labels and no captions: put the pictures of each class into a "
+            "folder of its own, named as the class; or write a .txt with its caption beside each "
+            "picture; or give a .csv with the columns path and label or caption"
         )
     if _SPLITS.issuperset(folders):
         raise DataError(
@@ -179,6 +189,13 @@ def _folder(root: Path, names: _Names | None) -> EvalData:
     return EvalData(str(root), tuple(paths), tuple(names.values()), tuple(targets))
 
 
+def _is_captioned(root: Path) -> bool:
+    return any((root / name).is_file() for name in TABLES) or any(
+        path.suffix.lower() in ENDINGS and path.with_suffix(".txt").is_file()
+        for path in root.iterdir()
+    )
+
+
 def _is_class(path: Path) -> bool:
     return path.is_dir() and not path.name.startswith(".")
 
@@ -206,7 +223,19 @@ def _table(path: Path, base: Path, names: _Names | None) -> EvalData:
         rows = list(reader)
     except csv.Error as error:
         raise DataError(f"{quoted(path)} cannot be read as a table: {error}") from error
-    columns = [name for name in reader.fieldnames or () if name]
+    placed = [(f"{quoted(path)}, row {line}", row) for line, row in enumerate(rows, 2)]
+    return _from_rows(path, placed, reader.fieldnames or (), base, names)
+
+
+def _from_rows(
+    path: Path,
+    rows: Sequence[tuple[str, Mapping[str, Any]]],
+    fields: Iterable[str],
+    base: Path,
+    names: _Names | None,
+) -> EvalData:
+    """Rows, each with where it stands, and the fields they have between them."""
+    columns = [name for name in fields if name]
     where, label, caption = (_column(columns, each) for each in (_PATHS, _LABELS, _CAPTIONS))
     if where is None or not (label or caption):
         raise DataError(
@@ -219,12 +248,13 @@ def _table(path: Path, base: Path, names: _Names | None) -> EvalData:
         raise DataError(f"{quoted(path)} has no rows below its columns")
     captions: dict[str, list[str]] = {}
     given: dict[str, str] = {}
-    for line, row in enumerate(rows, 2):
-        at = f"{quoted(path)}, row {line}"
+    for at, row in rows:
         picture = _cell(row, where, at)
         captions.setdefault(picture, [])
         if caption:
-            captions[picture].append(_cell(row, caption, at))
+            several = row.get(caption)
+            texts_of = several if isinstance(several, list) and several else [several]
+            captions[picture] += [_cell({caption: text}, caption, at) for text in texts_of]
         if label:
             name = _cell(row, label, at)
             if given.setdefault(picture, name) != name:
@@ -255,8 +285,11 @@ def _column(columns: Sequence[str], names: Sequence[str]) -> str | None:
     return next((by_name[name] for name in names if name in by_name), None)
 
 
-def _cell(row: Mapping[str, str | None], column: str, where: str) -> str:
-    text = (row[column] or "").strip()
+def _cell(row: Mapping[str, Any], column: str, where: str) -> str:
+    found = row.get(column)
+    if found is not None and not isinstance(found, str):
+        raise DataError(f"{where}: {column} is {found!r:.60}; give a text")
+    text = (found or "").strip()
     if not text:
         raise DataError(f"{where}: {column} is empty")
     return text

@@ -217,8 +217,10 @@ def linear_cka(x: Tensor, y: Tensor) -> float:
 
     By the Gram matrices, since N is small: ``<K, L> / (|K| |L|)`` of the centred ones. It is the
     biased estimate, which for few texts in many dimensions is high by itself; compare it at one N
-    only. NaN where all texts have one state.
+    only. NaN where all texts have one state, and for two texts, of which it is always 1.
     """
+    if len(x) < 3:
+        return math.nan
     k, m = _gram(x), _gram(y)
     scale = torch.linalg.matrix_norm(k) * torch.linalg.matrix_norm(m)
     return float((k * m).sum() / scale) if scale > 0 else math.nan

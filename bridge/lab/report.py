@@ -169,15 +169,15 @@ class Strips:
 def strips(operations: Mapping[str, Sequence[Row]], chance: Mapping[str, float]) -> Strips:
     """The chart of pooled cosines.
 
-    The axis runs from below the lowest value, or from 0.5, to 1. Each tower has a lane of its own
-    in the strip, and a colour.
+    The axis runs from below the lowest value and chance, or from 0.5, to 1. Each tower has a lane
+    of its own in the strip, and a colour.
 
     Args:
         operations: the rows of the table by operation.
         chance: of each tower, in the order of its colours.
     """
     cosines = [row["pooled_cosine"] for rows in operations.values() for row in rows]
-    known = [value for value in cosines if not _unknown(value)]
+    known = [value for value in (*cosines, *chance.values()) if not _unknown(value)]
     step = 0.1 if not known or min(known) >= 0.5 else 0.2
     low = max(-1.0, step * math.floor(min(0.5, *known) / step)) if known else 0.5
     lane = _ROW * max(1, len(chance)) / 2 + 8

@@ -86,7 +86,7 @@ def study(
             your own, ``{"de": {"cat": "Katze"}}``, words or whole prompts. Default: the 27
             languages that bridge has names of the embedded world's things in.
         weights: for the operation ``emphasis``.
-        unrelated: texts that chance is measured on, two at least.
+        unrelated: texts that chance is measured on, eight at least.
         seeds: of the pictures, the same for each variant.
         steps, num_inference_steps, guidance_scale, height, width: as ``bridge.generate``.
         choices: what draws: ``whole``, the model as it is; a component of it (that tower's token

@@ -18,6 +18,8 @@ from bridge.prompt import check_prompts
 from bridge.prompt.dialect import DialectName
 from bridge.towers import TextTower
 
+_UNRELATED = 8  # texts at least that chance is measured on
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -87,11 +89,19 @@ def read_unrelated(texts: Sequence[str]) -> tuple[str, ...]:
     """The texts that chance is measured on, each once.
 
     Raises:
-        OptionError: less than two texts.
+        OptionError: less than eight texts, of which the mean cosine would be a matter of luck.
     """
     found = tuple(dict.fromkeys(check_prompts(texts, "unrelated")))
-    if isinstance(texts, str) or len(found) < 2 or not all(text.strip() for text in found):
-        raise OptionError("unrelated must be a list of at least two different texts.")
+    if isinstance(texts, str):
+        raise OptionError(f"unrelated is one text; give a list of {_UNRELATED} or more.")
+    if not all(text.strip() for text in found):
+        raise OptionError("unrelated has an empty text; leave it out.")
+    if len(found) < _UNRELATED:
+        some = f"{len(found)} different text{'s' * (len(found) != 1)}"
+        raise OptionError(
+            f"unrelated has {some}; give {_UNRELATED} or more that have nothing in common, or "
+            "leave it out for the usual 32."
+        )
     return found
 
 

@@ -79,7 +79,7 @@ Skipped = Callable[[str, str], None]
 """Told where a row stood whose picture cannot be read, and why."""
 
 IMAGE_FIELDS = ("image", "images", "file_name", "filepath")
-_TABLES = ("metadata.jsonl", "metadata.csv", "captions.csv")
+TABLES = ("metadata.jsonl", "metadata.csv", "captions.csv")
 _PICTURES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _KINDS = ".json, .jsonl, .csv, .tsv, .parquet or .tar"
 
@@ -151,7 +151,7 @@ def _rows(data: Data, image_folder: str | os.PathLike[str] | None) -> Rows:
     is_folder = os.path.isdir(path)
     base = path if is_folder else path.parent
     opened = _from(base if image_folder is None else home_path(image_folder))
-    for where, fields in _folder(path) if is_folder else _file(path):
+    for where, fields in folder_rows(path) if is_folder else _file(path):
         yield where, fields, opened
 
 
@@ -181,8 +181,13 @@ def _file(path: Path) -> Iterable[tuple[str, Any]]:
         raise DataError(f"{str(path)!r} is not training data; give {_KINDS}, or a folder")
 
 
-def _folder(folder: Path) -> Iterable[tuple[str, Any]]:
-    for name in _TABLES:
+def folder_rows(folder: Path) -> Iterable[tuple[str, Any]]:
+    """The rows of a folder's table, or of its pictures with a ``.txt`` beside each; no picture is
+    opened.
+
+    Yields ``(where, fields)``; paths are relative to the folder. Raises DataError.
+    """
+    for name in TABLES:
         if (folder / name).is_file():
             return _file(folder / name)
     found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _PICTURES)
@@ -190,7 +195,7 @@ def _folder(folder: Path) -> Iterable[tuple[str, Any]]:
     if alone:
         raise DataError(
             f"{alone[0]} has no caption ({len(alone)} of {len(found)} pictures have none); write "
-            f"{alone[0].with_suffix('.txt').name} beside it, or a {_TABLES[0]} for all"
+            f"{alone[0].with_suffix('.txt').name} beside it, or a {TABLES[0]} for all"
         )
     return [
         (str(p), {"image": str(p.relative_to(folder)), "text": _text(p.with_suffix(".txt"))})

@@ -153,7 +153,8 @@ class Choice:
         answer: the likeliest.
         choices: all of them.
         scores: what was compared.
-        log_probs: sums over tokens, natural logarithm.
+        log_probs: sums over tokens and the end of the answer, natural logarithm: how likely the
+            model finds each, whatever the others are.
     """
 
     answer: str

@@ -266,7 +266,19 @@ class BridgeVLM:
         history: Sequence[Turn] = (),
         max_new_tokens: int = 64,
     ) -> str:
-        """The greedy answer to one question. ``history`` holds earlier (question, answer)s."""
+        """The greedy answer to one question.
+
+        Args:
+            image: one picture or several, or None.
+            question: pictures stand where it says ``<image>``, or before the first question.
+            history: earlier ``(question, answer)`` pairs about the same picture, the first first.
+            max_new_tokens: 1 to 4096.
+
+        Raises:
+            PromptError: a question or history out of form, or longer than the context.
+            ImageError: a picture that cannot be read.
+            UnsupportedModelError: a picture for a model of text alone.
+        """
         return self.answers([image], [question], [history], max_new_tokens=max_new_tokens)[0]
 
     def answers(

@@ -9,8 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bridge.checks import choice, did_you_mean, finite, is_finite, is_whole, nearest, whole
-from bridge.errors import OptionError
+from bridge.checks import (
+    choice,
+    did_you_mean,
+    finite,
+    is_finite,
+    is_whole,
+    keywords,
+    nearest,
+    whole,
+)
+from bridge.errors import KeywordError, OptionError
 
 NO_NUMBERS: list[Any] = [True, False, None, "1", b"1", [1], 1j, object()]
 
@@ -47,6 +56,33 @@ def test_a_whole_number_outside_its_range(value: Any) -> None:
 
 def test_a_whole_number_of_numpy_becomes_an_int() -> None:
     assert type(whole(np.int64(3), "steps", 1, 5)) is int
+
+
+def test_what_has_no_place_without_its_name_is_told() -> None:
+    @keywords
+    def study(prompt: str, *, towers: str = "", draw: bool = False) -> str:
+        return prompt + towers * (not draw)
+
+    @keywords
+    class Tower:
+        def read(self, text: str, seed: int = 0) -> str:
+            return text * seed
+
+        @staticmethod
+        def size() -> int:
+            return 1
+
+    assert study("a", towers="b") == "ab" and Tower().read("a", 2) == "aa"
+    with pytest.raises(KeywordError) as caught:
+        study("a", "b")
+    assert str(caught.value).endswith(
+        ".study() takes 1 argument without a name (prompt), and 2 were given; name the others, or "
+        "give several as one list."
+    )
+    with pytest.raises(KeywordError, match=r"Tower.read\(\) takes 2 .* \(text, seed\), and 3 "):
+        Tower().read("a", 2, 3)
+    with pytest.raises(KeywordError, match="takes 0 arguments without a name, and 1 was given"):
+        Tower.size(1)
 
 
 def test_the_nearest_name_is_told() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -135,6 +135,18 @@ class ClipTrainOptions:
     def rank(self) -> int:
         """Of LoRA."""
         return self.lora or 8
+
+    @property
+    def alpha(self) -> float:
+        """The strength of LoRA."""
+        return self.lora_alpha or 2.0 * self.rank
+
+    def settings(self) -> dict[str, Any]:
+        """What a card says: all that has a value, LoRA's rank and strength among it."""
+        given = asdict(self)
+        if self.mode == "lora":
+            given |= {"lora": self.rank, "lora_alpha": self.alpha}
+        return {name: value for name, value in given.items() if value is not None}
 
     def pairs_a_step(self, n_rows: int) -> int:
         """The batch that data of ``n_rows`` is trained in. Raises OptionError where there are too

@@ -7,7 +7,6 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +184,7 @@ def write_card(
     evaluations: Sequence[Mapping[str, Any]],
 ) -> None:
     """README.md: what the model was made of, how, and what it gained and forgot."""
-    settings = {k: v for k, v in asdict(options).items() if v is not None}
+    settings = options.settings()
     lines = [
         "---",
         f"library_name: {'open_clip' if (folder / CONFIG).exists() else 'transformers'}",

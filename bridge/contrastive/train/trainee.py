@@ -188,8 +188,7 @@ def _choose(trainee: Trainee, options: ClipTrainOptions) -> None:
                 if isinstance(part, nn.Linear)
                 and (".layers." in f".{name}" or "resblocks." in name)
             ]
-            alpha = options.lora_alpha or 2.0 * options.rank
-            put_lora(module, names, options.rank, alpha, options.seed + number)
+            put_lora(module, names, options.rank, options.alpha, options.seed + number)
 
 
 def _choose_by(trainee: Trainee, recipe: Recipe) -> None:

@@ -83,7 +83,10 @@ def check_operations(names: Sequence[OperationName], settings: Settings) -> None
         if name not in OPERATIONS:
             near = nearest(str(name), OPERATIONS, cutoff=0.5)
             hint = f"did you mean {near}? " if near else ""
-            raise OptionError(f"No operation {name!r}: {hint}There are {', '.join(OPERATIONS)}.")
+            raise OptionError(
+                f"No operation {name!r}: {hint}There are {', '.join(OPERATIONS)}. "
+                'For texts of your own: variants={"mine": [...]}.'
+            )
         OPERATIONS[name].check(settings)
 
 

@@ -28,7 +28,7 @@ from bridge.vlm.chat import Turn, checked_turns
 from bridge.vlm.explain.answers import answer_words, word_log_probs
 from bridge.vlm.explain.pictures import (
     as_picture,
-    check_index,
+    check_word,
     one_picture,
     patch_pixels,
     patches_of,
@@ -160,16 +160,27 @@ def _required(views: Views | None) -> Views:
 class Occlusion:
     """What an answer of W words loses without each of K windows of patches.
 
-    Log-probabilities are natural, summed over a word's tokens.
+    Log-probabilities are natural, summed over a word's tokens, each given what comes before it.
+
+    Attributes:
+        question: what was asked.
+        answer: the model's own, or the one that was given.
+        words: the W words of ``answer``.
+        log_probs: float64 ``(W,)`` with the whole picture; ``np.exp(log_probs.sum())`` is how
+            likely the model finds the answer's words.
+        blanked: float64 ``(K, W)`` with one window blank.
+        windows: bool ``(K, rows, columns)`` of the tower's patches, True where blank.
+        picture: as the tower saw it, in RGB.
+        fill: how patches were blanked, "colour" or "state".
     """
 
     question: str
     answer: str
     words: tuple[str, ...]
-    log_probs: np.ndarray  # (W,) with the whole picture
-    blanked: np.ndarray  # (K, W) with one window blank
-    windows: np.ndarray  # bool (K, rows, columns) of the tower's patches, True where blank
-    picture: Image  # as the tower saw it
+    log_probs: np.ndarray
+    blanked: np.ndarray
+    windows: np.ndarray
+    picture: Image
     fill: Fill
 
     @property
@@ -177,12 +188,14 @@ class Occlusion:
         """(K, W): how much log-probability a word loses; below 0 where it gains."""
         return self.log_probs - self.blanked
 
-    def cells(self, word: int | None = None) -> np.ndarray:
+    def cells(self, word: int | str | None = None) -> np.ndarray:
         """(rows, columns): the mean drop over the windows that cover a patch, of one word or,
-        without ``word``, of the whole answer."""
-        n_words = len(self.words)
+        without ``word``, of the whole answer.
+
+        A word is one of ``words``, or its number. Raises OptionError for another.
+        """
         drops = self.drops
-        drops = drops.sum(1) if word is None else drops[:, check_index(word, n_words, "word")]
+        drops = drops.sum(1) if word is None else drops[:, check_word(word, self.words)]
         total = np.tensordot(drops, self.windows.astype(float), axes=1)
         return total / self.windows.sum(0)
 

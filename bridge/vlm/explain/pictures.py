@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,17 @@ def check_index(index: int, count: int, what: str) -> int:
     if not isinstance(index, Integral) or not -count <= index < count:
         raise OptionError(f"There is no {what} {index!r}; give one from 0 to {count - 1}.")
     return index
+
+
+def check_word(word: int | str, words: Sequence[str]) -> int:
+    """The place of a word that is given by its place or as it is written. Raises OptionError."""
+    if isinstance(word, Integral) and -len(words) <= word < len(words):
+        return int(word)
+    if isinstance(word, str) and words.count(word) == 1:
+        return words.index(word)
+    told = ", ".join(f"{place} {each!r}" for place, each in enumerate(words))
+    why = "several words" if word in words else "no word"
+    raise OptionError(f"There is {why} {word!r}; give one by its number: {told}.")
 
 
 def one_picture(image: Any) -> Image:

@@ -19,7 +19,7 @@ from bridge.errors import UnsupportedModelError
 from bridge.towers import rollout
 from bridge.vlm.chat import Turn, checked_turns
 from bridge.vlm.explain.answers import answer_words
-from bridge.vlm.explain.pictures import View, check_index, one_picture, views_of
+from bridge.vlm.explain.pictures import View, check_index, check_word, one_picture, views_of
 from bridge.vlm.model import BridgeVLM
 
 
@@ -34,12 +34,13 @@ class AttentionRollout:
     text: np.ndarray  # (W,) the share of all that is not a soft token
     views: tuple[View, ...]
 
-    def cells(self, word: int | None = None, view: int = 0) -> np.ndarray:
-        """(rows, columns) shares of one word or, without ``word``, of the mean word."""
+    def cells(self, word: int | str | None = None, view: int = 0) -> np.ndarray:
+        """(rows, columns) shares of one word (one of ``words``, or its number) or, without
+        ``word``, of the mean word. Raises OptionError."""
         seen = self.views[check_index(view, len(self.views), "view")]
         if word is None:
             return seen.cells(self.soft.mean(0))
-        return seen.cells(self.soft[check_index(word, len(self.words), "word")])
+        return seen.cells(self.soft[check_word(word, self.words)])
 
 
 @keywords

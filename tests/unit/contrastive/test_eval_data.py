@@ -58,6 +58,38 @@ def test_a_folder_for_each_class(tmp_path: Path) -> None:
     assert all(path.is_file() for path in found.paths)
 
 
+def captioned(root: Path, texts: dict[str, str | None]) -> Path:
+    for name, text in texts.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"")
+        if text is not None:
+            table((root / name).with_suffix(".txt"), text)
+    return root
+
+
+def test_a_folder_with_a_text_beside_each_picture(tmp_path: Path) -> None:
+    root = captioned(tmp_path, {"b.png": "a cat\n", "a.PNG": "a dog", "more/c.jpg": "a key"})
+    found = read_eval_data(root)
+    assert found.paths == (root / "a.PNG", root / "b.png", root / "more/c.jpg")
+    assert found.captions == (("a dog",), ("a cat",), ("a key",))
+    assert not found.labels and found.source == str(root)
+
+
+def test_a_folder_with_a_table_for_all(tmp_path: Path) -> None:
+    folder(tmp_path, {"images": ["a.png", "b.png"]})
+    lines = [
+        {"file_name": "images/a.png", "text": ["a cat", "one cat"]},
+        {"file_name": "images/b.png", "text": "a dog"},
+    ]
+    table(tmp_path / "metadata.jsonl", "\n".join(map(json.dumps, lines)))
+    found = read_eval_data(tmp_path)
+    assert found.captions == (("a cat", "one cat"), ("a dog",))
+    assert all(path.is_file() for path in found.paths)
+    (tmp_path / "metadata.jsonl").unlink()
+    table(tmp_path / "captions.csv", "file_name,caption\nimages/a.png,a cat\n")
+    assert read_eval_data(tmp_path).captions == (("a cat",),)
+
+
 @pytest.mark.parametrize("as_file", [True, False])
 def test_names_of_folders_from_a_list(tmp_path: Path, as_file: bool) -> None:
     root = folder(tmp_path / "data", {"n02": ["a.png"], "n01": ["b.png"], "dog": ["c.png"]})
@@ -140,7 +172,29 @@ MISTAKES: dict[str, tuple[Make, str]] = {
     ),
     "no classes": (
         lambda root: {"source": folder(root / "data", {".x": []})},
-        "has no labels: put",
+        "has no labels and no captions: put .* write a .txt",
+    ),
+    "a picture without a text beside it": (
+        lambda root: {"source": captioned(root, {"a.png": "a cat", "b.png": None})},
+        "b.png has no caption \\(1 of 2",
+    ),
+    "an empty text": (
+        lambda root: {"source": captioned(root, {"a.png": " "})},
+        "a.png: text is empty",
+    ),
+    "a line that is not an object": (
+        lambda root: {"source": table(root / "metadata.jsonl", "[1]").parent},
+        "metadata.jsonl, line 1 is not an object",
+    ),
+    "a label that is a number": (
+        lambda root: {
+            "source": table(root / "metadata.jsonl", '{"image": "a", "label": 3}').parent
+        },
+        "metadata.jsonl, line 1: label is 3; give a text",
+    ),
+    "a table without captions": (
+        lambda root: {"source": table(root / "metadata.jsonl", '{"file_name": "a"}').parent},
+        "has the columns file_name; it needs path, and label or caption",
     ),
     "splits": (_classes({"train": ["a.png"], "val": ["b.png"]}), "holds splits \\(train, val\\)"),
     "an empty class": (_classes({"cat": ["a.png"], "dog": ["b.txt"]}), "'dog' has no pictures in"),

@@ -232,6 +232,15 @@ def test_another_run_does_not_go_on_in_its_folder(
 # ---------------------------------------------------------------- data and figures
 
 
+def test_the_card_says_rank_and_strength(folder: Path, tmp_path: Path) -> None:
+    train(folder, tmp_path / "out", mode="lora", steps=1)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| lora | 8 |" in card and "| lora_alpha | 16.0 |" in card
+    train(folder, tmp_path / "own", mode="lora", steps=1, lora=2, lora_alpha=3.0)
+    card = (tmp_path / "own" / "README.md").read_text()
+    assert "| lora | 2 |" in card and "| lora_alpha | 3.0 |" in card
+
+
 def test_the_folder_says_what_was_gained(folder: Path, tmp_path: Path) -> None:
     old = [{**row, "text": f"*{row['text']}*"} for row in rows()]
     done = train(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,6 +21,7 @@ from bridge.errors import OptionError, PromptError, UnknownModelError
 from bridge.lab.cache import Cache
 from bridge.lab.measures import UNRELATED, above_chance, cosine, mean_cosine, texts_without
 from bridge.lab.readings import read_texts, read_weighted
+from bridge.lab.report import strips
 from bridge.lab.variants import Variant
 from bridge.towers import TEXT_FAMILIES, TextTower, rollout
 
@@ -283,6 +285,8 @@ class NotLoaded:
     [
         ({"variants": []}, OptionError, "variants is empty"),
         ({"variants": ["negaton"]}, OptionError, "did you mean 'negation'"),
+        ({"variants": ["a blue cat"]}, OptionError, 'of your own: variants={"mine": '),
+        ({"variants": "a blue cat"}, OptionError, 'of your own: variants={"mine": '),
         ({"variants": ["language"], "names": {"it": {}}}, OptionError, "'it' has no names"),
         ({"variants": "language", "names": ["tlh"]}, OptionError, "'tlh'"),
         ({"variants": {"mine": ["a\0"]}}, PromptError, "NUL"),
@@ -291,7 +295,10 @@ class NotLoaded:
         ({"prompt": []}, PromptError, "empty list"),
         ({"seed": 1.5}, OptionError, "seed"),
         ({"weights": ["x"]}, OptionError, "weights"),
-        ({"unrelated": ["one"]}, OptionError, "unrelated"),
+        ({"unrelated": ["one"]}, OptionError, "unrelated has 1 different text; give 8 or more"),
+        ({"unrelated": [*"ababab"]}, OptionError, "unrelated has 2 different texts; give 8"),
+        ({"unrelated": "two birds on a fence"}, OptionError, "unrelated is one text"),
+        ({"unrelated": [*"abcdefg", " "]}, OptionError, "unrelated has an empty text"),
         ({"seeds": []}, OptionError, "seeds"),
         ({"steps": 0}, OptionError, "steps"),
         ({"choices": "all"}, OptionError, "pass model"),
@@ -319,6 +326,17 @@ def test_towers_that_do_not_open(towers: list[TextTower], tmp_path: Path) -> Non
 
 
 # ---------------------------------------------------------------- files
+
+
+def test_every_chance_is_on_the_axis_of_the_chart() -> None:
+    rows = [{"tower": name, "pooled_cosine": 0.9, "text": "a CAT"} for name in ("one", "two")]
+    chart = strips({"case": rows}, {"one": 0.21, "two": 0.55, "three": math.nan})
+    assert [(tower, value) for _, _, tower, value in chart.chances] == [
+        ("one", 0.21),
+        ("two", 0.55),
+    ]
+    (end, last), *_, (begin, first) = chart.ticks
+    assert (first, last) == (pytest.approx(0.2), 1) and begin < chart.chances[0][0] < end
 
 
 def test_files_hold_the_tables(towers: list[TextTower], tmp_path: Path) -> None:

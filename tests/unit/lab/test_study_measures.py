@@ -165,6 +165,7 @@ def test_cka_is_that_of_the_features() -> None:
     turn, _ = torch.linalg.qr(noise(5, 5, seed=2))
     assert linear_cka(x, 7 * x @ turn + 1) == pytest.approx(1, abs=EXACT)
     assert math.isnan(linear_cka(x, torch.ones(8, 2)))
+    assert math.isnan(linear_cka(x[:2], y[:2]))  # by the formula 1, whatever the two are
 
 
 def test_intervals() -> None:

@@ -139,8 +139,18 @@ def test_cells_are_means_over_the_windows_that_cover_them(vlm: BridgeVLM) -> Non
         over = [k for k in range(4) if got.windows[k, row, column]]
         assert got.cells(1)[row, column] == pytest.approx(np.mean([got.drops[k, 1] for k in over]))
     assert np.allclose(got.cells(), sum(got.cells(word) for word in range(5)))
-    with pytest.raises(OptionError, match="no word 5; give one from 0 to 4"):
-        got.cells(5)
+    assert np.array_equal(got.cells("red"), got.cells(1))
+    assert np.array_equal(got.cells(-1), got.cells("cat"))
+    for strange in (5, -6, 1.0, "apples"):
+        with pytest.raises(OptionError, match="by its number: 0 'two', 1 'red', 2 'apples,'"):
+            got.cells(strange)
+
+
+def test_a_word_that_is_there_twice_goes_by_its_number(vlm: BridgeVLM) -> None:
+    got = occlusion(vlm, picture(), QUESTION, "a cat, a dog", window=2, stride=2)
+    with pytest.raises(OptionError, match="several words 'a'; give one by its number: 0 'a'"):
+        got.cells("a")
+    assert np.array_equal(got.cells("dog"), got.cells(3))
 
 
 def test_without_an_answer_the_models_own_is_weighed(vlm: BridgeVLM) -> None:
@@ -229,7 +239,8 @@ def test_words_roll_out_to_soft_tokens(name: str) -> None:
     want = np.stack([flow[group].mean(0) for group in groups])[:, first : first + 16]
     assert np.allclose(got.soft, want, atol=1e-6)
     assert got.cells(2).shape == (4, 4)
-    with pytest.raises(OptionError, match=f"no word {len(got.words)}; give one from 0"):
+    assert np.array_equal(got.cells(got.words[2]), got.cells(2))
+    with pytest.raises(OptionError, match=f"no word {len(got.words)}; give one by its"):
         got.cells(len(got.words))
     with pytest.raises(OptionError, match="no view 1; give one from 0 to 0"):
         got.cells(0, view=1)
