@@ -65,8 +65,12 @@ def check_one_dtype(pipe: Any, tower: str) -> None:
     text, unet = getattr(pipe, tower, None), pipe.unet
     if text is None or unet is None or first_dtype(text) == first_dtype(unet):
         return
-    # ``dtype`` knows of layers that are stored otherwise than they calculate, by a slow walk.
-    if text.dtype == unet.dtype or torch.is_autocast_enabled(pipe._execution_device.type):
+    # ``dtype`` knows of layers that are stored otherwise than they calculate, by a slow walk; what
+    # is quantized calculates in a dtype of its own.
+    quantized = getattr(unet, "hf_quantizer", None) is not None
+    if quantized or text.dtype == unet.dtype:
+        return
+    if torch.is_autocast_enabled(pipe._execution_device.type):
         return
     theirs, own = (str(part.dtype).removeprefix("torch.") for part in (text, unet))
     raise OptionError(

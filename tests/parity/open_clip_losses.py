@@ -43,7 +43,7 @@ def peer_losses(rank: int = 0, processes: int = 1) -> dict[str, Any]:
 
 
 def main() -> None:
-    from conftest import _LIBRARY  # noqa: F401  torchvision's names, which open_clip imports
+    import conftest  # noqa: F401 - torchvision's names, which open_clip imports
     from safetensors.torch import save_file
     from support.two_processes import in_two
 

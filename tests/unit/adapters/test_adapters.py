@@ -298,7 +298,7 @@ def test_half_precision_is_the_same_tower(foreign: TextTower, adapter: Adapter) 
     for dtype in (torch.float16, torch.bfloat16):
         cast = copy.deepcopy(module).to(dtype)
         assert fingerprint(cast) == fingerprint(module, dtype) != fingerprint(module)
-    half.text_encoder.half()
+    half.to(torch.float16)
     found = bridge.condition("a cat", model=half, towers=foreign, adapter=adapter)
     assert found.prompt_embeds.dtype == torch.float16
 

@@ -153,7 +153,7 @@ def tiny(tokenizer: CLIPTokenizer, projection: int) -> CLIPModel:
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=projection))
 
 
-@pytest.mark.parametrize("stage", ["clip", "clip-2"])
+@pytest.mark.parametrize("stage", ["clip", pytest.param("clip-2", marks=pytest.mark.slow)])
 def test_the_first_hundred_losses_are_those_of_the_loop_that_trained_what_ships(
     stage: str, tmp_path: Path
 ) -> None:

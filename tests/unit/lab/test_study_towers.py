@@ -106,7 +106,7 @@ def test_a_tower_by_name_is_opened_once(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(swap, "open_text_tower", noted)
     bridge.release()
     half = tiny_sd_pipeline()
-    half.text_encoder.to(torch.bfloat16)
+    half.to(torch.bfloat16)
     cond = bridge.condition("a cat", model=half, towers=saved_tower(tmp_path))
     assert cond.prompt_embeds.dtype == torch.bfloat16
     assert [call["dtype"] for call in calls] == [torch.bfloat16]
