@@ -181,7 +181,7 @@ def test_another_language_by_the_model_that_reads_it(page: Any, files: Path) -> 
     compared(page, "1 picture, 5 texts, 1 model")
     expect(warning).to_have_count(0, timeout=PATIENCE)
     best = page.locator("#compare-results tr", has=page.locator("td.best")).locator("th")
-    expect(best).to_have_text("一把钥匙")  # a key
+    expect(best).to_have_text("一把钥匙", timeout=PATIENCE)  # a key; the model loads first
 
 
 def test_a_drawn_picture_joins_those_that_are_there(page: Any, files: Path) -> None:
