@@ -23,7 +23,7 @@ from bridge.towers.pooled import pool_image, pool_text
 from bridge.towers.states import LAST, ImageStates, Layer, TextStates
 from bridge.towers.tensors import read_named
 from bridge.towers.tokenizer import TokenRule
-from bridge.towers.watch import only_reads
+from bridge.towers.watch import is_watched
 
 TEXT_PLAIN = "CLIPTextModel"
 TEXT_PROJECTED = "CLIPTextModelWithProjection"
@@ -238,7 +238,7 @@ def shortened(module: Any, layer: Layer) -> Any | None:
     if kept < 1 or not all(map(_is_plain, whole)):
         return None
     dropped = [part for each in layers[kept:] for part in each.modules()]
-    if any(map(_is_watched, (*whole, *dropped, layers, text.final_layer_norm))):
+    if any(map(is_watched, (*whole, *dropped, layers, text.final_layer_norm))):
         return None
     encoder = _with(text.encoder, {"layers": layers[:kept]})
     cut = _with(text, {"encoder": encoder, "final_layer_norm": _AS_IT_IS})
@@ -265,14 +265,6 @@ def _is_plain(module: Any) -> bool:
     """Whether calling it runs its class's code, and no offloading's or compiler's."""
     own = module.__dict__
     return "forward" not in own and own.get("_compiled_call_impl") is None
-
-
-def _is_watched(module: Any) -> bool:
-    return any(
-        not only_reads(hook)
-        for hooks in (module._forward_hooks, module._forward_pre_hooks)
-        for hook in hooks.values()
-    )
 
 
 TEXT = TextFamily(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from bridge.towers.watch import only_reads
+from bridge.towers.watch import is_watched
 
 
 def pool_text(module: Any, ids: Tensor, mask: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ def pool_text(module: Any, ids: Tensor, mask: Tensor) -> Tensor:
     # A tower with a projection wraps its transformer.
     text = getattr(module, "text_model", module)
     layers = text.encoder.layers
-    if _is_watched(layers):
+    if is_watched(layers[-1]) or is_watched(layers[-1].self_attn):
         out = module(ids)
         return _projected(module, out)
     ends = _ends(ids, module.config)
@@ -47,7 +47,7 @@ def pool_image(module: Any, pixels: Tensor) -> Tensor:
     """Pooled states ``(B, P)`` of a ``CLIPVisionModelWithProjection``; pixels ``(B, 3, H, W)``."""
     vision = getattr(module, "vision_model", module)
     layers = vision.encoder.layers
-    if _is_watched(layers):
+    if is_watched(layers[-1]) or is_watched(layers[-1].self_attn):
         return module(pixels).image_embeds
     state = vision.pre_layrnorm(vision.embeddings(pixels))
     for layer in layers[:-1]:
@@ -94,13 +94,3 @@ def _ends(ids: Tensor, config: Any) -> Tensor:
 def _projected(module: Any, out: Any) -> Tensor:
     pooled: Tensor = out.text_embeds if hasattr(module, "text_projection") else out.pooler_output
     return pooled
-
-
-def _is_watched(layers: Any) -> bool:
-    """Whether someone's hooks hang on what would be left out."""
-    return any(
-        not only_reads(hook)
-        for part in (layers[-1], layers[-1].self_attn)
-        for hooks in (part._forward_hooks, part._forward_pre_hooks)
-        for hook in hooks.values()
-    )

@@ -188,6 +188,15 @@ def only_reads(hook: Any) -> bool:
     return getattr(hook, "__module__", "") == "transformers.utils.output_capturing"
 
 
+def is_watched(module: nn.Module) -> bool:
+    """Whether somebody's hooks hang on a module, who would miss it where it does not run."""
+    return any(
+        not only_reads(hook)
+        for hooks in (module._forward_hooks, module._forward_pre_hooks)
+        for hook in hooks.values()
+    )
+
+
 def _looks(module: nn.Module) -> tuple[list[Any], bool]:
     """What is compared: classes, storages and versions, without reading a value; and whether any
     part is offloaded.
