@@ -336,14 +336,19 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     save_figure(path, figure, dpi=90, colours=LINES)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.adapt_clip", description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What this and benchmarks/flip.py, which trains on the same pairs, both take."""
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--cache", type=Path, default=default_cache() / "adapt-clip")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument(
         "--minutes", type=float, default=math.inf, help="begin no part after so long"
     )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.adapt_clip", description=__doc__)
+    add_arguments(parser)
     args = parser.parse_args()
     commit()
     args.cache.mkdir(parents=True, exist_ok=True)

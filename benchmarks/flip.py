@@ -29,6 +29,7 @@ from benchmarks.adapt_clip import (
     STEPS,
     Outcomes,
     Part,
+    add_arguments,
     finished,
     found_of,
     measure,
@@ -37,10 +38,10 @@ from benchmarks.adapt_clip import (
     share,
     training_pairs,
 )
-from benchmarks.results import RESULTS, Row, command_of, commit, median_row, report, save, show
+from benchmarks.results import Row, command_of, commit, median_row, report, save, show
 from benchmarks.train_clip_speed import seconds, stepper
 from bridge.embedded import IMAGE_TOWER
-from bridge.files import default_cache, write_whole
+from bridge.files import write_whole
 from emoji_world.art import HELD_OUT_STYLE
 from emoji_world.scenes import STYLES
 
@@ -191,12 +192,7 @@ def write(seeds: Sequence[int], folder: Path, out: Path, command: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.flip", description=__doc__)
     parser.add_argument("what", nargs="?", choices=("speed", "recall"), default="recall")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--cache", type=Path, default=default_cache() / "adapt-clip")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument(
-        "--minutes", type=float, default=math.inf, help="begin no run after so long"
-    )
+    add_arguments(parser)
     args = parser.parse_args()
     commit()
     args.cache.mkdir(parents=True, exist_ok=True)
