@@ -22,20 +22,20 @@ from bridge.errors import KeywordError, MissingDependencyError, OptionError, fir
 Door = TypeVar("Door", bound=Callable[..., Any])
 Value = TypeVar("Value")
 
-# What other tools call what has another name here; of several, the one that a function has.
-_ELSEWHERE_CALLED: dict[str, tuple[str, ...]] = {
-    "auto1111": ("a1111",),
-    "automatic1111": ("a1111",),
-    "comfyui": ("comfy",),
-    "diffusers": ("plain",),
-    "lora_rank": ("lora",),
-    "lr": ("learning_rate",),
-    "pipe": ("model",),
-    "pipeline": ("model",),
-    "r": ("lora",),
-    "rank": ("lora",),
-    "syntax": ("dialect",),
-    "webui": ("a1111",),
+# What other tools call what has another name here.
+_ELSEWHERE_CALLED: dict[str, str] = {
+    "auto1111": "a1111",
+    "automatic1111": "a1111",
+    "comfyui": "comfy",
+    "diffusers": "plain",
+    "lora_rank": "lora",
+    "lr": "learning_rate",
+    "pipe": "model",
+    "pipeline": "model",
+    "r": "lora",
+    "rank": "lora",
+    "syntax": "dialect",
+    "webui": "a1111",
 }
 
 
@@ -116,8 +116,9 @@ def nearest(
     """Those of ``names`` that are nearest to ``name``, as "'this' or 'that'"; "" for none. What
     other tools call by that name is nearer than what is spelt alike."""
     names = list(names)
-    same = [each for each in _ELSEWHERE_CALLED.get(name.lower(), ()) if each in names]
-    return " or ".join(map(shown, same or get_close_matches(name, names, most, cutoff)))
+    same = _ELSEWHERE_CALLED.get(name.lower())
+    found = [same] if same in names else get_close_matches(name, names, most, cutoff)
+    return " or ".join(map(shown, found))
 
 
 def needed(module: str, extra: str, what: str) -> Any:

@@ -249,14 +249,14 @@ def _from_rows(
     captions: dict[str, list[str]] = {}
     given: dict[str, str] = {}
     for at, row in rows:
-        picture = _cell(row, where, at)
+        picture = _cell(row.get(where), where, at)
         captions.setdefault(picture, [])
         if caption:
             several = row.get(caption)
             texts_of = several if isinstance(several, list) and several else [several]
-            captions[picture] += [_cell({caption: text}, caption, at) for text in texts_of]
+            captions[picture] += [_cell(text, caption, at) for text in texts_of]
         if label:
-            name = _cell(row, label, at)
+            name = _cell(row.get(label), label, at)
             if given.setdefault(picture, name) != name:
                 raise DataError(
                     f"{at}: {quoted(picture)} has the labels {quoted(given[picture])} and "
@@ -285,8 +285,7 @@ def _column(columns: Sequence[str], names: Sequence[str]) -> str | None:
     return next((by_name[name] for name in names if name in by_name), None)
 
 
-def _cell(row: Mapping[str, Any], column: str, where: str) -> str:
-    found = row.get(column)
+def _cell(found: Any, column: str, where: str) -> str:
     if found is not None and not isinstance(found, str):
         raise DataError(f"{where}: {column} is {found!r:.60}; give a text")
     text = (found or "").strip()
