@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bridge.contrastive.losses import caption_groups, log_popularity
 from bridge.contrastive.train.kept_states import KeptStates
+from bridge.contrastive.train.options import ClipTrainOptions
 from bridge.errors import DataError, ImageError
 from bridge.towers.tower import ImageTower, TextTower, together
 from bridge.training.records import Data, Picture, Record, Skipped, name_of, read_records
@@ -161,8 +162,8 @@ class Batches:
         pairs: all rows.
         rows_of: this process' rows of a step, by their numbers.
         towers: what they are prepared for.
-        seed: of the captions that are drawn.
-        popularity: whether a batch says how often its captions are in the data.
+        options: of the run: the seed of the captions that are drawn, and whether a batch says how
+            often its captions are in the data (``popularity``).
         skipped: told of pictures that cannot be read.
         kept: states of a locked image tower, in the place of pixels.
         target: what a further loss learns of some rows, by their fields.
@@ -173,18 +174,18 @@ class Batches:
         pairs: Sequence[Pair],
         rows_of: Callable[[int], Sequence[int]],
         towers: tuple[TextTower, ImageTower],
-        seed: int,
-        popularity: bool,
+        options: ClipTrainOptions,
         skipped: Skipped,
         *,
         kept: KeptStates | None = None,
         target: Callable[[Sequence[Mapping[str, Any]]], Mapping[str, Tensor]] | None = None,
     ) -> None:
-        self._pairs, self._rows_of, self._seed = pairs, rows_of, seed
+        self._pairs, self._rows_of, self._seed = pairs, rows_of, options.seed
         self._text, self._image = towers
         self._skipped, self._kept, self._target = skipped, kept, target
         self._told: set[int] = set()
-        self._log_q = log_popularity([pair.captions[0] for pair in pairs]) if popularity else None
+        counted = options.popularity
+        self._log_q = log_popularity([pair.captions[0] for pair in pairs]) if counted else None
 
     @contextmanager
     def reading(self, workers: int, start: int, stop: int) -> Iterator[Callable[[int], Batch]]:
