@@ -327,7 +327,12 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         )
         seen.add(label)
         place = (new.value - zero, row.value)
-        axis.annotate(f"{int(pairs):,}", place, (5, 5), textcoords="offset points")
+        # Full and LoRA lie on one another: one is labelled above, the other below.
+        left, below = plain == (mode == "full"), mode == "lora" and not plain
+        axis.annotate(
+            f"{int(pairs):,}", place, (-5 if left else 5, -13 if below else 5),
+            textcoords="offset points", ha="right" if left else "left", color=colours[mode],
+        )  # fmt: skip
     axis.axhline(0, color="grey", linewidth=0.8)
     axis.set(xlabel="gained on the new style, points of R@1", ylabel="forgotten on the old, points")
     axis.legend(fontsize=8)

@@ -42,7 +42,7 @@ from emoji_world.scenes import (
 
 CALIBRATION_SEED = 1_001
 SCORING_SEED = 2_002
-_SHOWN = 16
+_SHOWN = 8
 Spoil = Callable[[np.ndarray], np.ndarray]
 
 

@@ -4,6 +4,10 @@ The 256 held-out scenes of ``clip`` are looked for by captions in each of 27 lan
 that training does not show. Tower 1 of emoji-clip knows English only, so what it finds by foreign
 captions against what it finds by English ones is the gap. The multilingual tower was taught to land
 in tower 1's space; what it finds among the same pictures says how much of the gap it closes.
+
+``ten_names`` are those of benchmarks/classify.py in each language: 320 things in three styles, any
+size on any ground, each against nine other names, through emoji-multilingual's own head, and by
+plain cosines and through emoji-1's head beside it.
 """
 
 from __future__ import annotations
@@ -17,9 +21,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.results import Row, ratio_interval, report, save, share_row, show
+from benchmarks.classify import ALL, NAMES, among, encode, shown
+from benchmarks.results import Row, grouped_share_row, ratio_interval, report, save, share_row, show
 from benchmarks.retrieval import first_ranks, make_scenes
-from bridge.lab.variants.vocabulary import LANGUAGES, words_in
+from bridge.contrastive import CLIP
+from bridge.contrastive.classifier import HeadChoice
+from bridge.lab.variants.vocabulary import LANGUAGES, names_in, words_in
 from bridge.pictures import CHART, save_figure
 from bridge.towers import TextTower, open_image_tower, open_text_tower
 from emoji_world.art import load_sprites
@@ -48,7 +55,7 @@ def run_languages(args: argparse.Namespace) -> None:
     multilingual, english = (
         {language: finds(tower, own, seen) for language, own in texts.items()} for tower in towers
     )
-    rows = rows_of(english, multilingual)
+    rows = rows_of(english, multilingual) + name_rows(args.seed, args.device)
     show(rows)
     save(args.out / "languages.json", report(args.command, rows, towers[0].device))
     draw_chart(rows, args.out / "languages.webp")
@@ -86,6 +93,30 @@ def rows_of(english: Hits, multilingual: Hits) -> list[Row]:
             name = f"languages/{language}/gap_closed"
             closed.append(gap_row(name, english, multilingual, [language]))
     return [gap_row("languages/gap_closed", english, multilingual, foreign), *rows, *closed]
+
+
+def name_rows(seed: int, device: str | None) -> list[Row]:
+    """Ten names in a language, which is the picture of? A row a language, and all by each way."""
+    clip = CLIP(ENGLISH, text=MULTILINGUAL, device=device)
+    english = CLIP(ENGLISH, device=device).head
+    ways: dict[str, HeadChoice] = {"own_head": "own", "english_head": english, "cosine": None}
+    scenes = shown(None, None, seed)
+    truth = [scene.groups[0].concept for scene in scenes]
+    vectors = encode(clip, scenes)
+    named = {"en": NAMES} | {
+        each: [forms.split("|")[0] for forms in names_in(each)] for each in LANGUAGES
+    }
+    right: dict[str, dict[str, list[bool]]] = {way: {} for way in ways}
+    for language, names in named.items():
+        for way, head in ways.items():
+            scores = clip.classifier(names, "name", head=head).scores(vectors)
+            right[way][language] = among(scores, truth, ALL, seed)
+    rows = [  # one picture is asked for in every language
+        grouped_share_row(f"languages/ten_names/{way}", [*zip(*some.values(), strict=True)])
+        for way, some in right.items()
+    ]
+    own = right["own_head"].items()
+    return rows + [share_row(f"languages/{each}/ten_names", found) for each, found in own]
 
 
 def gap_row(name: str, english: Hits, multilingual: Hits, languages: Sequence[str]) -> Row:

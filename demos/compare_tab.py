@@ -18,7 +18,7 @@ from demos.models import Models
 EXAMPLES = [
     "cat\ndog\napple\nbanana\ncar\nkey",
     "two red apples left of a cat\na cat left of two red apples\na cat, blue background",
-    "ein Hund\nun gato\nuna mela\n一把钥匙\nсобака и кошка",
+    "Hund\nchat\nリンゴ\n钥匙\n장미",
 ]
 
 

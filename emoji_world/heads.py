@@ -1,8 +1,10 @@
 """The heads that ship beside the CLIPs' weights: ``python -m emoji_world.heads``.
 
 Fitted on 6,000 training scenes of one thing each (none of the held-out tints), in any style, size
-and colour on any ground, with its bare name: 40 seconds of two cores. `bridge.contrastive.head`
-says what a head is; benchmarks/classify.py measures what it gains, for names outside the fit too.
+and colour on any ground, with its bare name: a minute of two cores. emoji-multilingual lands near
+emoji-1's texts and not on them, so it has a head of its own, of bare names in all its languages.
+`bridge.contrastive.head` says what a head is; benchmarks/classify.py and benchmarks/languages.py
+measure what they gain, the first for names outside the fit too.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from bridge.contrastive.classifier import class_vectors
 from bridge.contrastive.clip import CLIP
 from bridge.contrastive.head import FILE, Head, fit_head
 from bridge.embedded import weights_dir
+from bridge.lab.variants.vocabulary import LANGUAGES, names_in
 from bridge.manifest import write_manifest
 from emoji_world.art import load_sprites
 from emoji_world.concepts import CONCEPTS
@@ -27,6 +30,7 @@ from emoji_world.scenes import Scene, sample_scene
 
 TEMPLATES = ("a {}", "a small {}", "a big {}")
 SCENES = 6000
+BARE = ("{}",)  # "a" is English
 _MODELS = {"emoji-clip": "emoji-1", "emoji-clip-2": "emoji-2"}
 
 
@@ -47,6 +51,20 @@ def fit(clip: CLIP, some: Sequence[Scene], kept: Sequence[int] | None = None) ->
     return fit_head(vectors, texts, torch.tensor(rows, dtype=torch.long), templates=TEMPLATES)
 
 
+def fit_languages(clip: CLIP, some: Sequence[Scene], languages: Sequence[str]) -> Head:
+    """A head of scenes and of what their things are called in each of these languages."""
+    named = [[concept.name for concept in CONCEPTS]]
+    named += [[forms.split("|")[0] for forms in names_in(language)] for language in languages]
+    texts = class_vectors(clip, [[name] for names in named for name in names], BARE)
+    rows = [
+        language * len(CONCEPTS) + scene.groups[0].concept
+        for language in range(len(named))
+        for scene in some
+    ]
+    vectors = clip.encode_image(_drawn(some), batch_size=64).repeat(len(named), 1)
+    return fit_head(vectors, texts, torch.tensor(rows, dtype=torch.long), templates=BARE)
+
+
 def _drawn(some: Sequence[Scene]) -> Iterator[Image.Image]:
     sprites = load_sprites()
     return (Image.fromarray(render_scene(scene, sprites)) for scene in some)
@@ -56,9 +74,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", type=Path, default=weights_dir())
     args = parser.parse_args()
-    for folder, name in _MODELS.items():
+    heads = {folder: fit(CLIP(name), scenes()) for folder, name in _MODELS.items()}
+    many = CLIP("emoji-1", text="emoji-multilingual")
+    heads["emoji-multilingual"] = fit_languages(many, scenes(), LANGUAGES)
+    for folder, head in heads.items():
         path = args.weights / folder / FILE
-        fit(CLIP(name), scenes()).save(path)
+        head.save(path)
         print(f"{path}: {path.stat().st_size} bytes")
     write_manifest(args.weights)
 

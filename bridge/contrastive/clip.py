@@ -100,8 +100,9 @@ class CLIP:
         towers = _open_towers(model, text, image, options)
         self._towers: tuple[TextTower, ImageTower] | None = towers
         self.scoring: Scoring | None = towers[1].scoring or towers[0].scoring
-        # The head that ships beside the images' weights, which knows what their vectors are like.
-        self.head: Head | None = own_head(towers[1].spec.source, self.width)
+        # A text tower that was taught another's space lies near it and may have a head of its own.
+        heads = (own_head(tower.spec.source, self.width) for tower in towers)
+        self.head: Head | None = next(filter(None, heads), None)
         self._classifiers: OrderedDict[Any, Classifier] = OrderedDict()
 
     # ------------------------------------------------------------ towers

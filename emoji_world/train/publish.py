@@ -12,7 +12,7 @@ from typing import Any
 from bridge.files import write_whole
 from bridge.manifest import write_manifest
 
-_POINTS = 160  # enough to see a curve by
+_POINTS = 90  # enough to see a curve by
 
 _MODEL_INDEX = {
     "_class_name": "StableDiffusionXLPipeline",
@@ -31,7 +31,7 @@ _MODEL_INDEX = {
 
 
 def publish(weights: Path, runs: Path) -> None:
-    """Write emoji-xl/model_index.json, keep each run's loss curve in at most 160 rows, pack
+    """Write emoji-xl/model_index.json, keep each run's loss curve in at most 90 rows, pack
     the vocabularies, and renew the manifest."""
     index = weights / "emoji-xl" / "model_index.json"
     write_whole(index, (json.dumps(_MODEL_INDEX, indent=2) + "\n").encode())

@@ -76,7 +76,11 @@ def test_a_text_of_another_language_finds_the_picture() -> None:
     clip = bridge.CLIP("emoji-1", text="emoji-multilingual", device="cpu")
     german = ["Katze", "Hund", "Apfel", "Banane", "Auto"]
     images = vectors("emoji-1")[TRUTH < 5]
-    found = clip.classifier(german, "name").scores(images).argmax(1)
+    found = clip.classifier(german).scores(images).argmax(1)
     assert float((found == TRUTH[TRUTH < 5]).float().mean()) > 0.6
+    # It lies near emoji-1's texts and not on them, so it has a head of its own, without "a".
+    own = opened("emoji-1").head
+    assert clip.head is not None and own is not None
+    assert clip.head.templates == ("{}",) != own.templates
     with pytest.raises(OptionError, match=r"bridge\.CLIP\('emoji-1', text='emoji-multilingual'\)"):
         bridge.CLIP("emoji-multilingual")
