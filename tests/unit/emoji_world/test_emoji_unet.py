@@ -40,6 +40,12 @@ SMALL = Stage("unet", side=CANVAS, batch=4, new=2, lr=1e-3, pool=2100)
 CLOSE = Stage("sprites", side=64, batch=4, new=2, lr=1e-3, pool=2100)
 
 
+@pytest.fixture(autouse=True)
+def few_first_views(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pool begins with an eighth of what it has in training."""
+    monkeypatch.setattr(pool_module, "FIRST", 256)
+
+
 class Numbering:
     """Has a Painter's methods, but numbers the views instead of encoding them.
 
@@ -135,7 +141,7 @@ def test_rows_keep_together_and_some_are_unconditional(stage: Stage) -> None:
 
 
 def test_a_full_pool_reuses_places_and_keeps_rows_together() -> None:
-    pool = pool_of(size=2200)
+    pool = pool_of(size=408)
     places: list[int] = []
     for step in range(40):
         for picture, text in rows_of(pool.batch(step)):
@@ -144,14 +150,14 @@ def test_a_full_pool_reuses_places_and_keeps_rows_together() -> None:
         # The newest rows lie just before the next place; the oldest are written over.
         newest = pool.latents[pool.next - 1, 0, 0]
         assert number_of(newest) == pool.encoder.pictures_seen  # type: ignore[attr-defined]
-    assert pool.filled <= 2200
+    assert pool.filled <= 408
     turns = sum(after < before for before, after in itertools.pairwise(places))
     assert turns == 1 and places[-1] < pool.filled
 
 
 def test_every_row_has_its_own_view(monkeypatch: pytest.MonkeyPatch) -> None:
     """The dense loss must read what the picture shows, after places were reused as well."""
-    pool = pool_of(size=2200)
+    pool = pool_of(size=408)
     drawn: list[View] = []
     inner = pool_module.draw_views
 
@@ -205,7 +211,7 @@ def test_rows_without_their_text_teach_nothing_of_hardness(
 
 
 def test_hard_views_are_replayed_more_often_and_new_ones_begin_anew() -> None:
-    pool = pool_of(size=2200)
+    pool = pool_of(size=408)
     for step in range(9):
         pool.batch(step)
     pool.hardness[:1000], pool.hardness[1000:2000] = pool_module.HARDEST, 1 / pool_module.HARDEST
@@ -215,7 +221,7 @@ def test_hard_views_are_replayed_more_often_and_new_ones_begin_anew() -> None:
     hard = sum(place < 1000 for place in replayed)
     easy = sum(1000 <= place < 2000 for place in replayed)
     assert easy < hard / 6
-    start = 0 if pool.next + SCENES.new > 2200 else pool.next
+    start = 0 if pool.next + SCENES.new > 408 else pool.next
     pool.hardness[start : start + SCENES.new] = 3.0
     fresh = pool.batch(29).places[: SCENES.new]
     assert fresh.tolist() == list(range(start, start + SCENES.new))

@@ -1,7 +1,9 @@
 """Every code block of the documents runs as it stands, and what they name is there.
 
-A block runs in a fresh interpreter (or shell) and an empty folder, with nothing but what is
-installed; two at a time, since each loads torch anew. Hub ids find tiny models (`hub_cache`).
+A block runs in a process and an empty folder of its own, with nothing but what is installed: those
+in Python are forked one after another from a process that has torch, transformers and diffusers and
+nothing of bridge (each would spend four seconds on them), and those of a shell run beside. Hub ids
+find tiny models (`hub_cache`).
 What is too long to run is in ``NOT_RUN``, with why; its commands must be known. A block in ``py``
 is another tool's: `tests/parity/test_parity_migrate.py` runs it beside ours. The many short blocks
 of that page run one after another in one process, each with names and an empty folder of its own.
@@ -89,17 +91,63 @@ for number, code in enumerate(sys.argv[1:], 1):
 """
 
 
-def run(block: Block, folder: Path, hub: Path) -> Outcome:
+# The arguments are a folder and a block by turns. Each block goes on as this script would have,
+# in its folder, to the interpreter's own end; its status is printed.
+ONE_EACH = """
+import os, signal, sys
+import torch
+from diffusers import StableDiffusionXLPipeline
+from transformers import CLIPTextModel, CLIPTokenizer, LlamaForCausalLM
+assert not any(name.partition(".")[0] == "bridge" for name in sys.modules)
+for place, block in zip(sys.argv[1::2], sys.argv[2::2]):
+    if (child := os.fork()) == 0:
+        break
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+else:
+    os._exit(0)
+signal.alarm(900)
+os.chdir(place)
+for stream, name in enumerate(("said", "complaints"), 1):
+    os.dup2(os.open(f"../{os.path.basename(place)}.{name}", os.O_WRONLY | os.O_CREAT), stream)
+sys.argv[1:] = []
+exec(compile(block, "block", "exec"), {"__name__": "__main__"})
+"""
+
+
+def run_python(futures: dict[Block, Future[Outcome]], top: Path, hub: Path) -> None:
+    """Run Python's blocks, each in a folder of its own in ``top``, and keep each promise."""
+    folders = {block: top / str(number) for number, block in enumerate(futures)}
+    for folder in folders.values():
+        folder.mkdir()
+    words = [word for block, folder in folders.items() for word in (str(folder), block.code)]
+    with subprocess.Popen(
+        [sys.executable, "-c", ONE_EACH, *words],
+        cwd=top,
+        env=surroundings(top, hub),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        for block, folder in folders.items():
+            status = process.stdout.readline() if process.stdout else ""
+            said, complaints = (
+                (file.read_text(encoding="utf-8") if file.exists() else "")
+                for file in (folder.with_suffix(f".{name}") for name in ("said", "complaints"))
+            )
+            # Without a status the process itself has ended, and said why on standard error.
+            futures[block].set_result(Outcome(folder, int(status or -1), said, complaints))
+
+
+def run_shell(block: Block, folder: Path, hub: Path) -> Outcome:
     """Run a block in ``folder``, or in the clone if its page is about the clone's tests."""
-    program = [sys.executable, "-c"] if block.language == "python" else ["sh", "-euc"]
     place = ROOT if block.page == "docs/fuzzing.md" else folder
-    return finished([*program, block.code], folder, hub, place)
+    return finished(["sh", "-euc", block.code], folder, hub, place)
 
 
-def finished(command: list[str], folder: Path, hub: Path, place: Path) -> Outcome:
-    """What becomes of a command in ``place`` that sees what is installed, and that hub."""
+def surroundings(folder: Path, hub: Path) -> dict[str, str]:
+    """The environment of a block: what is installed, and that hub."""
     kept = ("HOME", "LANG", "TMPDIR", "BRIDGE_CACHE", "BRIDGE_WEIGHTS")
-    around = {
+    return {
         **{name: os.environ[name] for name in kept if name in os.environ},
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
@@ -108,10 +156,14 @@ def finished(command: list[str], folder: Path, hub: Path, place: Path) -> Outcom
         "HF_HUB_OFFLINE": "1",
         "BLOCKS": str(folder),
     }
+
+
+def finished(command: list[str], folder: Path, hub: Path, place: Path) -> Outcome:
+    """What becomes of a command in ``place``."""
     done = subprocess.run(
         command,
         cwd=place,
-        env=around,
+        env=surroundings(folder, hub),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -129,11 +181,17 @@ def outcomes(
     fill_hub_cache(hub)
     specs = [getattr(item, "callspec", None) for item in request.session.items]
     asked = dict.fromkeys(spec.params["block"] for spec in specs if spec and "block" in spec.params)
+    of_python: dict[Block, Future[Outcome]] = {
+        block: Future() for block in asked if block.language == "python"
+    }
     with ThreadPoolExecutor(max_workers=2) as pool:
-        yield {
-            str(block): pool.submit(run, block, tmp_path_factory.mktemp("block"), hub)
+        pool.submit(run_python, of_python, tmp_path_factory.mktemp("python"), hub)
+        of_shell = {
+            block: pool.submit(run_shell, block, tmp_path_factory.mktemp("block"), hub)
             for block in asked
+            if block.language == "sh"
         }
+        yield {str(block): future for block, future in (of_python | of_shell).items()}
         pool.shutdown(cancel_futures=True)
 
 
