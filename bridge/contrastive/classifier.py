@@ -156,19 +156,20 @@ class Classifier:
     # ------------------------------------------------------------ on disk
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write labels, templates and weights as one safetensors file, whole or not at all.
+        """Write labels, templates, weights and head as one safetensors file, whole or not at all.
 
         Raises WriteError where it cannot be written.
         """
         from safetensors.torch import save
 
+        parts, head = ({}, None) if self.head is None else self.head.packed()
         told = {
             "labels": self.labels,
             "templates": self.templates,
-            "head": self.head is not None,
+            "head": head,
             "tower": self.clip.text.fingerprint(),
         }
-        tensors = {"weights": self.weights.cpu().contiguous()}
+        tensors = {"weights": self.weights.cpu().contiguous(), **parts}
         if self.thresholds is not None:
             tensors["thresholds"] = self.thresholds
         write_whole(home_path(path), save(tensors, {_NOTE: json.dumps(told)}))
@@ -190,7 +191,7 @@ class Classifier:
         try:
             weights = tensors["weights"]
             labels, templates = (tuple(map(str, told[name])) for name in ("labels", "templates"))
-            has_head, tower = bool(told["head"]), str(told["tower"])
+            about_head, tower = told["head"], str(told["tower"])
         except (KeyError, TypeError) as error:
             raise WeightsError(f"{file} does not hold a classifier of bridge") from error
         check_finite(file, tensors.items())
@@ -199,9 +200,10 @@ class Classifier:
                 f"{file} was made with another text tower than {clip.text.name}; make it anew "
                 "with clip.classifier(...)"
             )
-        head = clip.head if has_head else None
+        head = None if about_head is None else Head.unpacked(tensors, about_head, file)
         width = clip.width if head is None else head.text_map.shape[1]
-        if weights.shape != (len(labels), width) or (has_head and head is None):
+        seen = width if head is None else len(head.image_mean)
+        if weights.shape != (len(labels), width) or seen != clip.width:
             raise WeightsError(f"{file}: labels, weights and head do not fit together")
         return cls(
             clip, labels, templates, weights.to(clip.device), head, scoring_of(clip, head),

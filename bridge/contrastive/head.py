@@ -14,10 +14,11 @@ Both sides are multiplied by one half of it: with picture means ``m``, text mean
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,20 +67,14 @@ class Head:
         place = vectors.device
         return unit((vectors - self.text_mean.to(place)) @ self.text_map.to(place))
 
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write a safetensors file in fp16, whole or not at all. Raises WriteError."""
-        from safetensors.torch import save
-
-        told = {"scale": self.scale, "templates": self.templates}
-        tensors = {name: getattr(self, name).half().contiguous() for name in _TENSORS}
-        write_whole(home_path(path), save(tensors, {_NOTE: json.dumps(told)}))
+    def packed(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Its tensors by name, on the CPU, and what JSON says of it: parts of a file."""
+        tensors = {name: getattr(self, name).cpu().contiguous() for name in _TENSORS}
+        return tensors, {"scale": self.scale, "templates": self.templates}
 
     @classmethod
-    def load(cls, path: str | PathLike[str]) -> Head:
-        """Read a file of `save`. Raises WeightsError."""
-        file = home_path(path)
-        tensors, notes = load_tensors(file)
-        told = parse_json(notes.get(_NOTE, "null"), str(file))
+    def unpacked(cls, tensors: Mapping[str, Tensor], told: Any, file: Path) -> Head:
+        """Of what `packed` gave; others among ``tensors`` are left. Raises WeightsError."""
         try:
             parts = {name: tensors[name].float() for name in _TENSORS}
             scale, templates = float(told["scale"]), tuple(map(str, told["templates"]))
@@ -92,6 +87,21 @@ class Head:
         if not fits or [each.shape for each in parts.values()] != shapes:
             raise WeightsError(f"{file}: the parts of the head do not fit together")
         return cls(**parts, scale=scale, templates=templates)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write a safetensors file in fp16, whole or not at all. Raises WriteError."""
+        from safetensors.torch import save
+
+        tensors, told = self.packed()
+        halves = {name: tensor.half() for name, tensor in tensors.items()}
+        write_whole(home_path(path), save(halves, {_NOTE: json.dumps(told)}))
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Head:
+        """Read a file of `save`. Raises WeightsError."""
+        file = home_path(path)
+        tensors, notes = load_tensors(file)
+        return cls.unpacked(tensors, parse_json(notes.get(_NOTE, "null"), str(file)), file)
 
 
 _TENSORS = ("image_mean", "text_mean", "image_map", "text_map")

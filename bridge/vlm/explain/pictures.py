@@ -54,8 +54,8 @@ def check_word(word: int | str, words: Sequence[str]) -> int:
     if isinstance(word, str) and words.count(word) == 1:
         return words.index(word)
     told = ", ".join(f"{place} {each!r}" for place, each in enumerate(words))
-    why = "several words" if word in words else "no word"
-    raise OptionError(f"There is {why} {word!r}; give one by its number: {told}.")
+    why = "are several words" if word in words else "is no word"
+    raise OptionError(f"There {why} {word!r}; give one by its number: {told}.")
 
 
 def one_picture(image: Any) -> Image:

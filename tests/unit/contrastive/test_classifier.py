@@ -211,6 +211,10 @@ def test_a_classifier_takes_a_head_of_its_own_width(
     assert classify.templates == ("{}", "a {}") and classify.weights.shape == (3, 3)
     expected = again.scale * again.images(vectors) @ classify.weights.T
     assert torch.allclose(classify.scores(pictures), expected, atol=1e-4)
+    # The head is in the file of the classifier: the CLIP may ship another, or none.
+    classify.save(tmp_path / "classifier.safetensors")
+    read = Classifier.load(tmp_path / "classifier.safetensors", clip)
+    assert torch.equal(read.scores(pictures), classify.scores(pictures))
     with pytest.raises(OptionError, match="wide"):
         clip.classifier(LABELS, head=fit_head(vectors[:, :8], texts[:, :8], [0, 1, 2] * 4,
                                               templates=["{}"], rank=2))  # fmt: skip
