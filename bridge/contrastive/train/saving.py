@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -59,7 +60,7 @@ def save_clip(
     with filled_folder(place) as part, quiet_loading():
         model = _whole(clip, scoring or clip.scoring)
         model.save_pretrained(part)
-        clip.text.tokenizer.save_pretrained(part)
+        _tokenizer(clip).save_pretrained(part)
         processor.save_pretrained(part)
         names = sorted(p.name for p in part.iterdir())
         for name in [*(n for n in names if n != _CONFIG), _CONFIG]:
@@ -120,6 +121,18 @@ def _whole(clip: CLIP, scoring: Scoring | None) -> Any:
             f"{', '.join([*lost, *missing.unexpected_keys][:3])}"
         )
     return model.eval()
+
+
+def _tokenizer(clip: CLIP) -> Any:
+    """A copy that cuts where the tower does, which may have more positions than it began with, and
+    that does not pad or cut by itself because somebody has just asked for it."""
+    tokenizer = copy.deepcopy(clip.text.tokenizer)
+    if tokenizer.model_max_length < clip.text.spec.context:
+        tokenizer.model_max_length = clip.text.spec.context
+    if tokenizer.is_fast:
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
+    return tokenizer
 
 
 def _plain(text: str) -> str:

@@ -28,7 +28,7 @@ from bridge.contrastive.train import run as run_module
 from bridge.contrastive.train.options import ClipTrainOptions
 from bridge.contrastive.train.recipe import FurtherLoss, Recipe
 from bridge.errors import DataError, NumbersError, OptionError, UnsupportedModelError
-from bridge.towers import open_captioner
+from bridge.towers import TextTower, open_captioner, stretch_positions
 from bridge.training import run_state
 from bridge.training.run_state import CHECKPOINT
 
@@ -95,6 +95,25 @@ def test_each_mode_trains_its_parts(
         one, two = mine.encode_text(["a red cat"]), theirs.encode_text(["a red cat"])
         assert torch.allclose(one, two, atol=1e-6)
     assert not any(p.requires_grad for p in done.clip.text.module.parameters())
+
+
+def test_a_stretched_text_tower_reads_on_and_its_saved_tokenizer_too(
+    folder: Path, tmp_path: Path
+) -> None:
+    clip = bridge.CLIP(folder, device="cpu")
+    before = clip.text.spec.context
+    assert before == 77
+    longer = stretch_positions(clip.text.module, to=134)
+    text = TextTower.from_modules(longer, clip.text.tokenizer)
+    trained = train(bridge.CLIP(folder, text=text, device="cpu"), tmp_path / "out", mode="lit")
+    said = " ".join(["cat"] * 130)
+    found = bridge.CLIP(tmp_path / "out", device="cpu")
+    assert torch.allclose(found.encode_text([said]), trained.clip.encode_text([said]), atol=1e-6)
+    # A tokenizer that cuts where the tower did once would drop the last words without a word.
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    ids = theirs([said, "cat"], padding="max_length", truncation=True)["input_ids"]
+    assert [len(row) for row in ids] == [134, 134]
+    assert clip.text.tokenizer.model_max_length == before  # that of the model is left as it was
 
 
 def test_scratch_begins_with_nothing_that_was_learnt(folder: Path, tmp_path: Path) -> None:
