@@ -16,7 +16,7 @@ from benchmarks.tasks import KINDS, Task, Verdict, interleaved, judge_task
 from emoji_world.concepts import CONCEPTS
 from emoji_world.judge import Judge, PictureContent
 
-_SHOWN = 16
+_SHOWN = 8
 _Scored = list[tuple[Task, np.ndarray, PictureContent, Verdict]]
 
 
