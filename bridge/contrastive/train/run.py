@@ -269,7 +269,8 @@ class Run:
             stack.enter_context(torch.random.fork_rng(devices))
             stack.enter_context(trained_parts(trainee, options, recipe))
             own = {n: p for n, p in trainee.named_parameters() if p.requires_grad}
-            start = {n: p.detach().clone() for n, p in own.items()} if options.wise_ft else {}
+            whole = options.wise_ft is None
+            start = {} if whole else {n: p.detach().clone() for n, p in own.items()}
             adam = self._optimizer(own)
             average = Average(own, options.ema) if options.ema is not None else None
             bank = None

@@ -395,6 +395,13 @@ def test_wise_ft_lies_between(folder: Path, tmp_path: Path) -> None:
         interpolate(folder, tmp_path / "full", 2, tmp_path / "more")
 
 
+def test_wise_ft_of_0_is_the_start(folder: Path, tmp_path: Path) -> None:
+    train(folder, tmp_path / "out", wise_ft=0.0, steps=3)
+    start = weights(folder)
+    for name, tensor in weights(tmp_path / "out").items():
+        assert torch.allclose(tensor, start[name], atol=1e-6), name
+
+
 def test_a_student_learns_to_land_where_its_teacher_does(folder: Path, tmp_path: Path) -> None:
     student = train(folder, tmp_path / "student", mode="scratch", steps=1)
     texts = [{"text": f"a {name} cat", "translation": f"{name} dog"} for name in COLOURS]
