@@ -258,6 +258,11 @@ class Run:
                 "InfoNCE tells a pair from the others of its batch, and batch_size is 1; give 2 or "
                 "more, or loss='sigmoid'"
             )
+        if self.sigmoid and (options.hardness or options.popularity or options.bank):
+            raise OptionError(
+                f"{self.clip.name} was trained with the sigmoid loss, and goes on with it; hardness, "
+                "popularity and bank are of InfoNCE: give loss='infonce' too, or leave them out"
+            )
         identity = self._identity()
         recipe = self.recipe
         if recipe.further is not None:

@@ -177,6 +177,16 @@ def test_siglip_is_trained_and_saved(tmp_path: Path) -> None:
     assert found.scoring.sigmoid
 
 
+@pytest.mark.parametrize("options", [{"hardness": 0.5}, {"popularity": True}, {"bank": 4}])
+def test_what_is_of_infonce_is_not_left_out_in_silence(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    KINDS["siglip"].make(tmp_path / "siglip")
+    with pytest.raises(OptionError, match="trained with the sigmoid loss"):
+        train(tmp_path / "siglip", tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
 def test_towers_that_no_model_of_transformers_holds_are_refused(
     folder: Path, tmp_path: Path
 ) -> None:
