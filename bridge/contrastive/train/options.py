@@ -15,6 +15,11 @@ MODES = ("full", "scratch", "probe", "lora", "lit", "distill")
 LOSSES = ("infonce", "sigmoid", "coca")
 _RATES = {"full": 1e-5, "scratch": 5e-4, "probe": 1e-3, "lora": 2e-4, "lit": 1e-4, "distill": 1e-4}
 _USUAL_BATCH = 256
+# What a student does not learn by: it compares no pairs, sees no picture, and is saved as it is.
+_NOT_DISTILLED = (
+    *("loss", "captioning", "same_caption", "hardness", "popularity", "bank", "patch_masking"),
+    *("unmasked_ratio", "micro_batch", "graph_memory", "ema", "wise_ft", "evaluate_every"),
+)
 
 
 @keywords
@@ -102,6 +107,14 @@ class ClipTrainOptions:
             raise OptionError("lora_alpha goes with mode='lora'")
         if self.loss == "sigmoid" and (self.hardness or self.popularity or self.bank):
             raise OptionError("hardness, popularity and bank are of InfoNCE; give loss='infonce'")
+        if self.mode == "distill":
+            usual = {field.name: field.default for field in fields(self)}
+            idle = [name for name in _NOT_DISTILLED if getattr(self, name) != usual[name]]
+            if idle:
+                raise OptionError(
+                    f"mode='distill' compares no pairs, and has no {', '.join(idle)}; leave "
+                    f"{'it' if len(idle) == 1 else 'them'} out"
+                )
         if self.loss == "coca" and self.mode not in ("full", "lit"):
             raise OptionError(f"loss='coca' goes with mode='full' or 'lit', not {self.mode!r}")
         if not isinstance(self.popularity, bool):
@@ -142,10 +155,12 @@ class ClipTrainOptions:
         return self.lora_alpha or 2.0 * self.rank
 
     def settings(self) -> dict[str, Any]:
-        """What a card says: all that has a value, LoRA's rank and strength among it."""
+        """What a card says: all that has a value in this mode, LoRA's rank and strength too."""
         given = asdict(self)
         if self.mode == "lora":
             given |= {"lora": self.rank, "lora_alpha": self.alpha}
+        if self.mode == "distill":
+            given = {name: each for name, each in given.items() if name not in _NOT_DISTILLED}
         return {name: value for name, value in given.items() if value is not None}
 
     def pairs_a_step(self, n_rows: int) -> int:

@@ -151,6 +151,12 @@ def train_clip(
         raise OptionError("student goes with mode='distill', and that needs one; give both")
     if settings.loss == "coca" and recipe.further is not None:
         raise OptionError("loss='coca' is a further loss itself; leave recipe.further out")
+    aside = open_clip or recipe is not NO_RECIPE or _named(evaluation)
+    if settings.mode == "distill" and aside:
+        raise OptionError(
+            "mode='distill' has no evaluation, open_clip or recipe; leave them out, and measure the "
+            "result afterwards"
+        )
     folder = _checked_output(output)
     skipped: dict[str, str] = {}
     read = partial(read_pairs, image_folder=image_folder, skipped=skipped.__setitem__)

@@ -424,6 +424,34 @@ def test_a_student_learns_to_land_where_its_teacher_does(folder: Path, tmp_path:
     assert torch.allclose(done.clip.encode_text(["red dog"]), both.encode_text(["red dog"]))
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"ema": 0.9, "wise_ft": 0.5}, "has no ema, wise_ft; leave them out"),
+        ({"micro_batch": 2}, "has no micro_batch; leave it out"),
+        ({"loss": "sigmoid"}, "has no loss"),
+        ({"patch_masking": 0.5}, "has no patch_masking"),
+        ({"evaluation": [{"text": "a"}]}, "has no evaluation, open_clip or recipe"),
+        ({"open_clip": True}, "has no evaluation, open_clip or recipe"),
+        ({"recipe": Recipe(schedule=lambda *_: 1.0)}, "has no evaluation, open_clip or recipe"),
+    ],
+)
+def test_a_student_is_not_taught_by_what_is_given_in_vain(
+    options: dict[str, Any], said: str, folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(OptionError, match=said):
+        train(folder, tmp_path / "out", [], mode="distill", student=folder, **options)
+
+
+def test_the_card_of_a_student_says_what_was_done(folder: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text("\n".join(json.dumps({"text": f"a {name} cat"}) for name in COLOURS))
+    named = ["-m", str(folder), "--mode", "distill", "--student", str(folder), "--device", "cpu"]
+    assert main(["train-clip", str(data), "-o", str(tmp_path / "out"), *named, "--steps", "1"]) == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| weight_decay | 0.1 |" in card and "same_caption" not in card
+
+
 def test_the_command_trains_and_tells(folder: Path, tmp_path: Path, capsys: Any) -> None:
     data = tmp_path / "data"
     data.mkdir()
