@@ -67,10 +67,19 @@ def read_pairs(
     Raises:
         DataError: a row without caption, with an empty one, or without exactly one picture; no row.
     """
-    records = read_records(data, image_folder=image_folder, skipped=skipped)
+    left: list[str] = []
+
+    def told(where: str, why: str) -> None:
+        left.append(f"{where}: {why}")
+        if skipped is not None:
+            skipped(where, why)
+
+    told_to = told if skipped is not None else None
+    records = read_records(data, image_folder=image_folder, skipped=told_to)
     pairs = [_pair(record, pictures, fields) for record in records]
     if not pairs:
-        raise DataError(f"{name_of(data)} has no row to train on")
+        why = f"; {len(left)} are left out, the first as {left[0]}" if left else ""
+        raise DataError(f"{name_of(data)} has no row to train on{why}")
     return pairs
 
 
@@ -80,20 +89,29 @@ def _pair(record: Record, pictures: bool, fields: bool) -> Pair:
             f"{record.where} has {len(record.pictures)} pictures; a pair is one picture and its "
             "caption: give 'image' or 'file_name'"
         )
-    found = next(
-        (record.fields[key] for key in _CAPTIONS if record.fields.get(key) is not None), None
-    )
-    captions = [found] if isinstance(found, str) else found
-    if not isinstance(captions, Sequence) or not all(isinstance(each, str) for each in captions):
+    named = next((key for key in _CAPTIONS if record.fields.get(key) is not None), None)
+    if named is None:
         told = ", ".join(map(repr, record.fields)) or "none"
         raise DataError(
             f"{record.where} has the fields {told}; its caption is missing: give 'text' or "
             "'caption'"
         )
+    found = record.fields[named]
+    several = isinstance(found, Sequence) and not isinstance(found, str | bytes)
+    captions = found if several else [found]
+    other = next((type(each).__name__ for each in captions if not isinstance(each, str)), None)
+    if other is not None:
+        raise DataError(
+            f"{record.where}: its {named!r} holds a {other}; a caption is a text, or a list of some"
+        )
     texts = tuple(each.strip() for each in captions)
     if not texts or not all(texts):
         raise DataError(f"{record.where}: the caption is empty; write it or drop the row")
     translation = record.fields.get("translation")
+    if not pictures and not isinstance(translation, str | None):
+        raise DataError(
+            f"{record.where}: its 'translation' is a {type(translation).__name__}; give a text"
+        )
     return Pair(
         record.pictures[0] if pictures else None,
         texts,

@@ -323,6 +323,9 @@ def test_unreadable_pictures_are_skipped_counted_and_listed(folder: Path, tmp_pa
     [
         ({"text": "  "}, r"row 2: the caption is empty"),
         ({"text": None}, r"row 2 has the fields 'image', 'text'; its caption is missing"),
+        ({"text": 5}, r"row 2: its 'text' holds a int; a caption is a text"),
+        ({"text": b"a cat"}, r"row 2: its 'text' holds a bytes"),
+        ({"text": None, "captions": ["a cat", None]}, r"row 2: its 'captions' holds a NoneType"),
         ({"image": []}, r"row 2 has 0 pictures; a pair is one picture"),
     ],
 )
@@ -355,6 +358,11 @@ def test_bad_options_are_told(
     with pytest.raises(OptionError, match=message):
         train(folder, tmp_path / "out", **options)
     assert not (tmp_path / "out" / "config.json").exists()
+
+
+def test_where_no_picture_is_found_the_first_reason_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no row .*8 are left out, the first as row 1: .*no\.png"):
+        train("none", tmp_path / "out", [{**row, "image": "no.png"} for row in rows()])
 
 
 def test_one_pair_at_a_time_by_the_sigmoid_loss(folder: Path, tmp_path: Path) -> None:
@@ -441,6 +449,14 @@ def test_a_student_is_not_taught_by_what_is_given_in_vain(
 ) -> None:
     with pytest.raises(OptionError, match=said):
         train(folder, tmp_path / "out", [], mode="distill", student=folder, **options)
+
+
+@pytest.mark.parametrize("translation", [{"fr": "un chat"}, ["un chat"], 5])
+def test_a_translation_that_is_not_a_text_is_told(translation: Any, tmp_path: Path) -> None:
+    """As the packages of parallel texts have it, a mapping by language; it was read past."""
+    texts = [{"text": "a cat", "translation": translation}]
+    with pytest.raises(DataError, match="row 1: its 'translation' is a"):
+        train("none", tmp_path / "out", texts, mode="distill", student="none")
 
 
 def test_the_card_of_a_student_says_what_was_done(folder: Path, tmp_path: Path) -> None:
