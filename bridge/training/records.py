@@ -166,9 +166,7 @@ def _file(path: Path) -> Iterable[tuple[str, Any]]:
                 yield f"{path}, line {number}", _json(line, f"{path}, line {number}")
     elif kind in (".csv", ".tsv"):
         separator = "\t" if kind == ".tsv" else ","
-        lines = csv.DictReader(io.StringIO(_text(path), newline=""), delimiter=separator)
-        for number, fields in enumerate(lines, start=1):
-            yield f"{path}, row {number}", fields
+        yield from _table(path, separator)
     elif kind == ".parquet":
         yield from _parquet(path)
     elif kind == ".json":
@@ -179,6 +177,28 @@ def _file(path: Path) -> Iterable[tuple[str, Any]]:
             yield f"{path}, row {number}", record
     else:
         raise DataError(f"{str(path)!r} is not training data; give {_KINDS}, or a folder")
+
+
+def _table(path: Path, separator: str) -> Iterator[tuple[str, Any]]:
+    """A header and rows. A lone quotation mark, and a comma in a text without quotes, are refused:
+    the one would join rows into one text, the other cut a text short."""
+    number = 0
+    try:
+        lines = csv.DictReader(
+            io.StringIO(_text(path), newline=""), delimiter=separator, strict=True
+        )
+        for number, fields in enumerate(lines, start=1):
+            if any(cell.strip() for cell in fields.pop(None, ())):  # type: ignore[call-overload]
+                raise DataError(
+                    f"{path}, row {number} has more cells than the header has names; put a text "
+                    f"with {separator!r} in it in quotes"
+                )
+            yield f"{path}, row {number}", fields
+    except csv.Error as error:
+        raise DataError(
+            f"{path}, row {number + 1} cannot be read: {error}; a text that begins with a quotation "
+            'mark stands in quotes, each mark in it doubled: """So"", he said."'
+        ) from error
 
 
 def folder_rows(folder: Path) -> Iterable[tuple[str, Any]]:

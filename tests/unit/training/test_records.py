@@ -150,6 +150,26 @@ def test_unreadable_pictures_are_left_out_where_that_is_asked(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("red.png,a red, round apple\nblue.png,b", r"row 1 has more cells .* with ',' in it"),
+        ('red.png,one\nblue.png,"two\ngreen.png,three', r"row 2 cannot be read: unexpected end"),
+        ('red.png,"one\nblue.png,a 5" disc\ngreen.png,three', "row 1 cannot be read: .* expected"),
+        (f"red.png,{'x' * 200_000}", "row 1 cannot be read: field larger"),
+    ],
+)
+def test_a_table_that_would_be_read_as_another_is_told(
+    lines: str, message: str, tmp_path: Path
+) -> None:
+    place = folder(tmp_path / "data") / "rows.csv"
+    place.write_text(f"file_name,text\n{lines}\n")
+    with pytest.raises(DataError, match=message):
+        read_records(place)
+    place.write_text('file_name,text,\nred.png,"a red, ""round"" apple",,\n')
+    assert read_records(place)[0].fields["text"] == 'a red, "round" apple'
+
+
+@pytest.mark.parametrize(
     ("name", "data", "message"),
     [
         ("rows.tar", b"no shard" * 200, "uncompressed .tar"),
