@@ -324,10 +324,23 @@ def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, str, str]]:
                 stem, point, kind = base.partition(".")
                 if member.isfile() and stem and point:
                     yield member, f"{folder}/{stem}" if folder else stem, kind.lower()
+            _check_end(path, shard.offset)
     except (tarfile.TarError, OSError) as error:
         raise DataError(
             f"{path} cannot be read as a shard: {error}; it is an uncompressed .tar"
         ) from error
+
+
+def _check_end(path: Path, end: int) -> None:
+    """Refuse more behind the end that `tarfile` found: it takes a damaged header for the end."""
+    with path.open("rb") as stream:
+        stream.seek(end)
+        while block := stream.read(1 << 20):
+            if block.strip(b"\0"):
+                raise DataError(
+                    f"{path} is damaged at byte {end}: rows behind it cannot be found; fetch it "
+                    "again, and of shards that were joined give each by itself"
+                )
 
 
 @dataclass(frozen=True)

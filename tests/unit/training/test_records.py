@@ -115,6 +115,26 @@ def test_a_shards_json_gives_fields(tmp_path: Path) -> None:
     assert rows[1].where == f"{tmp_path / 'rows.tar'}, part/0001"
 
 
+@pytest.mark.parametrize("damage", ["header", "zeros", "cut", "joined"])
+def test_a_shard_that_is_damaged_in_the_middle_loses_no_row_in_silence(
+    damage: str, tmp_path: Path
+) -> None:
+    place = write_shard(tmp_path / "rows.tar", [*COLOURS] * 2)
+    with tarfile.open(place) as shard:
+        start = shard.getmembers()[9].offset
+    data = bytearray(place.read_bytes())
+    if damage == "cut":
+        del data[start + 100 :]
+    elif damage == "joined":
+        start = shard.offset
+        data = data * 2
+    else:
+        data[start : start + 512] = (b"\xff" if damage == "header" else b"\0") * 512
+    place.write_bytes(data)
+    with pytest.raises(DataError, match=rf"rows\.tar is damaged at byte {start}: "):
+        read_records(place)
+
+
 def test_parquet_without_pyarrow_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     (tmp_path / "rows.parquet").write_bytes(b"PAR1")
