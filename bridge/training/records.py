@@ -308,7 +308,9 @@ def _shard(path: Path) -> Rows:
             row[_TEXTS[kind]] = _decoded(read(), f"{path}, {member.name}")
         elif kind == "json":
             fields = _json(read(), f"{path}, {member.name}")
-            row |= fields if isinstance(fields, Mapping) else {"json": fields}
+            told = fields if isinstance(fields, Mapping) else {"json": fields}
+            # The members are the row's picture and text; a JSON may name where they came from.
+            row = {k: v for k, v in told.items() if k not in IMAGE_FIELDS} | row
     if row:
         yield f"{path}, {name}", row, opened
 

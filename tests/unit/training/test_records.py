@@ -115,6 +115,18 @@ def test_a_shards_json_gives_fields(tmp_path: Path) -> None:
     assert rows[1].where == f"{tmp_path / 'rows.tar'}, part/0001"
 
 
+def test_a_shards_members_stand_before_what_its_json_says(tmp_path: Path) -> None:
+    told = json.dumps({"image": "https://a.b/c.png", "text": "an address", "likes": 3}).encode()
+    for names in (("1.json", "1.png", "1.txt"), ("1.png", "1.txt", "1.json")):
+        data = {"1.json": told, "1.png": png("red"), "1.txt": b"a red picture"}
+        with tarfile.open(tmp_path / "rows.tar", "w") as shard:
+            for name in names:
+                add(shard, name, data[name])
+        (row,) = read_records(tmp_path / "rows.tar")
+        assert (row.fields["text"], row.fields["likes"]) == ("a red picture", 3)
+        assert row.pictures[0].load().getpixel((0, 0)) == COLOURS["red"]
+
+
 @pytest.mark.parametrize("damage", ["header", "zeros", "cut", "joined"])
 def test_a_shard_that_is_damaged_in_the_middle_loses_no_row_in_silence(
     damage: str, tmp_path: Path
