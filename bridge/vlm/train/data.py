@@ -72,13 +72,24 @@ def _turns(record: Mapping[str, Any], where: str, caption_question: str) -> list
         if record.get(key) is not None:
             return _spoken(record[key], speaker, said, where)
     if record.get("question") is not None and record.get("answer") is not None:
-        return [(str(record["question"]), str(record["answer"]).strip())]
+        question, answer = (_plain(record[key], key, where) for key in ("question", "answer"))
+        return [(question, answer.strip())]
     for key in ("text", "caption"):
         if isinstance(record.get(key), str):
             return [(caption_question, record[key].strip())]
     raise DataError(
         f"{where} has the fields {', '.join(map(repr, record)) or 'none'}; it needs "
         "'conversations', 'messages', 'question' and 'answer', 'text' or 'caption'"
+    )
+
+
+def _plain(value: Any, key: str, where: str) -> str:
+    """A text or a number; of a list, the model would learn Python's way of writing it."""
+    if isinstance(value, str | int | float):
+        return str(value)
+    raise DataError(
+        f"{where}: its {key!r} is a {type(value).__name__}; give one text, such as the first of "
+        "several answers"
     )
 
 

@@ -163,6 +163,10 @@ GOOD = [{"from": "human", "value": "<image>\nwhich?"}, {"from": "gpt", "value": 
             "the answer of turn 1 is empty",
         ),
         ({"image": "a.png", "conversations": [GOOD[0], {"from": "gpt"}]}, "message 2 has no text"),
+        (
+            {"image": "a.png", "question": "which?", "answer": ["red", "scarlet"]},
+            "row 1: its 'answer' is a list; give one text",
+        ),
     ],
 )
 def test_bad_rows(row: Any, match: str, tmp_path: Path) -> None:
