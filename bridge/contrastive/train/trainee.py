@@ -134,9 +134,7 @@ def trained_parts(
         trainee.requires_grad_(False)
         _choose(trainee, options)
         _choose_by(trainee, recipe)
-        for parameter in trainee.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
+        _in_fp32(trainee, options)
         trainee.eval()
         yield
         merge = True
@@ -189,6 +187,16 @@ def _choose(trainee: Trainee, options: ClipTrainOptions) -> None:
                 and (".layers." in f".{name}" or "resblocks." in name)
             ]
             put_lora(module, names, options.rank, options.alpha, options.seed + number)
+
+
+def _in_fp32(trainee: Trainee, options: ClipTrainOptions) -> None:
+    """All of a tower in which something is trained: a layer in fp32 takes no half precision from
+    one that is locked. A LoRA does, so what is below it stays as it is."""
+    for part in trainee.children():
+        own = list(part.parameters())
+        some = [p for p in own if p.requires_grad]
+        for parameter in some if options.mode == "lora" or not some else own:
+            parameter.data = parameter.data.float()
 
 
 def _choose_by(trainee: Trainee, recipe: Recipe) -> None:

@@ -116,6 +116,16 @@ def test_a_stretched_text_tower_reads_on_and_its_saved_tokenizer_too(
     assert clip.text.tokenizer.model_max_length == before  # that of the model is left as it was
 
 
+@pytest.mark.parametrize("mode", ["full", "probe", "lora", "lit"])
+def test_a_half_precision_model_is_trained_and_measured(
+    mode: str, folder: Path, tmp_path: Path
+) -> None:
+    clip = bridge.CLIP(folder, device="cpu", dtype=torch.bfloat16)
+    done = train(clip, tmp_path / "out", mode=mode, steps=2, evaluation=rows())
+    assert len(done.evaluations) == 2
+    assert {t.dtype for t in weights(tmp_path / "out").values()} == {torch.bfloat16}
+
+
 def test_scratch_begins_with_nothing_that_was_learnt(folder: Path, tmp_path: Path) -> None:
     one = train(folder, tmp_path / "a", mode="scratch", steps=1)
     other = tmp_path / "other"
