@@ -114,8 +114,9 @@ def _parser() -> _Parser:
     shared = _Parser(add_help=False)
     shared.add_argument("--debug", action="store_true", help="show tracebacks and library notes")
     shared.add_argument("--json", action="store_true", help="print one JSON object")
-    placed = _Parser(add_help=False)
-    placed.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
+    device = _Parser(add_help=False)
+    device.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
+    placed = _Parser(add_help=False, parents=[device])
     placed.add_argument("--dtype", help="float32, bfloat16, float16 (default: by size and device)")
     worded = _wording_options()
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -183,7 +184,7 @@ def _parser() -> _Parser:
     add_training_arguments(train)
     train.set_defaults(run=_train_vlm)
     train_clip = commands.add_parser(
-        "train-clip", parents=[shared, placed], help="train or adapt a CLIP on captioned pictures"
+        "train-clip", parents=[shared, device], help="train or adapt a CLIP on captioned pictures"
     )
     add_clip_training_arguments(train_clip)
     train_clip.set_defaults(run=_train_clip)

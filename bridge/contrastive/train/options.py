@@ -301,6 +301,8 @@ def run_command(options: argparse.Namespace) -> dict[str, Any]:
         name, sign, data = text.partition("=")
         if not (name and sign and data):
             raise OptionError(f"--evaluate is {text!r}; give NAME=DATA, as flowers=flowers.csv")
+        if name in evaluation:
+            raise OptionError(f"--evaluate has the name {name!r} twice; give each set its own")
         evaluation[name] = data
     from bridge.contrastive.train.run import train_clip
     from bridge.embedded import IMAGE_TOWER

@@ -495,6 +495,11 @@ def test_the_command_trains_and_tells(folder: Path, tmp_path: Path, capsys: Any)
     assert "holds a model already" in capsys.readouterr().err
     assert main(["train-clip", str(data), "-o", "x", "--evaluate", "cats"]) == 2
     assert "give NAME=DATA" in capsys.readouterr().err
+    twice = ["--evaluate", "a=one.csv", "--evaluate", "a=two.csv"]
+    assert main(["train-clip", str(data), "-o", "x", *twice]) == 2
+    assert "has the name 'a' twice" in capsys.readouterr().err
+    assert main(["train-clip", str(data), "-o", "x", "--dtype", "bfloat16"]) == 2
+    assert "unrecognized arguments: --dtype" in capsys.readouterr().err
 
 
 def test_masks_end_before_the_run_does() -> None:
