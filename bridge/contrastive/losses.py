@@ -40,7 +40,8 @@ from bridge.contrastive.distributed import gather_rows, place, ring, sum_over_pr
 from bridge.errors import OptionError
 
 LOG_MOST = math.log(100.0)
-"""The highest ``logit_scale``: logits are the cosine times 100 at most (Radford et al. 2021)."""
+"""The highest ``logit_scale`` of InfoNCE: the cosine times 100 at most (Radford et al. 2021). The
+sigmoid has no limit: SigLIP's SO400M at 384 has 112.3 (open_clip issue 746)."""
 CLIP_START = math.log(1 / 0.07)
 """What CLIP's ``logit_scale`` starts at. SigLIP's starts at log 10, its bias at -10."""
 SAME_CAPTION = ("negative", "mask", "positive")
@@ -269,7 +270,7 @@ class SigmoidLoss:
             OptionError: no ``groups`` where equal captions are asked about.
         """
         own = _normalised(pairs)
-        scale = exp_scale(logit_scale)
+        scale = logit_scale.exp()
         asked = self.same_caption != "negative"
         groups = _asked_groups(own, self.same_caption) if asked else None
         mine = torch.eye(len(own.image), dtype=torch.bool, device=own.image.device)

@@ -454,7 +454,8 @@ class Steps:
         norm = finish_gradients(trainee, options.max_grad_norm)
         check_step(step, loss, norm, run.folder, options.save_every)
         self.optimizer.step()
-        clamp_scale_(trainee.logit_scale)
+        if trainee.logit_bias is None:
+            clamp_scale_(trainee.logit_scale)
         if self.average is not None:
             self.average.update(step)
         if self.bank is not None:
@@ -464,7 +465,7 @@ class Steps:
             "loss": loss,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "grad_norm": norm,
-            "scale": float(exp_scale(trainee.logit_scale.detach())),
+            "scale": _scoring(trainee).scale,
         }
 
     def _encode(self, part: Batch) -> Encoded:
@@ -551,7 +552,7 @@ def _towards_start(
 
 
 def _scoring(trainee: Trainee) -> Scoring:
-    scale = float(exp_scale(trainee.logit_scale.detach()))
+    scale = trainee.logit_scale.detach()
     if trainee.logit_bias is None:
-        return Scoring(scale)
-    return Scoring(scale, float(trainee.logit_bias.detach()), sigmoid=True)
+        return Scoring(float(exp_scale(scale)))
+    return Scoring(float(scale.exp()), float(trainee.logit_bias.detach()), sigmoid=True)

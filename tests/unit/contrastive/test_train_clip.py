@@ -29,6 +29,10 @@ from bridge.contrastive.train.options import ClipTrainOptions
 from bridge.contrastive.train.recipe import FurtherLoss, Recipe
 from bridge.errors import DataError, NumbersError, OptionError, UnsupportedModelError
 from bridge.towers import TextTower, open_captioner, stretch_positions
+
+
+from bridge.towers import open_captioner
+from bridge.towers.family import Scoring
 from bridge.training import run_state
 from bridge.training.run_state import CHECKPOINT
 
@@ -185,6 +189,17 @@ def test_siglip_is_trained_and_saved(tmp_path: Path) -> None:
     assert found.scoring is not None and done.clip.scoring is not None
     assert found.scoring.scale == pytest.approx(done.clip.scoring.scale, rel=1e-6)
     assert found.scoring.sigmoid
+
+
+def test_the_limit_of_clips_scale_is_none_of_siglips(tmp_path: Path) -> None:
+    """SigLIP SO400M at 384 has 112.3 (open_clip issue 746), which was cut to 100 at once."""
+    KINDS["siglip"].make(tmp_path / "siglip")
+    clip = bridge.CLIP(tmp_path / "siglip", device="cpu")
+    clip.scoring = Scoring(112.3, -12.9, sigmoid=True)
+    done = train(clip, tmp_path / "out", steps=2, learning_rate=1e-9)
+    assert [row["scale"] for row in done.log] == pytest.approx([112.3] * 2, rel=1e-5)
+    found = bridge.CLIP(tmp_path / "out", device="cpu").scoring
+    assert found is not None and found.scale == pytest.approx(112.3, rel=1e-5)
 
 
 @pytest.mark.parametrize("options", [{"hardness": 0.5}, {"popularity": True}, {"bank": 4}])
