@@ -135,6 +135,10 @@ def _tokenizer(clip: CLIP) -> Any:
     return tokenizer
 
 
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
 def _plain(text: str) -> str:
     """A text that Markdown shows as it is."""
     return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(text.split()))
@@ -220,10 +224,10 @@ def write_card(
             "| --- | --- | --- | --- | --- |",
         ]
         for name, (first, last) in rows.items():
+            begun = first["step"] > 0  # the set came to a run that went on
             figures = " | ".join(
-                f"{100 * row[metric]:.1f} %"
+                f"{'not measured' if begun else _percent(first[metric])} | {_percent(last[metric])}"
                 for metric in ("text_to_image@1", "image_to_text@1")
-                for row in (first, last)
             )
             lines.append(f"| {_plain(name)} | {figures} |")
         lines.append("")

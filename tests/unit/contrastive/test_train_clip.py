@@ -29,9 +29,6 @@ from bridge.contrastive.train.options import ClipTrainOptions
 from bridge.contrastive.train.recipe import FurtherLoss, Recipe
 from bridge.errors import DataError, NumbersError, OptionError, UnsupportedModelError
 from bridge.towers import TextTower, open_captioner, stretch_positions
-
-
-from bridge.towers import open_captioner
 from bridge.towers.family import Scoring
 from bridge.training import run_state
 from bridge.training.run_state import CHECKPOINT
@@ -281,6 +278,31 @@ def test_another_run_does_not_go_on_in_its_folder(
         train(folder, tmp_path / "out", learning_rate=0.1)
     with pytest.raises(OptionError, match="a run with data "):
         train(folder, tmp_path / "out", [*rows()[:-1], {**rows()[-1], "text": "a dog"}])
+
+
+def stop_at(step: int, monkeypatch: pytest.MonkeyPatch, folder: Path, out: Path, **options: Any):
+    """Leaves in ``out`` a run of `train` that was killed before a step."""
+    take = run_module.Steps.take
+
+    def dies(self: Any, at: int, batch: Any) -> dict[str, float]:
+        if at == step:
+            raise Killed
+        return take(self, at, batch)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(run_module.Steps, "take", dies)
+        train(folder, out, save_every=2, **options)
+
+
+def test_a_set_that_comes_late_was_not_measured_before(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_at(4, monkeypatch, folder, tmp_path / "out")
+    more = {"save_every": 2, "evaluate_every": 6, "evaluation": {"new": rows()}}
+    done = train(folder, tmp_path / "out", **more)
+    last = f"{100 * done.evaluations[-1]['text_to_image@1']:.1f} %"
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"| new | not measured | {last} | not measured |" in card
 
 
 # ---------------------------------------------------------------- data and figures
