@@ -25,12 +25,20 @@ def accelerator_of(device: torch.device, mixed_precision: str | None) -> Iterato
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, PartialState
+    from accelerate.utils import GradientAccumulationPlugin
 
     if mixed_precision is None:
         mixed_precision = "bf16" if device.type == "cuda" and has_bf16() else "no"
     ours = not PartialState._shared_state
     try:
-        accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed_precision)
+        # Said here, as `accelerate launch --gradient_accumulation_steps` would divide each loss: the
+        # trainers cut their batches themselves.
+        whole = GradientAccumulationPlugin(num_steps=1)
+        accelerator = Accelerator(
+            cpu=device.type == "cpu",
+            mixed_precision=mixed_precision,
+            gradient_accumulation_plugin=whole,
+        )
     except ValueError as error:
         raise OptionError(f"accelerate cannot run so here: {error}") from error
     alone = accelerator.num_processes == 1

@@ -258,6 +258,16 @@ def test_gradient_accumulation_is_the_whole_batch(tmp_path: Path) -> None:
         assert one == pytest.approx(other, rel=1e-4)
 
 
+def test_accelerates_own_accumulation_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`accelerate launch --gradient_accumulation_steps 4` sets it; each gradient was a quarter."""
+    data = conversations(tmp_path / "data")
+    plain = train_vlm(tiny_vlm(), data, tmp_path / "plain", steps=2, **FAST)
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    assert train_vlm(tiny_vlm(), data, tmp_path / "launched", steps=2, **FAST).log == plain.log
+
+
 def test_stored_features_are_live_features(tmp_path: Path) -> None:
     from bridge.vlm.train.data import read_data
     from bridge.vlm.train.feature_cache import LiveStates, StoredStates
