@@ -35,6 +35,7 @@ class TrainOptions:
         learning_rate: 1e-3 in stage 1, 2e-5 in stage 2, 2e-4 with LoRA.
         projector_learning_rate: the same, and 2e-5 with LoRA.
         warmup_ratio: the part of the steps in which the rate rises; then a cosine takes it to 0.
+        weight_decay: of matrices; biases and norms never decay.
         mixed_precision: "bf16", "no", or None for bf16 where the device computes in it. What is
             trained is kept in fp32 meanwhile, in either case.
         max_length: longer rows lose their last turns (default: the language model's context).

@@ -154,9 +154,7 @@ def _train(
     devices = [accelerator.device] if accelerator.device.type == "cuda" else []
     with torch.random.fork_rng(devices), trained_parts(vlm, options):
         plain = Trainee(vlm, None if view is None else vlm.count(*view).layout)
-        adam = torch.optim.AdamW(
-            groups(vlm, options), betas=(0.9, 0.999), weight_decay=options.weight_decay
-        )
+        adam = torch.optim.AdamW(groups(vlm, options), betas=(0.9, 0.999))
         if path.is_file():
             start = load_checkpoint(path, plain, adam, identity)
             journal.resume(start)

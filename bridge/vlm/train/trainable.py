@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from bridge.errors import OptionError
 from bridge.training.lora import take_lora
+from bridge.training.optimization import decay_groups
 from bridge.vlm.lora import add_lora
 from bridge.vlm.merge_embeddings import llm_logits, merge_embeddings
 from bridge.vlm.model import BridgeVLM
@@ -65,14 +66,14 @@ def _in_fp32(module: nn.Module) -> None:
 
 
 def groups(vlm: BridgeVLM, options: TrainOptions) -> list[dict[str, Any]]:
-    """AdamW's two groups; ``rate`` is the highest learning rate of each."""
+    """AdamW's groups of both parts; biases and norms do not decay, as in LLaVA's trainer."""
     projector: Any = vlm.projector
     parts = zip((projector, vlm.llm), options.rates, strict=True)
-    found = [
-        {"params": [p for p in part.parameters() if p.requires_grad], "rate": rate}
+    return [
+        group
         for part, rate in parts
+        for group in decay_groups(dict(part.named_parameters()), rate, options.weight_decay)
     ]
-    return [group for group in found if group["params"]]
 
 
 def set_mode(vlm: BridgeVLM, options: TrainOptions, *, training: bool) -> None:

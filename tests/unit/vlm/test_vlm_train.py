@@ -21,7 +21,7 @@ from bridge.training.run_state import CHECKPOINT
 from bridge.vlm import BridgeVLM, TrainOptions, load_vlm, train_vlm
 from bridge.vlm.lora import add_lora
 from bridge.vlm.train import run as run_module
-from bridge.vlm.train.trainable import trained_parts
+from bridge.vlm.train.trainable import groups, trained_parts
 from bridge.vlm.views import OneView
 
 # The tiny language model is random, and so wide that answers vary; a higher rate than LLaVA's.
@@ -168,6 +168,16 @@ def test_weights_decay(tmp_path: Path) -> None:
         matrices = [p for p in vlm.projector.parameters() if p.ndim > 1]  # type: ignore[union-attr]
         sizes.append(sum(float(p.detach().square().sum()) for p in matrices))
     assert sizes[1] < 0.9 * sizes[0]
+
+
+def test_biases_and_norms_do_not_decay() -> None:
+    vlm, options = tiny_vlm(), TrainOptions(stage=2, weight_decay=0.1)
+    with trained_parts(vlm, options):
+        found = groups(vlm, options)
+        decayed = {id(p) for group in found if group["weight_decay"] for p in group["params"]}
+        every = [*vlm.projector.parameters(), *vlm.llm.parameters()]  # type: ignore[union-attr]
+        assert {id(p) for p in every if p.ndim > 1} == decayed
+        assert sum(len(group["params"]) for group in found) == len(every)
 
 
 # -- resumption ---------------------------------------------------------------------------
