@@ -283,6 +283,8 @@ class Run:
             whole = options.wise_ft is None
             start = {} if whole else {n: p.detach().clone() for n, p in own.items()}
             adam = self._optimizer(own)
+            if recipe.optimizer is not None:
+                identity["optimizer"] = _told(adam)
             average = Average(own, options.ema) if options.ema is not None else None
             bank = None
             if options.bank:
@@ -348,6 +350,10 @@ class Run:
             raise OptionError(
                 f"recipe.optimizer gives a {type(made).__name__}; checkpoints hold AdamW's state, "
                 "so give a torch.optim.AdamW"
+            )
+        if any(group["amsgrad"] for group in made.param_groups):
+            raise OptionError(
+                "recipe.optimizer has amsgrad, whose state checkpoints do not hold; leave it out"
             )
         for group in made.param_groups:
             group["rate"] = group["lr"]
@@ -525,6 +531,19 @@ def finish_gradients(module: nn.Module, most: float) -> float:
     own = [p for p in module.parameters() if p.requires_grad]
     average_gradients(own)
     return float(nn.utils.clip_grad_norm_(own, most or math.inf))
+
+
+def _told(adam: torch.optim.AdamW) -> list[dict[str, Any]]:
+    """What an optimizer does with each of its groups, as JSON has it."""
+    asked = ("betas", "eps", "weight_decay")
+    return [
+        {
+            "parameters": len(group["params"]),
+            "rate": float(group["rate"]),  # which may be a tensor
+            **{name: group[name] for name in asked},
+        }
+        for group in adam.param_groups
+    ]
 
 
 def _extra(trainee: Trainee, average: Average | None, bank: MemoryBank | None) -> dict[str, Tensor]:

@@ -643,6 +643,23 @@ def test_only_adamw_goes_on_from_a_checkpoint(folder: Path, tmp_path: Path) -> N
         train(folder, tmp_path / "out", recipe=recipe)
 
 
+def test_another_optimizer_does_not_go_on_with_a_run(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made(**changes: Any) -> Recipe:
+        given = {"lr": 0.01, **changes}
+        return Recipe(optimizer=lambda own: torch.optim.AdamW(own.values(), **given))
+
+    stop_at(4, monkeypatch, folder, tmp_path / "out", recipe=made())
+    for other in (made(lr=0.5), made(weight_decay=0.9), Recipe()):
+        with pytest.raises(OptionError, match="holds a run with optimizer"):
+            train(folder, tmp_path / "out", save_every=2, recipe=other)
+    straight = train(folder, tmp_path / "straight", recipe=made())
+    assert train(folder, tmp_path / "out", save_every=2, recipe=made()).log == straight.log
+    with pytest.raises(OptionError, match="amsgrad, whose state checkpoints do not hold"):
+        train(folder, tmp_path / "more", recipe=made(amsgrad=True))
+
+
 # ---------------------------------------------------------------- a locked image tower
 
 
