@@ -10,7 +10,7 @@ from typing import Any
 
 from bridge.errors import NumbersError
 from bridge.progress import OnProgress, Progress
-from bridge.training.run_state import CHECKPOINT, Journal
+from bridge.training.run_state import CHECKPOINT, Journal, kept_step
 
 
 def _nothing(done: int, last: bool) -> None:
@@ -61,7 +61,7 @@ class Loop:
                 self.accelerator.wait_for_everyone()
 
 
-def check_step(step: int, loss: float, norm: float, folder: Path, save_every: int) -> None:
+def check_step(step: int, loss: float, norm: float, folder: Path) -> None:
     """Refuse numbers that would spoil the weights, before they are changed.
 
     Args:
@@ -69,14 +69,13 @@ def check_step(step: int, loss: float, norm: float, folder: Path, save_every: in
         loss: of the batch.
         norm: of its gradient.
         folder: the run's.
-        save_every: steps between its checkpoints.
 
     Raises:
         NumbersError: one of the two is not finite; the message says from where a run can go on.
     """
     if math.isfinite(loss) and math.isfinite(norm):
         return
-    kept = step - step % save_every
+    kept = kept_step(folder / CHECKPOINT)
     left = (
         f"{folder / CHECKPOINT} holds the run as it was after step {kept}"
         if kept

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
@@ -128,6 +129,14 @@ def load_checkpoint(
         if moments:
             put_moments(optimizer, parameter, moments)
     return step
+
+
+def kept_step(path: Path) -> int:
+    """After how many steps a checkpoint was written; 0 where there is none."""
+    if not path.is_file():
+        return 0
+    with safe_open(path, "pt") as file:
+        return int(file.metadata()["step"])
 
 
 def _state(

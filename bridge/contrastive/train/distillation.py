@@ -157,7 +157,7 @@ class _Lesson:
         loss.backward()
         value = float(sum_over_processes(loss)) / place()[1]
         norm = finish_gradients(self._student.module, options.max_grad_norm)
-        check_step(step, value, norm, self._folder, options.save_every)
+        check_step(step, value, norm, self._folder)
         adam.step()
         rate = adam.param_groups[0]["lr"]
         return {"step": step + 1, "loss": value, "learning_rate": rate, "grad_norm": norm}

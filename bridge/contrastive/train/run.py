@@ -458,7 +458,7 @@ class Steps:
             )
         loss = float(sum_over_processes(total)) / place()[1]
         norm = finish_gradients(trainee, options.max_grad_norm)
-        check_step(step, loss, norm, run.folder, options.save_every)
+        check_step(step, loss, norm, run.folder)
         self.optimizer.step()
         if trainee.logit_bias is None:
             clamp_scale_(trainee.logit_scale)

@@ -276,7 +276,7 @@ class Steps:
                 accelerator.backward(loss * (accelerator.num_processes / n_learnt))
             total += loss.detach()
         norm, loss = self._clip(), float(accelerator.reduce(total, "sum")) / n_learnt
-        check_step(step, loss, norm, self.folder, options.save_every)
+        check_step(step, loss, norm, self.folder)
         self.optimizer.step()
         return {
             "step": step + 1,

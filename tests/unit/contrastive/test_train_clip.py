@@ -437,6 +437,9 @@ def test_numbers_that_are_none_leave_the_last_checkpoint(
     state = load_file(tmp_path / "out" / CHECKPOINT)
     assert all(tensor.isfinite().all() for tensor in state.values())
     assert len(json.loads((tmp_path / "out" / "log.json").read_text())) == 4
+    calls = 4
+    with pytest.raises(NumbersError, match=r"step 5 has a loss of nan .* after step 4"):
+        train(folder, tmp_path / "out", save_every=200)  # which counts from the run's other setting
     straight = train(folder, tmp_path / "straight", save_every=2)
     assert train(folder, tmp_path / "out", save_every=2).losses == straight.losses
 
