@@ -334,6 +334,8 @@ class Run:
             if options.wise_ft is not None:
                 _towards_start(own, start, options.wise_ft)
             if options.wise_ft is not None and self.tried:
+                # A run that was stopped while it was saved may have measured another alpha here.
+                journal.samples = [row for row in journal.samples if "note" not in row]
                 self._evaluate(trainee, None, journal, self.steps, "after wise_ft")
                 self._write_aside(journal)
                 journal.write()

@@ -294,6 +294,19 @@ def stop_at(step: int, monkeypatch: pytest.MonkeyPatch, folder: Path, out: Path,
         train(folder, out, save_every=2, **options)
 
 
+def test_what_is_measured_after_wise_ft_is_there_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"steps": 2, "evaluation": rows()}
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(run_module, "save_clip", lambda *_: 1 / 0)
+        train(folder, tmp_path / "out", wise_ft=0.1, **options)
+    done = train(folder, tmp_path / "out", wise_ft=0.5, **options)
+    assert [row.get("note") for row in done.evaluations] == [None, None, "after wise_ft"]
+    straight = train(folder, tmp_path / "straight", wise_ft=0.5, **options)
+    assert done.evaluations == straight.evaluations
+
+
 def test_a_set_that_comes_late_was_not_measured_before(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
