@@ -26,6 +26,7 @@ from bridge.contrastive import interpolate
 from bridge.contrastive.train import kept_states
 from bridge.contrastive.train import run as run_module
 from bridge.contrastive.train.options import ClipTrainOptions
+from bridge.contrastive.train.pairs import Batches, read_pairs
 from bridge.contrastive.train.recipe import FurtherLoss, Recipe
 from bridge.errors import DataError, NumbersError, OptionError, UnsupportedModelError
 from bridge.towers import TextTower, open_captioner, stretch_positions
@@ -352,6 +353,20 @@ def test_the_folder_says_what_was_gained(folder: Path, tmp_path: Path) -> None:
     assert "old \\| one" in card and "mode full" in card
     for name in ("loss.png", "retrieval.png"):
         assert Image.open(out / name).width > 300
+
+
+def test_how_often_a_caption_is_seen_is_counted_over_all_that_are_drawn(folder: Path) -> None:
+    data = [{**row, "text": None, "captions": [row["text"], "a cat"]} for row in rows()]
+    pairs = read_pairs(data)
+    clip = bridge.CLIP(folder, device="cpu")
+    options = ClipTrainOptions(popularity=True)
+    batches = Batches(pairs, lambda _: range(8), (clip.text, clip.image), options, lambda *_: None)
+    with batches.reading(1, 0, 1) as get:
+        found = get(0).log_q
+    assert found is not None
+    want = [1 / 2 if pair.caption(0, 0) == "a cat" else 1 / 16 for pair in pairs]
+    assert set(want) == {1 / 2, 1 / 16}
+    assert found.exp().tolist() == pytest.approx(want)
 
 
 def test_retrieval_counts_equal_captions_as_right(folder: Path, tmp_path: Path) -> None:
