@@ -104,6 +104,9 @@ def _whole(clip: CLIP, scoring: Scoring | None) -> Any:
         model = getattr(transformers, f"{kind}Model")(config)
     dtype = next(clip.image.module.parameters()).dtype
     model = model.to(dtype)
+    for name in ("logit_scale", "logit_bias"):  # bf16 would make 98.9 of a scale of 100
+        if hasattr(model, name):
+            getattr(model, name).data = getattr(model, name).data.float()
     state: dict[str, Tensor] = {}
     for module, side in ((clip.text.module, "text_model"), (clip.image.module, "vision_model")):
         for name, tensor in module.state_dict().items():

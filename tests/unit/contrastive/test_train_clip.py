@@ -123,9 +123,16 @@ def test_a_half_precision_model_is_trained_and_measured(
     mode: str, folder: Path, tmp_path: Path
 ) -> None:
     clip = bridge.CLIP(folder, device="cpu", dtype=torch.bfloat16)
-    done = train(clip, tmp_path / "out", mode=mode, steps=2, evaluation=rows())
+    clip.scoring = Scoring(99.5)
+    done = train(clip, tmp_path / "out", mode=mode, steps=2, evaluation=rows(), learning_rate=1e-5)
     assert len(done.evaluations) == 2
-    assert {t.dtype for t in weights(tmp_path / "out").values()} == {torch.bfloat16}
+    saved = weights(tmp_path / "out")
+    assert saved.pop("logit_scale").dtype == torch.float32
+    assert {tensor.dtype for tensor in saved.values()} == {torch.bfloat16}
+    found = bridge.CLIP(tmp_path / "out", device="cpu").scoring
+    assert found is not None and found.scale == pytest.approx(done.clip.scoring.scale, rel=1e-5)
+    whole = transformers.CLIPModel.from_pretrained(tmp_path / "out")
+    assert whole.logit_scale.exp().item() == pytest.approx(99.5, rel=2e-2)
 
 
 def test_scratch_begins_with_nothing_that_was_learnt(folder: Path, tmp_path: Path) -> None:
