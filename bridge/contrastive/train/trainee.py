@@ -174,9 +174,11 @@ def _choose(trainee: Trainee, options: ClipTrainOptions) -> None:
             trainee.decoder.requires_grad_(True)
     elif options.mode == "probe":
         for module in (trainee.text, trainee.image):
-            for head in _HEADS:
-                if hasattr(module, head):
-                    getattr(module, head).requires_grad_(True)
+            heads = [getattr(module, head) for head in _HEADS if hasattr(module, head)]
+            if not heads:
+                raise _untrained(module, "last linear layer", "probe")
+            for head in heads:
+                head.requires_grad_(True)
     elif options.mode == "lora":
         for number, module in enumerate((trainee.text, trainee.image)):
             # What lies in the layers only: an attention pooler reads its weights past its modules.
@@ -186,7 +188,16 @@ def _choose(trainee: Trainee, options: ClipTrainOptions) -> None:
                 if isinstance(part, nn.Linear)
                 and (".layers." in f".{name}" or "resblocks." in name)
             ]
+            if not names:
+                raise _untrained(module, "linear layer in blocks", "lora")
             put_lora(module, names, options.rank, options.alpha, options.seed + number)
+
+
+def _untrained(module: nn.Module, part: str, mode: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"a {type(module).__name__} has no {part} that is known here, so mode={mode!r} would train "
+        "the other tower alone; give mode='full', or 'lit' to lock the image tower"
+    )
 
 
 def _in_fp32(trainee: Trainee, options: ClipTrainOptions) -> None:

@@ -28,9 +28,11 @@ from bridge.contrastive.train import run as run_module
 from bridge.contrastive.train.options import ClipTrainOptions
 from bridge.contrastive.train.pairs import Batches, read_pairs
 from bridge.contrastive.train.recipe import FurtherLoss, Recipe
+from bridge.contrastive.train.trainee import Trainee, trained_parts
 from bridge.errors import DataError, NumbersError, OptionError, UnsupportedModelError
 from bridge.towers import TextTower, open_captioner, stretch_positions
 from bridge.towers.family import Scoring
+from bridge.towers.open_clip_modules import ResNet, ResNetShape, made
 from bridge.training import run_state
 from bridge.training.run_state import CHECKPOINT
 
@@ -684,18 +686,18 @@ def test_only_adamw_goes_on_from_a_checkpoint(folder: Path, tmp_path: Path) -> N
 def test_another_optimizer_does_not_go_on_with_a_run(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def made(**changes: Any) -> Recipe:
+    def with_adam(**changes: Any) -> Recipe:
         given = {"lr": 0.01, **changes}
         return Recipe(optimizer=lambda own: torch.optim.AdamW(own.values(), **given))
 
-    stop_at(4, monkeypatch, folder, tmp_path / "out", recipe=made())
-    for other in (made(lr=0.5), made(weight_decay=0.9), Recipe()):
+    stop_at(4, monkeypatch, folder, tmp_path / "out", recipe=with_adam())
+    for other in (with_adam(lr=0.5), with_adam(weight_decay=0.9), Recipe()):
         with pytest.raises(OptionError, match="holds a run with optimizer"):
             train(folder, tmp_path / "out", save_every=2, recipe=other)
-    straight = train(folder, tmp_path / "straight", recipe=made())
-    assert train(folder, tmp_path / "out", save_every=2, recipe=made()).log == straight.log
+    straight = train(folder, tmp_path / "straight", recipe=with_adam())
+    assert train(folder, tmp_path / "out", save_every=2, recipe=with_adam()).log == straight.log
     with pytest.raises(OptionError, match="amsgrad, whose state checkpoints do not hold"):
-        train(folder, tmp_path / "more", recipe=made(amsgrad=True))
+        train(folder, tmp_path / "more", recipe=with_adam(amsgrad=True))
 
 
 # ---------------------------------------------------------------- a locked image tower
@@ -789,6 +791,18 @@ def test_a_folder_of_open_clips_is_trained_and_written_in_its_layout(
     assert "library_name: open_clip" in (tmp_path / "out" / "README.md").read_text()
     with pytest.raises(OptionError, match="holds a model already"):
         train(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize("mode", ["lora", "probe"])
+def test_no_tower_is_left_out_in_silence(mode: Any, tmp_path: Path) -> None:
+    clip = bridge.CLIP(open_clip_kinds(tmp_path)["plain"], device="cpu")
+    trainee = Trainee(clip, sigmoid=False)
+    trainee.image = made(ResNet, ResNetShape((1, 1, 1, 1), 8, 4, 32, 24))
+    with (
+        pytest.raises(UnsupportedModelError, match=f"ResNet has no .* mode='{mode}' would train"),
+        trained_parts(trainee, ClipTrainOptions(mode=mode)),
+    ):
+        pass
 
 
 def test_a_sigmoid_loss_gives_open_clips_layout_a_bias(tmp_path: Path) -> None:
