@@ -281,7 +281,7 @@ class Steps:
         return {
             "step": step + 1,
             "loss": loss,
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "learning_rate": self.optimizer.param_groups[-1]["lr"],  # the LLM's, where it has one
             "grad_norm": norm,
         }
 

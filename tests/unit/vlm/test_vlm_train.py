@@ -100,6 +100,12 @@ def test_lora_ends_up_in_plain_weights(tmp_path: Path) -> None:
     assert done.losses[-1] < 0.8 * done.losses[0]
 
 
+def test_the_log_has_the_rate_that_was_given(tmp_path: Path) -> None:
+    options = {**FAST, "stage": 2, "lora": 2, "warmup_ratio": 0.0}  # the projector has 2e-5
+    done = train_vlm(tiny_vlm(), conversations(tmp_path / "data"), tmp_path / "out", **options)
+    assert done.log[0]["learning_rate"] == FAST["learning_rate"]
+
+
 def test_a_fresh_lora_changes_nothing_and_a_merged_one_says_the_same() -> None:
     llm = tiny_vlm().llm
     ids = torch.arange(5, 25)[None]
