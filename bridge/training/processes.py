@@ -31,8 +31,8 @@ def accelerator_of(device: torch.device, mixed_precision: str | None) -> Iterato
         mixed_precision = "bf16" if device.type == "cuda" and has_bf16() else "no"
     ours = not PartialState._shared_state
     try:
-        # Said here, as `accelerate launch --gradient_accumulation_steps` would divide each loss: the
-        # trainers cut their batches themselves.
+        # The trainers cut their batches themselves; what `accelerate launch` is told of
+        # accumulation would divide each loss.
         whole = GradientAccumulationPlugin(num_steps=1)
         accelerator = Accelerator(
             cpu=device.type == "cpu",

@@ -188,7 +188,7 @@ def _table(path: Path, separator: str) -> Iterator[tuple[str, Any]]:
             io.StringIO(_text(path), newline=""), delimiter=separator, strict=True
         )
         for number, fields in enumerate(lines, start=1):
-            if any(cell.strip() for cell in fields.pop(None, ())):  # type: ignore[call-overload]
+            if any(cell.strip() for cell in fields.pop(None, ())):
                 raise DataError(
                     f"{path}, row {number} has more cells than the header has names; put a text "
                     f"with {separator!r} in it in quotes"
@@ -196,8 +196,8 @@ def _table(path: Path, separator: str) -> Iterator[tuple[str, Any]]:
             yield f"{path}, row {number}", fields
     except csv.Error as error:
         raise DataError(
-            f"{path}, row {number + 1} cannot be read: {error}; a text that begins with a quotation "
-            'mark stands in quotes, each mark in it doubled: """So"", he said."'
+            f"{path}, row {number + 1} cannot be read: {error}; a text that begins with a "
+            'quotation mark stands in quotes, each mark in it doubled: """So"", he said."'
         ) from error
 
 

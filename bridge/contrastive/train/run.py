@@ -154,8 +154,8 @@ def train_clip(
     aside = open_clip or recipe is not NO_RECIPE or _named(evaluation)
     if settings.mode == "distill" and aside:
         raise OptionError(
-            "mode='distill' has no evaluation, open_clip or recipe; leave them out, and measure the "
-            "result afterwards"
+            "mode='distill' has no evaluation, open_clip or recipe; leave them out, and measure "
+            "the result afterwards"
         )
     folder = _checked_output(output)
     skipped: dict[str, str] = {}
@@ -266,8 +266,9 @@ class Run:
             )
         if self.sigmoid and (options.hardness or options.popularity or options.bank):
             raise OptionError(
-                f"{self.clip.name} was trained with the sigmoid loss, and goes on with it; hardness, "
-                "popularity and bank are of InfoNCE: give loss='infonce' too, or leave them out"
+                f"{self.clip.name} was trained with the sigmoid loss, and goes on with it; "
+                "hardness, popularity and bank are of InfoNCE: give loss='infonce' too, or leave "
+                "them out"
             )
         identity = self._identity()
         recipe = self.recipe
