@@ -17,7 +17,15 @@ from torch import Tensor, nn
 from bridge.errors import UnsupportedModelError, WeightsError
 from bridge.files import read_json
 from bridge.towers.checkpoint import load_tower
-from bridge.towers.family import ImageFamily, Parts, Scoring, TextFamily, TowerSpec, spec_of_config
+from bridge.towers.family import (
+    ImageFamily,
+    Parts,
+    Scoring,
+    TextFamily,
+    TowerSpec,
+    spec_of_config,
+    told_scoring,
+)
 from bridge.towers.image_processor import load_image_processor
 from bridge.towers.pooled import pool_image, pool_text
 from bridge.towers.states import LAST, ImageStates, Layer, TextStates
@@ -98,7 +106,8 @@ def _side(folder: Path, side: str) -> tuple[Any, dict[str, Any], Sequence[str]]:
 def read_scoring(folder: Path) -> Scoring | None:
     """CLIP's learned scale; None for a folder without one."""
     found = read_named(folder, ("logit_scale",))
-    return Scoring(float(found["logit_scale"].float().exp())) if found else None
+    own = Scoring(float(found["logit_scale"].float().exp())) if found else None
+    return told_scoring(folder, own)
 
 
 def encode(

@@ -177,6 +177,26 @@ class Scoring:
         return scores.sigmoid() if self.sigmoid else scores.softmax(0)
 
 
+SCORING = "bridge_scoring"
+"""In a config: how a model scores that was trained by another loss than its layout has room for."""
+
+
+def told_scoring(folder: Path, own: Scoring | None) -> Scoring | None:
+    """How the model of a folder scores: ``own``, as its layout says, or as `SCORING` does.
+
+    Raises WeightsError.
+    """
+    if own is None:
+        return None
+    told = read_json(folder / "config.json").get(SCORING)
+    if told is None:
+        return own
+    try:
+        return Scoring(own.scale, float(told["bias"]), sigmoid=bool(told["sigmoid"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{folder / 'config.json'}: its {SCORING} cannot be read") from error
+
+
 @dataclass(frozen=True, eq=False)
 class Parts:
     """One side of a model, loaded; an image side with its ``processor``.

@@ -20,7 +20,15 @@ from bridge.errors import WeightsError
 from bridge.files import read_json
 from bridge.towers.checkpoint import load_tower
 from bridge.towers.clip import needs_all, patch_grid, pick
-from bridge.towers.family import ImageFamily, Parts, Scoring, TextFamily, TowerSpec, spec_of_side
+from bridge.towers.family import (
+    ImageFamily,
+    Parts,
+    Scoring,
+    TextFamily,
+    TowerSpec,
+    spec_of_side,
+    told_scoring,
+)
 from bridge.towers.image_processor import load_image_processor
 from bridge.towers.states import ImageStates, Layer, TextStates
 from bridge.towers.tensors import read_named
@@ -77,7 +85,7 @@ def _scoring(folder: Path) -> Scoring | None:
     if len(found) < 2:
         return None
     scale, bias = (float(found[f"logit_{name}"].float()) for name in ("scale", "bias"))
-    return Scoring(math.exp(scale), bias, sigmoid=True)
+    return told_scoring(folder, Scoring(math.exp(scale), bias, sigmoid=True))
 
 
 def encode_text(

@@ -23,7 +23,7 @@ from bridge.errors import OptionError, UnsupportedModelError
 from bridge.files import check_output_folder, filled_folder, home_path, write_whole
 from bridge.runtime import building, quiet_loading
 from bridge.towers.captioner import CoCaDecoder
-from bridge.towers.family import Scoring
+from bridge.towers.family import SCORING, Scoring
 from bridge.towers.image_processor import OpenClipPictures, pil_processor
 from bridge.towers.open_clip_config import CONFIG
 
@@ -116,6 +116,8 @@ def _whole(clip: CLIP, scoring: Scoring | None) -> Any:
         state["logit_scale"] = _like(model.logit_scale, math.log(scoring.scale))
         if hasattr(model, "logit_bias"):
             state["logit_bias"] = _like(model.logit_bias, scoring.bias)
+        if hasattr(model, "logit_bias") != scoring.sigmoid:
+            setattr(model.config, SCORING, {"bias": scoring.bias, "sigmoid": scoring.sigmoid})
     missing = model.load_state_dict(state, strict=False)
     lost = [n for n in missing.missing_keys if "position_ids" not in n]
     if lost or missing.unexpected_keys:

@@ -198,6 +198,28 @@ def test_siglip_is_trained_and_saved(tmp_path: Path) -> None:
     assert found.scoring.sigmoid
 
 
+@pytest.mark.parametrize(("kind", "loss"), [("siglip", "infonce"), ("clip", "sigmoid")])
+def test_a_model_scores_as_the_loss_that_it_was_trained_by(
+    kind: str, loss: Any, tmp_path: Path
+) -> None:
+    """A SigLIP without its bias said of every text that it fits; a CLIP lost the bias it learnt."""
+    KINDS[kind].make(tmp_path / kind)
+    done = train(tmp_path / kind, tmp_path / "out", loss=loss, steps=2)
+    pictures, texts = [row["image"] for row in rows()], ["a red cat", "a blue cat"]
+
+    def said(clip: bridge.CLIP) -> torch.Tensor:
+        return clip.probabilities(clip.encode_image(pictures), clip.encode_text(texts))
+
+    found = bridge.CLIP(tmp_path / "out", device="cpu")
+    assert found.scoring is not None and found.scoring.sigmoid == (loss == "sigmoid")
+    assert torch.allclose(said(found), said(done.clip), atol=1e-5)
+    back = train(
+        tmp_path / "out", tmp_path / "back", loss="infonce" if kind == "clip" else "sigmoid"
+    )
+    again = bridge.CLIP(tmp_path / "back", device="cpu")
+    assert torch.allclose(said(again), said(back.clip), atol=1e-5)
+
+
 def test_the_limit_of_clips_scale_is_none_of_siglips(tmp_path: Path) -> None:
     """SigLIP SO400M at 384 has 112.3 (open_clip issue 746), which was cut to 100 at once."""
     KINDS["siglip"].make(tmp_path / "siglip")
