@@ -115,6 +115,8 @@ class ClipTrainOptions:
                     f"mode='distill' compares no pairs, and has no {', '.join(idle)}; leave "
                     f"{'it' if len(idle) == 1 else 'them'} out"
                 )
+        if self.captioning != 2.0 and self.loss != "coca":
+            raise OptionError("captioning goes with loss='coca'; give both")
         if self.loss == "coca" and self.mode not in ("full", "lit"):
             raise OptionError(f"loss='coca' goes with mode='full' or 'lit', not {self.mode!r}")
         if not isinstance(self.popularity, bool):
@@ -159,6 +161,8 @@ class ClipTrainOptions:
         given = asdict(self)
         if self.mode == "lora":
             given |= {"lora": self.rank, "lora_alpha": self.alpha}
+        if self.loss != "coca":
+            del given["captioning"]
         if self.mode == "distill":
             given = {name: each for name, each in given.items() if name not in _NOT_DISTILLED}
         return {name: value for name, value in given.items() if value is not None}

@@ -356,7 +356,7 @@ def test_a_set_that_comes_late_was_not_measured_before(
 def test_the_card_says_rank_and_strength(folder: Path, tmp_path: Path) -> None:
     train(folder, tmp_path / "out", mode="lora", steps=1)
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "| lora | 8 |" in card and "| lora_alpha | 16.0 |" in card
+    assert "| lora | 8 |" in card and "| lora_alpha | 16.0 |" in card and "captioning" not in card
     train(folder, tmp_path / "own", mode="lora", steps=1, lora=2, lora_alpha=3.0)
     card = (tmp_path / "own" / "README.md").read_text()
     assert "| lora | 2 |" in card and "| lora_alpha | 3.0 |" in card
@@ -451,6 +451,7 @@ def test_bad_rows_are_told(change: dict[str, Any], message: str, tmp_path: Path)
         ({"loss": "sigmoid", "bank": 4}, "of InfoNCE"),
         ({"loss": "coca", "mode": "lora"}, "goes with mode='full' or 'lit', not 'lora'"),
         ({"lora": 4}, "goes with mode='lora'"),
+        ({"captioning": 1.0}, "captioning goes with loss='coca'"),
         ({"patch_masking": 1.0}, "patch_masking is 1.0"),
         ({"bath_size": 4}, "Did you mean 'batch_size'"),
         ({"mode": "distill"}, "student goes with mode='distill'"),
