@@ -166,7 +166,10 @@ class Journal:
     samples_file: str = "samples.json"
 
     def resume(self, step: int) -> None:
-        """Read back what was written up to ``step``; a killed run may have written more."""
+        """Read back what was written up to ``step``; a killed run may have written more.
+
+        Raises WeightsError for a damaged file.
+        """
         self.log = _up_to(step, self.folder / "log.json")
         self.samples = _up_to(step, self.folder / self.samples_file)
 
@@ -182,4 +185,10 @@ class Journal:
 def _up_to(step: int, path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
-    return [row for row in json.loads(path.read_text(encoding="utf-8")) if row["step"] <= step]
+    try:
+        return [row for row in json.loads(path.read_bytes()) if row["step"] <= step]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise WeightsError(
+            f"{path} does not hold the rows that the run wrote ({error}); put it back, or delete "
+            "it, and the run goes on without what it said"
+        ) from error
