@@ -7,7 +7,7 @@ name in several sentences. A model's own `Head`, where it ships one, stands betw
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -28,8 +28,8 @@ from bridge.towers.tensors import check_finite, load_tensors
 if TYPE_CHECKING:
     from bridge.contrastive.clip import CLIP
 
-Labels: TypeAlias = Sequence[str] | Mapping[str, Sequence[str]]
-"""Names; or each name with the wordings that are averaged for it."""
+Labels: TypeAlias = Sequence[str] | Mapping[str, str | Sequence[str]]
+"""Names; or each name with its wording, or with several that are averaged for it."""
 
 _NOTE = "bridge.classifier"
 # A label with fewer right pictures has the threshold of all labels together.
@@ -229,19 +229,39 @@ class TemplateGain:
 HeadChoice: TypeAlias = Literal["own"] | Head | None
 
 
-def build_classifier(
+@dataclass(frozen=True)
+class Wordings:
+    """What a classifier's weights are made of, beside a text tower.
+
+    Attributes:
+        labels: each with its wordings.
+        templates: the sentences that a wording is put into.
+        head: what the texts go through, or None.
+    """
+
+    labels: tuple[tuple[str, tuple[str, ...]], ...]
+    templates: tuple[str, ...]
+    head: Head | None
+
+
+def read_wordings(
     clip: CLIP, labels: Labels, templates: str | Sequence[str] | None, head: HeadChoice
-) -> Classifier:
-    """See ``bridge.CLIP.classifier``."""
-    names = _names(labels)
+) -> Wordings:
+    """The arguments of ``bridge.CLIP.classifier``. Raises OptionError."""
     found = _head(clip, head)
     if templates is None:
         templates = found.templates if found else "clip-7"
-    sentences = read_templates(templates)
-    weights = class_vectors(clip, list(names.values()), sentences)
-    if found is not None:
-        weights = found.texts(weights)
-    return Classifier(clip, tuple(names), sentences, weights, found, scoring_of(clip, found))
+    return Wordings(tuple(_names(labels).items()), read_templates(templates), found)
+
+
+def build_classifier(clip: CLIP, made_of: Wordings) -> Classifier:
+    """See ``bridge.CLIP.classifier``."""
+    labels, wordings = zip(*made_of.labels, strict=True)
+    weights = class_vectors(clip, wordings, made_of.templates)
+    head = made_of.head
+    if head is not None:
+        weights = head.texts(weights)
+    return Classifier(clip, labels, made_of.templates, weights, head, scoring_of(clip, head))
 
 
 def class_vectors(
@@ -288,7 +308,8 @@ def template_gains(
         raise OptionError(f"truth has {len(wanted)} labels for {len(vectors)} pictures")
 
     def accuracy(some: Sequence[str]) -> float:
-        found = build_classifier(clip, labels, some, head).scores(vectors)
+        wordings = read_wordings(clip, labels, some, head)
+        found = build_classifier(clip, wordings).scores(vectors)
         return float((found.argmax(1) == wanted).float().mean())
 
     bare = accuracy(["{}"])
@@ -321,8 +342,13 @@ def _names(labels: Labels) -> dict[str, tuple[str, ...]]:
     """Each label with its wordings. Raises OptionError."""
     if isinstance(labels, str):
         raise OptionError(f"labels is one text, {labels!r}; give a list of names")
+    if not isinstance(labels, Iterable):
+        raise OptionError(f"labels is {labels!r}; give a list of names")
     if isinstance(labels, Mapping):
-        found = {str(name): tuple(words) for name, words in labels.items()}
+        found = {
+            name: (words,) if isinstance(words, str) else tuple(words)
+            for name, words in labels.items()
+        }
     else:
         found = {}
         for name in labels:

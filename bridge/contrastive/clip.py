@@ -8,7 +8,7 @@ itself. The names of methods and checkpoints are open_clip's.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from os import PathLike
 from types import TracebackType
 from typing import Any
@@ -17,7 +17,13 @@ import torch
 from torch import Tensor
 
 from bridge.checks import keywords
-from bridge.contrastive.classifier import Classifier, HeadChoice, Labels, build_classifier
+from bridge.contrastive.classifier import (
+    Classifier,
+    HeadChoice,
+    Labels,
+    build_classifier,
+    read_wordings,
+)
 from bridge.contrastive.embeddings import (
     Embeddings,
     PictureBatch,
@@ -224,6 +230,8 @@ class CLIP:
             pooled = self.text.pool(texts)
             return unit(pooled) if normalize else pooled.float()
         given = [texts] if isinstance(texts, str) else texts
+        if not isinstance(given, Iterable):
+            raise PromptError(f"texts is {texts!r}; give one text or several")
         total = len(given) if isinstance(given, Sequence) else None
         parts = []
         done = 0
@@ -327,6 +335,8 @@ class CLIP:
 
     def _read(self, images: Any, size: int, on_progress: OnProgress) -> Iterator[PictureBatch]:
         given = [images] if is_one_image(images) else images
+        if not isinstance(given, Iterable):
+            raise ImageError(f"images is {images!r}; give one picture or several")
         total = len(given) if isinstance(given, Sequence) else None
         tower = self.image
         if tower.device.type == "cpu" and (total is None or total > size):
@@ -386,7 +396,7 @@ class CLIP:
         """A zero-shot classifier over names, its weights built once and kept for the next call.
 
         Args:
-            labels: names; or each name with several wordings, which are averaged.
+            labels: names; or each name with its wording, or several, which are averaged.
             templates: a set of ``bridge.contrastive.TEMPLATES`` ("name", "photo", "clip-7",
                 "clip-80"), or sentences of your own with ``{}`` for the name. Default: those of the
                 head; without one OpenAI's 7.
@@ -397,11 +407,11 @@ class CLIP:
             OptionError: no labels, one twice or without letters; a template without a place for
                 the name; another head.
         """
-        words = labels.items() if isinstance(labels, Mapping) else labels
-        key = (repr(list(words)), repr(templates), head, watched(self.text.module).look())
+        wordings = read_wordings(self, labels, templates, head)
+        key = (wordings, watched(self.text.module).look())
         found = self._classifiers.get(key)
         if found is None:
-            found = build_classifier(self, labels, templates, head)
+            found = build_classifier(self, wordings)
             self._classifiers[key] = found
             if len(self._classifiers) > _KEPT:
                 self._classifiers.popitem(last=False)

@@ -129,6 +129,8 @@ def test_a_classifier_comes_back_from_its_file(
     [
         ([], None, "labels is empty"),
         ("cat", None, "labels is one text"),
+        (None, None, "labels is None; give a list"),
+        ({"cat": ["kitten"], 3: ["dog"]}, None, "a label is 3"),
         (["cat", "dog", "cat"], None, "'cat' is given twice"),
         (["cat", " "], None, "a label is ' '"),
         ({"cat": []}, None, "'cat' has no wordings"),
@@ -143,6 +145,28 @@ def test_what_cannot_be_classified_with_is_refused(
 ) -> None:
     with pytest.raises(OptionError, match=said):
         clip.classifier(labels, templates)
+
+
+def test_one_wording_as_a_text_is_not_read_letter_by_letter(clip: bridge.CLIP) -> None:
+    one = clip.classifier({"cat": "a kitten", "dog": ["a dog"]}, "name", head=None)
+    same = clip.classifier({"cat": ["a kitten"], "dog": ["a dog"]}, "name", head=None)
+    assert torch.equal(one.weights, same.weights)
+
+
+def test_a_classifier_that_is_kept_is_of_what_is_asked_now(
+    clip: bridge.CLIP, pictures: list[Image.Image]
+) -> None:
+    """The CLIP's head may be another than before, and generators are all written alike."""
+    plain = clip.classifier(LABELS, "name")
+    vectors, texts = clip.encode_image(pictures), clip.encode_text(LABELS)
+    clip.head = fit_head(vectors, texts, [0, 1, 2] * 4, templates=["{}"], rank=3)
+    try:
+        assert plain.head is None and clip.classifier(LABELS, "name").head is clip.head
+    finally:
+        clip.head = None
+    found = [clip.classifier(iter(LABELS), iter([f"a {each} {{}}"])) for each in ("red", "blue")]  # type: ignore[arg-type]
+    assert [each.templates for each in found] == [("a red {}",), ("a blue {}",)]
+    assert clip.classifier(LABELS, ["a blue {}"]) is found[1]
 
 
 # ---------------------------------------------------------------- several labels a picture

@@ -325,6 +325,10 @@ def test_a_closed_clip_says_so(folders: dict[str, Path]) -> None:
 
 
 def test_bad_input_is_one_clear_error(clip: bridge.CLIP) -> None:
+    with pytest.raises(PromptError, match="texts is None; give one text or several"):
+        clip.encode_text(None)  # type: ignore[arg-type]
+    with pytest.raises(ImageError, match="images is None; give one picture or several"):
+        clip.encode_image(None)
     with pytest.raises(PromptError, match="texts is empty"):
         clip.encode_text([])
     with pytest.raises(PromptError, match="list of strings"):
