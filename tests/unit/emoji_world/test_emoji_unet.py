@@ -210,8 +210,11 @@ def test_rows_without_their_text_teach_nothing_of_hardness(
     assert untold and (pool.hardness[untold] == 2).all() and (pool.hardness[told] != 2).all()
 
 
-def test_hard_views_are_replayed_more_often_and_new_ones_begin_anew() -> None:
-    pool = pool_of(size=408)
+def test_hard_views_are_replayed_more_often_and_new_ones_begin_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pool_module, "FIRST", 2048)  # both thousands are there from the start
+    pool = pool_of(size=2200)
     for step in range(9):
         pool.batch(step)
     pool.hardness[:1000], pool.hardness[1000:2000] = pool_module.HARDEST, 1 / pool_module.HARDEST
@@ -221,7 +224,7 @@ def test_hard_views_are_replayed_more_often_and_new_ones_begin_anew() -> None:
     hard = sum(place < 1000 for place in replayed)
     easy = sum(1000 <= place < 2000 for place in replayed)
     assert easy < hard / 6
-    start = 0 if pool.next + SCENES.new > 408 else pool.next
+    start = 0 if pool.next + SCENES.new > 2200 else pool.next
     pool.hardness[start : start + SCENES.new] = 3.0
     fresh = pool.batch(29).places[: SCENES.new]
     assert fresh.tolist() == list(range(start, start + SCENES.new))
