@@ -27,8 +27,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -83,7 +82,7 @@ def clamp_scale_(logit_scale: Tensor) -> None:
 @keywords
 def caption_groups(captions: Sequence[str]) -> Tensor:
     """``(B,)`` int64: the same number for the same caption, in every process and run."""
-    digests = [hashlib.sha256(" ".join(each.split()).encode()).digest() for each in captions]
+    digests = [hashlib.sha256(words_of(each).encode()).digest() for each in captions]
     numbers = [int.from_bytes(each[:8], "big", signed=True) for each in digests]
     return torch.tensor(numbers, dtype=torch.int64)
 
@@ -91,9 +90,28 @@ def caption_groups(captions: Sequence[str]) -> Tensor:
 @keywords
 def log_popularity(captions: Sequence[str]) -> Tensor:
     """``(N,)`` fp32: of each caption of the data, the log of its share of all N."""
-    counts = Counter(" ".join(each.split()) for each in captions)
-    shares = [counts[" ".join(each.split())] / len(captions) for each in captions]
-    return torch.tensor(shares, dtype=torch.float32).log()
+    return log_shares(caption_shares([(each,) for each in captions]), captions)
+
+
+def caption_shares(rows: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Of each caption, by its words, how much of the data is seen with it; of several that a row
+    has, one is drawn."""
+    counts: dict[str, float] = {}
+    for captions in rows:
+        for each in map(words_of, captions):
+            counts[each] = counts.get(each, 0.0) + 1 / len(captions)
+    return {text: count / len(rows) for text, count in counts.items()}
+
+
+def log_shares(shares: Mapping[str, float], captions: Sequence[str]) -> Tensor:
+    """``(B,)`` fp32: the logs of the shares of some captions."""
+    found = [shares[words_of(each)] for each in captions]
+    return torch.tensor(found, dtype=torch.float32).log()
+
+
+def words_of(caption: str) -> str:
+    """What a caption is told from others by: blanks alone make no other one."""
+    return " ".join(caption.split())
 
 
 # ---------------------------------------------------------------- InfoNCE

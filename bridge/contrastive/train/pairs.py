@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from bridge.contrastive.losses import caption_groups
+from bridge.contrastive.losses import caption_groups, caption_shares, log_shares
 from bridge.contrastive.train.kept_states import KeptStates
 from bridge.contrastive.train.options import ClipTrainOptions
 from bridge.errors import DataError, ImageError
@@ -131,16 +130,6 @@ def digest(pairs: Sequence[Pair]) -> str:
     return told.hexdigest()[:16]
 
 
-def caption_shares(pairs: Sequence[Pair]) -> dict[str, float]:
-    """Of each caption, how much of the data is seen with it; of several, a row draws one."""
-    counts: dict[str, float] = {}
-    for pair in pairs:
-        for each in pair.captions:
-            text = " ".join(each.split())
-            counts[text] = counts.get(text, 0.0) + 1 / len(pair.captions)
-    return {text: count / len(pairs) for text, count in counts.items()}
-
-
 @dataclass(frozen=True, eq=False)
 class Batch:
     """One process' rows of a step, on the CPU.
@@ -213,7 +202,8 @@ class Batches:
         self._text, self._image = towers
         self._skipped, self._kept, self._target = skipped, kept, target
         self._told: set[int] = set()
-        self._shares = caption_shares(pairs) if options.popularity else None
+        counted = options.popularity
+        self._shares = caption_shares([pair.captions for pair in pairs]) if counted else None
 
     @contextmanager
     def reading(self, workers: int, start: int, stop: int) -> Iterator[Callable[[int], Batch]]:
@@ -259,10 +249,7 @@ class Batches:
         found = [row for row, _ in read]
         captions = [self._pairs[row].caption(self._seed, step) for row in found]
         batch = self._text.tokenize(captions)
-        log_q = None
-        if self._shares is not None:
-            shares = [self._shares[" ".join(each.split())] for each in captions]
-            log_q = torch.tensor(shares, dtype=torch.float32).log()
+        log_q = None if self._shares is None else log_shares(self._shares, captions)
         each = [pixels for _, pixels in read]
         kept, target = self._kept, self._target
         return Batch(
