@@ -103,9 +103,7 @@ def name_rows(seed: int, device: str | None) -> list[Row]:
     scenes = shown(None, None, seed)
     truth = [scene.groups[0].concept for scene in scenes]
     vectors = encode(clip, scenes)
-    named = {"en": NAMES} | {
-        each: [forms.split("|")[0] for forms in names_in(each)] for each in LANGUAGES
-    }
+    named = {"en": NAMES} | {each: names_in(each) for each in LANGUAGES}
     right: dict[str, dict[str, list[bool]]] = {way: {} for way in ways}
     for language, names in named.items():
         for way, head in ways.items():

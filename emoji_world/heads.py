@@ -53,8 +53,7 @@ def fit(clip: CLIP, some: Sequence[Scene], kept: Sequence[int] | None = None) ->
 
 def fit_languages(clip: CLIP, some: Sequence[Scene], languages: Sequence[str]) -> Head:
     """A head of scenes and of what their things are called in each of these languages."""
-    named = [[concept.name for concept in CONCEPTS]]
-    named += [[forms.split("|")[0] for forms in names_in(language)] for language in languages]
+    named = [[concept.name for concept in CONCEPTS], *map(names_in, languages)]
     texts = class_vectors(clip, [[name] for names in named for name in names], BARE)
     rows = [
         language * len(CONCEPTS) + scene.groups[0].concept
@@ -74,9 +73,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", type=Path, default=weights_dir())
     args = parser.parse_args()
-    heads = {folder: fit(CLIP(name), scenes()) for folder, name in _MODELS.items()}
+    some = scenes()
+    heads = {folder: fit(CLIP(name), some) for folder, name in _MODELS.items()}
     many = CLIP("emoji-1", text="emoji-multilingual")
-    heads["emoji-multilingual"] = fit_languages(many, scenes(), LANGUAGES)
+    heads["emoji-multilingual"] = fit_languages(many, some, LANGUAGES)
     for folder, head in heads.items():
         path = args.weights / folder / FILE
         head.save(path)
